@@ -1,0 +1,134 @@
+# sbxfs: a filesystem of microVM sandboxes
+#
+#   make            build everything, the guest's kernel, initramfs and base image too
+#   make demo       the tour: create, snapshot, fork ten, through files only
+#   make check      every test (docs/testing.md)
+#   make bench      measure; prints a table, writes build/bench.json
+#   make install    to PREFIX (default /usr/local), below DESTDIR
+#   make lint       clang-format, clang-tidy, cppcheck
+#   make lab CMD=.. run a command in a virtual machine that has hardware virtualization
+#   make clean
+#
+# SAN=address,undefined builds with sanitizers, into build/san. V=1 shows the commands.
+
+SAN ?=
+B := build$(if $(SAN),/san)
+PREFIX ?= /usr/local
+Q := $(if $(V),,@)
+CC := gcc
+CLANG := clang
+
+PKGS := fuse3 liblz4 libxxhash libcjson libseccomp libarchive ext2fs com_err
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wvla \
+	-Wwrite-strings -Wpointer-arith -Wformat=2 -Wundef -fno-common -Werror
+CFLAGS ?= -O2 -g
+BASE_CFLAGS := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. -I$(B) $(WARN) $(CFLAGS) -pthread
+HARDEN := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
+SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS))
+PKG_LIBS = $(shell pkg-config --libs $(PKGS))
+LINK = $(CC) -pie -pthread -Wl,-z,relro,-z,now $(SANFLAGS) -o $@ $^ $(PKG_LIBS) -lm
+
+# Every program is one file with a main() and what it needs of the library.
+MAINS := fs/main.c cli/sbx.c vm/kvm/main.c vm/guest/agent.c
+LIB_SRC := $(filter-out $(MAINS) $(wildcard vm/guest/agent*.c),$(wildcard util/*.c snap/*.c vm/*.c vm/qemu/*.c vm/kvm/*.c vm/guest/*.c))
+FS_SRC := $(filter-out $(MAINS),$(wildcard fs/*.c))
+CLI_SRC := $(filter-out $(MAINS),$(wildcard cli/*.c))
+AGENT_SRC := $(wildcard vm/guest/agent*.c) vm/guest/proto.c util/buf.c
+UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
+FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
+
+all: $(B)/sbxfs $(B)/sbx $(B)/sbx-vmm guest
+
+# ---- what the build needs of Debian
+
+DEPS := build/.deps
+$(DEPS): tools/deps
+	$(Q)tools/deps build
+	@mkdir -p build && touch $@
+
+# ---- programs
+
+$(B)/obj/%.o: %.c | $(DEPS)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $<")
+	$(Q)$(CC) $(BASE_CFLAGS) $(HARDEN) $(SANFLAGS) $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/libsbx.a: $(call obj,$(LIB_SRC))
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(B)/sbxfs: $(call obj,fs/main.c $(FS_SRC)) $(B)/libsbx.a
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(LINK)
+
+$(B)/sbx: $(call obj,cli/sbx.c $(CLI_SRC)) $(B)/libsbx.a
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(LINK)
+
+$(B)/sbx-vmm: $(call obj,vm/kvm/main.c) $(B)/libsbx.a
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(LINK)
+
+# ---- the guest: never sanitized, it runs as PID 1 of another kernel
+
+build/guest/sbx-agent: $(AGENT_SRC) $(wildcard vm/guest/*.h util/*.h) | $(DEPS)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $@")
+	$(Q)$(CC) $(BASE_CFLAGS) -static -o $@ $(AGENT_SRC) && strip $@
+
+build/guest/vmlinuz: vm/guest/mkkernel | $(DEPS)
+	$(Q)vm/guest/mkkernel build/guest
+
+build/guest/initramfs: vm/guest/mkinitramfs build/guest/sbx-agent build/guest/vmlinuz
+	$(Q)vm/guest/mkinitramfs build/guest $@
+
+guest: build/guest/initramfs
+.PHONY: all guest
+
+# ---- tests
+
+$(B)/unit/%: $(B)/obj/tests/unit/%.o $(filter-out $(B)/obj/fs/main.o,$(call obj,$(FS_SRC) $(CLI_SRC))) $(B)/libsbx.a
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(LINK)
+
+unit: $(UNIT)
+
+build/fuzz/%: tests/fuzz/%.c $(LIB_SRC) $(FS_SRC) | $(DEPS)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  FUZZ  $@")
+	$(Q)$(CLANG) $(BASE_CFLAGS) $(PKG_CFLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< $(LIB_SRC) $(FS_SRC) $(PKG_LIBS) -lm
+
+fuzz: $(FUZZ)
+
+check: all unit
+	$(Q)tests/check
+
+demo: all
+	$(Q)examples/demo
+
+bench: all
+	$(Q)tests/bench
+
+lab:
+	$(Q)tests/lab/lab sh -c '$(CMD)'
+
+lint: | $(DEPS)
+	$(Q)tools/lint
+
+.PHONY: unit fuzz check demo bench lab lint
+
+# ---- installation
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/sbxfs $(DESTDIR)$(PREFIX)/share/sbxfs
+	install $(B)/sbxfs $(B)/sbx $(DESTDIR)$(PREFIX)/bin
+	install $(B)/sbx-vmm $(DESTDIR)$(PREFIX)/libexec/sbxfs
+	install -m 644 build/guest/vmlinuz build/guest/initramfs $(DESTDIR)$(PREFIX)/share/sbxfs
+
+clean:
+	rm -rf build
+.PHONY: install clean
+
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * store.h - what lasts: images and named snapshots under --state DIR
+ *
+ *   DIR/lock                     held by the daemon that owns the store
+ *   DIR/layers/ID.qcow2          disk layers (layer.h)
+ *   DIR/images/NAME/manifest     an image: a frozen layer and how it was made
+ *   DIR/snapshots/NAME/          manifest, state, ram (docs/format.md)
+ *   DIR/tmp/                     what is being written; emptied when the store is opened
+ *
+ * Publishing is: write under tmp/, fsync files and directories, rename. A crash at any moment leaves the old
+ * state or the new one. What no image, no snapshot and no live machine references is collected.
+ *
+ * Functions marked [worker] block on disk or CPU, touch no shared state but through what they are given, and
+ * are meant for loop_work(); all others are quick and belong to the loop's thread. Everything read from the
+ * store is untrusted.
+ */
+#ifndef SBX_SNAP_STORE_H
+#define SBX_SNAP_STORE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "snap/layer.h"
+#include "snap/template.h"
+#include "util/buf.h"
+#include "util/err.h"
+
+struct store;
+
+enum { STORE_NAME_MAX = 64 };
+
+/* [A-Za-z0-9][A-Za-z0-9._-]{0,63} */
+bool name_valid(const char *name);
+
+/* Open or create; removes leftovers of a crash and logs what it removed. -EBUSY: another daemon has it. */
+int store_open(const char *dir, struct store **ret, struct err *err);
+void store_close(struct store *store);
+const char *store_dir(const struct store *store);
+/* Collect what nothing references; *ret_freed bytes. */
+int store_gc(struct store *store, uint64_t *ret_freed, struct err *err);
+
+/* Images. Read anew from disk at each call, since `sbx image` may change them while the daemon runs. */
+struct image {
+	char name[STORE_NAME_MAX + 1];
+	uint64_t size;      /* bytes of the disk */
+	uint64_t stored;    /* bytes on the host */
+	uint64_t created;   /* ns since 1970 */
+	char source[256];   /* how it was made: "build base", "import FILE" */
+	struct layer *disk; /* a reference, for the holder of the struct */
+};
+int image_get(struct store *store, const char *name, struct image *ret, struct err *err); /* -ENOENT */
+void image_release(struct image *image);
+int image_list(struct store *store, void (*each)(void *arg, const char *name), void *arg);
+
+/* What a snapshot's manifest says beside its data. */
+struct snapshot_meta {
+	char name[STORE_NAME_MAX + 1];
+	char source[STORE_NAME_MAX + 1]; /* the sandbox it was taken of */
+	char parent[STORE_NAME_MAX + 1]; /* the named snapshot that sandbox came from, or "" */
+	char image[STORE_NAME_MAX + 1];
+	uint64_t created; /* ns since 1970 */
+	uint64_t pause_ns;
+	char engine[ENGINE_NAME_MAX];
+	struct machine machine;
+	uint64_t ram_logical, ram_stored, disk_stored, own; /* bytes; own: what deleting it would free */
+	struct buf env;                                     /* the sandbox's env file */
+	uint32_t next_job;                                  /* the machine's job numbers go on from here */
+};
+void snapshot_meta_release(struct snapshot_meta *meta);
+
+/* How far a worker has come, read by the loop; set `cancel` to make it give up with -ECANCELED. */
+struct progress {
+	atomic_uint permille;
+	atomic_bool cancel;
+};
+
+/* The catalogue: names of published snapshots, in no order. */
+int snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg);
+int snapshot_get(struct store *store, const char *name, struct snapshot_meta *ret,
+		 struct err *err); /* -ENOENT, -EIO */
+/* The name goes at once; data others need stays. -ENOENT. */
+int snapshot_remove(struct store *store, const char *name, struct err *err);
+int snapshot_rename(struct store *store, const char *from, const char *to, struct err *err); /* -EEXIST */
+
+/*
+ * Saving is three steps: begin on the loop (reserves the name: -EEXIST; pins the template and its layers),
+ * the work on a worker, end on the loop (publishes when result == 0, else removes every trace). `parent`
+ * names the snapshot whose RAM blocks may be referenced, or NULL.
+ */
+struct save;
+int snapshot_save_begin(struct store *store, const struct snapshot_meta *meta, struct template *template,
+			struct progress *progress, struct save **ret, struct err *err);
+int snapshot_save_run(struct save *save); /* [worker] writes and syncs everything under tmp/ */
+int snapshot_save_end(struct save *save, int result, struct err *err); /* frees save */
+
+/* Loading likewise: begin, run [worker], end, which yields a template with one reference. */
+struct load;
+int snapshot_load_begin(struct store *store, const char *name, struct progress *progress, struct load **ret,
+			struct err *err);
+int snapshot_load_run(struct load *load);
+int snapshot_load_end(struct load *load, int result, struct template **ret,
+		      struct err *err); /* -EIO names the file and block */
+
+/* Check every block and layer of one snapshot. begin/run/end as above. */
+struct verify;
+int snapshot_verify_begin(struct store *store, const char *name, struct progress *progress,
+			  struct verify **ret, struct err *err);
+int snapshot_verify_run(struct verify *verify);
+int snapshot_verify_end(struct verify *verify, int result, struct err *err);
+
+#endif

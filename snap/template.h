@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * template.h - a captured machine, from which forks are made
+ *
+ * A template is what a capture yields and what a fork starts from: the RAM in a sealed memfd, which forks map
+ * privately; the CPU and device state, whose format is the engine's own business; the immutable disk layer;
+ * and the shape of the machine. It never changes. Templates are counted: a snapshot holds one reference, and
+ * so does every machine that still maps the RAM or waits to. Single-threaded but for the descriptors, which
+ * worker threads may read.
+ */
+#ifndef SBX_SNAP_TEMPLATE_H
+#define SBX_SNAP_TEMPLATE_H
+
+#include <stdint.h>
+
+struct layer; /* snap/layer.h */
+
+enum { ENGINE_NAME_MAX = 16, RAM_PAGE = 4096 };
+
+/* What a guest can see of its hardware. The maxima and the kernel are fixed when it boots. */
+struct machine {
+	uint64_t memory;     /* bytes in use now */
+	uint64_t memory_max; /* bytes; a multiple of 128 MiB's divisor RAM_PAGE; the size of the RAM memfd */
+	uint32_t cpus;       /* online now */
+	uint32_t cpus_max;
+};
+
+struct template
+{
+	unsigned refs;
+	char engine[ENGINE_NAME_MAX]; /* that captured it, the only one that can fork it */
+	struct machine machine;
+	int ram_fd; /* sealed memfd, memory_max bytes (or the engine's RAM size), holes where the RAM is zero
+		     */
+	uint64_t ram_size;
+	int state_fd;        /* sealed memfd: the engine's device state */
+	struct layer *disk;  /* immutable; a reference is held */
+	uint32_t generation; /* of the agent channel at capture */
+	int quiesced;        /* the agent channel was empty at capture (see vm/guest/proto.h) */
+	uint64_t pause_ns;   /* how long the source stood still */
+};
+
+/* One reference; descriptors -1. NULL when out of memory. */
+struct template *template_new(void);
+struct template *template_ref(struct template *template);
+/* Drops a reference; the last one closes the descriptors and lets go of the disk. NULL is allowed. */
+void template_unref(struct template *template);
+
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * err.h - an errno together with the sentence that explains it
+ *
+ * Functions that can fail in a way a user sees take a `struct err *` and return 0 or a negative errno. The
+ * sentence is made where the failure happens, because only that place knows the file, number or name
+ * involved. A NULL err is allowed everywhere: the sentence is then dropped.
+ */
+#ifndef SBX_UTIL_ERR_H
+#define SBX_UTIL_ERR_H
+
+#define ERR_TEXT_MAX 256
+
+struct err {
+	int code; /* 0 or a negative errno */
+	char text[ERR_TEXT_MAX];
+};
+
+/* Record `code` (a negative errno) and a sentence without newline. Returns code, so that `return
+ * err_set(...)` reads well. */
+int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* The same, with ": " and strerror(-code) appended: for a failed system call. */
+int err_sys(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* Put "prefix: " before the sentence already in err; returns err's code. */
+int err_prefix(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

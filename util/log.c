@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* log.c - one line per event on stderr */
+#include "util/log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum log_level log_threshold = LOG_INFO;
+
+void log_msg(enum log_level level, const char *fmt, ...)
+{
+	/* syslog priorities, as sd-daemon(3) wants them */
+	static const int priority[] = { 3, 4, 6, 7 };
+	char line[1024];
+	int n = 0;
+	va_list ap;
+
+	if (level > log_threshold)
+		return;
+	if (getenv("JOURNAL_STREAM"))
+		n = snprintf(line, sizeof(line), "<%d>", priority[level]);
+	n += snprintf(line + n, sizeof(line) - (size_t)n, "%s: ", program_invocation_short_name);
+	va_start(ap, fmt);
+	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
+	va_end(ap);
+	if (n > (int)sizeof(line) - 2)
+		n = sizeof(line) - 2;
+	line[n++] = '\n';
+	/* One write, so that lines of several processes on one terminal do not mix. */
+	(void)!write(STDERR_FILENO, line, (size_t)n);
+}

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * loop.c - the event loop: descriptors, timers, and slow work on threads
+ *
+ * Watches freed during a round of events are only marked and freed at its end: epoll_wait may already have
+ * handed us an event that points at them. Timers are a sorted list, since there are few and most are
+ * cancelled.
+ */
+#include "util/loop.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { ROUND = 64, WORKERS_MAX = 8 };
+
+struct watch {
+	struct loop *loop;
+	int fd;
+	watch_fn fn; /* NULL: freed, awaiting the end of the round */
+	void *arg;
+	struct list dead;
+};
+
+struct work {
+	struct list link;
+	int (*run)(void *arg);
+	void (*done)(void *arg, int result);
+	void *arg;
+	int result;
+};
+
+struct loop {
+	int epfd;
+	bool stop;
+	struct list timers;
+	struct list dead; /* watches freed in this round */
+
+	int eventfd;
+	struct watch *event_watch;
+	pthread_mutex_t lock; /* guards all below */
+	pthread_cond_t more;
+	struct list queue;    /* work not yet taken by a thread */
+	struct list finished; /* work whose done is owed */
+	pthread_t threads[WORKERS_MAX];
+	unsigned nthreads, idle, queued;
+	bool quit;
+};
+
+uint64_t now_mono_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t now_real_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void kick(struct loop *loop)
+{
+	const uint64_t one = 1;
+
+	/* Cannot fail but for an overflow of the counter, which wakes the loop as well. */
+	(void)!write(loop->eventfd, &one, sizeof(one));
+}
+
+static void *worker(void *arg)
+{
+	struct loop *loop = arg;
+	struct work *work;
+
+	pthread_mutex_lock(&loop->lock);
+	for (;;) {
+		loop->idle++;
+		while (list_empty(&loop->queue) && !loop->quit)
+			pthread_cond_wait(&loop->more, &loop->lock);
+		loop->idle--;
+		work = list_first(&loop->queue, struct work, link);
+		if (!work)
+			break;
+		list_del(&work->link);
+		loop->queued--;
+		pthread_mutex_unlock(&loop->lock);
+		work->result = work->run(work->arg);
+		pthread_mutex_lock(&loop->lock);
+		list_add(&loop->finished, &work->link);
+		kick(loop);
+	}
+	pthread_mutex_unlock(&loop->lock);
+	return NULL;
+}
+
+static void finish_work(void *arg, uint32_t events)
+{
+	struct loop *loop = arg;
+	struct list batch = LIST_INIT(batch);
+	struct work *work;
+	uint64_t n;
+
+	(void)events;
+	(void)!read(loop->eventfd, &n, sizeof(n));
+	/* Take what is there now; work queued by a done callback waits for the next round. */
+	pthread_mutex_lock(&loop->lock);
+	while ((work = list_first(&loop->finished, struct work, link))) {
+		list_del(&work->link);
+		list_add(&batch, &work->link);
+	}
+	pthread_mutex_unlock(&loop->lock);
+	while ((work = list_first(&batch, struct work, link))) {
+		list_del(&work->link);
+		work->done(work->arg, work->result);
+		free(work);
+	}
+}
+
+struct loop *loop_new(void)
+{
+	struct loop *loop = calloc(1, sizeof(*loop));
+
+	if (!loop)
+		return NULL;
+	list_init(&loop->timers);
+	list_init(&loop->dead);
+	list_init(&loop->queue);
+	list_init(&loop->finished);
+	pthread_mutex_init(&loop->lock, NULL);
+	pthread_cond_init(&loop->more, NULL);
+	loop->epfd = epoll_create1(EPOLL_CLOEXEC);
+	loop->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (loop->epfd >= 0 && loop->eventfd >= 0)
+		loop->event_watch = watch_new(loop, loop->eventfd, EPOLLIN, finish_work, loop);
+	if (!loop->event_watch) {
+		loop_free(loop);
+		return NULL;
+	}
+	return loop;
+}
+
+static void reap_dead(struct loop *loop)
+{
+	struct watch *w;
+
+	while ((w = list_first(&loop->dead, struct watch, dead))) {
+		list_del(&w->dead);
+		free(w);
+	}
+}
+
+void loop_free(struct loop *loop)
+{
+	unsigned i;
+
+	if (!loop)
+		return;
+	pthread_mutex_lock(&loop->lock);
+	loop->quit = true;
+	pthread_cond_broadcast(&loop->more);
+	pthread_mutex_unlock(&loop->lock);
+	for (i = 0; i < loop->nthreads; i++)
+		pthread_join(loop->threads[i], NULL);
+	if (loop->eventfd >= 0)
+		finish_work(loop, 0);
+	watch_free(loop->event_watch);
+	reap_dead(loop);
+	if (loop->eventfd >= 0)
+		close(loop->eventfd);
+	if (loop->epfd >= 0)
+		close(loop->epfd);
+	pthread_mutex_destroy(&loop->lock);
+	pthread_cond_destroy(&loop->more);
+	free(loop);
+}
+
+void loop_stop(struct loop *loop)
+{
+	loop->stop = true;
+}
+
+/* Milliseconds until the first timer, rounded up so that it is due when epoll_wait returns; capped by
+ * `limit`. */
+static int wait_ms(struct loop *loop, int limit)
+{
+	struct timer *t = list_first(&loop->timers, struct timer, link);
+	uint64_t now, ms;
+
+	if (!t)
+		return limit;
+	now = now_mono_ns();
+	ms = t->at_ns <= now ? 0 : (t->at_ns - now + 999999) / 1000000;
+	if (limit >= 0 && ms > (uint64_t)limit)
+		return limit;
+	return ms > 3600000 ? 3600000 : (int)ms;
+}
+
+static void run_timers(struct loop *loop)
+{
+	const uint64_t now = now_mono_ns();
+	struct timer *t;
+
+	while ((t = list_first(&loop->timers, struct timer, link)) && t->at_ns <= now) {
+		timer_stop(t);
+		t->fn(t->arg);
+	}
+}
+
+int loop_once(struct loop *loop, int timeout_ms)
+{
+	struct epoll_event events[ROUND];
+	int i, n;
+
+	n = epoll_wait(loop->epfd, events, ROUND, wait_ms(loop, timeout_ms));
+	if (n < 0 && errno != EINTR)
+		return -errno;
+	for (i = 0; i < n; i++) {
+		struct watch *w = events[i].data.ptr;
+
+		if (w->fn)
+			w->fn(w->arg, events[i].events);
+	}
+	run_timers(loop);
+	reap_dead(loop);
+	return 0;
+}
+
+int loop_run(struct loop *loop)
+{
+	int rc = 0;
+
+	loop->stop = false;
+	while (!loop->stop && !rc)
+		rc = loop_once(loop, -1);
+	return rc;
+}
+
+struct watch *watch_new(struct loop *loop, int fd, uint32_t events, watch_fn fn, void *arg)
+{
+	struct watch *w = calloc(1, sizeof(*w));
+	struct epoll_event ev = { .events = events, .data.ptr = w };
+
+	if (!w)
+		return NULL;
+	w->loop = loop;
+	w->fd = fd;
+	w->fn = fn;
+	w->arg = arg;
+	list_init(&w->dead);
+	if (epoll_ctl(loop->epfd, EPOLL_CTL_ADD, fd, &ev) < 0) {
+		free(w);
+		return NULL;
+	}
+	return w;
+}
+
+void watch_set(struct watch *w, uint32_t events)
+{
+	struct epoll_event ev = { .events = events, .data.ptr = w };
+
+	(void)epoll_ctl(w->loop->epfd, EPOLL_CTL_MOD, w->fd, &ev);
+}
+
+void watch_free(struct watch *w)
+{
+	if (!w)
+		return;
+	(void)epoll_ctl(w->loop->epfd, EPOLL_CTL_DEL, w->fd, NULL);
+	w->fn = NULL;
+	list_add(&w->loop->dead, &w->dead);
+}
+
+void timer_start(struct loop *loop, struct timer *timer, uint64_t ns, void (*fn)(void *arg), void *arg)
+{
+	struct timer *pos;
+
+	timer_stop(timer);
+	timer->loop = loop;
+	timer->at_ns = now_mono_ns() + ns;
+	timer->fn = fn;
+	timer->arg = arg;
+	list_for_each (pos, &loop->timers, link)
+		if (pos->at_ns > timer->at_ns)
+			break;
+	list_add(&pos->link, &timer->link); /* pos may be the head itself: then this is the end */
+}
+
+void timer_stop(struct timer *timer)
+{
+	if (!timer->loop)
+		return;
+	list_del(&timer->link);
+	timer->loop = NULL;
+}
+
+bool timer_running(const struct timer *timer)
+{
+	return timer->loop;
+}
+
+int loop_work(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg)
+{
+	struct work *work = malloc(sizeof(*work));
+	sigset_t all, old;
+	int rc = 0;
+
+	if (!work)
+		return -ENOMEM;
+	*work = (struct work){ .run = run, .done = done, .arg = arg };
+	pthread_mutex_lock(&loop->lock);
+	if (loop->queued >= loop->idle && loop->nthreads < WORKERS_MAX) {
+		/* Signals belong to the loop's thread. */
+		sigfillset(&all);
+		pthread_sigmask(SIG_SETMASK, &all, &old);
+		rc = pthread_create(&loop->threads[loop->nthreads], NULL, worker, loop);
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		if (!rc)
+			loop->nthreads++;
+		else if (loop->nthreads)
+			rc = 0; /* the others will get to it */
+	}
+	if (!rc) {
+		list_add(&loop->queue, &work->link);
+		loop->queued++;
+		pthread_cond_signal(&loop->more);
+	}
+	pthread_mutex_unlock(&loop->lock);
+	if (rc)
+		free(work);
+	return -rc;
+}
+
+struct deferred {
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+static void run_deferred(void *arg, int result)
+{
+	struct deferred *d = arg;
+
+	(void)result;
+	d->fn(d->arg);
+	free(d);
+}
+
+int loop_defer(struct loop *loop, void (*fn)(void *arg), void *arg)
+{
+	struct work *work = malloc(sizeof(*work));
+	struct deferred *d = malloc(sizeof(*d));
+
+	if (!work || !d) {
+		free(work);
+		free(d);
+		return -ENOMEM;
+	}
+	*d = (struct deferred){ .fn = fn, .arg = arg };
+	*work = (struct work){ .done = run_deferred, .arg = d };
+	pthread_mutex_lock(&loop->lock);
+	list_add(&loop->finished, &work->link);
+	pthread_mutex_unlock(&loop->lock);
+	kick(loop);
+	return 0;
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * loop.h - the event loop: descriptors, timers, and slow work on threads
+ *
+ * One loop a process and one thread in it. Everything here but the body of a job's `run` is called from that
+ * thread, so the program's state needs no locks. A callback may add and remove any watch, timer or job, its
+ * own too: a removed watch is not called again, even when its event was already fetched.
+ */
+#ifndef SBX_UTIL_LOOP_H
+#define SBX_UTIL_LOOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/list.h"
+
+struct loop;
+
+/* NULL when out of memory or descriptors (errno says which). */
+struct loop *loop_new(void);
+/* All watches, timers and jobs must be gone. */
+void loop_free(struct loop *loop);
+/* Run until loop_stop; 0 or a negative errno of epoll_wait. */
+int loop_run(struct loop *loop);
+void loop_stop(struct loop *loop);
+/* Run one round of events, waiting at most timeout_ms (-1: without limit): for tests and nested clean-up. */
+int loop_once(struct loop *loop, int timeout_ms);
+
+/* A watched descriptor. events are EPOLLIN, EPOLLOUT...; level triggered. The descriptor stays the caller's.
+ */
+typedef void (*watch_fn)(void *arg, uint32_t events);
+struct watch;
+struct watch *watch_new(struct loop *loop, int fd, uint32_t events, watch_fn fn, void *arg);
+void watch_set(struct watch *watch, uint32_t events);
+/* NULL is allowed. */
+void watch_free(struct watch *watch);
+
+/* A one-shot timer, embedded in the caller's struct; zero-initialised is a valid stopped timer. */
+struct timer {
+	struct list link;
+	struct loop *loop;
+	uint64_t at_ns; /* CLOCK_MONOTONIC */
+	void (*fn)(void *arg);
+	void *arg;
+};
+/* Call fn once after `ns` nanoseconds; a running timer is moved. */
+void timer_start(struct loop *loop, struct timer *timer, uint64_t ns, void (*fn)(void *arg), void *arg);
+/* Harmless on a stopped timer. */
+void timer_stop(struct timer *timer);
+bool timer_running(const struct timer *timer);
+
+/*
+ * Slow work: run(arg) on one of a small pool of threads, then done(arg, result of run) on the loop. Only run
+ * and done may touch arg between the two. There is no cancel: give arg a flag that run polls, and wait for
+ * done.
+ */
+int loop_work(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg);
+
+/* Call fn(arg) on the loop soon, not from this stack frame. Returns 0 or -ENOMEM. */
+int loop_defer(struct loop *loop, void (*fn)(void *arg), void *arg);
+
+/* CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds. */
+uint64_t now_mono_ns(void);
+uint64_t now_real_ns(void);
+
+#endif

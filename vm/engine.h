@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * engine.h - how a machine runs: the one interface between sandboxes and what executes them
+ *
+ * An engine turns a struct machine and a disk into a running guest, captures it into a template, and makes
+ * forks of templates. All calls return at once; what takes time ends in a callback from the event loop,
+ * exactly once, never from inside the call. One operation is under way on a machine at a time (the caller
+ * sees to that), except vm_destroy, which is always allowed: pending callbacks are then not called.
+ *
+ * The agent channel and the console are one descriptor each for the whole life of the machine, even where a
+ * capture moves it to another process. They are non-blocking stream sockets, owned by the machine.
+ */
+#ifndef SBX_VM_ENGINE_H
+#define SBX_VM_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "snap/template.h"
+#include "util/err.h"
+#include "util/loop.h"
+
+struct vm;
+
+/* Where things are on this host; strings outlive every machine. */
+struct engine_env {
+	struct loop *loop;
+	const char *kernel, *initrd; /* the guest's bzImage and our initramfs */
+	const char *libexec;         /* directory of sbx-vmm */
+	const char *runtime; /* private directory for what must have a name; empty when no machine runs */
+};
+
+/* Called with err->code == 0 for success. */
+typedef void (*vm_done_fn)(void *arg, const struct err *err);
+
+/* What a machine tells its owner, unasked. */
+struct vm_events {
+	/* The VMM process is gone: the guest powered off (clean) or the process died (why says how). Called
+	 * once; only vm_destroy may follow. */
+	void (*exited)(void *owner, bool clean, const char *why);
+};
+
+/* A capture's two moments. */
+struct vm_capture {
+	/* The machine's state is safe and it runs on `next_disk` from here on: it may be resumed. Still
+	 * paused. */
+	void (*frozen)(void *arg);
+	/* err->code == 0: template (one reference, the caller's) is complete but for its disk, generation and
+	 * quiesced, which the caller fills in. Otherwise the machine is as before, paused, on its old disk.
+	 * frozen, where it is called, comes first. */
+	void (*done)(void *arg, const struct err *err, struct template *template);
+	void *arg;
+};
+
+struct vm_usage {
+	uint64_t cpu_ns;                    /* host CPU time of the VMM process */
+	uint64_t resident, private, shared; /* bytes of the VMM process; private is what only it has */
+	uint64_t disk_written; /* bytes the guest wrote to its disk; 0 where the engine cannot tell */
+	uint64_t exits;        /* 0 where the engine cannot tell */
+};
+
+struct engine {
+	const char *name;
+
+	/*
+	 * Can this host run Linux guests with it? 0, or -errno with the reason; on success `how` says in what
+	 * way ("KVM on SVM", "TCG: /dev/kvm emulates ring 0 at 1.5 MIPS"). May take 200 ms.
+	 */
+	int (*probe)(const struct engine_env *env, char *how, size_t how_size, struct err *err);
+
+	/* Start a machine from power-on. `disk` is a qcow2 file it may write, for itself alone. done: the VMM
+	 * runs the guest. */
+	int (*boot)(const struct engine_env *env, const struct machine *machine, const char *disk,
+		    const struct vm_events *events, void *owner, vm_done_fn done, void *arg, struct vm **ret,
+		    struct err *err);
+
+	/*
+	 * Make a fork ready: a process with the template mapped and its state loaded, or as far as the engine
+	 * can bring it, standing still. `disk` is a fresh overlay on the template's disk. done: vm_start will
+	 * now be quick. Calling start before that is allowed and waits. A prepared machine nobody needs is
+	 * just destroyed.
+	 */
+	int (*prepare)(const struct engine_env *env, struct template *template, const char *disk,
+		       const struct vm_events *events, void *owner, vm_done_fn done, void *arg,
+		       struct vm **ret, struct err *err);
+	/* Let a prepared machine run. A machine prepared without an owner gets one here. */
+	void (*start)(struct vm *vm, const struct vm_events *events, void *owner, vm_done_fn done, void *arg);
+
+	/* Stop and continue the vCPUs. Pausing a paused one succeeds. */
+	void (*pause)(struct vm *vm, vm_done_fn done, void *arg);
+	void (*resume)(struct vm *vm, vm_done_fn done, void *arg);
+
+	/* Capture a paused machine. `next_disk` is a path where the engine finds a fresh overlay on the
+	 * machine's present disk. */
+	void (*capture)(struct vm *vm, const char *next_disk, const struct vm_capture *capture);
+
+	/* Offer the guest this much of its maxima (memory by the memory device; CPUs are the agent's affair).
+	 */
+	void (*resize)(struct vm *vm, uint64_t memory, vm_done_fn done, void *arg);
+
+	/* Kill it. Returns at once, frees vm; the process is reaped in the background. NULL is allowed. */
+	void (*destroy)(struct vm *vm);
+
+	int (*agent_fd)(const struct vm *vm);
+	int (*console_fd)(const struct vm *vm);
+	pid_t (*pid)(const struct vm *vm);
+	int (*usage)(const struct vm *vm, struct vm_usage *ret);
+
+	/* Called once before the loop is freed: ends pools and waits until no process of the engine's is
+	 * left. */
+	void (*shutdown)(void);
+};
+
+extern const struct engine engine_kvm, engine_qemu;
+
+/*
+ * Choose one: "auto" takes the first of kvm, qemu whose probe succeeds. NULL with the reasons of all that
+ * were asked otherwise. `how` as in probe; for auto it also says why better ones were passed over.
+ */
+const struct engine *engine_select(const struct engine_env *env, const char *name, char *how, size_t how_size,
+				   struct err *err);
+
+/* All engines, for `sbx doctor`; NULL-terminated. */
+extern const struct engine *const engines[];
+
+#endif
