@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+#include "util/loop.h"
+
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "tests/unit/unit.h"
+
+enum { MS = 1000000 };
+
+static struct loop *new_loop(void)
+{
+	struct loop *loop = loop_new();
+
+	CHECK(loop);
+	return loop;
+}
+
+/* ---- watches */
+
+struct two {
+	struct loop *loop;
+	struct watch *watch[2];
+	int calls;
+};
+
+/* Whichever is called first frees both: the other's event, perhaps fetched in the same round, must not come.
+ */
+static void free_both(void *arg, uint32_t events)
+{
+	struct two *two = arg;
+
+	CHECK(events & EPOLLIN);
+	two->calls++;
+	watch_free(two->watch[0]);
+	watch_free(two->watch[1]);
+	loop_stop(two->loop);
+}
+
+static void a_freed_watch_is_not_called(void)
+{
+	struct two two = { .loop = new_loop() };
+	int a[2], b[2];
+
+	CHECK(!pipe(a) && !pipe(b));
+	CHECK(write(a[1], "x", 1) == 1 && write(b[1], "x", 1) == 1);
+	two.watch[0] = watch_new(two.loop, a[0], EPOLLIN, free_both, &two);
+	two.watch[1] = watch_new(two.loop, b[0], EPOLLIN, free_both, &two);
+	CHECK(two.watch[0] && two.watch[1]);
+	CHECK(loop_run(two.loop) == 0);
+	CHECK(two.calls == 1);
+	CHECK(loop_once(two.loop, 0) == 0);
+	CHECK(two.calls == 1);
+	loop_free(two.loop);
+	close(a[0]);
+	close(a[1]);
+	close(b[0]);
+	close(b[1]);
+}
+
+static void count_event(void *arg, uint32_t events)
+{
+	(void)events;
+	++*(int *)arg;
+}
+
+static void watched_events_can_change(void)
+{
+	struct loop *loop = new_loop();
+	struct watch *watch;
+	int fds[2], calls = 0;
+
+	CHECK(!pipe(fds) && write(fds[1], "x", 1) == 1);
+	watch = watch_new(loop, fds[0], 0, count_event, &calls);
+	CHECK(watch);
+	CHECK(loop_once(loop, 0) == 0 && calls == 0);
+	watch_set(watch, EPOLLIN);
+	CHECK(loop_once(loop, 0) == 0 && calls == 1);
+	CHECK(loop_once(loop, 0) == 0 && calls == 2); /* level triggered */
+	watch_set(watch, 0);
+	CHECK(loop_once(loop, 0) == 0 && calls == 2);
+	watch_free(watch);
+	loop_free(loop);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* ---- timers */
+
+struct tick {
+	struct timer timer;
+	bool fired;
+	struct tick *stops; /* another to stop, or NULL */
+};
+
+static void tick(void *arg)
+{
+	struct tick *t = arg;
+
+	t->fired = true;
+	CHECK(!timer_running(&t->timer));
+	if (t->stops)
+		timer_stop(&t->stops->timer);
+}
+
+static void timers_fire_in_the_order_of_their_time(void)
+{
+	struct loop *loop = new_loop();
+	struct tick stopped = { 0 }, moved = { 0 }, late = { 0 }, early = { .stops = &stopped };
+	const uint64_t start = now_mono_ns();
+
+	timer_start(loop, &late.timer, 20 * MS, tick, &late);
+	timer_start(loop, &early.timer, 5 * MS, tick, &early);
+	timer_start(loop, &stopped.timer, 10 * MS, tick, &stopped);
+	timer_start(loop, &moved.timer, 1 * MS, tick, &moved);
+	timer_start(loop, &moved.timer, 3600000ull * MS, tick, &moved);
+	while (timer_running(&early.timer))
+		CHECK(loop_once(loop, -1) == 0);
+	CHECK(now_mono_ns() - start >= 5 * MS);
+	CHECK(early.fired && !late.fired);
+	while (timer_running(&late.timer))
+		CHECK(loop_once(loop, -1) == 0);
+	CHECK(now_mono_ns() - start >= 20 * MS);
+	CHECK(late.fired && !stopped.fired && !moved.fired);
+	CHECK(timer_running(&moved.timer) && !timer_running(&stopped.timer));
+	timer_stop(&moved.timer);
+	timer_stop(&moved.timer); /* harmless */
+	loop_free(loop);
+}
+
+/* ---- work */
+
+struct job {
+	struct loop *loop;
+	pthread_t loop_thread;
+	int seen, *left;
+};
+
+static int run_job(void *arg)
+{
+	struct job *job = arg;
+
+	CHECK(!pthread_equal(pthread_self(), job->loop_thread));
+	job->seen = 1;
+	return -7;
+}
+
+static void job_done(void *arg, int result)
+{
+	struct job *job = arg;
+
+	CHECK(pthread_equal(pthread_self(), job->loop_thread));
+	CHECK(job->seen == 1 && result == -7);
+	job->seen = 2;
+	if (--*job->left == 0)
+		loop_stop(job->loop);
+}
+
+static void work_runs_elsewhere_and_ends_here(void)
+{
+	enum { N = 200 };
+	struct loop *loop = new_loop();
+	struct job jobs[N];
+	int i, left = N;
+
+	for (i = 0; i < N; i++) {
+		jobs[i] = (struct job){ .loop = loop, .loop_thread = pthread_self(), .left = &left };
+		CHECK(loop_work(loop, run_job, job_done, &jobs[i]) == 0);
+	}
+	CHECK(loop_run(loop) == 0);
+	for (i = 0; i < N; i++)
+		CHECK(jobs[i].seen == 2);
+	loop_free(loop);
+}
+
+struct again {
+	struct loop *loop;
+	int calls;
+};
+
+static void defer_again(void *arg)
+{
+	struct again *again = arg;
+
+	if (++again->calls < 3)
+		CHECK(loop_defer(again->loop, defer_again, again) == 0);
+	else
+		loop_stop(again->loop);
+}
+
+static void deferred_calls_come_later_and_in_order(void)
+{
+	struct again again = { .loop = new_loop() };
+
+	CHECK(loop_defer(again.loop, defer_again, &again) == 0);
+	CHECK(again.calls == 0);
+	CHECK(loop_run(again.loop) == 0);
+	CHECK(again.calls == 3);
+	loop_free(again.loop);
+}
+
+int main(void)
+{
+	TEST(a_freed_watch_is_not_called);
+	TEST(watched_events_can_change);
+	TEST(timers_fire_in_the_order_of_their_time);
+	TEST(work_runs_elsewhere_and_ends_here);
+	TEST(deferred_calls_come_later_and_in_order);
+	return 0;
+}
