@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""Fixtures. One daemon serves most tests, one machine is booted and captured, and each test forks it.
+
+    sbx        the shared Mount; the test's sandboxes and named snapshots are removed after it
+    prepared   a Snapshot of a machine that counts in /run/counter
+    vm         a running fork of `prepared`
+    own_mount  makes further daemons, each with a state directory and a mount of its own
+"""
+import faulthandler
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness import TOP, Mount, limit
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("sbxfs")
+    group.addoption("--engine", action="append", choices=["qemu", "kvm"], help="default: the one this host can run")
+    group.addoption("--build", default=str(TOP / "build"), help="directory of sbxfs and sbx")
+    group.addoption("--guest", default=str(TOP / "build/guest"), help="directory of the guest's kernel and initramfs")
+
+
+def host_engine(build):
+    done = subprocess.run([f"{build}/sbx", "doctor"], capture_output=True, text=True, check=False)
+    words = [line.split() for line in done.stdout.splitlines() if line.startswith("engine ")]
+    if not words:
+        pytest.exit(f"this host runs no engine:\n{done.stdout}{done.stderr}", returncode=3)
+    return words[0][1]
+
+
+def pytest_generate_tests(metafunc):
+    if "engine" in metafunc.fixturenames:
+        engines = metafunc.config.getoption("engine") or [host_engine(metafunc.config.getoption("build"))]
+        metafunc.parametrize("engine", engines, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    harness.become_subreaper()
+    if config.option.timeout is None:
+        config.option.timeout = limit(120)
+
+
+# ---- a test that hangs
+
+live = []  # mounts to abort
+
+
+@pytest.fixture(autouse=True)
+def watchdog(request):
+    """
+    pytest-timeout interrupts the test with a signal. A call that the daemon does not let be interrupted hangs all the
+    same; ten seconds later its mount is aborted from this thread, which wakes it.
+    """
+    marker = request.node.get_closest_marker("timeout")
+    seconds = marker.args[0] if marker else request.config.option.timeout
+
+    def bite():
+        print(f"\nwatchdog: {request.node.nodeid} hangs; aborting its mounts", file=sys.__stderr__)
+        faulthandler.dump_traceback(file=sys.__stderr__)
+        for mount in live:
+            mount.abort()
+
+    timer = threading.Timer(seconds + 10, bite)
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
+
+
+# ---- images and state
+
+
+@pytest.fixture(scope="session")
+def build(request):
+    return Path(request.config.getoption("build")).resolve()
+
+
+@pytest.fixture(scope="session")
+def guest(request):
+    return Path(request.config.getoption("guest")).resolve()
+
+
+@pytest.fixture(scope="session")
+def base_state(tmp_path_factory, build):
+    """A state directory with the image `base`, to be copied."""
+    state = tmp_path_factory.mktemp("base")
+    subprocess.run([build / "sbx", "image", "build", "base", "--state", state], check=True, timeout=limit(60))
+    return state
+
+
+@pytest.fixture(scope="session")
+def new_state(tmp_path_factory, base_state):
+    """A function: a fresh state directory that has the image `base`."""
+
+    def make():
+        state = tmp_path_factory.mktemp("state") / "s"
+        subprocess.run(["cp", "-a", "--sparse=always", "--reflink=auto", base_state, state], check=True)
+        return state
+
+    return make
+
+
+# ---- daemons
+
+
+class Shared:
+    """The daemon that most tests share, started anew when a test killed it."""
+
+    def __init__(self, make):
+        self.make, self.mount, self.snapshot = make, None, None
+
+    def get(self):
+        if not self.mount or not self.mount.alive:
+            self.snapshot = None
+            self.mount = self.make()
+            live.append(self.mount)
+            self.mount.start()
+        return self.mount
+
+    def prepared(self):
+        mount = self.get()
+        if not self.snapshot:
+            vm = mount.create("prepared", cpus_max=2)
+            vm.sh("echo before > /root/before; mkdir -p /root/tree && cp -r /etc /root/tree/")
+            vm.sh("(n=0; while :; do n=$((n+1)); echo $n > /run/counter; sleep 0.1; done) > /dev/null 2>&1 &")
+            self.snapshot = vm.snapshot()
+        return self.snapshot
+
+
+@pytest.fixture(scope="session")
+def shared(engine, build, guest, new_state, tmp_path_factory):
+    shared = Shared(lambda: Mount(build, guest, engine, tmp_path_factory.mktemp("shared"), new_state()))
+    yield shared
+    if shared.mount:
+        live.remove(shared.mount)
+        shared.mount.stop()
+
+
+def clear(mount, keep=()):
+    """Remove all sandboxes and named snapshots."""
+    for name in mount.sandboxes():
+        if name not in keep:
+            os.rmdir(mount / name)
+    for name in mount.named():
+        os.rmdir(mount / "snapshots" / name)
+
+
+@pytest.fixture
+def sbx(shared):
+    mount = shared.get()
+    yield mount
+    assert mount.alive, f"sbxfs died with {mount.process.returncode}:\n{mount.log[-8000:]}"
+    mount.check_log()
+    clear(mount, keep=["prepared"])
+
+
+@pytest.fixture
+def prepared(sbx, shared):
+    return shared.prepared()
+
+
+@pytest.fixture
+def vm(prepared):
+    return prepared.fork("vm")
+
+
+@pytest.fixture
+def own_mount(engine, build, guest, new_state, tmp_path_factory):
+    """A function: a started daemon on a fresh state directory, or on the given one."""
+    mounts = []
+
+    def make(state=None, options=()):
+        mount = Mount(build, guest, engine, tmp_path_factory.mktemp("own"), state or new_state(), options)
+        mounts.append(mount)
+        live.append(mount)
+        return mount.start()
+
+    yield make
+    try:
+        for mount in mounts:
+            if mount.alive:
+                mount.stop()
+    finally:
+        for mount in mounts:
+            live.remove(mount)
+            if mount.alive:
+                mount.abort()
+
+
+@pytest.fixture
+def cli(build, sbx):
+    """A function: run build/sbx with the shared mount in $SBX_MOUNT."""
+
+    def run(*args, timeout=30, **kwargs):
+        env = dict(os.environ, SBX_MOUNT=str(sbx.path))
+        return subprocess.run(
+            [build / "sbx", *args], capture_output=True, env=env, timeout=limit(timeout), check=False, **kwargs
+        )
+
+    return run

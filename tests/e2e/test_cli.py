@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: MIT
+"""build/sbx: exec, image, doctor."""
+import fcntl
+import io
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import tarfile
+import termios
+import time
+
+import pytest
+
+from harness import limit
+
+
+def test_exec(cli, vm):
+    done = cli("exec", "vm", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+    assert os.listdir(vm / "exec") == []
+
+
+def test_exec_passes_arguments_unchanged(cli, vm):
+    done = cli("exec", "vm", "printf", "[%s]", "a b", "$HOME", "", "*")
+    assert done.stdout == b"[a b][$HOME][][*]"
+
+
+def test_exec_stdin(cli, vm):
+    assert cli("exec", "vm", "tr", "a-z", "A-Z", input=b"shout\n").stdout == b"SHOUT\n"
+    data = os.urandom(1 << 20)
+    assert cli("exec", "vm", "cat", input=data).stdout == data
+
+
+def test_exec_without_stdin(cli, vm):
+    assert cli("exec", "vm", "cat", stdin=subprocess.DEVNULL).stdout == b""
+
+
+def test_exec_signals(cli, vm):
+    assert cli("exec", "vm", "sh", "-c", "kill -KILL $$").returncode == 128 + 9
+
+
+def test_exec_settings(cli, vm):
+    done = cli("exec", "-C", "/usr", "-e", "A=1", "-e", "B=2 3", "-u", "nobody", "vm", "sh", "-c", "pwd; echo $A $B; id -un")
+    assert done.stdout == b"/usr\n1 2 3\nnobody\n"
+
+
+def test_exec_of_a_command_that_is_not_there(cli, vm):
+    done = cli("exec", "vm", "/nosuch")
+    assert done.returncode == 127 and done.stderr
+
+
+def test_exec_in_a_sandbox_that_is_not_there(cli):
+    done = cli("exec", "nosuch", "true")
+    assert done.returncode == 125 and b"nosuch" in done.stderr
+
+
+def test_exec_on_a_paused_and_a_stopped_sandbox(cli, vm):
+    for verb in "pause", "kill":
+        vm.ctl(verb)
+        done = cli("exec", "vm", "true")
+        assert done.returncode == 125 and done.stderr
+    assert os.listdir(vm / "exec") == []
+
+
+def test_exec_ends_with_the_vmm(build, sbx, vm):
+    with subprocess.Popen(
+        [build / "sbx", "exec", "vm", "sh", "-c", "echo up; sleep 1000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        env=dict(os.environ, SBX_MOUNT=str(sbx.path)),
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == b"up\n"
+        os.kill(vm.pid, signal.SIGKILL)
+        assert process.wait(limit(20)) == 125
+
+
+def test_exec_passes_signals_on(build, sbx, vm):
+    with subprocess.Popen(
+        [build / "sbx", "exec", "vm", "sh", "-c", "trap 'echo got it; exit 3' TERM; echo up; while :; do sleep 0.1; done"],
+        stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=dict(os.environ, SBX_MOUNT=str(sbx.path)),
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == b"got it\n"
+        assert process.wait(limit(20)) == 3
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, argv, env, rows=24, columns=80):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ.update(env)
+            os.execv(argv[0], [str(arg) for arg in argv])
+        self.resize(rows, columns)
+        self.seen = b""
+
+    def resize(self, rows, columns):
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def send(self, data):
+        os.write(self.fd, data)
+
+    def expect(self, text, seconds=20):
+        """Wait until the program has printed the text; forgets what came before."""
+        deadline = time.monotonic() + limit(seconds)
+        while text not in self.seen:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self.fd], [], [], max(left, 0))
+            assert ready, f"{text!r} did not come: {self.seen!r}"
+            try:
+                data = os.read(self.fd, 4096)
+            except OSError:
+                data = b""  # Linux: EIO when the other side is closed
+            assert data, f"{text!r} did not come before the end: {self.seen!r}"
+            self.seen += data
+        self.seen = self.seen.split(text, 1)[1]
+
+    def wait(self):
+        """Exit status, after everything it prints was read."""
+        try:
+            while os.read(self.fd, 4096):
+                pass
+        except OSError:
+            pass
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.fixture
+def terminal(build, sbx):
+    def run(*args, **kwargs):
+        return Terminal([build / "sbx", *args], {"SBX_MOUNT": str(sbx.path)}, **kwargs)
+
+    return run
+
+
+def test_exec_on_a_terminal(terminal, vm):
+    """An interactive shell: echo, line editing's raw mode, ^C, ^D, exit status."""
+    term = terminal("exec", "vm", "sh")
+    term.expect(b"# ")
+    term.send(b"tty; echo $((6*7))\n")
+    term.expect(b"/dev/pts/")
+    term.expect(b"42")
+    term.send(b"sleep 1000\n")
+    term.expect(b"sleep 1000")
+    term.expect(b"\n")
+    vm.sh("until pidof sleep; do sleep 0.05; done")
+    term.send(b"\x03")
+    term.expect(b"# ")
+    term.send(b"exit 5\n")
+    assert term.wait() == 5
+
+
+def test_exec_on_a_terminal_has_its_size(terminal, vm):
+    term = terminal("exec", "vm", "sh", rows=30, columns=100)
+    term.expect(b"# ")
+    term.resize(40, 120)
+    # The new size travels behind SIGWINCH: ask until it is there.
+    term.send(b"until [ \"$(stty size)\" = '40 120' ]; do sleep 0.1; done; echo size; echo is right\n")
+    term.expect(b"size\r\nis right")
+    term.send(b"\x04")
+    assert term.wait() == 0
+
+
+def test_exec_finds_the_mount(build, sbx, vm):
+    """Without $SBX_MOUNT the one sbxfs mount of this host is used, or the question asked."""
+    env = {key: text for key, text in os.environ.items() if key != "SBX_MOUNT"}
+    done = subprocess.run([build / "sbx", "exec", "vm", "true"], env=env, capture_output=True, check=False)
+    mounts = [line for line in open("/proc/mounts") if " fuse.sbxfs " in line]
+    assert done.returncode == (0 if len(mounts) == 1 else 125)
+    inside = subprocess.run([build / "sbx", "exec", sbx / "vm", "echo", "by path"], env=env, capture_output=True, check=True)
+    assert inside.stdout == b"by path\n"
+
+
+def test_doctor(cli, engine):
+    done = cli("doctor")
+    assert done.returncode == 0, done.stdout
+    text = done.stdout.decode()
+    for word in "/dev/kvm", "/dev/fuse", "qemu", "guest", "engine":
+        assert word in text, text
+
+
+def test_usage(cli):
+    for args in [], ["nosuch"], ["exec"], ["exec", "vm"], ["image"], ["image", "nosuch"], ["exec", "-z", "vm", "true"]:
+        done = cli(*args)
+        assert done.returncode == 2 and b"usage" in done.stderr, args
+    assert cli("--help").returncode == 0
+
+
+# ---- images
+
+
+def image(build, state, *args):
+    return subprocess.run(
+        [build / "sbx", "image", *args, "--state", state], capture_output=True, text=True, timeout=limit(60), check=False
+    )
+
+
+def test_image_ls_and_rm(build, new_state):
+    state = new_state()
+    assert "base" in image(build, state, "ls").stdout
+    assert image(build, state, "rm", "base").returncode == 0
+    assert "base" not in image(build, state, "ls").stdout
+    done = image(build, state, "rm", "base")
+    assert done.returncode != 0 and done.stderr
+
+
+@pytest.fixture
+def rootfs(tmp_path):
+    """A directory that can be an image: a static busybox and a file."""
+    root = tmp_path / "root"
+    for directory in "bin", "etc", "root", "proc", "sys", "dev", "tmp", "run":
+        (root / directory).mkdir(parents=True)
+    subprocess.run(["cp", "/bin/busybox", root / "bin/busybox"], check=True)
+    for applet in "sh", "cat", "echo", "ls", "stat":
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+    (root / "etc/origin").write_text("imported\n")
+    return root
+
+
+@pytest.mark.parametrize("kind", ["dir", "tar", "tar.gz"])
+def test_image_import(build, sbx, rootfs, tmp_path, kind):
+    source = rootfs
+    if kind != "dir":
+        source = tmp_path / f"root.{kind}"
+        subprocess.run(["tar", "caf", source, "-C", rootfs, "."], check=True)
+    done = image(build, sbx.state, "import", "mine", source)
+    assert done.returncode == 0, done.stderr
+    try:
+        assert sorted(os.listdir(sbx / "images")) == ["base", "mine"]
+        vm = sbx.create("vm", image="mine")
+        assert vm.run("cat /etc/origin") == "imported\n"
+        vm.remove()
+    finally:
+        image(build, sbx.state, "rm", "mine")
+    assert os.listdir(sbx / "images") == ["base"]
+
+
+def test_image_import_of_hostile_archives(build, new_state, tmp_path):
+    """Paths out of the archive's root are refused or kept inside."""
+    state = new_state()
+    target = tmp_path / "target"
+    for name, member in ("up", "../../../../../../../../" + str(target)[1:]), ("abs", str(target)):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            entry = tarfile.TarInfo(member)
+            entry.size = 4
+            tar.addfile(entry, io.BytesIO(b"evil"))
+        image(build, state, "import", name, tmp_path / f"{name}.tar")
+        assert not target.exists()
+    with tarfile.open(tmp_path / "link.tar", "w") as tar:
+        link = tarfile.TarInfo("d")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+        tar.addfile(link)
+        entry = tarfile.TarInfo("d/target")
+        entry.size = 4
+        tar.addfile(entry, io.BytesIO(b"evil"))
+    image(build, state, "import", "link", tmp_path / "link.tar")
+    assert not target.exists()
+
+
+def test_image_names(build, new_state, rootfs):
+    state = new_state()
+    for name in "../x", ".x", "a/b", "x" * 65:
+        done = image(build, state, "import", name, rootfs)
+        assert done.returncode != 0 and done.stderr
+    assert image(build, state, "import", "base", rootfs).returncode != 0
+    assert os.listdir(state / "images") == ["base"]

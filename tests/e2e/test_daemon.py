@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""The daemon itself: starting, ending, and being left alone by what goes wrong around it."""
+import errno
+import os
+import signal
+import subprocess
+import threading
+
+import pytest
+
+from harness import Snapshot, fails, limit, read, read_all, wait_gone, write
+
+
+def test_mount_and_end(own_mount):
+    mount = own_mount()
+    assert "README" in os.listdir(mount.path)
+    mount.stop()  # asserts status 0, and that nothing is left
+
+
+def test_end_with_machines_in_every_state(own_mount):
+    mount = own_mount()
+    vm = mount.create("running")
+    mount.create("created", start=False)
+    snap = vm.snapshot()
+    vm.ctl("resume")
+    snap.fork("paused").ctl("pause")
+    snap.fork("stopped").ctl("kill")
+    os.kill(snap.fork("crashed").pid, signal.SIGKILL)
+    pids = [int(pid) for n in mount.sandboxes() if (pid := Snapshot(mount / n).info.get("pid", "0")).isdigit()]
+    mount.stop()
+    for pid in pids:
+        assert pid == 0 or not os.path.exists(f"/proc/{pid}")
+
+
+def test_end_with_requests_under_way(own_mount):
+    """Blocked readers and writers get an error; nobody is left in the kernel."""
+    mount = own_mount()
+    vm = mount.create("vm")
+    job = vm.job()
+    stdin = os.open(job / "stdin", os.O_WRONLY)
+    job.start("sleep 1000")
+    results = []
+
+    def blocked(fn):
+        try:
+            fn()
+            results.append(0)
+        except OSError as e:
+            results.append(e.errno)
+
+    threads = [
+        threading.Thread(target=blocked, args=(job.output,)),
+        threading.Thread(target=blocked, args=(job.wait,)),
+        threading.Thread(target=blocked, args=(lambda: os.write(stdin, b"x" * 1_000_000) and os.write(stdin, b"x" * 1_000_000),)),
+        threading.Thread(target=blocked, args=(lambda: vm.fork("w"),)),
+    ]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    mount.process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join(limit(20))
+        assert not thread.is_alive()
+    os.close(stdin)
+    mount.stop()
+
+
+def test_end_with_open_files(own_mount):
+    mount = own_mount()
+    fd = os.open(mount / "README", os.O_RDONLY)
+    mount.stop()
+    with pytest.raises(OSError):
+        os.read(fd, 10)
+    os.close(fd)
+
+
+def test_sigint_ends_it_too(own_mount):
+    mount = own_mount()
+    mount.process.send_signal(signal.SIGINT)
+    mount.stop()
+
+
+def test_unmounting_ends_it(own_mount):
+    mount = own_mount()
+    pid = mount.create("vm").pid
+    subprocess.run(["fusermount3", "-u", mount.path], check=True)
+    assert mount.process.wait(limit(20)) == 0
+    mount.check_clean()
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_machines_die_with_a_killed_daemon(own_mount):
+    mount = own_mount()
+    pid = mount.create("vm").pid
+    mount.kill()
+    wait_gone(pid)
+
+
+def test_a_stale_mount_is_replaced(own_mount):
+    """After kill -9 the mount point answers ENOTCONN; the next daemon takes it over."""
+    mount = own_mount()
+    mount.process.kill()
+    mount.process.wait()
+    with fails(errno.ENOTCONN):
+        os.listdir(mount.path)
+    mount.start()
+    assert "README" in os.listdir(mount.path)
+    mount.stop()
+
+
+def test_it_can_go_to_the_background(build, guest, engine, new_state, tmp_path):
+    """Without -f the command returns when the tree is there."""
+    path = tmp_path / "m"
+    path.mkdir()
+    subprocess.run(
+        [build / "sbxfs", "--state", new_state(), "--engine", engine, "--guest", guest, path],
+        check=True, timeout=limit(20), stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert "README" in os.listdir(path)
+    finally:
+        subprocess.run(["fusermount3", "-u", path], check=True)
+
+
+@pytest.mark.parametrize(
+    "args", [["--nosuch"], [], ["--engine", "nosuch", "m"], ["nosuchdir"], ["--state", "/proc/nosuch", "m"], ["m", "x"]]
+)
+def test_bad_command_lines(build, tmp_path, args):
+    (tmp_path / "m").mkdir()
+    done = subprocess.run(
+        [build / "sbxfs", *args], cwd=tmp_path, capture_output=True, text=True, timeout=limit(20), check=False
+    )
+    assert done.returncode != 0 and done.stderr.strip()
+    assert not os.path.ismount(tmp_path / "m")
+
+
+def test_a_state_directory_below_the_mount_is_refused(build, tmp_path):
+    (tmp_path / "m/s").mkdir(parents=True)
+    done = subprocess.run(
+        [build / "sbxfs", "-f", "--state", tmp_path / "m/s", tmp_path / "m"],
+        capture_output=True, text=True, timeout=limit(20), check=False,
+    )  # fmt: skip
+    assert done.returncode != 0 and done.stderr.strip()
+
+
+def test_no_descriptor_leaks(sbx, prepared):
+    """As many open files after as before."""
+    count = lambda: len(os.listdir(f"/proc/{sbx.process.pid}/fd"))  # noqa: E731
+
+    def round_trip(i):
+        vm = prepared.fork(f"w{i}")
+        vm.run("echo x > /tmp/f")
+        assert read(vm / "fs/tmp/f") == "x\n"
+        vm.job("true").wait()
+        vm.snapshot().fork(f"v{i}").remove()
+        vm.remove()
+
+    round_trip(0)  # fills pools
+    before = count()
+    for i in range(1, 4):
+        round_trip(i)
+    assert count() <= before + 2
+
+
+def test_layers_of_removed_sandboxes_are_collected(sbx, prepared):
+    layers = sbx.state / "layers"
+    prepared.fork("w0").remove()
+    write(sbx / "ctl", "gc")
+    before = len(os.listdir(layers))
+    for i in range(3):
+        vm = prepared.fork(f"w{i}")
+        vm.snapshot().fork(f"v{i}").remove()
+        vm.remove()
+    write(sbx / "ctl", "gc")
+    assert len(os.listdir(layers)) <= before + 2
+
+
+def test_one_slow_reader_delays_nobody(sbx, vm):
+    """Two hundred blocked readers, and the tree still answers."""
+    job = vm.job("sleep 1000")
+    threads = [threading.Thread(target=lambda: job.wait()) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        assert vm.state == "running"
+    assert vm.run("echo quick") == "quick\n"
+    job.ctl("kill KILL")
+    for thread in threads:
+        thread.join(limit(20))
+        assert not thread.is_alive()
+
+
+def test_a_flood_of_output_delays_nobody(vm):
+    job = vm.job("yes")
+    fd = os.open(job / "stdout", os.O_RDONLY)
+    for _ in range(20):
+        assert os.read(fd, 65536)
+        assert vm.state == "running"
+    job.ctl("kill KILL")
+    read_all(fd)
+    os.close(fd)
+
+
+def test_options_are_listed(build):
+    done = subprocess.run([build / "sbxfs", "--help"], capture_output=True, text=True, timeout=limit(20), check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0 and all(option in text for option in ("--state", "--engine", "-f"))
