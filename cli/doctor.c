@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * doctor.c - sbx doctor: what this host can do, and why
+ *
+ * One line a finding, "ok" or "no" and the reason; then which engine `--engine auto` takes, which is also the
+ * exit status: 0 if there is one.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli/sbx.h"
+#include "util/loop.h"
+#include "vm/engine.h"
+#include "vm/probe.h"
+
+static void finding(bool ok, const char *what, const char *why)
+{
+	printf("%s  %-10s %s\n", ok ? "ok" : "no", what, why);
+}
+
+static void check_device(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	finding(fd >= 0, path, fd >= 0 ? "opens" : strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
+/* The first line a command prints; the command is ours, no input is in it. */
+static void check_program(const char *what, const char *command, const char *missing)
+{
+	char line[256] = "";
+	FILE *p = popen(command, "re");
+
+	if (p) {
+		if (fgets(line, sizeof(line), p))
+			line[strcspn(line, "\n")] = '\0';
+		pclose(p);
+	}
+	finding(line[0], what, line[0] ? line : missing);
+}
+
+static void check_cpu(void)
+{
+	const struct kvm_probe *probe = kvm_probe();
+	char text[128];
+
+	if (probe->vmx || probe->svm)
+		snprintf(text, sizeof(text), "%s", probe->svm ? "SVM" : "VMX");
+	else
+		snprintf(text, sizeof(text), "neither VMX nor SVM");
+	finding(probe->vmx || probe->svm, "cpu", text);
+	if (probe->mips > 0) {
+		snprintf(text, sizeof(text), "%.1f million guest instructions a second%s", probe->mips,
+			 probe->err.code ? ": ring 0 is emulated" : "");
+		finding(!probe->err.code, "kvm speed", text);
+	}
+}
+
+static void check_file(const char *what, const char *path)
+{
+	char text[PATH_MAX + 128];
+	bool ok = !access(path, R_OK);
+
+	snprintf(text, sizeof(text), ok ? "%s" : "%s is missing: make guest", path);
+	finding(ok, what, text);
+}
+
+/* Others than root may mount for all users only where fuse.conf allows it. */
+static void check_fuse_conf(void)
+{
+	char line[256];
+	bool allowed = false;
+	FILE *f;
+
+	if (!getuid())
+		return;
+	f = fopen("/etc/fuse.conf", "re");
+	while (f && fgets(line, sizeof(line), f))
+		allowed |= !strncmp(line, "user_allow_other", 16);
+	if (f)
+		fclose(f);
+	finding(allowed, "fuse.conf",
+		allowed ? "user_allow_other" : "no user_allow_other: only you see your mount");
+}
+
+static int check_engines(const struct engine_env *env)
+{
+	const struct engine *const *e, *chosen;
+	struct err err = { 0 };
+	char how[512];
+
+	for (e = engines; *e; e++) {
+		bool ok = !(*e)->probe(env, how, sizeof(how), &err);
+
+		finding(ok, (*e)->name, ok ? how : err.text);
+	}
+	chosen = engine_select(env, "auto", how, sizeof(how), &err);
+	if (!chosen) {
+		printf("engine none\n");
+		return 1;
+	}
+	printf("engine %s\n", chosen->name);
+	return 0;
+}
+
+/* Where `make` and `make install` put the guest's files, seen from this program. */
+static void find_guest(char *ret, size_t size)
+{
+	static const char *const places[] = { "guest", "../guest", "../share/sbxfs" };
+	char self[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	size_t i;
+
+	if (n < 0)
+		n = 0;
+	self[n] = '\0';
+	if (strrchr(self, '/'))
+		*strrchr(self, '/') = '\0';
+	for (i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		snprintf(ret, size, "%s/%s", self, places[i]);
+		if (!access(ret, F_OK))
+			return;
+	}
+	snprintf(ret, size, "%s/guest", self);
+}
+
+int cmd_doctor(int argc, char **argv)
+{
+	static const struct option options[] = { { "guest", required_argument, NULL, 'g' }, { 0 } };
+	char guest[PATH_MAX + 32] = "", kernel[sizeof(guest) + 16], initrd[sizeof(guest) + 16];
+	struct engine_env env = { .kernel = kernel, .initrd = initrd, .libexec = "", .runtime = "/tmp" };
+	int opt, status;
+
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (opt != 'g') {
+			fprintf(stderr, "usage: sbx doctor [--guest DIR]\n");
+			return SBX_USAGE;
+		}
+		snprintf(guest, sizeof(guest), "%s", optarg);
+	}
+	if (!guest[0])
+		find_guest(guest, sizeof(guest));
+	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", guest);
+	snprintf(initrd, sizeof(initrd), "%s/initramfs", guest);
+	env.loop = loop_new();
+	if (!env.loop) {
+		fprintf(stderr, "sbx: %s\n", strerror(errno));
+		return 1;
+	}
+	check_cpu();
+	check_device("/dev/kvm");
+	check_device("/dev/fuse");
+	check_fuse_conf();
+	check_program("fusermount", "fusermount3 -V 2>/dev/null", "fusermount3 is not installed");
+	check_program("qemu", "qemu-system-x86_64 --version 2>/dev/null",
+		      "qemu-system-x86_64 is not installed");
+	check_program("qemu-img", "qemu-img --version 2>/dev/null", "qemu-img is not installed");
+	check_file("guest", kernel);
+	check_file("guest", initrd);
+	status = check_engines(&env);
+	loop_free(env.loop);
+	return status;
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sbx.h - the subcommands of sbx
+ *
+ * Each takes what follows its name, its name as argv[0], and returns an exit status: SBX_USAGE after a usage
+ * message, SBX_FAILED after one of what went wrong, both on stderr.
+ */
+#ifndef SBX_CLI_SBX_H
+#define SBX_CLI_SBX_H
+
+enum {
+	SBX_USAGE = 2,
+	/* exec: sbx failed, not the command; and the command could not be started (as env(1) and others have
+	   it) */
+	SBX_FAILED = 125,
+	SBX_NOT_FOUND = 127,
+};
+
+int cmd_exec(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
+
+#endif
