@@ -31,10 +31,10 @@ LINK = $(CC) -pie -pthread -Wl,-z,relro,-z,now $(SANFLAGS) -o $@ $^ $(PKG_LIBS) 
 
 # Every program is one file with a main() and what it needs of the library.
 MAINS := fs/main.c cli/sbx.c vm/kvm/main.c vm/guest/agent.c
-LIB_SRC := $(filter-out $(MAINS) $(wildcard vm/guest/agent*.c),$(wildcard util/*.c snap/*.c vm/*.c vm/qemu/*.c vm/kvm/*.c vm/guest/*.c))
+LIB_SRC := $(filter-out $(MAINS),$(wildcard util/*.c snap/*.c vm/*.c vm/qemu/*.c vm/kvm/*.c vm/guest/*.c))
 FS_SRC := $(filter-out $(MAINS),$(wildcard fs/*.c))
 CLI_SRC := $(filter-out $(MAINS),$(wildcard cli/*.c))
-AGENT_SRC := $(wildcard vm/guest/agent*.c) vm/guest/proto.c util/buf.c
+AGENT_SRC := $(wildcard vm/guest/agent*.c) vm/guest/proto.c util/buf.c util/err.c
 UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))

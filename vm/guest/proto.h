@@ -3,14 +3,17 @@
  * proto.h - what the host and sbx-agent say to each other over the agent channel
  *
  * The channel is a byte stream (a virtio-console port named "sbx.agent" in the guest). Everything on it is a
- * frame: a 16-byte header and at most PROTO_PAYLOAD_MAX bytes of payload, all numbers little-endian, strings
- * and byte runs with a u32 length before them (util/buf.h). Neither side trusts the other's lengths.
+ * frame: a 16-byte header, at most PROTO_PAYLOAD_MAX bytes of payload and a 4-byte trailer, all numbers
+ * little-endian, strings and byte runs with a u32 length before them (util/buf.h). Neither side trusts the
+ * other's lengths.
  *
  * Capture and the channel. A machine is captured with the channel empty: the host sends QUIESCE, the guest
  * answers QUIESCED and then says nothing until the host speaks again, so that no frame is cut in two by the
  * capture. A guest that does not answer in time is captured all the same; then the stream may be cut
- * anywhere, and the host says RESYNC. Either way the host opens the channel of a resumed or forked machine
- * with ATTACH, which carries a new generation, and drops every frame of an older one.
+ * anywhere, and the host sends a preamble of PROTO_RESYNC zero bytes first: they complete a frame that was
+ * cut, and the trailer, which is then zero, tells that it is not to be believed. A guest that saw a preamble
+ * sends one of its own before it answers. Either way the host opens the channel of a resumed or forked
+ * machine with ATTACH, which carries a new generation, and drops every frame of an older one.
  *
  * Flow control is per job and absolute: a side may send stream bytes up to the offset the other granted (as
  * QUIC's MAX_STREAM_DATA). The guest grants stdin as the command reads it; the host grants stdout and stderr
@@ -27,10 +30,14 @@
 
 enum {
 	PROTO_VERSION = 1,
-	PROTO_MAGIC = 0x31584253, /* "SBX1" */
+	PROTO_MAGIC = 0x31584253,         /* "SBX1" */
+	PROTO_TRAILER_MAGIC = 0x30584253, /* "SBX0" */
 	PROTO_HEADER = 16,
+	PROTO_TRAILER = 4,
 	PROTO_PAYLOAD_MAX = 64 * 1024,
-	PROTO_DATA_MAX = 32 * 1024, /* stream or file bytes in one frame */
+	PROTO_RESYNC = PROTO_HEADER + PROTO_PAYLOAD_MAX + PROTO_TRAILER,
+	PROTO_SPEC_MAX = PROTO_PAYLOAD_MAX - 256, /* an encoded job_spec; what job_info adds to it fits */
+	PROTO_DATA_MAX = 32 * 1024,               /* stream or file bytes in one frame */
 	PROTO_NAME_MAX = 64,
 	PROTO_PORT_MAX = 16,
 };
@@ -112,9 +119,10 @@ enum { IDENTITY_ENTROPY = 64, IDENTITY_MACHINE_ID = 16, IDENTITY_ENV_MAX = 256 }
  */
 enum fs_op {
 	FS_GETATTR = 1, /* str path -> attr */
-	FS_SETATTR,     /* str path, u32 handle (0: none), u32 valid (enum fs_valid), attr -> attr */
+	FS_SETATTR,  /* str path, u32 handle (0: none; else path is not looked at), u32 valid (enum fs_valid;
+			0:  just ask), attr -> attr */
 	FS_READDIR,  /* str path, u64 cookie -> u8 more, u32 count, then count of: u64 next cookie, str name,
-			attr */
+			attr; "." and ".." are left out */
 	FS_READLINK, /* str path -> str target */
 	FS_OPEN,     /* str path, u32 flags (O_ACCMODE|O_TRUNC|O_APPEND) -> u32 handle, attr */
 	FS_CREATE,   /* str path, u32 flags, u32 mode, u32 uid, u32 gid -> u32 handle, attr */
@@ -157,7 +165,7 @@ struct job_spec {
 	int stdin_open; /* 0: /dev/null */
 };
 void job_spec_put(struct buf *buf, const struct job_spec *spec);
-/* 0, -EBADMSG or -ENOMEM; on success spec owns what it points at. */
+/* 0, -EBADMSG, -E2BIG (above PROTO_SPEC_MAX) or -ENOMEM; on success spec owns what it points at. */
 int job_spec_get(struct reader *r, struct job_spec *spec);
 void job_spec_release(struct job_spec *spec);
 
