@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""What `make check` runs beside the end-to-end suite on the normal build: programs in C, and the suite in other places.
+
+Each is one pytest item, so that one summary line covers everything.
+"""
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+FUZZ_SECONDS = int(os.environ.get("FUZZ_SECONDS", "20"))
+SANITIZER_ENV = {
+    "ASAN_OPTIONS": "abort_on_error=1:detect_stack_use_after_return=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+}
+
+
+def run(argv, seconds, env=None):
+    """A program that must succeed; all that it started ends with it."""
+    process = subprocess.Popen(
+        list(map(str, argv)), cwd=TOP, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        code = process.wait(seconds)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert code == 0, f"{' '.join(map(str, argv))} ended with {code}"
+
+
+def programs(directory):
+    found = sorted(p for p in (TOP / directory).glob("*") if p.is_file() and os.access(p, os.X_OK))
+    return [pytest.param(p, id=p.name) for p in found]
+
+
+def suite(build, engine, *args):
+    return ["/usr/bin/python3", "-m", "pytest", "-q", "tests/e2e", "--build", build, "--engine", engine, *args]
+
+
+def engines():
+    """Those this build has, and whether they run here."""
+    done = subprocess.run([TOP / "build/sbx", "doctor"], capture_output=True, text=True, check=False)
+    found = {}
+    for line in done.stdout.splitlines():
+        words = line.split()
+        if words[:1] in (["ok"], ["no"]) and words[1] in ("qemu", "kvm"):
+            found[words[1]] = words[0] == "ok"
+    return found
+
+
+ENGINES = engines()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("program", programs("build/unit"))
+def test_unit(program):
+    run([program], 110)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("program", programs("build/san/unit"))
+def test_unit_sanitized(program):
+    run([program], 170, SANITIZER_ENV)
+
+
+@pytest.mark.timeout(FUZZ_SECONDS + 60)
+@pytest.mark.parametrize("program", programs("build/fuzz"))
+def test_fuzz(program, tmp_path):
+    """What a run finds new stays in build/corpus, and the next run begins with it."""
+    corpus = TOP / "build/corpus" / program.name
+    corpus.mkdir(parents=True, exist_ok=True)
+    crashes = f"-artifact_prefix={TOP}/build/corpus/{program.name}-"
+    run([program, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-print_final_stats=1", crashes, corpus], FUZZ_SECONDS + 50)
+
+
+@pytest.mark.timeout(2400)
+@pytest.mark.skipif(not (TOP / "build/san/sbxfs").exists(), reason="there is no sanitizer build")
+def test_suite_sanitized():
+    """The end-to-end suite with a daemon that watches its own memory."""
+    run(suite("build/san", "qemu"), 2390, SANITIZER_ENV)
+
+
+if "kvm" in ENGINES:
+
+    @pytest.mark.timeout(2400)
+    def test_suite_on_kvm():
+        """On this host where it can, else in the lab."""
+        argv = suite("build", "kvm")
+        if not ENGINES["kvm"]:
+            argv = ["tests/lab/lab", "-t", "2300", *argv, "--basetemp", "/scratch/pytest"]
+        run(argv, 2390)
