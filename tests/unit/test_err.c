@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+#include "util/err.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "tests/unit/unit.h"
+
+static void a_sentence_is_kept(void)
+{
+	struct err err = { 0 };
+
+	CHECK(err_set(&err, -EINVAL, "no verb '%s'", "bogus") == -EINVAL);
+	CHECK(err.code == -EINVAL && !strcmp(err.text, "no verb 'bogus'"));
+	CHECK(err_sys(&err, -ENOENT, "cannot open %s", "x") == -ENOENT);
+	CHECK(err.code == -ENOENT && !strcmp(err.text, "cannot open x: No such file or directory"));
+	CHECK(err_prefix(&err, "image %d", 7) == -ENOENT);
+	CHECK(!strcmp(err.text, "image 7: cannot open x: No such file or directory"));
+}
+
+static void without_a_place_only_the_code_is_kept(void)
+{
+	CHECK(err_set(NULL, -EBUSY, "dropped %d", 1) == -EBUSY);
+	CHECK(err_sys(NULL, -EIO, "dropped") == -EIO);
+}
+
+static void long_sentences_are_cut(void)
+{
+	char long_text[3 * ERR_TEXT_MAX];
+	struct err err = { 0 };
+
+	memset(long_text, 'x', sizeof(long_text) - 1);
+	long_text[sizeof(long_text) - 1] = '\0';
+	err_set(&err, -EINVAL, "%s", long_text);
+	CHECK(strlen(err.text) == ERR_TEXT_MAX - 1);
+	err_sys(&err, -EINVAL, "%s", long_text);
+	CHECK(strlen(err.text) <= ERR_TEXT_MAX - 1);
+	err_prefix(&err, "%s", long_text);
+	CHECK(strlen(err.text) <= ERR_TEXT_MAX - 1 && err.text[0] == 'x');
+}
+
+int main(void)
+{
+	TEST(a_sentence_is_kept);
+	TEST(without_a_place_only_the_code_is_kept);
+	TEST(long_sentences_are_cut);
+	return 0;
+}
