@@ -32,6 +32,8 @@ pid_t process_pid(const struct process *process);
 void process_kill(struct process *process, int signal);
 /* SIGKILL, and nobody is told: the process is reaped in the background. */
 void process_abandon(struct process *process);
+/* Wait until no abandoned child is left. */
+void process_reap_abandoned(void);
 /* Children not yet reaped, abandoned ones too. */
 unsigned process_count(void);
 

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * process.c - child processes of the daemon
+ *
+ * A child is made with vfork(2): the daemon stands still for the microseconds until execve, and its page
+ * tables, which may be large, are not copied. Until then the child shares our memory, so it makes system
+ * calls only, and it reports a failure by storing errno where we see it.
+ *
+ * Every other descriptor is closed in the child, whether or not somebody forgot O_CLOEXEC. The end of a child
+ * is seen through its pidfd, which no other process can ever reuse.
+ */
+#include "vm/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct process {
+	struct list link;
+	pid_t pid;
+	int pidfd;
+	struct watch *watch;
+	process_exit_fn fn; /* NULL: abandoned */
+	void *arg;
+};
+
+/* Children not yet reaped; they belong to the daemon as a whole, as the kernel sees it. */
+static struct list children = LIST_INIT(children);
+
+unsigned process_count(void)
+{
+	const struct list *at;
+	unsigned n = 0;
+
+	for (at = children.next; at != &children; at = at->next)
+		n++;
+	return n;
+}
+
+static int child_stdio(int fd, int target, int flags)
+{
+	if (fd < 0)
+		fd = open("/dev/null", flags);
+	if (fd < 0)
+		return -1;
+	/* dup2 onto itself would leave close-on-exec set. */
+	return fd == target ? fcntl(fd, F_SETFD, 0) : dup2(fd, target);
+}
+
+/* In the child of vfork: what is here may only make system calls. Returns an errno if execve did not happen.
+ */
+static int child(const struct process_spec *spec, pid_t parent)
+{
+	struct sigaction dfl = { .sa_handler = SIG_DFL };
+	sigset_t none;
+	unsigned i;
+
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+		return errno;
+	if (getppid() != parent)
+		_exit(1); /* the daemon died before the line above: nobody waits for us */
+	if (close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
+		return errno;
+	for (i = 0; i < spec->nkeep; i++)
+		if (fcntl(spec->keep[i], F_SETFD, 0) < 0)
+			return errno;
+	if (child_stdio(spec->stdin_fd, STDIN_FILENO, O_RDONLY) < 0 ||
+	    child_stdio(spec->stdout_fd, STDOUT_FILENO, O_WRONLY) < 0)
+		return errno;
+	if (spec->stderr_fd >= 0 && child_stdio(spec->stderr_fd, STDERR_FILENO, O_WRONLY) < 0)
+		return errno;
+	/* A process group of its own keeps the terminal's Ctrl-C with the daemon. */
+	if (setpgid(0, 0) < 0)
+		return errno;
+	sigaction(SIGPIPE, &dfl, NULL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	execvp(spec->argv[0], (char *const *)spec->argv);
+	return errno;
+}
+
+static void reap(struct process *process)
+{
+	process_exit_fn fn = process->fn;
+	void *fn_arg = process->arg;
+	int status = 0;
+
+	while (waitpid(process->pid, &status, 0) < 0 && errno == EINTR)
+		;
+	watch_free(process->watch);
+	close(process->pidfd);
+	list_del(&process->link);
+	free(process);
+	if (fn)
+		fn(fn_arg, status);
+}
+
+static void on_exit_event(void *arg, uint32_t events)
+{
+	(void)events;
+	reap(arg);
+}
+
+void process_reap_abandoned(void)
+{
+	struct process *process, *next;
+
+	/* They were sent SIGKILL, so the wait is short. */
+	list_for_each_safe (process, next, &children, link)
+		if (!process->fn)
+			reap(process);
+}
+
+int process_spawn(struct loop *loop, const struct process_spec *spec, process_exit_fn fn, void *arg,
+		  struct process **ret, struct err *err)
+{
+	struct process *process = calloc(1, sizeof(*process));
+	const pid_t self = getpid();
+	volatile int failure = 0;
+	sigset_t all, old;
+
+	if (!process)
+		return err_sys(err, -ENOMEM, "cannot start %s", spec->argv[0]);
+	process->fn = fn;
+	process->arg = arg;
+
+	/* No handler of ours may run in the child, on memory that is ours. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	/* NOLINTNEXTLINE(clang-analyzer-security.insecureAPI.vfork): see the top of this file */
+	process->pid = vfork();
+	if (process->pid == 0) {
+		failure = child(spec, self);
+		_exit(127);
+	}
+	if (process->pid < 0)
+		failure = errno;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (process->pid < 0)
+		goto fail;
+	if (failure)
+		goto fail_child;
+	process->pidfd = pidfd_open(process->pid, 0);
+	if (process->pidfd < 0) {
+		failure = errno;
+		goto fail_child;
+	}
+	process->watch = watch_new(loop, process->pidfd, EPOLLIN, on_exit_event, process);
+	if (!process->watch) {
+		failure = ENOMEM;
+		close(process->pidfd);
+		goto fail_child;
+	}
+	list_add(&children, &process->link);
+	*ret = process;
+	return 0;
+
+fail_child:
+	kill(process->pid, SIGKILL);
+	while (waitpid(process->pid, NULL, 0) < 0 && errno == EINTR)
+		;
+fail:
+	free(process);
+	return err_sys(err, -failure, "cannot start %s", spec->argv[0]);
+}
+
+pid_t process_pid(const struct process *process)
+{
+	return process->pid;
+}
+
+void process_kill(struct process *process, int signal)
+{
+	/* Not reaped yet, so the number is still its own. */
+	kill(process->pid, signal);
+}
+
+void process_abandon(struct process *process)
+{
+	process->fn = NULL;
+	kill(process->pid, SIGKILL);
+}

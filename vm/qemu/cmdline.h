@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* cmdline.h - the command line that makes QEMU the machine we want, at boot and for each of its forks */
+#ifndef SBX_VM_QEMU_CMDLINE_H
+#define SBX_VM_QEMU_CMDLINE_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "snap/template.h"
+
+enum { QEMU_ARGS_MAX = 96 };
+
+#define QEMU_PROGRAM "qemu-system-x86_64"
+
+/* All descriptors are inherited at these numbers. */
+struct qemu_config {
+	const struct machine *machine;
+	uint64_t ram_size;
+	bool kvm;           /* else TCG */
+	bool fork;          /* map the RAM privately and wait for the state; else boot */
+	const char *kernel; /* of a boot */
+	const char *initrd;
+	const char *disk;
+	int qmp_fd, agent_fd, console_fd, ram_fd;
+};
+
+struct qemu_args {
+	char *argv[QEMU_ARGS_MAX + 1]; /* NULL-terminated */
+	unsigned n;
+	bool failed;
+};
+
+/* 0 or -ENOMEM; release either way. */
+int qemu_args_build(struct qemu_args *args, const struct qemu_config *config);
+void qemu_args_release(struct qemu_args *args);
+
+/*
+ * The block node of overlay number n, for -blockdev and blockdev-add; NULL when out of memory. One that is
+ * to be put on top of the present disk (`detached`) does not open its backing file itself.
+ */
+cJSON *qemu_disk_node(unsigned n, const char *path, bool detached);
+
+enum { QEMU_NODE_NAME_MAX = 24 };
+void qemu_disk_node_name(char name[QEMU_NODE_NAME_MAX], unsigned n);
+
+#endif

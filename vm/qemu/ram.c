@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ram.c - copy the RAM of a stopped machine into a template's memfd
+ *
+ * The kernel knows which pages of a private mapping are the process's own: in /proc/PID/pagemap they are
+ * present or swapped, and not "file-page or shared-anon" (Documentation/admin-guide/mm/pagemap.rst). Those
+ * are read through /proc/PID/mem. All others come from the memfd, of which only the allocated extents are
+ * read: a hole is zero. So nothing is ever faulted in, neither in the process nor in the memfd, and an
+ * untouched gigabyte costs a look at its page tables.
+ *
+ * The mapping is found by the memfd's inode in /proc/PID/maps. Whatever a compromised process has done to its
+ * address space, offsets are checked against the size of the RAM and the rest harms only its own copy.
+ */
+#include "vm/qemu/ram.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "snap/template.h"
+
+enum {
+	CHUNK = 256 << 10,    /* bytes copied at once: stays in the second level cache */
+	MAPPINGS_MAX = 64,    /* pieces of one RAM in the process; QEMU makes one */
+	PAGEMAP_BATCH = 8192, /* entries read at once: 32 MiB of RAM */
+};
+
+#define PM_PRESENT (1ull << 63)
+#define PM_SWAPPED (1ull << 62)
+#define PM_FILE (1ull << 61)
+
+struct mapping {
+	uint64_t start, size; /* in the process */
+	uint64_t offset;      /* in the RAM */
+};
+
+struct ram_copy {
+	int ram_fd; /* the caller's */
+	int mem_fd, pagemap_fd, out_fd;
+	uint64_t size;
+	bool shared;
+	struct mapping mappings[MAPPINGS_MAX];
+	unsigned nmappings;
+	uint64_t *own; /* a bit for each page already taken from the process */
+	uint8_t *chunk;
+	uint64_t *entries;
+};
+
+int ram_memfd(const char *name, uint64_t size, struct err *err)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0)
+		return err_sys(err, -errno, "cannot create memory for %s", name);
+	if (ftruncate(fd, (off_t)size) < 0) {
+		err_sys(err, -errno, "cannot size memory for %s", name);
+		close(fd);
+		return -EIO;
+	}
+	return fd;
+}
+
+static int open_proc(pid_t pid, const char *name, struct err *err)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd >= 0 ? fd : err_sys(err, -errno, "cannot open %s", path);
+}
+
+static int find_mappings(struct ram_copy *copy, pid_t pid, struct err *err)
+{
+	unsigned long long start, end, offset, inode;
+	unsigned dev_major, dev_minor;
+	char path[64], *line = NULL;
+	struct mapping *m;
+	size_t size = 0;
+	struct stat st;
+	FILE *f;
+	int rc = 0;
+
+	if (fstat(copy->ram_fd, &st) < 0)
+		return err_sys(err, -errno, "cannot examine the RAM");
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	f = fopen(path, "re");
+	if (!f)
+		return err_sys(err, -errno, "cannot open %s", path);
+	while (!rc && getline(&line, &size, f) > 0) {
+		if (sscanf(line, "%llx-%llx %*s %llx %x:%x %llu", &start, &end, &offset, &dev_major,
+			   &dev_minor, &inode) != 6)
+			continue;
+		if (inode != st.st_ino || makedev(dev_major, dev_minor) != st.st_dev)
+			continue;
+		if (copy->nmappings == MAPPINGS_MAX || offset > copy->size ||
+		    end - start > copy->size - offset) {
+			rc = err_set(err, -EIO, "the machine's process maps its RAM in an unexpected way");
+			continue;
+		}
+		m = &copy->mappings[copy->nmappings++];
+		*m = (struct mapping){ .start = start, .size = end - start, .offset = offset };
+	}
+	if (!rc && !copy->nmappings)
+		rc = err_set(err, -EIO, "the machine's process does not map its RAM");
+	free(line);
+	fclose(f);
+	return rc;
+}
+
+int ram_copy_new(pid_t pid, int ram_fd, uint64_t size, bool shared, struct ram_copy **ret, struct err *err)
+{
+	struct ram_copy *copy = calloc(1, sizeof(*copy));
+	int rc = -ENOMEM;
+
+	if (!copy)
+		return err_sys(err, rc, "cannot capture the RAM");
+	copy->mem_fd = copy->pagemap_fd = copy->out_fd = -1;
+	copy->ram_fd = ram_fd;
+	copy->size = size;
+	copy->shared = shared;
+	copy->own = calloc(size / RAM_PAGE / 64 + 1, sizeof(*copy->own));
+	copy->chunk = malloc(CHUNK);
+	copy->entries = malloc(PAGEMAP_BATCH * sizeof(*copy->entries));
+	if (!copy->own || !copy->chunk || !copy->entries) {
+		err_sys(err, rc, "cannot capture the RAM");
+		goto fail;
+	}
+	rc = copy->out_fd = ram_memfd("sbx-template", size, err);
+	if (rc < 0)
+		goto fail;
+	if (!shared) {
+		rc = find_mappings(copy, pid, err);
+		if (rc)
+			goto fail;
+		rc = copy->mem_fd = open_proc(pid, "mem", err);
+		if (rc < 0)
+			goto fail;
+		rc = copy->pagemap_fd = open_proc(pid, "pagemap", err);
+		if (rc < 0)
+			goto fail;
+	}
+	*ret = copy;
+	return 0;
+
+fail:
+	ram_copy_free(copy);
+	return rc;
+}
+
+static void close_fd(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
+void ram_copy_free(struct ram_copy *copy)
+{
+	if (!copy)
+		return;
+	close_fd(copy->mem_fd);
+	close_fd(copy->pagemap_fd);
+	close_fd(copy->out_fd);
+	free(copy->own);
+	free(copy->chunk);
+	free(copy->entries);
+	free(copy);
+}
+
+static int read_full(int fd, void *data, size_t n, uint64_t offset)
+{
+	uint8_t *p = data;
+
+	while (n) {
+		ssize_t got = pread(fd, p, n, (off_t)offset);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got ? -errno : -EIO;
+		p += got;
+		n -= (size_t)got;
+		offset += (uint64_t)got;
+	}
+	return 0;
+}
+
+static int write_full(int fd, const void *data, size_t n, uint64_t offset)
+{
+	const uint8_t *p = data;
+
+	while (n) {
+		ssize_t done = pwrite(fd, p, n, (off_t)offset);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0)
+			return -errno;
+		p += done;
+		n -= (size_t)done;
+		offset += (uint64_t)done;
+	}
+	return 0;
+}
+
+static bool is_own(const struct ram_copy *copy, uint64_t page)
+{
+	return copy->own[page / 64] & 1ull << page % 64;
+}
+
+static bool is_zero(const uint8_t *page)
+{
+	/* Equal to itself one byte on, and the first byte is zero: memcmp is the fastest loop there is. */
+	return !page[0] && !memcmp(page, page + 1, RAM_PAGE - 1);
+}
+
+/* Copy a run of the RAM, found in fd at `from`; pages that are zero or, if skip_own, taken already stay holes
+ * or as they are. */
+static int copy_run(struct ram_copy *copy, int fd, uint64_t from, uint64_t offset, uint64_t n, bool skip_own)
+{
+	size_t i, pages, first;
+	uint64_t len;
+	int rc;
+
+	for (; n; n -= len, from += len, offset += len) {
+		len = n < CHUNK ? n : CHUNK;
+		rc = read_full(fd, copy->chunk, len, from);
+		pages = len / RAM_PAGE;
+		for (i = 0; !rc && i < pages; i++) {
+			for (first = i; i < pages; i++)
+				if (is_zero(copy->chunk + i * RAM_PAGE) ||
+				    (skip_own && is_own(copy, offset / RAM_PAGE + i)))
+					break;
+			if (i > first)
+				rc = write_full(copy->out_fd, copy->chunk + first * RAM_PAGE,
+						(i - first) * RAM_PAGE, offset + first * RAM_PAGE);
+		}
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* Copy what the process has written of one mapping. */
+static int copy_own(struct ram_copy *copy, const struct mapping *m)
+{
+	const uint64_t pages = m->size / RAM_PAGE;
+	const uint64_t base = m->offset / RAM_PAGE;
+	uint64_t at, batch, i, first, page;
+	int rc;
+
+	for (at = 0; at < pages; at += batch) {
+		batch = pages - at < PAGEMAP_BATCH ? pages - at : PAGEMAP_BATCH;
+		rc = read_full(copy->pagemap_fd, copy->entries, batch * sizeof(*copy->entries),
+			       (m->start / RAM_PAGE + at) * sizeof(*copy->entries));
+		for (i = 0; !rc && i < batch; i++) {
+			for (first = i; i < batch; i++) {
+				if (!(copy->entries[i] & (PM_PRESENT | PM_SWAPPED)) ||
+				    (copy->entries[i] & PM_FILE))
+					break;
+				page = base + at + i;
+				copy->own[page / 64] |= 1ull << page % 64;
+			}
+			if (i > first)
+				rc = copy_run(copy, copy->mem_fd, m->start + (at + first) * RAM_PAGE,
+					      (base + at + first) * RAM_PAGE, (i - first) * RAM_PAGE, false);
+		}
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* Copy the allocated extents of the memfd but for the pages taken from the process. */
+static int copy_memfd(struct ram_copy *copy)
+{
+	off_t data, hole = 0;
+	int rc = 0;
+
+	while (!rc && (uint64_t)hole < copy->size) {
+		data = lseek(copy->ram_fd, hole, SEEK_DATA);
+		if (data < 0)
+			return errno == ENXIO ? 0 : -errno;
+		hole = lseek(copy->ram_fd, data, SEEK_HOLE);
+		if (hole < 0)
+			return -errno;
+		rc = copy_run(copy, copy->ram_fd, (uint64_t)data, (uint64_t)data, (uint64_t)(hole - data),
+			      true);
+	}
+	return rc;
+}
+
+int ram_copy_live(struct ram_copy *copy)
+{
+	unsigned i;
+	int rc = 0;
+
+	if (copy->shared)
+		return copy_memfd(copy);
+	for (i = 0; !rc && i < copy->nmappings; i++)
+		rc = copy_own(copy, &copy->mappings[i]);
+	return rc;
+}
+
+int ram_copy_rest(struct ram_copy *copy)
+{
+	return copy->shared ? 0 : copy_memfd(copy);
+}
+
+int ram_copy_take(struct ram_copy *copy, struct err *err)
+{
+	int fd = copy->out_fd;
+
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return err_sys(err, -errno, "cannot seal the captured RAM");
+	copy->out_fd = -1;
+	return fd;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ram.h - copy the RAM of a stopped machine into a template's memfd
+ *
+ * A machine's RAM is a memfd that its process maps whole: shared by a machine that booted, privately by a
+ * fork, whose own pages are then the ones it has written. The copy has two parts:
+ *
+ *   ram_copy_live   what may change once the machine goes on: all of a shared mapping, and a fork's own
+ *                   pages. The machine must stand still.
+ *   ram_copy_rest   what a fork has not written: it comes from the template below, which never changes, so
+ *                   the machine may run again meanwhile.
+ *
+ * Both are [worker] functions of loop_work(); zero pages become holes.
+ */
+#ifndef SBX_VM_QEMU_RAM_H
+#define SBX_VM_QEMU_RAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "util/err.h"
+
+/* A memfd that can be sealed; negative errno on failure. */
+int ram_memfd(const char *name, uint64_t size, struct err *err);
+
+struct ram_copy;
+
+/*
+ * Prepare to copy the mapping of memfd `ram_fd`, `size` bytes, in process `pid`. ram_fd stays the caller's,
+ * and open until the copy is freed. -EIO if the process does not map it.
+ */
+int ram_copy_new(pid_t pid, int ram_fd, uint64_t size, bool shared, struct ram_copy **ret, struct err *err);
+void ram_copy_free(struct ram_copy *copy); /* NULL is allowed */
+
+int ram_copy_live(struct ram_copy *copy); /* [worker] */
+int ram_copy_rest(struct ram_copy *copy); /* [worker] */
+
+/* Seal the finished copy and hand it over; negative errno on failure. */
+int ram_copy_take(struct ram_copy *copy, struct err *err);
+
+#endif

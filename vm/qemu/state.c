@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * state.c - the line before QEMU's stream in a template's device state
+ *
+ * QEMU's stream does not say which accelerator or version wrote it, and loading it into another machine fails
+ * late, with a message about some device, or not at all. microvm is not a versioned machine type, so only
+ * the same release series is safe.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vm/qemu/vm.h"
+
+#define MAGIC "sbxfs-qemu-1"
+
+static const char *accel_name(bool kvm)
+{
+	return kvm ? "kvm" : "tcg";
+}
+
+int state_header_write(int fd, const struct vm *vm, struct err *err)
+{
+	char line[STATE_HEADER] = { 0 };
+
+	snprintf(line, sizeof(line), "%s %s %s microvm\n", MAGIC, accel_name(vm->kvm), vm->version);
+	if (pwrite(fd, line, sizeof(line), 0) != sizeof(line))
+		return err_set(err, -ENOMEM, "cannot write the captured state");
+	return 0;
+}
+
+int state_header_check(int fd, const struct vm *vm, struct err *err)
+{
+	char line[STATE_HEADER + 1] = { 0 };
+	char accel[8];
+	unsigned theirs[2], ours[2];
+
+	if (pread(fd, line, STATE_HEADER, 0) != STATE_HEADER ||
+	    sscanf(line, MAGIC " %7s %u.%u", accel, &theirs[0], &theirs[1]) != 3)
+		return err_set(err, -EINVAL, "the snapshot's device state is not QEMU's");
+	if (sscanf(vm->version, "%u.%u", &ours[0], &ours[1]) != 2)
+		return err_set(err, -EINVAL, "QEMU does not say its version");
+	if (strcmp(accel, accel_name(vm->kvm)) != 0)
+		return err_set(err, -EINVAL,
+			       "the snapshot was taken with QEMU's accelerator %s, this host uses %s", accel,
+			       accel_name(vm->kvm));
+	if (memcmp(theirs, ours, sizeof(ours)) != 0)
+		return err_set(err, -EINVAL, "the snapshot was taken by QEMU %u.%u, this host has %u.%u",
+			       theirs[0], theirs[1], ours[0], ours[1]);
+	return 0;
+}

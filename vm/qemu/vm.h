@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+/* vm.h - a machine that QEMU runs; shared by engine.c (its life) and capture.c */
+#ifndef SBX_VM_QEMU_VM_H
+#define SBX_VM_QEMU_VM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vm/engine.h"
+#include "vm/process.h"
+#include "vm/qemu/qmp.h"
+
+struct ram_copy;
+
+/* A callback that is owed. */
+struct pending {
+	vm_done_fn done; /* NULL: none */
+	void *arg;
+};
+
+struct capture {
+	bool active;
+	struct vm_capture calls;
+	char *next_disk;
+	int state_fd;
+	struct ram_copy *ram;
+	struct template *template;
+	bool node_added, fd_passed; /* to be undone on failure */
+	bool frozen;
+	bool working; /* a thread has `ram`, and a hold on the machine */
+	uint64_t began_ns;
+	struct err err;
+	struct timer defer;
+};
+
+struct vm {
+	const struct engine_env *env;
+	const struct vm_events *events; /* NULL: prepared, nobody's yet */
+	void *owner;
+	unsigned holds; /* who needs the struct, its RAM and its base: freed when none is left */
+	bool destroyed;
+
+	struct machine machine;
+	uint64_t ram_size;
+	int ram_fd; /* the memfd its process maps: its own after a boot, the template's in a fork */
+	struct template *base; /* of a fork */
+	bool kvm;
+
+	struct process *process;  /* NULL when it has ended */
+	struct qmp *qmp;          /* NULL when lost */
+	int agent[2], console[2]; /* [0] ours, [1] QEMU's: kept, so that our end stays open without it */
+	int log_fd;               /* its stderr, a memfd */
+	char version[32];         /* QEMU's */
+	int state_fd;             /* of a fork: at the start of QEMU's stream, which its process reads */
+
+	bool ready;             /* runs (boot) or is loaded (fork) */
+	bool start_wanted;      /* vm_start came before ready */
+	bool guest_off;         /* the guest powered off */
+	bool guest_reset;       /* the guest reset the machine */
+	struct err broken;      /* why we gave it up; code 0: we did not */
+	struct pending loading; /* of boot or prepare */
+	struct pending op;      /* of start, pause, resume or resize */
+	struct err op_err;      /* what answer_later says */
+	uint64_t op_began_ns;
+	uint64_t stop_ns;  /* how long the last stop took */
+	unsigned overlays; /* the number of the disk node it writes to */
+	struct timer defer;
+	struct capture capture;
+};
+
+/* Give the machine up: its process is killed, and what is pending ends with this error once it is dead. */
+void vm_break(struct vm *vm, const struct err *err);
+
+/* Send a command; if that fails the machine is broken. */
+void vm_command(struct vm *vm, const char *command, cJSON *arguments, int pass_fd, qmp_reply_fn reply,
+		void *arg);
+
+/*
+ * template->state_fd begins with STATE_HEADER bytes of ours, a line padded with NULs that says what can load
+ * QEMU's stream after them.
+ */
+enum { STATE_HEADER = 64 };
+int state_header_write(int fd, const struct vm *vm, struct err *err);
+/* -EINVAL: this QEMU cannot load it. Called when vm->version is known. */
+int state_header_check(int fd, const struct vm *vm, struct err *err);
+
+struct vm *vm_hold(struct vm *vm);
+void vm_release(struct vm *vm);
+
+void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture *calls);
+/* The machine has died (err says why), or is being destroyed (NULL: nobody is told). */
+void capture_abort(struct vm *vm, const struct err *err);
+
+#endif
