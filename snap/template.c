@@ -14,7 +14,8 @@ struct template *template_new(void)
 	if (!template)
 		return NULL;
 	template->refs = 1;
-	template->ram_fd = template->state_fd = -1;
+	template->ram_fd = -1;
+	template->state_fd = -1;
 	return template;
 }
 
