@@ -19,19 +19,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "vm/qemu/tsc.h"
+
 /* MiB of translated code a TCG process keeps before it starts over. */
 enum { TB_MIB = 64 };
 
 /*
- * edd=off: no probing of BIOS disks that are not there. no_timer_check, tsc=reliable: TCG's clocks are the
- * host's; measuring one against another under load only finds them wrong. cryptomgr.notests, nowatchdog: work
- * at boot that nobody looks at. panic=-1: a panicking kernel reboots, which ends QEMU (-no-reboot).
+ * edd=off: no probing of BIOS disks that are not there. cryptomgr.notests, nowatchdog: work at boot that
+ * nobody looks at. panic=-1: a panicking kernel reboots, which ends QEMU (-no-reboot).
  */
-#define KERNEL_ARGS                                                                                          \
-	"console=ttyS0 quiet panic=-1 edd=off no_timer_check tsc=reliable nowatchdog cryptomgr.notests "     \
-	"random.trust_cpu=on random.trust_bootloader=on"
-/* TCG translates away every speculation there is, and the mitigations cost a fifth of the boot. */
-#define KERNEL_ARGS_TCG " mitigations=off"
+#define KERNEL_ARGS "console=ttyS0 quiet panic=-1 edd=off nowatchdog cryptomgr.notests random.trust_cpu=on"
+/*
+ * TCG's clocks are the host's; measuring one against another under load only finds them wrong (tsc.c). TCG
+ * translates away every speculation there is, and the mitigations cost a fifth of the boot.
+ */
+#define KERNEL_ARGS_TCG "no_timer_check tsc=reliable mitigations=off"
 
 __attribute__((format(printf, 2, 3))) static void arg(struct qemu_args *args, const char *fmt, ...)
 {
@@ -101,7 +103,7 @@ static void add_machine(struct qemu_args *args, const struct qemu_config *config
 {
 	arg(args, "-machine");
 	arg(args,
-	    "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off,"
+	    "microvm,acpi=on,rtc=on,pit=off,pic=off,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off,"
 	    "mem-merge=off,dump-guest-core=off,memory-backend=ram");
 	arg(args, "-bios");
 	arg(args, "qboot.rom");
@@ -113,7 +115,7 @@ static void add_machine(struct qemu_args *args, const struct qemu_config *config
 	arg(args, "-cpu");
 	/* For TCG x86-64-v2 and a random number instruction: what more it offers would be slow in software.
 	 */
-	arg(args, "%s", config->kvm ? "host,migratable=on" : "Nehalem,+rdrand,+rdseed,+arat");
+	arg(args, "%s", config->kvm ? "host,migratable=on" : "Nehalem,-spec-ctrl,+rdrand,+arat");
 	arg(args, "-smp");
 	arg(args, "%" PRIu32, config->machine->cpus_max);
 	arg(args, "-m");
@@ -164,8 +166,11 @@ static void add_kernel(struct qemu_args *args, const struct qemu_config *config)
 	arg(args, "-initrd");
 	arg(args, "%s", config->initrd);
 	arg(args, "-append");
-	arg(args, "%s sbx.cpus=%" PRIu32, config->kvm ? KERNEL_ARGS : KERNEL_ARGS KERNEL_ARGS_TCG,
-	    config->machine->cpus);
+	if (config->kvm)
+		arg(args, KERNEL_ARGS " sbx.cpus=%" PRIu32, config->machine->cpus);
+	else
+		arg(args, KERNEL_ARGS " " KERNEL_ARGS_TCG " tsc_early_khz=%u sbx.cpus=%" PRIu32, tsc_khz(),
+		    config->machine->cpus);
 }
 
 int qemu_args_build(struct qemu_args *args, const struct qemu_config *config)

@@ -26,6 +26,7 @@
 #include "vm/probe.h"
 #include "vm/qemu/cmdline.h"
 #include "vm/qemu/ram.h"
+#include "vm/qemu/tsc.h"
 #include "vm/qemu/vm.h"
 #include "vm/usage.h"
 
@@ -530,6 +531,7 @@ static int qemu_probe(const struct engine_env *env, char *how, size_t how_size, 
 	(void)env;
 	if (!in_path(QEMU_PROGRAM))
 		return err_set(err, -ENOENT, "no " QEMU_PROGRAM " in PATH");
+	tsc_khz(); /* now, while nobody waits */
 	if (kvm->err.code)
 		snprintf(how, how_size, "TCG: %s", kvm->err.text);
 	else

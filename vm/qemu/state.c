@@ -4,13 +4,15 @@
  *
  * QEMU's stream does not say which accelerator or version wrote it, and loading it into another machine fails
  * late, with a message about some device, or not at all. microvm is not a versioned machine type, so only
- * the same release series is safe.
+ * the same release series is safe. KVM scales the guest's time stamp counter where the host's runs at another
+ * frequency; TCG does not.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "vm/qemu/tsc.h"
 #include "vm/qemu/vm.h"
 
 #define MAGIC "sbxfs-qemu-1"
@@ -24,7 +26,7 @@ int state_header_write(int fd, const struct vm *vm, struct err *err)
 {
 	char line[STATE_HEADER] = { 0 };
 
-	snprintf(line, sizeof(line), "%s %s %s microvm\n", MAGIC, accel_name(vm->kvm), vm->version);
+	snprintf(line, sizeof(line), "%s %s %s tsc %u\n", MAGIC, accel_name(vm->kvm), vm->version, tsc_khz());
 	if (pwrite(fd, line, sizeof(line), 0) != sizeof(line))
 		return err_set(err, -ENOMEM, "cannot write the captured state");
 	return 0;
@@ -32,12 +34,14 @@ int state_header_write(int fd, const struct vm *vm, struct err *err)
 
 int state_header_check(int fd, const struct vm *vm, struct err *err)
 {
+	/* 250 ppm, what KVM tolerates as well before it scales */
+	const unsigned tolerance = tsc_khz() / 4000;
 	char line[STATE_HEADER + 1] = { 0 };
 	char accel[8];
-	unsigned theirs[2], ours[2];
+	unsigned theirs[2], ours[2], khz;
 
 	if (pread(fd, line, STATE_HEADER, 0) != STATE_HEADER ||
-	    sscanf(line, MAGIC " %7s %u.%u", accel, &theirs[0], &theirs[1]) != 3)
+	    sscanf(line, MAGIC " %7s %u.%u.%*u tsc %u", accel, &theirs[0], &theirs[1], &khz) != 4)
 		return err_set(err, -EINVAL, "the snapshot's device state is not QEMU's");
 	if (sscanf(vm->version, "%u.%u", &ours[0], &ours[1]) != 2)
 		return err_set(err, -EINVAL, "QEMU does not say its version");
@@ -48,5 +52,10 @@ int state_header_check(int fd, const struct vm *vm, struct err *err)
 	if (memcmp(theirs, ours, sizeof(ours)) != 0)
 		return err_set(err, -EINVAL, "the snapshot was taken by QEMU %u.%u, this host has %u.%u",
 			       theirs[0], theirs[1], ours[0], ours[1]);
+	if (!vm->kvm && (khz > tsc_khz() + tolerance || khz + tolerance < tsc_khz()))
+		return err_set(
+			err, -EINVAL,
+			"the snapshot's clock runs at %u kHz, this host's at %u kHz, and TCG cannot scale",
+			khz, tsc_khz());
 	return 0;
 }
