@@ -11,9 +11,10 @@
  * answers QUIESCED and then says nothing until the host speaks again, so that no frame is cut in two by the
  * capture. A guest that does not answer in time is captured all the same; then the stream may be cut
  * anywhere, and the host sends a preamble of PROTO_RESYNC zero bytes first: they complete a frame that was
- * cut, and the trailer, which is then zero, tells that it is not to be believed. A guest that saw a preamble
- * sends one of its own before it answers. Either way the host opens the channel of a resumed or forked
- * machine with ATTACH, which carries a new generation, and drops every frame of an older one.
+ * cut, and the trailer, which is then zero, tells that it is not to be believed. In the other direction the
+ * new host may see the end of a frame whose beginning an old one got, and skips it. Either way the host opens
+ * the channel of a resumed or forked machine with ATTACH, which carries a new generation, and drops every
+ * frame of an older one.
  *
  * Flow control is per job and absolute: a side may send stream bytes up to the offset the other granted (as
  * QUIC's MAX_STREAM_DATA). The guest grants stdin as the command reads it; the host grants stdout and stderr
@@ -53,7 +54,10 @@ struct frame {
 	const uint8_t *payload; /* in the parser's buffer; valid until the next call */
 };
 
-/* H: from the host. G: from the guest. id is 0 where nothing is said of it. */
+/*
+ * H: from the host. G: from the guest. id is 0 where nothing is said of it. Job frames with an id the host
+ * does not know (of a fork, before JOB_LIST was answered) say nothing that JOB_INFO does not say again.
+ */
 enum frame_type {
 	/* The channel */
 	F_READY = 1, /* G: u32 version. The agent runs and waits for ATTACH; after a boot */

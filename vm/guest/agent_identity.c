@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * agent_identity.c - who the machine is
+ *
+ * Forks wake up with the same memory, so each would draw the same "random" numbers, believe in the same time
+ * and use the same names. All of that is put right before the host lets anyone use the machine, randomness
+ * first: what comes later, and the hooks, may draw on it.
+ *
+ * An image need not have /etc/hostname or /etc/machine-id, nor a disk that can be written; then only the
+ * kernel's part is done. A disk that could be written and was not is an error, since two forks would share an
+ * identity.
+ */
+#include "vm/guest/agent.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/random.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char hooks_dir[] = "/etc/sbx/fork.d";
+enum { HOOKS_SECONDS = 5 };
+
+static int add_entropy(const struct guest_identity *identity, struct err *err)
+{
+	struct {
+		int bits, bytes;
+		uint8_t data[IDENTITY_ENTROPY];
+	} pool = { .bits = IDENTITY_ENTROPY * 8, .bytes = IDENTITY_ENTROPY };
+	int rc = 0, fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_sys(err, -errno, "/dev/urandom");
+	memcpy(pool.data, identity->entropy, sizeof(pool.data));
+	/* struct rand_pool_info with its flexible array; see random(4). */
+	if (ioctl(fd, RNDADDENTROPY, &pool) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+		rc = err_sys(err, -errno, "cannot reseed the kernel's random numbers");
+	explicit_bzero(&pool, sizeof(pool));
+	close(fd);
+	return rc;
+}
+
+static int set_clock(const struct guest_identity *identity, struct err *err)
+{
+	const struct timespec now = {
+		.tv_sec = (time_t)(identity->clock_ns / 1000000000u),
+		.tv_nsec = (long)(identity->clock_ns % 1000000000u),
+	};
+
+	return clock_settime(CLOCK_REALTIME, &now) < 0 ? err_sys(err, -errno, "cannot set the clock") : 0;
+}
+
+/*
+ * Overwrite in place: on a full disk a file of the same size can still be written, a new one cannot. One that
+ * the image forbids to write stays as it is.
+ */
+static int write_etc(const char *path, const char *text, struct err *err)
+{
+	int rc = 0, fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
+
+	if (fd < 0) {
+		if (errno == EROFS || errno == ENOENT || errno == EACCES || errno == EPERM ||
+		    errno == ELOOP || errno == ENOTDIR)
+			return 0;
+		return err_sys(err, -errno, "%s", path);
+	}
+	if (write(fd, text, strlen(text)) != (ssize_t)strlen(text) || ftruncate(fd, (off_t)strlen(text)) < 0)
+		rc = err_sys(err, errno ? -errno : -EIO, "%s", path);
+	close(fd);
+	return rc;
+}
+
+static int set_names(const struct guest_identity *identity, struct err *err)
+{
+	char text[PROTO_NAME_MAX + 2], id[IDENTITY_MACHINE_ID * 2 + 2];
+	unsigned i;
+	int rc;
+
+	if (sethostname(identity->name, strlen(identity->name)) < 0)
+		return err_sys(err, -errno, "cannot set the host name");
+	snprintf(text, sizeof(text), "%s\n", identity->name);
+	rc = write_etc("/etc/hostname", text, err);
+	if (rc)
+		return rc;
+	for (i = 0; i < IDENTITY_MACHINE_ID; i++)
+		snprintf(id + 2 * i, 3, "%02x", identity->machine_id[i]);
+	strcat(id, "\n");
+	return write_etc("/etc/machine-id", id, err);
+}
+
+/* Programs watch these: each changes in one step. */
+static int publish(const char *name, const char *text, struct err *err)
+{
+	char path[64], tmp[64];
+	int rc;
+
+	snprintf(path, sizeof(path), "/run/sbx/%s", name);
+	snprintf(tmp, sizeof(tmp), "/run/sbx/.%s", name);
+	rc = write_file(tmp, O_CREAT | O_TRUNC, text);
+	if (!rc && rename(tmp, path) < 0)
+		rc = -errno;
+	return rc ? err_sys(err, rc, "%s", path) : 0;
+}
+
+static int publish_all(const struct guest_identity *identity, struct err *err)
+{
+	char text[PROTO_NAME_MAX + 2];
+	int rc;
+
+	mkdir("/run/sbx", 0755);
+	snprintf(text, sizeof(text), "%s\n", identity->name);
+	rc = publish("name", text, err);
+	if (rc)
+		return rc;
+	snprintf(text, sizeof(text), "%u\n", identity->generation);
+	return publish("generation", text, err);
+}
+
+/* ---- hooks */
+
+static void run_hook_child(const char *path, const struct guest_identity *identity)
+{
+	char number[16];
+	size_t i;
+	int fd;
+
+	guest_child_reset();
+	setsid();
+	fd = open("/dev/null", O_RDONLY);
+	if (fd >= 0)
+		dup2(fd, STDIN_FILENO);
+	fd = open("/dev/console", O_WRONLY | O_NOCTTY);
+	if (fd >= 0) {
+		dup2(fd, STDOUT_FILENO);
+		dup2(fd, STDERR_FILENO);
+	}
+	/* What was opened here must not stay with the hook. */
+	close_range(STDERR_FILENO + 1, ~0u, 0);
+	clearenv();
+	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+	setenv("HOME", "/root", 1);
+	for (i = 0; identity->env[i]; i++)
+		putenv(identity->env[i]);
+	setenv("SBX_NAME", identity->name, 1);
+	snprintf(number, sizeof(number), "%u", identity->generation);
+	setenv("SBX_GENERATION", number, 1);
+	if (chdir("/") == 0)
+		execl(path, path, (char *)NULL);
+	_exit(127);
+}
+
+/* Wait for pid until `end` (CLOCK_MONOTONIC); SIGCHLD is blocked. Other children are left for the loop. */
+static int wait_until(pid_t pid, const struct timespec *end, int *ret_status)
+{
+	struct timespec now, left;
+	sigset_t child;
+	pid_t rc;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	for (;;) {
+		rc = waitpid(pid, ret_status, WNOHANG);
+		if (rc == pid)
+			return 0;
+		if (rc < 0)
+			return -errno;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		left.tv_sec = end->tv_sec - now.tv_sec;
+		left.tv_nsec = end->tv_nsec - now.tv_nsec;
+		if (left.tv_nsec < 0) {
+			left.tv_sec--;
+			left.tv_nsec += 1000000000;
+		}
+		if (left.tv_sec < 0)
+			return -ETIMEDOUT;
+		sigtimedwait(&child, NULL, &left);
+	}
+}
+
+static int run_hook(const char *name, const struct guest_identity *identity, const struct timespec *end,
+		    struct err *err)
+{
+	char path[512];
+	struct stat st;
+	int status, rc;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "%s/%.255s", hooks_dir, name);
+	if (stat(path, &st) < 0 || !S_ISREG(st.st_mode) || !(st.st_mode & 0111))
+		return 0;
+	pid = fork();
+	if (!pid)
+		run_hook_child(path, identity);
+	if (pid < 0)
+		return err_sys(err, -errno, "cannot run %s", path);
+	rc = wait_until(pid, end, &status);
+	if (rc) {
+		kill(-pid, SIGKILL);
+		return err_set(err, rc, "%s did not end within %d seconds", path, HOOKS_SECONDS);
+	}
+	if (WIFSIGNALED(status))
+		return err_set(err, -EIO, "%s was ended by signal %d", path, WTERMSIG(status));
+	if (WEXITSTATUS(status))
+		return err_set(err, -EIO, "%s ended with status %d", path, WEXITSTATUS(status));
+	return 0;
+}
+
+static int run_hooks(const struct guest_identity *identity, struct err *err)
+{
+	struct dirent **names;
+	struct timespec end;
+	int i, n, rc = 0;
+
+	n = scandir(hooks_dir, &names, NULL, alphasort);
+	if (n < 0)
+		return 0; /* no directory, no hooks */
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	end.tv_sec += HOOKS_SECONDS;
+	for (i = 0; i < n; i++) {
+		if (!rc)
+			rc = run_hook(names[i]->d_name, identity, &end, err);
+		free(names[i]);
+	}
+	free(names);
+	return rc;
+}
+
+int identity_apply(const struct guest_identity *identity, struct err *err)
+{
+	int rc;
+
+	if (identity->kind == ATTACH_RESUME)
+		return set_clock(identity, err);
+	rc = add_entropy(identity, err);
+	if (!rc)
+		rc = set_clock(identity, err);
+	if (!rc)
+		rc = set_names(identity, err);
+	if (!rc)
+		rc = publish_all(identity, err);
+	if (!rc && identity->kind == ATTACH_FORK)
+		rc = run_hooks(identity, err);
+	return rc;
+}
