@@ -1,37 +1,39 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2.c - make an empty qcow2 overlay, and read the header of one
+ * qcow2.c - empty overlays, and what a header says
  *
- * Format: QEMU, docs/interop/qcow2.txt. An overlay is made on the way of every fork, so it is the smallest
- * file that is valid: four clusters, of which only the few bytes that are not zero are written.
+ * An empty overlay is four clusters, almost all of it hole:
  *
- *   cluster 0   header, the backing format's name, the backing file's name
- *   cluster 1   refcount table: one entry, for the block in cluster 2
- *   cluster 2   refcount block: 1 for each of the four clusters
- *   cluster 3   L1 table, all entries zero: everything reads from the backing file
+ *   0  header, the extension naming the backing format, the backing file's name
+ *   1  refcount table: its first entry points at cluster 2
+ *   2  refcount block: these four clusters are used once
+ *   3  L1 table: all zero, so that every read goes to the backing file
+ *
+ * Creating one is on the path of every fork: three small writes and no sync. A header that comes from outside
+ * is checked for everything that could lead a reader to another file: a backing name with a path or a
+ * protocol in it ("json:", "nbd:"), an external data file, a feature we do not know.
  */
 #include "snap/qcow2.h"
 
 #include <endian.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stddef.h>
+#include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 
-#define QCOW2_MAGIC 0x514649fbu
-#define QCOW2_EXT_BACKING_FORMAT 0xe2792acau
+#include "snap/io.h"
+
+#define QCOW2_MAGIC 0x514649fbu              /* "QFI\xfb" */
+#define QCOW2_EXT_BACKING_FORMAT 0xe2792acau /* header extension: u32 type, u32 length, padded to 8 bytes */
 
 enum {
-	CLUSTER_BITS = 16,
-	CLUSTER = 1 << CLUSTER_BITS,
 	REFTABLE_CLUSTER = 1,
-	REFBLOCK_CLUSTER,
-	L1_CLUSTER,
-	CLUSTERS,
-	REFCOUNT_ORDER = 4, /* 16 bits each */
-	/* One L2 table is a cluster of 8-byte entries, each of which maps a cluster. */
-	L2_SPAN_BITS = CLUSTER_BITS - 3 + CLUSTER_BITS,
+	REFBLOCK_CLUSTER = 2,
+	L1_CLUSTER = 3,
+	CLUSTERS = 4,
+	REFCOUNT_ORDER = 4, /* 1 << 4 bits */
+	L2_REACH_BITS = 2 * QCOW2_CLUSTER_BITS - 3,
+	INCOMPAT_DIRTY = 1 << 0, /* refcounts may be stale; readers need none */
 };
 
 struct header {
@@ -41,7 +43,7 @@ struct header {
 	uint32_t cluster_bits;
 	uint64_t size;
 	uint32_t crypt_method;
-	uint32_t l1_size;
+	uint32_t l1_size; /* entries */
 	uint64_t l1_offset;
 	uint64_t reftable_offset;
 	uint32_t reftable_clusters;
@@ -53,108 +55,149 @@ struct header {
 };
 _Static_assert(sizeof(struct header) == 104, "as on disk");
 
-/* All that cluster 0 holds. */
-struct first_cluster {
-	struct header header;
-	struct {
-		uint32_t type, length;
-		char name[8];
-	} format;
-	uint32_t end[2];
-	char backing[QCOW2_BACKING_MAX + 1];
+struct extension {
+	uint32_t type, len;
 };
-_Static_assert(offsetof(struct first_cluster, backing) == 128, "extensions are padded to 8 bytes");
 
-static int write_at(int fd, const void *data, size_t n, off_t offset)
-{
-	ssize_t done = pwrite(fd, data, n, offset);
-
-	if (done < 0)
-		return -errno;
-	return (size_t)done == n ? 0 : -ENOSPC;
-}
-
-int qcow2_create_overlay(int dirfd, const char *name, uint64_t size, const char *backing, bool backing_raw,
+int qcow2_create_overlay(int fd, uint64_t size, const char *backing, const char *backing_format,
 			 struct err *err)
 {
-	const char *format = backing_raw ? "raw" : "qcow2";
-	size_t backing_len = strlen(backing);
-	struct first_cluster first = { .header = {
-					       .magic = htobe32(QCOW2_MAGIC),
-					       .version = htobe32(3),
-					       .backing_offset =
-						       htobe64(offsetof(struct first_cluster, backing)),
-					       .backing_size = htobe32((uint32_t)backing_len),
-					       .cluster_bits = htobe32(CLUSTER_BITS),
-					       .size = htobe64(size),
-					       .l1_size = htobe32((
-						       uint32_t)((size + (UINT64_C(1) << L2_SPAN_BITS) - 1) >>
-								 L2_SPAN_BITS)),
-					       .l1_offset = htobe64(L1_CLUSTER * CLUSTER),
-					       .reftable_offset = htobe64(REFTABLE_CLUSTER * CLUSTER),
-					       .reftable_clusters = htobe32(1),
-					       .refcount_order = htobe32(REFCOUNT_ORDER),
-					       .header_length = htobe32(sizeof(struct header)),
-				       } };
-	uint64_t refblock = htobe64(REFBLOCK_CLUSTER * CLUSTER);
+	const size_t name_len = strlen(backing), format_len = strlen(backing_format);
+	const struct extension format = { htobe32(QCOW2_EXT_BACKING_FORMAT), htobe32((uint32_t)format_len) };
+	const uint64_t refblock = htobe64((uint64_t)REFBLOCK_CLUSTER * QCOW2_CLUSTER);
 	uint16_t refcounts[CLUSTERS];
-	int fd, rc;
+	struct header header = {
+		.magic = htobe32(QCOW2_MAGIC),
+		.version = htobe32(3),
+		.backing_size = htobe32((uint32_t)name_len),
+		.cluster_bits = htobe32(QCOW2_CLUSTER_BITS),
+		.size = htobe64(size),
+		.l1_size = htobe32((uint32_t)((size + (1ull << L2_REACH_BITS) - 1) >> L2_REACH_BITS)),
+		.l1_offset = htobe64((uint64_t)L1_CLUSTER * QCOW2_CLUSTER),
+		.reftable_offset = htobe64((uint64_t)REFTABLE_CLUSTER * QCOW2_CLUSTER),
+		.reftable_clusters = htobe32(1),
+		.refcount_order = htobe32(REFCOUNT_ORDER),
+		.header_length = htobe32(sizeof(struct header)),
+	};
+	uint8_t head[512] = { 0 };
+	size_t at = sizeof(header);
+	int rc;
 
-	if (size > QCOW2_DISK_MAX)
-		return err_set(err, -ERANGE, "a disk of %llu bytes is larger than 4 TiB",
+	if (!size || size % 512 || size > QCOW2_DISK_MAX)
+		return err_set(err, -EINVAL, "a disk of %llu bytes is not supported",
 			       (unsigned long long)size);
-	if (!backing_len || backing_len > QCOW2_BACKING_MAX)
-		return err_set(err, -EINVAL, "'%s' cannot name a backing file", backing);
-	first.format.type = htobe32(QCOW2_EXT_BACKING_FORMAT);
-	first.format.length = htobe32((uint32_t)strlen(format));
-	memcpy(first.format.name, format, strlen(format));
-	memcpy(first.backing, backing, backing_len);
-	for (int i = 0; i < CLUSTERS; i++)
+	if (name_len > QCOW2_BACKING_MAX || format_len > 8)
+		return err_set(err, -EINVAL, "backing file name %s is too long", backing);
+	memcpy(head + at, &format, sizeof(format));
+	at += sizeof(format);
+	memcpy(head + at, backing_format, format_len);
+	at += 8;
+	at += sizeof(struct extension); /* the end: type and length zero */
+	header.backing_offset = htobe64(at);
+	memcpy(head + at, backing, name_len);
+	memcpy(head, &header, sizeof(header));
+	for (unsigned i = 0; i < CLUSTERS; i++)
 		refcounts[i] = htobe16(1);
 
-	fd = openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return err_sys(err, -errno, "cannot create layer %s", name);
-	rc = write_at(fd, &first, offsetof(struct first_cluster, backing) + backing_len, 0);
+	rc = pwrite_all(fd, head, sizeof(head), 0);
 	if (!rc)
-		rc = write_at(fd, &refblock, sizeof(refblock), REFTABLE_CLUSTER * CLUSTER);
+		rc = pwrite_all(fd, &refblock, sizeof(refblock), (uint64_t)REFTABLE_CLUSTER * QCOW2_CLUSTER);
 	if (!rc)
-		rc = write_at(fd, refcounts, sizeof(refcounts), REFBLOCK_CLUSTER * CLUSTER);
-	if (!rc && ftruncate(fd, CLUSTERS * CLUSTER))
+		rc = pwrite_all(fd, refcounts, sizeof(refcounts), (uint64_t)REFBLOCK_CLUSTER * QCOW2_CLUSTER);
+	if (!rc && ftruncate(fd, (off_t)CLUSTERS * QCOW2_CLUSTER) < 0)
 		rc = -errno;
-	close(fd);
-	if (rc) {
-		unlinkat(dirfd, name, 0);
-		return err_sys(err, rc, "cannot write layer %s", name);
+	if (rc)
+		return err_sys(err, rc, "cannot write an overlay");
+	return 0;
+}
+
+/* A name that QEMU, too, takes for a file in the same directory and nothing else. */
+static bool bare_name(const char *name)
+{
+	if (!*name || *name == '.')
+		return false;
+	for (; *name; name++)
+		if (!(*name >= 'a' && *name <= 'z') && !(*name >= '0' && *name <= '9') && *name != '.' &&
+		    *name != '-')
+			return false;
+	return true;
+}
+
+/* Find the backing format among the extensions in data; they end before `end`. */
+static int find_format(const uint8_t *data, size_t at, size_t end, char *ret, size_t ret_size,
+		       struct err *err)
+{
+	struct extension ext;
+
+	while (end - at >= sizeof(ext)) {
+		memcpy(&ext, data + at, sizeof(ext));
+		ext.type = be32toh(ext.type);
+		ext.len = be32toh(ext.len);
+		at += sizeof(ext);
+		if (!ext.type)
+			break;
+		if (ext.len > end - at)
+			return err_set(err, -EINVAL, "a qcow2 header extension is cut off");
+		if (ext.type == QCOW2_EXT_BACKING_FORMAT) {
+			if (ext.len >= ret_size)
+				return err_set(err, -EINVAL, "qcow2 backing format is not raw or qcow2");
+			memcpy(ret, data + at, ext.len);
+			ret[ext.len] = '\0';
+		}
+		at += (ext.len + 7u) & ~7u;
+		if (at > end)
+			break;
 	}
 	return 0;
 }
 
-int qcow2_read_info(int fd, const char *name, struct qcow2_info *ret, struct err *err)
+int qcow2_read_header(int fd, struct qcow2_info *ret, struct err *err)
 {
 	struct qcow2_info info = { 0 };
+	uint8_t head[4096] = { 0 };
+	uint64_t name_at, end;
+	uint32_t name_len, header_len;
 	struct header header;
-	uint32_t backing_size;
-	uint64_t backing_offset;
-	ssize_t n = pread(fd, &header, sizeof(header), 0);
+	ssize_t n = pread(fd, head, sizeof(head), 0);
+	int rc;
 
 	if (n < 0)
-		return err_sys(err, -errno, "cannot read layer %s", name);
-	if (n != sizeof(header) || be32toh(header.magic) != QCOW2_MAGIC || be32toh(header.version) != 3)
-		return err_set(err, -EINVAL, "layer %s is not a qcow2 file of version 3", name);
+		return err_sys(err, -errno, "cannot read a qcow2 header");
+	if ((size_t)n < sizeof(header))
+		return err_set(err, -EINVAL, "too short for a qcow2 file");
+	memcpy(&header, head, sizeof(header));
+	if (be32toh(header.magic) != QCOW2_MAGIC)
+		return err_set(err, -EINVAL, "not a qcow2 file");
+	if (be32toh(header.version) != 3 || be32toh(header.cluster_bits) != QCOW2_CLUSTER_BITS ||
+	    header.crypt_method || header.nb_snapshots || be32toh(header.refcount_order) != REFCOUNT_ORDER)
+		return err_set(err, -EINVAL, "not a plain qcow2 file of version 3 with 64 KiB clusters");
+	if (be64toh(header.incompatible) & ~(uint64_t)INCOMPAT_DIRTY)
+		return err_set(err, -EINVAL, "qcow2 features %#llx are not supported",
+			       (unsigned long long)be64toh(header.incompatible));
 	info.size = be64toh(header.size);
-	backing_size = be32toh(header.backing_size);
-	backing_offset = be64toh(header.backing_offset);
-	if (info.size > QCOW2_DISK_MAX || be32toh(header.cluster_bits) != CLUSTER_BITS)
-		return err_set(err, -EINVAL, "layer %s has a size or cluster size that is not ours", name);
-	if (backing_offset) {
-		if (!backing_size || backing_size > QCOW2_BACKING_MAX || backing_offset > CLUSTER)
-			return err_set(err, -EINVAL, "layer %s names its backing file wrongly", name);
-		n = pread(fd, info.backing, backing_size, (off_t)backing_offset);
-		if (n < 0)
-			return err_sys(err, -errno, "cannot read layer %s", name);
-		if (n != (ssize_t)backing_size || strlen(info.backing) != backing_size)
-			return err_set(err, -EINVAL, "layer %s names its backing file wrongly", name);
+	if (!info.size || info.size % 512 || info.size > QCOW2_DISK_MAX)
+		return err_set(err, -EINVAL, "a qcow2 disk of %llu bytes is not supported",
+			       (unsigned long long)info.size);
+
+	header_len = be32toh(header.header_length);
+	name_at = be64toh(header.backing_offset);
+	name_len = be32toh(header.backing_size);
+	if (header_len < sizeof(header) || header_len > (size_t)n)
+		return err_set(err, -EINVAL, "qcow2 header length %u", header_len);
+	end = name_at ? name_at : (uint64_t)n;
+	if (end < header_len || end > (uint64_t)n)
+		return err_set(err, -EINVAL, "the qcow2 backing file name is out of place");
+	rc = find_format(head, header_len, end, info.backing_format, sizeof(info.backing_format), err);
+	if (rc)
+		return rc;
+	if (name_at) {
+		if (name_len > QCOW2_BACKING_MAX || name_len > (uint64_t)n - name_at)
+			return err_set(err, -EINVAL, "the qcow2 backing file name is too long");
+		memcpy(info.backing, head + name_at, name_len);
+		if (strlen(info.backing) != name_len || !bare_name(info.backing))
+			return err_set(err, -EINVAL, "the qcow2 backing file is not a plain name");
+		if (strcmp(info.backing_format, "raw") && strcmp(info.backing_format, "qcow2"))
+			return err_set(err, -EINVAL, "qcow2 backing format is not raw or qcow2");
 	}
 	*ret = info;
 	return 0;

@@ -1,36 +1,45 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2.h - make an empty qcow2 overlay, and read the header of one
+ * qcow2.h - the qcow2 file format as far as the store needs it: empty overlays, and what a header says
  *
- * Reading and writing a disk's content is the engines' affair. All functions work relative to the directory
- * that holds every layer, and return negative errno values.
+ * Names and numbers are those of QEMU's docs/interop/qcow2.txt, version 3; everything on disk is big-endian.
+ * The store makes and accepts one shape only: 64 KiB clusters, 16-bit refcounts, no encryption, no internal
+ * snapshots, no external data file, a backing file named by its bare name or none.
  */
 #ifndef SBX_SNAP_QCOW2_H
 #define SBX_SNAP_QCOW2_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "util/err.h"
 
-enum { QCOW2_BACKING_MAX = 255 };
-/* What one cluster of L1 entries spans: 8192 entries of 512 MiB. */
-#define QCOW2_DISK_MAX (UINT64_C(4) << 40)
+enum {
+	QCOW2_CLUSTER_BITS = 16,
+	QCOW2_CLUSTER = 1 << QCOW2_CLUSTER_BITS,
+	QCOW2_BACKING_MAX = 63, /* ID.qcow2 is 38 */
+};
 
-/*
- * Create `name` in dirfd: `size` bytes that read as the file `backing` of the same directory does, "raw" or
- * qcow2. -EEXIST if there is such a file. Not synced: the loss of a machine's scratch disk in a power cut
- * loses nothing that was promised.
- */
-int qcow2_create_overlay(int dirfd, const char *name, uint64_t size, const char *backing, bool backing_raw,
-			 struct err *err);
+/* One cluster of L1 entries reaches so far; larger disks are refused. */
+#define QCOW2_DISK_MAX (4ull << 40)
 
+/* What a header says, checked. */
 struct qcow2_info {
 	uint64_t size;                       /* bytes of the disk */
 	char backing[QCOW2_BACKING_MAX + 1]; /* bare file name, or "" */
+	char backing_format[8];              /* "raw", "qcow2", or "" without a backing file */
 };
 
-/* Read the header of an untrusted file; `name` is for err. -EINVAL: not a qcow2 file of the kind we make. */
-int qcow2_read_info(int fd, const char *name, struct qcow2_info *ret, struct err *err);
+/*
+ * Write an empty overlay of `size` bytes (a multiple of 512) on the file `backing` into the empty file fd.
+ * Nothing is synced.
+ */
+int qcow2_create_overlay(int fd, uint64_t size, const char *backing, const char *backing_format,
+			 struct err *err);
+
+/*
+ * Read and check an untrusted header. -EINVAL with the reason when it is not a qcow2 file of the shape above,
+ * or refers to any file but a plain name beside itself.
+ */
+int qcow2_read_header(int fd, struct qcow2_info *ret, struct err *err);
 
 #endif

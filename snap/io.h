@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* io.h - whole reads and writes, and small files; all return 0 or a negative errno */
+#ifndef SBX_SNAP_IO_H
+#define SBX_SNAP_IO_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "util/buf.h"
+
+/* All of n bytes; a file that ends before is -EIO. EINTR is retried. */
+int pread_all(int fd, void *data, size_t n, uint64_t offset);
+int pwrite_all(int fd, const void *data, size_t n, uint64_t offset);
+/* The same at the file position, for pipes. read_some returns fewer bytes than n only at the end of the file.
+ */
+ssize_t read_some(int fd, void *data, size_t n);
+int write_all(int fd, const void *data, size_t n);
+
+/* The whole of a regular file of at most max bytes (-EFBIG), appended to buf. */
+int read_file_at(int dir, const char *name, size_t max, struct buf *buf);
+/* Create a file (it must not exist) with these bytes and sync it. */
+int write_file_at(int dir, const char *name, const void *data, size_t n);
+
+/* An opened directory below dir, created when it is missing; a descriptor or a negative errno. */
+int open_dir_at(int dir, const char *name);
+/* Remove a file or a directory with what is in it; what is gone already is no error. */
+int remove_tree_at(int dir, const char *name);
+/* fsync through a name: for directories. */
+int sync_dir_at(int dir, const char *name);
+
+/* A file of its own, unnamed, in memory; close-on-exec, sealable. A descriptor or a negative errno. */
+int memfd_new(const char *name, uint64_t size);
+/* Nobody can write or resize it any more. */
+int memfd_seal(int fd);
+
+#endif
