@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qcow2_alloc.c - which clusters of a file are in use
+ *
+ * Refcounts live in blocks, each one cluster; a table says where the blocks are. A writable file is a fresh
+ * overlay or small, so all counts are kept in memory (2 bytes for 64 KiB) and changes are written through.
+ * On disk a count is never lower than the number of links, whatever moment we die at: it goes up before the
+ * link is made, and down after it is gone.
+ *
+ * When all covered clusters are in use, a block is added. It covers the clusters that follow, and is itself
+ * the first of them, so that it needs room nowhere else. When the table is full as well, a table twice as
+ * large follows right behind the block (or blocks) that cover it.
+ */
+#include "vm/kvm/qcow2_priv.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vm/kvm/qcow2_format.h"
+
+/* A refcount is 16 bits. */
+static uint64_t block_entries(const struct qfile *file)
+{
+	return 1ull << file->refs.block_bits;
+}
+
+static uint64_t covered(const struct refs *refs)
+{
+	return refs->nblocks << refs->block_bits;
+}
+
+static uint64_t table_entries(const struct qfile *file)
+{
+	return ((uint64_t)file->refs.table_clusters << file->cluster_bits) / sizeof(uint64_t);
+}
+
+static uint64_t clusters_of(const struct qfile *file, uint64_t bytes)
+{
+	return (bytes + cluster_size(file) - 1) >> file->cluster_bits;
+}
+
+void refs_release(struct refs *refs)
+{
+	free(refs->table);
+	free(refs->count);
+	free(refs->meta);
+	*refs = (struct refs){ 0 };
+}
+
+/* Room in memory for nblocks blocks; the new ones count nothing. */
+static int resize(struct qfile *file, uint64_t nblocks)
+{
+	struct refs *refs = &file->refs;
+	const uint64_t old = covered(refs), n = nblocks << refs->block_bits;
+	void *p;
+
+	p = realloc(refs->table, nblocks * sizeof(*refs->table));
+	if (!p)
+		return -ENOMEM;
+	refs->table = p;
+	p = realloc(refs->count, n * sizeof(*refs->count));
+	if (!p)
+		return -ENOMEM;
+	refs->count = p;
+	p = realloc(refs->meta, n);
+	if (!p)
+		return -ENOMEM;
+	refs->meta = p;
+	memset(refs->count + old, 0, (n - old) * sizeof(*refs->count));
+	memset(refs->meta + old, 0, n - old);
+	return 0;
+}
+
+/* Write the counts of n clusters to their blocks. */
+static int write_counts(const struct qfile *file, uint64_t cluster, uint64_t n)
+{
+	const struct refs *refs = &file->refs;
+	uint16_t buf[512];
+	int rc = 0;
+
+	while (n && !rc) {
+		const uint64_t in_block = cluster & (block_entries(file) - 1);
+		uint64_t part = block_entries(file) - in_block, i;
+
+		if (part > n)
+			part = n;
+		if (part > 512)
+			part = 512;
+		for (i = 0; i < part; i++)
+			buf[i] = htobe16(refs->count[cluster + i]);
+		rc = pio_write(file->fd, buf, part * sizeof(*buf),
+			       refs->table[cluster >> refs->block_bits] + in_block * sizeof(*buf));
+		cluster += part;
+		n -= part;
+	}
+	return rc;
+}
+
+/* ---- loading */
+
+/* Note that n clusters hold metadata. Nothing else may be there. */
+static int claim(struct qfile *file, uint64_t offset, uint64_t n, const char *what, struct err *err)
+{
+	struct refs *refs = &file->refs;
+	const uint64_t first = offset >> file->cluster_bits;
+	uint64_t i;
+
+	if (offset & (cluster_size(file) - 1))
+		return err_set(err, -EINVAL, "disk file %s: %s is not at the start of a cluster", file->name,
+			       what);
+	for (i = first; i < first + n; i++) {
+		if (i >= covered(refs) || !refs->count[i])
+			return err_set(err, -EINVAL, "disk file %s: %s is not counted as in use", file->name,
+				       what);
+		if (refs->meta[i])
+			return err_set(err, -EINVAL, "disk file %s: %s overlaps other metadata", file->name,
+				       what);
+		refs->meta[i] = true;
+	}
+	return 0;
+}
+
+static int claim_all(struct qfile *file, struct err *err)
+{
+	struct refs *refs = &file->refs;
+	uint64_t i;
+	int rc;
+
+	rc = claim(file, 0, 1, "the header", err);
+	if (!rc)
+		rc = claim(file, refs->table_offset, refs->table_clusters, "the refcount table", err);
+	for (i = 0; !rc && i < refs->nblocks; i++)
+		rc = claim(file, refs->table[i], 1, "a refcount block", err);
+	if (!rc)
+		rc = claim(file, file->l1_offset, clusters_of(file, file->l1_size * sizeof(uint64_t)),
+			   "the L1 table", err);
+	for (i = 0; !rc && i < file->l1_size; i++)
+		if (file->l1[i] & QCOW2_OFFSET)
+			rc = claim(file, file->l1[i] & QCOW2_OFFSET, 1, "an L2 table", err);
+	return rc;
+}
+
+/* The table's entries, up to the first empty one. */
+static int load_table(struct qfile *file, uint64_t **ret, uint64_t *ret_n, struct err *err)
+{
+	const uint64_t limit = clusters_of(file, file->file_size), entries = table_entries(file);
+	uint64_t *table, n, i;
+	int rc;
+
+	table = malloc(entries * sizeof(*table));
+	if (!table)
+		return err_set(err, -ENOMEM, "no memory for the refcounts of disk file %s", file->name);
+	rc = pio_read(file->fd, table, entries * sizeof(*table), file->refs.table_offset);
+	if (rc < 0) {
+		err_sys(err, rc, "cannot read the refcount table of disk file %s", file->name);
+		goto fail;
+	}
+	for (n = 0; n < entries && table[n]; n++)
+		table[n] = be64toh(table[n]);
+	for (i = n; i < entries; i++)
+		if (table[i]) {
+			rc = err_set(err, -ENOTSUP, "disk file %s: the refcount table has gaps", file->name);
+			goto fail;
+		}
+	/* Blocks are in the file and count its clusters: more than that is a lie that would cost memory. */
+	if (n > (limit >> file->refs.block_bits) + 2) {
+		rc = err_set(err, -EINVAL, "disk file %s: the refcount table is longer than the file",
+			     file->name);
+		goto fail;
+	}
+	*ret = table;
+	*ret_n = n;
+	return 0;
+fail:
+	free(table);
+	return rc;
+}
+
+int refs_load(struct qfile *file, struct err *err)
+{
+	struct refs *refs = &file->refs;
+	uint64_t *table = NULL, n = 0, i;
+	int rc;
+
+	refs->block_bits = file->cluster_bits - 1;
+	rc = load_table(file, &table, &n, err);
+	if (rc)
+		return rc;
+	rc = resize(file, n ? n : 1);
+	if (rc < 0) {
+		err_set(err, rc, "no memory for the refcounts of disk file %s", file->name);
+		goto out;
+	}
+	memcpy(refs->table, table, n * sizeof(*table));
+	refs->nblocks = n;
+	for (i = 0; !rc && i < n; i++)
+		rc = pio_read(file->fd, refs->count + (i << refs->block_bits), cluster_size(file),
+			      table[i] & QCOW2_OFFSET);
+	if (rc < 0) {
+		err_sys(err, rc, "cannot read the refcounts of disk file %s", file->name);
+		goto out;
+	}
+	for (i = 0; i < covered(refs); i++)
+		refs->count[i] = be16toh(refs->count[i]);
+	rc = claim_all(file, err);
+out:
+	free(table);
+	return rc;
+}
+
+/* ---- growing */
+
+/* Write new block b: the counts are set already. */
+static int write_block(const struct qfile *file, uint64_t b)
+{
+	return write_counts(file, b << file->refs.block_bits, block_entries(file));
+}
+
+/* The table has room for one more block. */
+static int add_block(struct qfile *file)
+{
+	struct refs *refs = &file->refs;
+	const uint64_t b = refs->nblocks, first = covered(refs);
+	const uint64_t offset = first << file->cluster_bits, be = htobe64(offset);
+	int rc;
+
+	rc = resize(file, b + 1);
+	if (rc)
+		return rc;
+	refs->table[b] = offset;
+	refs->count[first] = 1;
+	refs->meta[first] = true;
+	rc = write_block(file, b);
+	if (!rc)
+		rc = pio_write(file->fd, &be, sizeof(be), refs->table_offset + b * sizeof(be));
+	if (!rc)
+		refs->nblocks++;
+	return rc;
+}
+
+/* Move to a table twice as large, which needs at least one more block. */
+static int grow_table(struct qfile *file)
+{
+	struct refs *refs = &file->refs;
+	const uint64_t old_offset = refs->table_offset, old_clusters = refs->table_clusters;
+	const uint64_t b = refs->nblocks, first = covered(refs);
+	const uint64_t clusters = 2 * old_clusters;
+	uint64_t nblocks = 1, i;
+	struct {
+		uint64_t offset;
+		uint32_t clusters;
+	} __attribute__((packed)) where;
+	uint64_t *table;
+	int rc;
+
+	while (nblocks << refs->block_bits < nblocks + clusters)
+		nblocks++;
+	if (clusters > UINT32_MAX ||
+	    (first + (nblocks << refs->block_bits)) > QCOW2_OFFSET >> file->cluster_bits)
+		return -EFBIG;
+	table = calloc(clusters, cluster_size(file));
+	if (!table)
+		return -ENOMEM;
+	rc = resize(file, b + nblocks);
+	if (rc)
+		goto out;
+	for (i = 0; i < nblocks + clusters; i++) {
+		refs->count[first + i] = 1;
+		refs->meta[first + i] = true;
+	}
+	for (i = 0; i < nblocks; i++)
+		refs->table[b + i] = (first + i) << file->cluster_bits;
+	for (i = 0; i < nblocks && !rc; i++)
+		rc = write_block(file, b + i);
+	for (i = 0; i < b + nblocks; i++)
+		table[i] = htobe64(refs->table[i]);
+	where.offset = htobe64((first + nblocks) << file->cluster_bits);
+	where.clusters = htobe32((uint32_t)clusters);
+	if (!rc)
+		rc = pio_write(file->fd, table, clusters << file->cluster_bits, be64toh(where.offset));
+	/* Until here nobody looks at any of it. */
+	if (!rc)
+		rc = pio_write(file->fd, &where, sizeof(where),
+			       offsetof(struct qcow2_header, reftable_offset));
+	if (rc)
+		goto out;
+	refs->nblocks += nblocks;
+	refs->table_offset = be64toh(where.offset);
+	refs->table_clusters = (uint32_t)clusters;
+	rc = refs_free(file, old_offset >> file->cluster_bits, old_clusters, true);
+out:
+	free(table);
+	return rc;
+}
+
+/* ---- giving out and taking back */
+
+int refs_alloc(struct qfile *file, uint64_t n, bool meta, uint64_t *ret_cluster, uint64_t *ret_n)
+{
+	struct refs *refs = &file->refs;
+	uint64_t first, got, i;
+	int rc;
+
+	while (refs->hint < covered(refs) && refs->count[refs->hint])
+		refs->hint++;
+	if (refs->hint == covered(refs)) {
+		rc = refs->nblocks < table_entries(file) ? add_block(file) : grow_table(file);
+		return rc ? rc : refs_alloc(file, n, meta, ret_cluster, ret_n);
+	}
+	first = refs->hint;
+	for (got = 0; got < n && first + got < covered(refs) && !refs->count[first + got]; got++) {
+		refs->count[first + got] = 1;
+		refs->meta[first + got] = meta;
+	}
+	rc = write_counts(file, first, got);
+	if (rc) {
+		for (i = 0; i < got; i++) {
+			refs->count[first + i] = 0;
+			refs->meta[first + i] = false;
+		}
+		return rc;
+	}
+	refs->hint = first + got;
+	*ret_cluster = first;
+	*ret_n = got;
+	return 0;
+}
+
+int refs_free(struct qfile *file, uint64_t cluster, uint64_t n, bool meta)
+{
+	struct refs *refs = &file->refs;
+	const uint64_t end = covered(refs);
+	uint64_t i, run;
+	int rc;
+
+	/* A damaged entry may point anywhere. */
+	if (cluster >= end)
+		return 0;
+	if (n > end - cluster)
+		n = end - cluster;
+	for (i = cluster; i < cluster + n; i++)
+		if (refs->count[i] && refs->meta[i] == meta && !--refs->count[i])
+			refs->meta[i] = false;
+	rc = write_counts(file, cluster, n);
+	for (i = cluster; !rc && i < cluster + n; i += run ? run : 1) {
+		for (run = 0; i + run < cluster + n && !refs->count[i + run]; run++)
+			;
+		if (!run)
+			continue;
+		if (i < refs->hint)
+			refs->hint = i;
+		/* Only to save space: a file system that cannot is no reason to fail. */
+		(void)fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				(off_t)(i << file->cluster_bits), (off_t)(run << file->cluster_bits));
+	}
+	return rc;
+}
+
+bool refs_exclusive(const struct qfile *file, uint64_t cluster, bool meta)
+{
+	const struct refs *refs = &file->refs;
+
+	return cluster < covered(refs) && refs->count[cluster] == 1 && refs->meta[cluster] == meta;
+}
