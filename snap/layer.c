@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * layer.c - disk layers: qcow2 files that build on each other
+ *
+ * The table of layers holds those that something refers to: a published snapshot, a template, a machine, or a
+ * layer above. A layer leaves it with its last reference, and then its file is deleted in the background. The
+ * exception is a raw layer, the disk of an image: images come and go beside a running daemon, so only gc,
+ * which looks at all images under a lock, removes those.
+ *
+ * Files found on disk are untrusted: a layer is opened only with a name of ours, and only on a backing file
+ * with a name of ours and a stated format, so no layer leads out of its directory.
+ */
+#include "snap/layer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "snap/qcow2.h"
+#include "snap/store_priv.h"
+
+static struct layer *layer_new(struct store *store, const char *file, struct layer *base)
+{
+	size_t size = strlen(store->dir) + sizeof("/layers/") + strlen(file);
+	struct layer *layer = calloc(1, sizeof(*layer) + size);
+
+	if (!layer)
+		return NULL;
+	layer->refs = 1;
+	layer->store = store;
+	memcpy(layer->id, file, ID_LEN);
+	layer->raw = !strcmp(file + ID_LEN, ".raw");
+	snprintf(layer->file, sizeof(layer->file), "%s", file);
+	snprintf(layer->path, size, "%s/layers/%s", store->dir, file);
+	if (base) {
+		layer->base = layer_ref(base);
+		layer->depth = base->depth + 1;
+		base->children++;
+	}
+	list_add(&store->layers, &layer->link);
+	return layer;
+}
+
+struct layer *layer_find(struct store *store, const char *file)
+{
+	struct layer *layer;
+
+	list_for_each (layer, &store->layers, link)
+		if (!strcmp(layer->file, file))
+			return layer;
+	return NULL;
+}
+
+/* What the file itself says: its size and the name of its base. */
+static int inspect(struct store *store, const char *file, struct qcow2_info *ret, struct err *err)
+{
+	char base_end[sizeof(ret->backing_format) + 1];
+	bool raw = id_valid(file, ".raw");
+	struct stat st;
+	int fd, rc = 0;
+
+	if (!raw && !id_valid(file, ".qcow2"))
+		return err_set(err, -EINVAL, "'%.80s' is not the name of a layer", file);
+	fd = openat(store->layers_fd, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return err_set(err, -EINVAL, "layer %s is missing", file);
+	if (fd < 0)
+		return err_sys(err, -errno, "cannot open layer %s", file);
+	if (fstat(fd, &st))
+		rc = err_sys(err, -errno, "cannot read layer %s", file);
+	else if (!S_ISREG(st.st_mode))
+		rc = err_set(err, -EINVAL, "layer %s is not a file", file);
+	else if (raw)
+		*ret = (struct qcow2_info){ .size = (uint64_t)st.st_size };
+	else if ((rc = qcow2_read_header(fd, ret, err)))
+		err_prefix(err, "layer %s", file);
+	close(fd);
+	if (rc || !ret->backing[0])
+		return rc;
+	snprintf(base_end, sizeof(base_end), ".%s", ret->backing_format);
+	if (!id_valid(ret->backing, base_end))
+		return err_set(err, -EINVAL, "layer %s is based on '%.80s', which is not the name of a layer",
+			       file, ret->backing);
+	return 0;
+}
+
+int layer_open(struct store *store, const char *file, struct layer **ret, struct err *err)
+{
+	struct {
+		char file[LAYER_FILE_MAX];
+		uint64_t size;
+	} *found = NULL;
+	struct layer *layer = NULL, *known;
+	char next[QCOW2_BACKING_MAX + 1];
+	unsigned n = 0;
+	int rc = 0;
+
+	/* Down to the first layer that is in the table, or to the bottom... */
+	snprintf(next, sizeof(next), "%s", file);
+	for (;;) {
+		struct qcow2_info info = { 0 };
+		void *more;
+
+		known = layer_find(store, next);
+		if (known)
+			break;
+		rc = inspect(store, next, &info, err);
+		if (!rc && n == LAYER_DEPTH_MAX)
+			rc = err_set(err, -EINVAL, "layer %s has more than %d layers below it", file,
+				     LAYER_DEPTH_MAX);
+		if (rc)
+			goto out;
+		more = realloc(found, (n + 1) * sizeof(*found));
+		if (!more) {
+			rc = err_set(err, -ENOMEM, "out of memory");
+			goto out;
+		}
+		found = more;
+		snprintf(found[n].file, sizeof(found[n].file), "%s", next);
+		found[n++].size = info.size;
+		if (!info.backing[0])
+			break;
+		snprintf(next, sizeof(next), "%s", info.backing);
+	}
+	/* ...and up again. */
+	if (known)
+		layer = layer_ref(known);
+	while (n--) {
+		struct layer *top = layer_new(store, found[n].file, layer);
+
+		layer_unref(layer);
+		layer = top;
+		if (!layer) {
+			rc = err_set(err, -ENOMEM, "out of memory");
+			goto out;
+		}
+		layer->size = found[n].size;
+		layer->frozen = true;
+	}
+	*ret = layer;
+out:
+	free(found);
+	return rc;
+}
+
+int layer_overlay(struct store *store, struct layer *base, struct layer **ret, struct err *err)
+{
+	char file[LAYER_FILE_MAX];
+	struct layer *layer;
+	int fd, rc;
+
+	if (!base->frozen)
+		return err_set(err, -EBUSY, "layer %s is still being written", base->id);
+	rc = id_make(file);
+	if (rc)
+		return err_sys(err, rc, "cannot name a layer");
+	snprintf(file + ID_LEN, sizeof(file) - ID_LEN, ".qcow2");
+	fd = openat(store->layers_fd, file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_sys(err, -errno, "cannot create layer %s", file);
+	rc = qcow2_create_overlay(fd, base->size, base->file, base->raw ? "raw" : "qcow2", err);
+	close(fd);
+	if (rc)
+		goto fail;
+	layer = layer_new(store, file, base);
+	if (!layer) {
+		rc = err_set(err, -ENOMEM, "out of memory");
+		goto fail;
+	}
+	layer->size = base->size;
+	layer->checked = true;
+	*ret = layer;
+	return 0;
+fail:
+	unlinkat(store->layers_fd, file, 0);
+	return rc;
+}
+
+int layer_freeze(struct layer *layer, struct err *err)
+{
+	/* Against mistakes of ours: QEMU would open it for writing as root all the same. */
+	if (fchmodat(layer->store->layers_fd, layer->file, 0400, 0))
+		return err_sys(err, -errno, "cannot freeze layer %s", layer->id);
+	layer->frozen = true;
+	return 0;
+}
+
+struct layer *layer_ref(struct layer *layer)
+{
+	layer->refs++;
+	return layer;
+}
+
+void layer_unref(struct layer *layer)
+{
+	while (layer && !--layer->refs) {
+		struct layer *base = layer->base;
+		struct store *store = layer->store;
+
+		if (!layer->raw && !store->closing) {
+			store_discard(store, store->layers_fd, layer->file);
+			if (layer->sealed)
+				store_discard(store, store->sums_fd, layer->file);
+		}
+		list_del(&layer->link);
+		free(layer);
+		if (base)
+			base->children--;
+		layer = base;
+	}
+}
+
+const char *layer_path(const struct layer *layer)
+{
+	return layer->path;
+}
+
+const char *layer_id(const struct layer *layer)
+{
+	return layer->id;
+}
+
+struct layer *layer_base(const struct layer *layer)
+{
+	return layer->base;
+}
+
+bool layer_frozen(const struct layer *layer)
+{
+	return layer->frozen;
+}
+
+uint64_t layer_virtual_size(const struct layer *layer)
+{
+	return layer->size;
+}
+
+uint64_t layer_stored(const struct layer *layer)
+{
+	struct stat st;
+
+	if (fstatat(layer->store->layers_fd, layer->file, &st, 0))
+		return 0;
+	return (uint64_t)st.st_blocks * 512;
+}
+
+unsigned layer_depth(const struct layer *layer)
+{
+	return layer->depth;
+}
