@@ -95,6 +95,12 @@ $(B)/unit/%: $(B)/obj/tests/unit/%.o $(filter-out $(B)/obj/fs/main.o,$(call obj,
 
 unit: $(UNIT)
 
+# Drivers for trying one part by hand; each says at its top what it wants.
+$(B)/manual/%: $(B)/obj/tests/manual/%.o $(B)/libsbx.a
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(LINK)
+
 build/fuzz/%: tests/fuzz/%.c $(LIB_SRC) $(FS_SRC) | $(DEPS)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  FUZZ  $@")

@@ -47,8 +47,8 @@ struct vm_capture {
 	 * paused. */
 	void (*frozen)(void *arg);
 	/* err->code == 0: template (one reference, the caller's) is complete but for its disk, generation and
-	 * quiesced, which the caller fills in. Otherwise the machine is as before, paused, on its old disk.
-	 * frozen, where it is called, comes first. */
+	 * quiesced, which the caller fills in. Otherwise the machine is as before, paused, on its old disk;
+	 * only where frozen came first it stays on `next_disk`: it may run already. */
 	void (*done)(void *arg, const struct err *err, struct template *template);
 	void *arg;
 };
@@ -92,7 +92,7 @@ struct engine {
 	void (*resume)(struct vm *vm, vm_done_fn done, void *arg);
 
 	/* Capture a paused machine. `next_disk` is a path where the engine finds a fresh overlay on the
-	 * machine's present disk. */
+	 * machine's present disk. Until frozen nothing may be written to the agent channel. */
 	void (*capture)(struct vm *vm, const char *next_disk, const struct vm_capture *capture);
 
 	/* Offer the guest this much of its maxima (memory by the memory device; CPUs are the agent's affair).

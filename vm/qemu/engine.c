@@ -106,12 +106,16 @@ static void last_line(int log_fd, char *ret, size_t size)
 		n--;
 	text[n > 0 ? n : 0] = 0;
 	line = strrchr(text, '\n');
-	snprintf(ret, size, "%.*s", (int)size - 1, line ? line + 1 : text);
+	line = line ? line + 1 : text;
+	/* The option it is about comes first and may be long; what is wrong with it comes last. */
+	if (strlen(line) >= size)
+		line += strlen(line) - size + 1;
+	snprintf(ret, size, "%.*s", (int)size - 1, line);
 }
 
 static void explain_exit(struct vm *vm, int status, struct err *err)
 {
-	char line[128];
+	char line[160];
 
 	last_line(vm->log_fd, line, sizeof(line));
 	if (vm->broken.code)
