@@ -1,19 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* id.h - names of objects: 128 random bits, written as 32 lower-case hexadecimal digits */
+/* id.h - identifiers of layers and of what snapshots store: 128 random bits in hexadecimal */
 #ifndef SBX_SNAP_ID_H
 #define SBX_SNAP_ID_H
 
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
-enum { ID_BYTES = 16, ID_CHARS = 2 * ID_BYTES, ID_TEXT = ID_CHARS + 1 };
+enum { ID_LEN = 32, ID_SIZE = ID_LEN + 1 };
 
-/* A new one; 0 or a negative errno. */
-int id_new(char ret[ID_TEXT]);
-bool id_valid(const char *text);
-/* text must be valid. */
-void id_to_bytes(const char *text, uint8_t ret[ID_BYTES]);
-void id_from_bytes(const uint8_t bytes[ID_BYTES], char ret[ID_TEXT]);
+/* A fresh one; unique by its length, so that nothing has to be asked or locked. 0 or a negative errno. */
+int id_make(char ret[ID_SIZE]);
+/* Whether text is ID_LEN lower-case hexadecimal digits and then `rest`, as in "ID.qcow2". */
+bool id_valid(const char *text, const char *rest);
 
 #endif
