@@ -1,19 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * agent.c - the host's end of the agent channel: jobs and files of one guest
+ * agent.c - the host's end of the agent channel
  *
- * Frames go out through one buffer, written at once as far as the socket takes it and otherwise when it
- * drains. Between QUIESCE and the next ATTACH or UNQUIESCE nothing may be sent; what callers send meanwhile
- * is held back, encoded, and goes out afterwards with the generation that then holds.
+ * Frames are queued in one buffer and written as the guest takes them. Whatever has an answer is a struct
+ * agent_call with a tag and a timer, in one list: tens are under way at a time. A call ends once, through
+ * finish(), whether by its answer, its timer or the end of the channel; one that fails at once ends by its
+ * timer too, so that a callback never comes from inside the function that was called.
  *
- * A callback may free the agent. Whoever calls one on the way through the received frames therefore leaves a
- * flag on its stack in agent->freed and looks at it before it touches the agent again.
+ * Callbacks may free the agent. Only receive_and_send() goes on after one, and it looks.
  */
 #include "vm/agent.h"
 
-#include <endian.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -23,381 +21,419 @@
 #include "util/log.h"
 
 enum {
-	READ_BYTES = 64 * 1024,
-	DRAINED = 256 * 1024, /* agent_on_drain's threshold */
-	/* Of a frame's header (vm/guest/proto.h), for held frames */
-	AT_GENERATION = 6,
-	AT_LENGTH = 12,
+	DRAINED = 256 * 1024,
+	READ_MAX = 64 * 1024,
+	ERRNO_LAST = EHWPOISON, /* the last one Linux has; a guest may send anything */
 };
 
-/* One request whose answer is awaited. */
-struct pending {
-	bool active;
-	struct timer timer;
-	agent_done_fn done;
-	void *arg;
-};
+static const unsigned list_timeout_ms = 10000;
+/* How long a reply nobody waits for is still expected. */
+static const unsigned orphan_timeout_ms = 60000;
 
 struct agent_call {
 	struct list link;
 	struct agent *agent;
-	uint32_t tag;
 	struct timer timer;
-	agent_fs_fn fn; /* NULL: cancelled; the tag stays taken until the reply */
+	uint16_t answer; /* the frame type that ends it; 0: none, it failed at once */
+	uint32_t tag;
+	struct err err; /* how it ends when its timer does it */
+
+	agent_done_fn done;
+	agent_fs_fn fs;
+	enum fs_op op;
+	void (*each)(void *arg, const struct job_info *info);
+	bool refused; /* a job, `tag`, that is too large to send */
 	void *arg;
 };
 
 struct agent {
 	struct loop *loop;
-	int fd;
 	struct watch *watch;
-	bool want_out, hangup;
+	int fd;
 	const struct agent_events *events;
 	void *owner;
-	bool *freed;
-
-	uint16_t generation;
-	bool holding; /* between QUIESCE and ATTACH or UNQUIESCE */
-	struct buf out, held;
-	struct frame_parser parser;
-	uint64_t dropped; /* frames that made no sense, or of an older generation */
-	void (*on_drain)(void *owner);
-
-	struct pending attach, quiesce, resize, list;
-	uint32_t list_tag, next_tag;
-	void (*list_each)(void *arg, const struct job_info *info);
+	struct frame_parser in;
+	struct buf out;
+	bool writing; /* the watch waits for room */
+	uint32_t generation;
+	uint32_t last_tag;
 	struct list calls;
+	uint64_t dropped;
+	bool lost;
+	bool busy, freed; /* within receive_and_send, which then frees it */
+	bool full;
+	void (*drain)(void *owner);
 };
 
-static void set_events(struct agent *agent)
-{
-	uint32_t events = agent->hangup ? 0 : EPOLLIN;
+/* ---- calls */
 
-	if (agent->want_out && !agent->hangup)
-		events |= EPOLLOUT;
-	watch_set(agent->watch, events);
+static void finish(struct agent_call *call, const struct err *err, struct reader *results)
+{
+	struct reader nothing = reader_init("", 0);
+	const struct agent_call c = *call;
+
+	timer_stop(&call->timer);
+	list_del(&call->link);
+	free(call);
+	if (c.done)
+		c.done(c.arg, err);
+	else if (c.fs)
+		c.fs(c.arg, err->code, results ? results : &nothing);
+	else if (c.refused)
+		c.agent->events->job_started(c.agent->owner, c.tag, err->code, err->text, 0);
 }
 
-/* Write what the socket takes. An error is not reported: the machine's end is the engine's to tell. */
-static void flush(struct agent *agent)
+static void call_expired(void *arg)
+{
+	struct agent_call *call = arg;
+	const struct err err = call->err;
+
+	finish(call, &err, NULL);
+}
+
+/* Ends with call->err, soon. */
+static void fail_soon(struct agent_call *call, int code, const char *text)
+{
+	call->answer = 0;
+	err_set(&call->err, code, "%s", text);
+	timer_start(call->agent->loop, &call->timer, 0, call_expired, call);
+}
+
+static struct agent_call *call_new(struct agent *agent, uint16_t answer, unsigned timeout_ms)
+{
+	struct agent_call *call;
+
+	if (agent->freed)
+		return NULL;
+	call = calloc(1, sizeof(*call));
+	if (!call)
+		return NULL;
+	call->agent = agent;
+	call->answer = answer;
+	call->tag = ++agent->last_tag;
+	list_add(&agent->calls, &call->link);
+	if (agent->lost) {
+		fail_soon(call, -EHOSTDOWN, "the guest is gone");
+	} else {
+		err_set(&call->err, -ETIMEDOUT, "the guest's agent is silent");
+		timer_start(agent->loop, &call->timer, timeout_ms * 1000000ull, call_expired, call);
+	}
+	return call;
+}
+
+static struct agent_call *done_call(struct agent *agent, uint16_t answer, unsigned timeout_ms,
+				    agent_done_fn done, void *arg)
+{
+	struct agent_call *call = call_new(agent, answer, timeout_ms);
+
+	if (!call) {
+		log_error("out of memory: a request to a guest is lost");
+		return NULL;
+	}
+	call->done = done;
+	call->arg = arg;
+	return call;
+}
+
+static struct agent_call *find_call(struct agent *agent, uint16_t answer, uint32_t tag)
+{
+	struct agent_call *call;
+
+	list_for_each (call, &agent->calls, link)
+		if (call->answer == answer && call->tag == tag)
+			return call;
+	return NULL;
+}
+
+/* ---- sending */
+
+static void write_some(struct agent *agent)
 {
 	ssize_t n;
-	bool want;
 
 	while (agent->out.len) {
 		n = write(agent->fd, buf_bytes(&agent->out), agent->out.len);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0 && errno != EAGAIN)
-			buf_clear(&agent->out);
+		/* A broken channel is found out by the watch, outside of whoever called us. */
 		if (n <= 0)
 			break;
 		buf_consume(&agent->out, (size_t)n);
 	}
-	want = agent->out.len;
-	if (want != agent->want_out) {
-		agent->want_out = want;
-		set_events(agent);
+	if (agent->writing != (agent->out.len > 0)) {
+		agent->writing = agent->out.len > 0;
+		watch_set(agent->watch, EPOLLIN | (agent->writing ? EPOLLOUT : 0));
 	}
 }
 
-static void send_frame(struct agent *agent, uint16_t type, uint32_t id, const void *payload, size_t len)
+static int send_frame(struct agent *agent, uint16_t type, uint32_t id, const void *payload, size_t len)
 {
-	struct buf *to = agent->holding ? &agent->held : &agent->out;
+	const size_t before = agent->out.len;
 
-	frame_put(to, type, agent->generation, id, payload, len);
-	if (to->failed) {
-		/* Out of memory: a stream with a hole is worse than a broken one. */
-		log_error("agent channel: out of memory, the channel is closed");
-		agent->hangup = true;
-		buf_clear(to);
-		set_events(agent);
-		return;
+	if (agent->lost || agent->freed)
+		return -EHOSTDOWN;
+	if (len > PROTO_PAYLOAD_MAX)
+		return -E2BIG;
+	frame_put(&agent->out, type, (uint16_t)agent->generation, id, payload, len);
+	if (agent->out.failed) {
+		agent->out.len = before;
+		agent->out.failed = false;
+		return -ENOMEM;
 	}
-	if (!agent->holding)
-		flush(agent);
+	if (agent->out.len >= DRAINED)
+		agent->full = true;
+	if (!agent->writing)
+		write_some(agent);
+	return 0;
 }
 
-static void send_buf(struct agent *agent, uint16_t type, uint32_t id, struct buf *payload)
+/* Send what a call asks; if that cannot be, the call fails soon. */
+static void send_call(struct agent_call *call, uint16_t type, const struct buf *payload)
 {
-	send_frame(agent, type, id, buf_bytes(payload), payload->len);
-	buf_release(payload);
+	const int rc = payload->failed
+			       ? -ENOMEM
+			       : send_frame(call->agent, type, call->tag, buf_bytes(payload), payload->len);
+
+	if (rc && rc != -EHOSTDOWN) /* that end is already on its way */
+		fail_soon(call, rc, rc == -E2BIG ? "too large for the guest's agent" : "out of memory");
 }
 
-/* Let go of what was held back, as frames of the present generation. */
-static void release_held(struct agent *agent)
+static void send_numbers(struct agent *agent, uint16_t type, uint32_t id, uint64_t v, unsigned size)
 {
-	const uint16_t generation = htole16(agent->generation);
-	size_t at = 0;
-	uint32_t len;
-
-	agent->holding = false;
-	while (at < agent->held.len) {
-		memcpy(&len, buf_bytes(&agent->held) + at + AT_LENGTH, sizeof(len));
-		memcpy(buf_bytes(&agent->held) + at + AT_GENERATION, &generation, sizeof(generation));
-		at += PROTO_HEADER + le32toh(len) + PROTO_TRAILER;
-	}
-	buf_add(&agent->out, buf_bytes(&agent->held), agent->held.len);
-	buf_clear(&agent->held);
-	flush(agent);
-}
-
-/* ---- requests with one answer */
-
-static void pending_end(struct pending *pending, const struct err *err)
-{
-	const agent_done_fn done = pending->done;
-
-	if (!pending->active)
-		return;
-	pending->active = false;
-	timer_stop(&pending->timer);
-	done(pending->arg, err);
-}
-
-static void pending_timeout(void *arg)
-{
-	struct err err;
-
-	err_set(&err, -ETIMEDOUT, "the guest's agent does not answer");
-	pending_end(arg, &err);
-}
-
-static void pending_start(struct agent *agent, struct pending *pending, unsigned timeout_ms,
-			  agent_done_fn done, void *arg)
-{
-	pending->active = true;
-	pending->done = done;
-	pending->arg = arg;
-	timer_start(agent->loop, &pending->timer, (uint64_t)timeout_ms * 1000000, pending_timeout, pending);
-}
-
-/* An answer that begins with i32 errno, str reason. */
-static void pending_answer(struct agent *agent, struct pending *pending, struct reader *r)
-{
-	struct err err = { 0 };
-	const int32_t code = (int32_t)get_u32(r);
-	char reason[ERR_TEXT_MAX];
-
-	get_str(r, reason, sizeof(reason));
-	if (r->bad) {
-		agent->dropped++;
-		return;
-	}
-	if (code)
-		err_set(&err, code > 0 && code < 4096 ? -code : -EIO, "%s", reason);
-	pending_end(pending, &err);
-}
-
-/* ---- file operations */
-
-static void call_end(struct agent_call *call, int err, struct reader *results)
-{
-	const agent_fs_fn fn = call->fn;
-	void *arg = call->arg;
-
-	timer_stop(&call->timer);
-	list_del(&call->link);
-	free(call);
-	if (fn)
-		fn(arg, err, results);
-}
-
-static void call_timeout(void *arg)
-{
-	struct reader none = reader_init("", 0);
-
-	call_end(arg, -ETIMEDOUT, &none);
-}
-
-static void fs_reply(struct agent *agent, const struct frame *frame, struct reader *r)
-{
-	const int32_t code = (int32_t)get_u32(r);
-	struct agent_call *call;
-
-	if (r->bad || code < 0 || code >= 4096) {
-		agent->dropped++;
-		return;
-	}
-	list_for_each (call, &agent->calls, link)
-		if (call->tag == frame->id) {
-			call_end(call, -code, r);
-			return;
-		}
-	agent->dropped++;
-}
-
-struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf *args, unsigned timeout_ms,
-			    agent_fs_fn fn, void *arg)
-{
-	struct agent_call *call = calloc(1, sizeof(*call));
 	struct buf payload = { 0 };
 
-	if (!call)
-		return NULL;
-	call->agent = agent;
-	call->tag = agent->next_tag++;
-	call->fn = fn;
-	call->arg = arg;
-	list_add(&agent->calls, &call->link);
-	timer_start(agent->loop, &call->timer, (uint64_t)timeout_ms * 1000000, call_timeout, call);
-	buf_put_u8(&payload, (uint8_t)op);
-	buf_add(&payload, buf_bytes(args), args->len);
-	send_buf(agent, F_FS, call->tag, &payload);
-	return call;
+	if (size == 8)
+		buf_put_u64(&payload, v);
+	else
+		buf_put_u32(&payload, (uint32_t)v);
+	if (!payload.failed)
+		(void)send_frame(agent, type, id, buf_bytes(&payload), payload.len);
+	buf_release(&payload);
 }
 
-void agent_fs_cancel(struct agent_call *call)
+/* ---- receiving */
+
+static int errno_in(uint32_t code)
 {
-	call->fn = NULL;
+	return !code ? 0 : code <= ERRNO_LAST ? -(int)code : -EIO;
 }
 
-/* ---- what the guest says */
-
-static void job_info(struct agent *agent, const struct frame *frame, struct reader *r)
+/* i32 errno, str reason. The reason will be shown as one line of a file. */
+static void result_get(struct reader *r, struct err *err)
 {
-	struct job_info info;
+	const int code = errno_in(get_u32(r));
+	size_t n, i;
+	const uint8_t *text = get_bytes(r, &n);
 
-	if (!agent->list.active || frame->id != agent->list_tag || job_info_get(r, &info) < 0) {
-		agent->dropped++;
+	*err = (struct err){ 0 };
+	if (r->bad) {
+		err_set(err, -EPROTO, "the guest's answer is malformed");
 		return;
 	}
-	agent->list_each(agent->list.arg, &info);
-	job_spec_release(&info.spec);
-}
-
-static void job_frame(struct agent *agent, const struct frame *frame, struct reader *r)
-{
-	const struct agent_events *events = agent->events;
-	char reason[ERR_TEXT_MAX];
-	uint64_t offset;
-	uint32_t code, pid;
-	int32_t err;
-	uint8_t how;
-
-	switch (frame->type) {
-	case F_JOB_STARTED:
-		err = (int32_t)get_u32(r);
-		get_str(r, reason, sizeof(reason));
-		pid = get_u32(r);
-		if (!r->bad && err >= 0 && err < 4096) {
-			events->job_started(agent->owner, frame->id, -err, reason, pid);
-			return;
-		}
-		break;
-	case F_JOB_STDIN_MAX:
-		offset = get_u64(r);
-		if (!r->bad) {
-			events->job_stdin_max(agent->owner, frame->id, offset);
-			return;
-		}
-		break;
-	case F_JOB_STDOUT:
-	case F_JOB_STDERR:
-		events->job_output(agent->owner, frame->id, frame->type == F_JOB_STDOUT ? 1 : 2,
-				   frame->payload, frame->len);
+	if (!code)
 		return;
-	case F_JOB_EXIT:
-		how = get_u8(r);
-		code = get_u32(r);
-		if (!r->bad && how <= 1) {
-			events->job_exit(agent->owner, frame->id, how, code);
-			return;
-		}
-		break;
-	default:
-		break;
-	}
-	agent->dropped++;
+	err_set(err, code, "%.*s", n < ERR_TEXT_MAX ? (int)n : ERR_TEXT_MAX - 1, (const char *)text);
+	if (!err->text[0])
+		err_sys(err, code, "the guest's agent");
+	for (i = 0; err->text[i]; i++)
+		if ((unsigned char)err->text[i] < ' ' || err->text[i] == 0x7f)
+			err->text[i] = '?';
 }
 
-static void dispatch(struct agent *agent, const struct frame *frame)
+static bool on_done(struct agent *agent, const struct frame *frame)
 {
+	/* ATTACHED needs no tag, its generation is one. */
+	struct agent_call *call =
+		find_call(agent, frame->type, frame->type == F_ATTACHED ? agent->generation : frame->id);
 	struct reader r = reader_init(frame->payload, frame->len);
-	struct err ok = { 0 };
+	struct err err = { 0 };
 
-	/* READY is the first word of a guest that knows no generation yet. */
-	if (frame->type == F_READY) {
-		if (get_u32(&r) != PROTO_VERSION || r.bad)
-			agent->dropped++;
-		else
-			agent->events->ready(agent->owner);
-		return;
-	}
-	if (frame->generation != agent->generation) {
-		agent->dropped++;
-		return;
-	}
-	switch (frame->type) {
-	case F_ATTACHED:
-		pending_answer(agent, &agent->attach, &r);
-		break;
-	case F_QUIESCED:
-		pending_end(&agent->quiesce, &ok);
-		break;
-	case F_RESIZED:
-		pending_answer(agent, &agent->resize, &r);
-		break;
-	case F_JOB_INFO:
-		job_info(agent, frame, &r);
-		break;
-	case F_JOB_LIST_END:
-		if (frame->id == agent->list_tag)
-			pending_end(&agent->list, &ok);
-		break;
-	case F_FS_REPLY:
-		fs_reply(agent, frame, &r);
-		break;
-	case F_PONG:
-		break;
-	default:
-		job_frame(agent, frame, &r);
-	}
-}
-
-/* False: the agent was freed by a callback. */
-static bool receive(struct agent *agent)
-{
-	static uint8_t bytes[READ_BYTES]; /* one thread, and nothing below reads into it again */
-	struct frame frame;
-	bool freed = false;
-	ssize_t n;
-
-	n = read(agent->fd, bytes, sizeof(bytes));
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return true;
-	if (n <= 0 || frame_parser_feed(&agent->parser, bytes, (size_t)n) < 0) {
-		/* The other end is gone or memory is: stop listening; the engine tells of the machine's end.
-		 */
-		agent->hangup = true;
-		set_events(agent);
-		return true;
-	}
-	agent->freed = &freed;
-	while (!freed && frame_parser_next(&agent->parser, &frame) > 0)
-		dispatch(agent, &frame);
-	if (freed)
+	if (!call)
 		return false;
-	agent->freed = NULL;
+	if (frame->type == F_ATTACHED || frame->type == F_RESIZED)
+		result_get(&r, &err);
+	finish(call, &err, NULL);
 	return true;
 }
 
-static void on_event(void *arg, uint32_t events)
+static bool on_fs_reply(struct agent *agent, const struct frame *frame)
 {
-	struct agent *agent = arg;
-	size_t before;
+	struct agent_call *call = find_call(agent, F_FS_REPLY, frame->id);
+	struct reader r = reader_init(frame->payload, frame->len);
+	struct err err = { 0 };
+	struct buf args = { 0 };
 
-	if (events & EPOLLOUT) {
-		before = agent->out.len;
-		flush(agent);
-		if (agent->on_drain && before >= DRAINED && agent->out.len < DRAINED)
-			agent->on_drain(agent->owner);
-		return; /* on_drain may have freed us; level triggering brings the rest */
+	if (!call)
+		return false;
+	err.code = errno_in(get_u32(&r));
+	if (r.bad)
+		err.code = -EPROTO;
+	if (!call->fs && !err.code && (call->op == FS_OPEN || call->op == FS_CREATE)) {
+		buf_put_u8(&args, FS_CLOSE);
+		buf_put_u32(&args, get_u32(&r));
+		if (!r.bad && !args.failed)
+			(void)send_frame(agent, F_FS, ++agent->last_tag, buf_bytes(&args), args.len);
+		buf_release(&args);
 	}
-	receive(agent);
+	finish(call, &err, &r);
+	return true;
 }
 
-/* ---- life */
+static bool on_job_info(struct agent *agent, const struct frame *frame)
+{
+	struct agent_call *call = find_call(agent, F_JOB_LIST_END, frame->id);
+	struct reader r = reader_init(frame->payload, frame->len);
+	struct job_info info;
+
+	if (!call || job_info_get(&r, &info))
+		return false;
+	call->each(call->arg, &info);
+	job_spec_release(&info.spec);
+	return true;
+}
+
+static bool on_job_started(struct agent *agent, const struct frame *frame)
+{
+	struct reader r = reader_init(frame->payload, frame->len);
+	struct err err;
+	uint32_t pid;
+
+	result_get(&r, &err);
+	pid = get_u32(&r);
+	if (r.bad && !err.code)
+		return false;
+	agent->events->job_started(agent->owner, frame->id, err.code, err.text, pid);
+	return true;
+}
+
+static bool on_stdin_max(struct agent *agent, const struct frame *frame)
+{
+	struct reader r = reader_init(frame->payload, frame->len);
+	const uint64_t max = get_u64(&r);
+
+	if (!r.bad)
+		agent->events->job_stdin_max(agent->owner, frame->id, max);
+	return !r.bad;
+}
+
+static bool on_job_exit(struct agent *agent, const struct frame *frame)
+{
+	struct reader r = reader_init(frame->payload, frame->len);
+	const uint8_t how = get_u8(&r);
+	const uint32_t code = get_u32(&r);
+
+	if (r.bad || how > 1)
+		return false;
+	agent->events->job_exit(agent->owner, frame->id, how, code);
+	return true;
+}
+
+static bool on_ready(struct agent *agent)
+{
+	/* The guest boots once. */
+	if (agent->generation)
+		return false;
+	agent->events->ready(agent->owner);
+	return true;
+}
+
+/* False: not what the protocol allows here. */
+static bool dispatch(struct agent *agent, const struct frame *frame)
+{
+	if (frame->generation != (uint16_t)agent->generation)
+		return false;
+	switch (frame->type) {
+	case F_READY:
+		return on_ready(agent);
+	case F_ATTACHED:
+	case F_QUIESCED:
+	case F_RESIZED:
+	case F_JOB_LIST_END:
+		return on_done(agent, frame);
+	case F_FS_REPLY:
+		return on_fs_reply(agent, frame);
+	case F_JOB_INFO:
+		return on_job_info(agent, frame);
+	case F_JOB_STARTED:
+		return on_job_started(agent, frame);
+	case F_JOB_STDIN_MAX:
+		return on_stdin_max(agent, frame);
+	case F_JOB_STDOUT:
+	case F_JOB_STDERR:
+		agent->events->job_output(agent->owner, frame->id, frame->type == F_JOB_STDOUT ? 1 : 2,
+					  frame->payload, frame->len);
+		return true;
+	case F_JOB_EXIT:
+		return on_job_exit(agent, frame);
+	default:
+		return false;
+	}
+}
+
+static void lose(struct agent *agent)
+{
+	const struct err err = { -EHOSTDOWN, "the guest is gone" };
+	struct agent_call *call;
+
+	agent->lost = true;
+	watch_free(agent->watch);
+	agent->watch = NULL;
+	buf_clear(&agent->out);
+	while ((call = list_first(&agent->calls, struct agent_call, link)) && !agent->freed)
+		finish(call, &err, NULL);
+}
+
+/* False when the channel has ended. */
+static bool receive(struct agent *agent)
+{
+	uint8_t bytes[READ_MAX];
+	struct frame frame;
+	ssize_t n = read(agent->fd, bytes, sizeof(bytes));
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return true;
+	if (n <= 0 || frame_parser_feed(&agent->in, bytes, (size_t)n))
+		return false;
+	while (!agent->freed && frame_parser_next(&agent->in, &frame))
+		if (!dispatch(agent, &frame))
+			agent->dropped++;
+	return true;
+}
+
+static void destroy(struct agent *agent)
+{
+	if (agent->dropped || agent->in.skipped)
+		log_debug("agent channel: %llu frames and %llu bytes were dropped",
+			  (unsigned long long)agent->dropped, (unsigned long long)agent->in.skipped);
+	watch_free(agent->watch);
+	frame_parser_release(&agent->in);
+	buf_release(&agent->out);
+	free(agent);
+}
+
+static void receive_and_send(void *arg, uint32_t events)
+{
+	struct agent *agent = arg;
+	bool alive = true;
+
+	agent->busy = true;
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+		alive = receive(agent);
+	if (!agent->freed && !alive)
+		lose(agent);
+	if (!agent->freed && !agent->lost && events & EPOLLOUT)
+		write_some(agent);
+	if (!agent->freed && agent->full && agent->out.len < DRAINED) {
+		agent->full = false;
+		if (agent->drain)
+			agent->drain(agent->owner);
+	}
+	agent->busy = false;
+	if (agent->freed)
+		destroy(agent);
+}
+
+/* ---- the channel */
 
 struct agent *agent_new(struct loop *loop, int fd, const struct agent_events *events, void *owner)
 {
@@ -409,9 +445,8 @@ struct agent *agent_new(struct loop *loop, int fd, const struct agent_events *ev
 	agent->fd = fd;
 	agent->events = events;
 	agent->owner = owner;
-	agent->next_tag = 1;
 	list_init(&agent->calls);
-	agent->watch = watch_new(loop, fd, EPOLLIN, on_event, agent);
+	agent->watch = watch_new(loop, fd, EPOLLIN, receive_and_send, agent);
 	if (!agent->watch) {
 		free(agent);
 		return NULL;
@@ -421,86 +456,111 @@ struct agent *agent_new(struct loop *loop, int fd, const struct agent_events *ev
 
 void agent_free(struct agent *agent)
 {
-	struct reader none = reader_init("", 0);
+	const struct err err = { -EHOSTDOWN, "the guest is gone" };
 	struct agent_call *call;
-	struct err err;
 
-	if (!agent)
+	if (!agent || agent->freed)
 		return;
-	if (agent->freed)
-		*agent->freed = true;
-	watch_free(agent->watch);
-	err_set(&err, -EHOSTDOWN, "the guest is gone");
-	pending_end(&agent->attach, &err);
-	pending_end(&agent->quiesce, &err);
-	pending_end(&agent->resize, &err);
-	pending_end(&agent->list, &err);
+	agent->freed = true;
 	while ((call = list_first(&agent->calls, struct agent_call, link)))
-		call_end(call, -EHOSTDOWN, &none);
-	frame_parser_release(&agent->parser);
-	buf_release(&agent->out);
-	buf_release(&agent->held);
-	free(agent);
+		finish(call, &err, NULL);
+	if (!agent->busy)
+		destroy(agent);
+}
+
+size_t agent_backlog(const struct agent *agent)
+{
+	return agent->out.len;
+}
+
+void agent_on_drain(struct agent *agent, void (*fn)(void *owner))
+{
+	agent->drain = fn;
+}
+
+/* The identity as F_ATTACH has it; 0, or a negative errno. */
+static int put_identity(struct buf *buf, const struct identity *identity)
+{
+	uint8_t entropy[IDENTITY_ENTROPY], machine_id[IDENTITY_MACHINE_ID];
+	uint32_t n = 0, i;
+
+	while (identity->env && identity->env[n])
+		n++;
+	if (n > IDENTITY_ENV_MAX)
+		return -E2BIG;
+	if (getrandom(entropy, sizeof(entropy), 0) != sizeof(entropy) ||
+	    getrandom(machine_id, sizeof(machine_id), 0) != sizeof(machine_id))
+		return -EIO;
+	buf_put_u32(buf, PROTO_VERSION);
+	buf_put_u32(buf, identity->generation);
+	buf_put_u8(buf, identity->kind);
+	buf_put_str(buf, identity->name);
+	buf_put_u64(buf, now_real_ns());
+	buf_put_bytes(buf, entropy, sizeof(entropy));
+	buf_put_bytes(buf, machine_id, sizeof(machine_id));
+	buf_put_u32(buf, n);
+	for (i = 0; i < n; i++)
+		buf_put_str(buf, identity->env[i]);
+	explicit_bzero(entropy, sizeof(entropy));
+	return buf->failed ? -ENOMEM : 0;
 }
 
 void agent_attach(struct agent *agent, const struct identity *identity, unsigned timeout_ms,
 		  agent_done_fn done, void *arg)
 {
-	uint8_t entropy[IDENTITY_ENTROPY], machine_id[IDENTITY_MACHINE_ID];
+	static const uint8_t zeros[PROTO_RESYNC];
+	struct agent_call *call;
 	struct buf payload = { 0 };
-	uint32_t i, nenv = 0;
+	int rc;
 
-	while (identity->env && identity->env[nenv])
-		nenv++;
-	/* Neither call can fail or be short once the kernel's generator is seeded (getrandom(2)). */
-	(void)!getrandom(entropy, sizeof(entropy), 0);
-	(void)!getrandom(machine_id, sizeof(machine_id), 0);
-
-	agent->generation = (uint16_t)identity->generation;
-	agent->holding = false;
-	if (identity->resync) {
-		/* What is still here of the old stream is its cut end. */
-		buf_clear(&agent->out);
-		frame_parser_release(&agent->parser);
-		memset(&agent->parser, 0, sizeof(agent->parser));
-		if (buf_reserve(&agent->out, PROTO_RESYNC)) {
-			memset(buf_bytes(&agent->out), 0, PROTO_RESYNC);
-			buf_grow(&agent->out, PROTO_RESYNC);
-		}
-	}
-	buf_put_u32(&payload, PROTO_VERSION);
-	buf_put_u32(&payload, identity->generation);
-	buf_put_u8(&payload, (uint8_t)identity->kind);
-	buf_put_str(&payload, identity->name);
-	buf_put_u64(&payload, now_real_ns());
-	buf_put_bytes(&payload, entropy, sizeof(entropy));
-	buf_put_bytes(&payload, machine_id, sizeof(machine_id));
-	buf_put_u32(&payload, nenv);
-	for (i = 0; i < nenv; i++)
-		buf_put_str(&payload, identity->env[i]);
-	pending_start(agent, &agent->attach, timeout_ms, done, arg);
-	send_buf(agent, F_ATTACH, 0, &payload);
-	explicit_bzero(entropy, sizeof(entropy));
-	release_held(agent);
+	agent->generation = identity->generation;
+	call = done_call(agent, F_ATTACHED, timeout_ms, done, arg);
+	if (!call || agent->lost)
+		return;
+	call->tag = identity->generation;
+	if (identity->resync)
+		buf_add(&agent->out, zeros, sizeof(zeros));
+	rc = put_identity(&payload, identity);
+	if (rc)
+		fail_soon(call, rc, "the identity cannot be sent to the guest");
+	else
+		send_call(call, F_ATTACH, &payload);
+	if (payload.data)
+		explicit_bzero(payload.data, payload.size);
+	buf_release(&payload);
 }
 
 void agent_quiesce(struct agent *agent, unsigned timeout_ms, agent_done_fn done, void *arg)
 {
-	pending_start(agent, &agent->quiesce, timeout_ms, done, arg);
-	send_frame(agent, F_QUIESCE, 0, NULL, 0);
-	agent->holding = true;
+	struct agent_call *call = done_call(agent, F_QUIESCED, timeout_ms, done, arg);
+	const struct buf nothing = { 0 };
+
+	if (call && !agent->lost)
+		send_call(call, F_QUIESCE, &nothing);
 }
 
 void agent_unquiesce(struct agent *agent)
 {
-	agent->holding = false;
-	send_frame(agent, F_UNQUIESCE, 0, NULL, 0);
-	release_held(agent);
+	(void)send_frame(agent, F_UNQUIESCE, 0, NULL, 0);
 }
 
 void agent_poweroff(struct agent *agent)
 {
-	send_frame(agent, F_POWEROFF, 0, NULL, 0);
+	(void)send_frame(agent, F_POWEROFF, 0, NULL, 0);
+}
+
+void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms,
+		  agent_done_fn done, void *arg)
+{
+	struct agent_call *call = done_call(agent, F_RESIZED, timeout_ms, done, arg);
+	struct buf payload = { 0 };
+
+	if (!call || agent->lost)
+		return;
+	buf_put_u32(&payload, cpus);
+	buf_put_u64(&payload, memory);
+	send_call(call, F_RESIZE, &payload);
+	buf_release(&payload);
 }
 
 /* ---- jobs */
@@ -508,9 +568,20 @@ void agent_poweroff(struct agent *agent)
 void agent_job_start(struct agent *agent, uint32_t job, const struct job_spec *spec)
 {
 	struct buf payload = { 0 };
+	struct agent_call *call;
 
 	job_spec_put(&payload, spec);
-	send_buf(agent, F_JOB_START, job, &payload);
+	if (!payload.failed && payload.len <= PROTO_SPEC_MAX) {
+		(void)send_frame(agent, F_JOB_START, job, buf_bytes(&payload), payload.len);
+	} else {
+		call = call_new(agent, 0, 0);
+		if (call) {
+			call->refused = true;
+			call->tag = job;
+			fail_soon(call, -E2BIG, "the command and its environment are too large");
+		}
+	}
+	buf_release(&payload);
 }
 
 void agent_job_stdin(struct agent *agent, uint32_t job, const void *data, size_t n)
@@ -520,73 +591,76 @@ void agent_job_stdin(struct agent *agent, uint32_t job, const void *data, size_t
 
 	for (; n; p += part, n -= part) {
 		part = n < PROTO_DATA_MAX ? n : PROTO_DATA_MAX;
-		send_frame(agent, F_JOB_STDIN, job, p, part);
+		if (send_frame(agent, F_JOB_STDIN, job, p, part))
+			return;
 	}
 }
 
 void agent_job_stdin_eof(struct agent *agent, uint32_t job)
 {
-	send_frame(agent, F_JOB_STDIN_EOF, job, NULL, 0);
+	(void)send_frame(agent, F_JOB_STDIN_EOF, job, NULL, 0);
 }
 
 void agent_job_want(struct agent *agent, uint32_t job, int stream, uint64_t offset)
 {
-	struct buf payload = { 0 };
-
-	buf_put_u64(&payload, offset);
-	send_buf(agent, stream == 1 ? F_JOB_STDOUT_MAX : F_JOB_STDERR_MAX, job, &payload);
+	send_numbers(agent, stream == 1 ? F_JOB_STDOUT_MAX : F_JOB_STDERR_MAX, job, offset, 8);
 }
 
 void agent_job_kill(struct agent *agent, uint32_t job, uint32_t signal)
 {
-	struct buf payload = { 0 };
-
-	buf_put_u32(&payload, signal);
-	send_buf(agent, F_JOB_KILL, job, &payload);
+	send_numbers(agent, F_JOB_KILL, job, signal, 4);
 }
 
 void agent_job_resize(struct agent *agent, uint32_t job, uint16_t rows, uint16_t cols)
 {
-	struct buf payload = { 0 };
-
-	buf_put_u16(&payload, rows);
-	buf_put_u16(&payload, cols);
-	send_buf(agent, F_JOB_RESIZE, job, &payload);
+	/* Two little-endian 16-bit numbers are one of 32. */
+	send_numbers(agent, F_JOB_RESIZE, job, rows | (uint32_t)cols << 16, 4);
 }
 
 void agent_job_forget(struct agent *agent, uint32_t job)
 {
-	send_frame(agent, F_JOB_FORGET, job, NULL, 0);
+	(void)send_frame(agent, F_JOB_FORGET, job, NULL, 0);
 }
 
 void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct job_info *info),
 		    agent_done_fn done, void *arg)
 {
-	enum { LIST_TIMEOUT_MS = 30000 };
+	struct agent_call *call = done_call(agent, F_JOB_LIST_END, list_timeout_ms, done, arg);
+	const struct buf nothing = { 0 };
 
-	agent->list_tag = agent->next_tag++;
-	agent->list_each = each;
-	pending_start(agent, &agent->list, LIST_TIMEOUT_MS, done, arg);
-	send_frame(agent, F_JOB_LIST, agent->list_tag, NULL, 0);
+	if (!call || agent->lost)
+		return;
+	call->each = each;
+	send_call(call, F_JOB_LIST, &nothing);
 }
 
-void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms,
-		  agent_done_fn done, void *arg)
+/* ---- files */
+
+struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf *args, unsigned timeout_ms,
+			    agent_fs_fn fn, void *arg)
 {
+	struct agent_call *call = call_new(agent, F_FS_REPLY, timeout_ms);
 	struct buf payload = { 0 };
 
-	buf_put_u32(&payload, cpus);
-	buf_put_u64(&payload, memory);
-	pending_start(agent, &agent->resize, timeout_ms, done, arg);
-	send_buf(agent, F_RESIZE, 0, &payload);
+	if (!call)
+		return NULL;
+	call->fs = fn;
+	call->op = op;
+	call->arg = arg;
+	if (agent->lost)
+		return call;
+	buf_put_u8(&payload, op);
+	buf_add(&payload, buf_bytes(args), args->len);
+	send_call(call, F_FS, &payload);
+	buf_release(&payload);
+	return call;
 }
 
-size_t agent_backlog(const struct agent *agent)
+void agent_fs_cancel(struct agent_call *call)
 {
-	return agent->out.len + agent->held.len;
-}
-
-void agent_on_drain(struct agent *agent, void (*fn)(void *owner))
-{
-	agent->on_drain = fn;
+	/* Its reply may bring a handle that is to be closed; until then it waits without a caller. */
+	call->fs = NULL;
+	if (call->answer)
+		timer_start(call->agent->loop, &call->timer, orphan_timeout_ms * 1000000ull, call_expired,
+			    call);
 }

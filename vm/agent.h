@@ -80,7 +80,8 @@ void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned 
 
 /*
  * A file operation: args holds what enum fs_op lists after the op (the call copies it). Returns a handle for
- * agent_fs_cancel; after that fn is not called, though the guest may still do it.
+ * agent_fs_cancel; after that fn is not called, though the guest may still do it (a file it opens is closed
+ * again). NULL when out of memory: fn is not called either.
  */
 struct agent_call;
 struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf *args, unsigned timeout_ms,

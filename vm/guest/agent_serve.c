@@ -285,7 +285,7 @@ static void handle(struct guest *guest, const struct frame *frame)
 	case F_QUIESCE:
 		if (!guest->quiesced)
 			guest_jobs_flush(guest);
-		guest_send(guest, F_QUIESCED, 0, NULL, 0);
+		guest_send(guest, F_QUIESCED, frame->id, NULL, 0);
 		guest->quiesced = true;
 		return;
 	case F_UNQUIESCE:

@@ -64,7 +64,7 @@ enum frame_type {
 	F_ATTACH,    /* H: u32 version, u32 generation, u8 kind (enum attach_kind), identity (see below) */
 	F_ATTACHED,  /* G: i32 errno, str reason. Identity is applied, hooks ran: commands may come */
 	F_QUIESCE,   /* H: a capture or pause comes */
-	F_QUIESCED,  /* G: the last frame until F_ATTACH or F_UNQUIESCE */
+	F_QUIESCED,  /* G: id is echoed; the last frame until F_ATTACH or F_UNQUIESCE */
 	F_UNQUIESCE, /* H: go on in the same generation (after a pause, or a capture that failed) */
 	F_PING,      /* H: id is echoed */
 	F_PONG,      /* G */
