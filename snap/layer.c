@@ -120,7 +120,7 @@ int layer_open(struct store *store, const char *file, struct layer **ret, struct
 			goto out;
 		}
 		found = more;
-		snprintf(found[n].file, sizeof(found[n].file), "%s", next);
+		memcpy(found[n].file, next, strlen(next) + 1); /* inspect() knows the name as ours */
 		found[n++].size = info.size;
 		if (!info.backing[0])
 			break;

@@ -63,7 +63,8 @@ struct store {
 	struct list entries;
 	struct list pins;
 	struct background *background;
-	bool closing; /* references end, files stay */
+	bool closing;     /* references end, files stay */
+	bool sync_failed; /* the background's: what was to be deleted may be needed after a crash */
 };
 
 /* store.c */
