@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * image.h - images as `sbx image` sees them: beside a running daemon or without one
+ *
+ * An image is a raw disk, kept as a layer, and a small record images/NAME that names it (docs/format.md). The
+ * functions here need no struct store: they open the directory DIR, create what is missing in it, and take a
+ * short lock that the daemon's collection of unneeded layers takes too. The daemon's own view
+ * is in store.h. All of them may block on the disk.
+ */
+#ifndef SBX_SNAP_IMAGE_H
+#define SBX_SNAP_IMAGE_H
+
+#include <stdint.h>
+
+#include "snap/store.h"
+#include "util/err.h"
+
+/* Where the store is unless --state says otherwise: /var/lib/sbxfs for root, else $XDG_STATE_HOME/sbxfs or
+ * ~/.local/state/sbxfs. For the caller to free; NULL when out of memory or homeless. */
+char *store_default_dir(void);
+
+/*
+ * Make the image `name` from the raw disk in raw_file, which is copied (holes and zeros are left out) and may
+ * then go. `source` says how it was made, in a line. Durable on return. -EEXIST: there is one already.
+ */
+int image_publish(const char *dir, const char *name, const char *raw_file, const char *source,
+		  struct err *err);
+
+/* The name goes at once; its disk stays while snapshots or machines need it. -ENOENT. */
+int image_remove(const char *dir, const char *name, struct err *err);
+
+/* Every image in no order; image->disk is NULL. Records that cannot be read are skipped with a warning. */
+int image_each(const char *dir, void (*each)(void *arg, const struct image *image), void *arg,
+	       struct err *err);
+
+#endif
