@@ -22,7 +22,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/image.h"
 #include "snap/io.h"
 #include "snap/store_priv.h"
 #include "util/log.h"
@@ -38,6 +37,23 @@ bool name_valid(const char *name)
 const char *store_dir(const struct store *store)
 {
 	return store->dir;
+}
+
+int store_lock_changes(int dir_fd)
+{
+	int fd = openat(dir_fd, "changes", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int rc;
+
+	if (fd < 0)
+		return -errno;
+	do
+		rc = flock(fd, LOCK_EX) ? -errno : 0;
+	while (rc == -EINTR);
+	if (rc) {
+		close(fd);
+		return rc;
+	}
+	return fd;
 }
 
 /* ---- chores for the background */
@@ -224,12 +240,14 @@ static int collect_layers(struct store *store, uint64_t *ret_freed, struct err *
 	struct image_layers held = { .store = store };
 	int lock, rc;
 
-	lock = image_lock(store->images_fd);
+	lock = store_lock_changes(store->dir_fd);
 	if (lock < 0)
 		return err_sys(err, lock, "cannot lock the store's images");
-	rc = image_layers(store->images_fd, hold_layer, &held, err);
-	if (rc)
+	rc = image_each_layer(store->images_fd, hold_layer, &held);
+	if (rc) {
+		err_sys(err, rc, "no layer can be collected while an image cannot be read");
 		goto out;
+	}
 	rc = sweep_run(&layers, err);
 	if (!rc)
 		rc = sweep_run(&sums, err);

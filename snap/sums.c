@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sums.c - checksums of a layer
+ *
+ * A sums file (docs/format.md) is a header with the layer's size, an XXH3 for every 64 KiB of the layer, and
+ * an XXH3 of all that. Layers are full of holes, so blocks are looked for with SEEK_DATA; a block in a hole
+ * has the checksum of zeroes without being read.
+ */
+#include "snap/sums.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "snap/id.h"
+#include "snap/io.h"
+#include "snap/parallel.h"
+#include "util/buf.h"
+
+enum { SUMS_VERSION = 1, BATCH = 64, HEADER = 24, LAYER_MAX_BITS = 44 };
+
+static const char magic[8] = "SBXSUMS";
+
+struct layer_sums {
+	int fd;
+	const char *file;
+	uint64_t size;
+	size_t n;
+	uint64_t *sums;
+	uint64_t zero; /* of a block of zeroes */
+};
+
+static size_t block_len(const struct layer_sums *sums, size_t i)
+{
+	uint64_t left = sums->size - (uint64_t)i * SUMS_BLOCK;
+
+	return left < SUMS_BLOCK ? (size_t)left : SUMS_BLOCK;
+}
+
+/* Checksums of the blocks of one batch, into ret. */
+static int sum_batch(const struct layer_sums *sums, size_t first, size_t n, uint64_t *ret, void *scratch,
+		     struct err *err)
+{
+	uint64_t data = 0; /* nothing but holes before here */
+	size_t i;
+
+	for (i = first; i < first + n; i++) {
+		uint64_t offset = (uint64_t)i * SUMS_BLOCK;
+		size_t len = block_len(sums, i);
+		int rc;
+
+		if (offset >= data) {
+			off_t found = lseek(sums->fd, (off_t)offset, SEEK_DATA);
+
+			if (found < 0 && errno != ENXIO)
+				return err_sys(err, -errno, "cannot read layer %s", sums->file);
+			data = found < 0 ? UINT64_MAX : (uint64_t)found;
+		}
+		if (data >= offset + len && len == SUMS_BLOCK) {
+			ret[i - first] = sums->zero;
+			continue;
+		}
+		rc = pread_all(sums->fd, scratch, len, offset);
+		if (rc)
+			return err_sys(err, rc, "cannot read block %zu of layer %s", i, sums->file);
+		ret[i - first] = XXH3_64bits(scratch, len);
+		data = offset + len; /* look again */
+	}
+	return 0;
+}
+
+static size_t batches(const struct layer_sums *sums)
+{
+	return (sums->n + BATCH - 1) / BATCH;
+}
+
+static size_t batch_len(const struct layer_sums *sums, size_t batch)
+{
+	size_t left = sums->n - batch * BATCH;
+
+	return left < BATCH ? left : BATCH;
+}
+
+static int make_batch(void *arg, size_t batch, void *scratch, struct err *err)
+{
+	struct layer_sums *sums = arg;
+	size_t first = batch * BATCH;
+
+	return sum_batch(sums, first, batch_len(sums, batch), sums->sums + first, scratch, err);
+}
+
+static int check_batch(void *arg, size_t batch, void *scratch, struct err *err)
+{
+	const struct layer_sums *sums = arg;
+	size_t first = batch * BATCH, n = batch_len(sums, batch);
+	uint64_t found[BATCH];
+	int rc = sum_batch(sums, first, n, found, scratch, err);
+
+	for (size_t i = 0; !rc && i < n; i++)
+		if (found[i] != le64toh(sums->sums[first + i]))
+			rc = err_set(err, -EIO, "layer %s is damaged in block %zu", sums->file, first + i);
+	return rc;
+}
+
+/* Everything but the checksums themselves. sums->fd is the caller's to close. */
+static int open_layer(struct layer_sums *sums, int dir_fd, const char *file, struct err *err)
+{
+	void *zeroes = calloc(1, SUMS_BLOCK);
+	struct stat st;
+
+	if (!zeroes)
+		return err_set(err, -ENOMEM, "out of memory");
+	sums->zero = XXH3_64bits(zeroes, SUMS_BLOCK);
+	free(zeroes);
+	sums->file = file;
+	sums->fd = openat(dir_fd, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (sums->fd < 0 && errno == ENOENT)
+		return err_set(err, -EINVAL, "layer %s is missing", file);
+	if (sums->fd < 0 || fstat(sums->fd, &st))
+		return err_sys(err, -errno, "cannot open layer %s", file);
+	if (!S_ISREG(st.st_mode) || st.st_size >> LAYER_MAX_BITS)
+		return err_set(err, -EINVAL, "layer %s is no layer of ours", file);
+	sums->size = (uint64_t)st.st_size;
+	sums->n = (size_t)((sums->size + SUMS_BLOCK - 1) / SUMS_BLOCK);
+	return 0;
+}
+
+static void close_layer(struct layer_sums *sums)
+{
+	if (sums->fd >= 0)
+		close(sums->fd);
+}
+
+/* Put header, sums and checksum into a new file and give it its name. */
+static int publish(const struct layer_sums *sums, int sums_fd, int tmp_fd, struct err *err)
+{
+	struct buf out = { 0 };
+	char draft[ID_SIZE];
+	int rc;
+
+	buf_add(&out, magic, sizeof(magic));
+	buf_put_u32(&out, SUMS_VERSION);
+	buf_put_u32(&out, SUMS_BLOCK);
+	buf_put_u64(&out, sums->size);
+	for (size_t i = 0; i < sums->n; i++)
+		buf_put_u64(&out, sums->sums[i]);
+	if (!out.failed)
+		buf_put_u64(&out, XXH3_64bits(buf_bytes(&out), out.len));
+	rc = out.failed ? -ENOMEM : id_make(draft);
+	if (!rc)
+		rc = write_file_at(tmp_fd, draft, buf_bytes(&out), out.len);
+	if (!rc && renameat(tmp_fd, draft, sums_fd, sums->file)) {
+		rc = -errno;
+		unlinkat(tmp_fd, draft, 0);
+	}
+	buf_release(&out);
+	return rc ? err_sys(err, rc, "cannot write the checksums of layer %s", sums->file) : 0;
+}
+
+int sums_write(int dir_fd, const char *file, int sums_fd, int tmp_fd, struct err *err)
+{
+	struct layer_sums sums = { .fd = -1 };
+	int rc = open_layer(&sums, dir_fd, file, err);
+
+	if (rc)
+		goto out;
+	if (fsync(sums.fd)) {
+		rc = err_sys(err, -errno, "cannot sync layer %s", file);
+		goto out;
+	}
+	sums.sums = calloc(sums.n ? sums.n : 1, sizeof(*sums.sums));
+	if (!sums.sums) {
+		rc = err_set(err, -ENOMEM, "out of memory");
+		goto out;
+	}
+	rc = parallel_run(batches(&sums), make_batch, &sums, SUMS_BLOCK, NULL, err);
+	if (!rc)
+		rc = publish(&sums, sums_fd, tmp_fd, err);
+out:
+	free(sums.sums);
+	close_layer(&sums);
+	return rc;
+}
+
+/* Read the sums file and hold it against the layer's size. */
+static int read_sums(struct layer_sums *sums, int sums_fd, struct buf *text, struct err *err)
+{
+	size_t expected = HEADER + (sums->n + 1) * sizeof(uint64_t);
+	int rc = read_file_at(sums_fd, sums->file, expected, text);
+	struct reader reader;
+	char found[8];
+	uint64_t sum;
+
+	if (rc == -ENOENT)
+		return err_set(err, -EINVAL, "the checksums of layer %s are missing", sums->file);
+	if (rc == -EFBIG || (!rc && text->len != expected))
+		return err_set(err, -EIO, "layer %s or its checksums are damaged: their sizes do not fit",
+			       sums->file);
+	if (rc)
+		return err_sys(err, rc, "cannot read the checksums of layer %s", sums->file);
+	memcpy(&sum, buf_bytes(text) + expected - sizeof(sum), sizeof(sum));
+	if (le64toh(sum) != XXH3_64bits(buf_bytes(text), expected - sizeof(sum)))
+		return err_set(err, -EIO, "the checksums of layer %s are damaged", sums->file);
+	reader = reader_init(buf_bytes(text), expected);
+	memcpy(found, reader.p, sizeof(found));
+	reader.p += sizeof(found);
+	if (memcmp(found, magic, sizeof(magic)) != 0 || get_u32(&reader) != SUMS_VERSION ||
+	    get_u32(&reader) != SUMS_BLOCK)
+		return err_set(err, -EINVAL, "the checksums of layer %s are of another version", sums->file);
+	if (get_u64(&reader) != sums->size)
+		return err_set(err, -EIO, "layer %s does not have the size it was saved with", sums->file);
+	return 0;
+}
+
+int sums_check(int dir_fd, const char *file, int sums_fd, struct progress *progress, struct err *err)
+{
+	struct layer_sums sums = { .fd = -1 };
+	struct buf text = { 0 };
+	int rc = open_layer(&sums, dir_fd, file, err);
+
+	if (!rc)
+		rc = read_sums(&sums, sums_fd, &text, err);
+	if (rc)
+		goto out;
+	sums.sums = malloc((sums.n ? sums.n : 1) * sizeof(*sums.sums));
+	if (!sums.sums) {
+		rc = err_set(err, -ENOMEM, "out of memory");
+		goto out;
+	}
+	memcpy(sums.sums, buf_bytes(&text) + HEADER, sums.n * sizeof(*sums.sums)); /* aligned now */
+	rc = parallel_run(batches(&sums), check_batch, &sums, SUMS_BLOCK, progress, err);
+out:
+	free(sums.sums);
+	buf_release(&text);
+	close_layer(&sums);
+	return rc;
+}
