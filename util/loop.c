@@ -38,6 +38,8 @@ struct work {
 struct loop {
 	int epfd;
 	bool stop;
+	bool waiting; /* in epoll_wait, without program_lock */
+	pthread_mutex_t *program_lock;
 	struct list timers;
 	struct list dead; /* watches freed in this round */
 
@@ -186,6 +188,8 @@ void loop_free(struct loop *loop)
 void loop_stop(struct loop *loop)
 {
 	loop->stop = true;
+	if (loop->waiting)
+		kick(loop);
 }
 
 /* Milliseconds until the first timer, rounded up so that it is due when epoll_wait returns; capped by
@@ -215,14 +219,40 @@ static void run_timers(struct loop *loop)
 	}
 }
 
+static void lock_program(struct loop *loop)
+{
+	if (loop->program_lock)
+		pthread_mutex_lock(loop->program_lock);
+}
+
+static void unlock_program(struct loop *loop)
+{
+	if (loop->program_lock)
+		pthread_mutex_unlock(loop->program_lock);
+}
+
+void loop_set_lock(struct loop *loop, pthread_mutex_t *lock)
+{
+	loop->program_lock = lock;
+}
+
 int loop_once(struct loop *loop, int timeout_ms)
 {
 	struct epoll_event events[ROUND];
-	int i, n;
+	int i, n, error;
 
-	n = epoll_wait(loop->epfd, events, ROUND, wait_ms(loop, timeout_ms));
-	if (n < 0 && errno != EINTR)
-		return -errno;
+	lock_program(loop);
+	timeout_ms = wait_ms(loop, timeout_ms);
+	loop->waiting = true;
+	unlock_program(loop);
+	n = epoll_wait(loop->epfd, events, ROUND, timeout_ms);
+	error = errno;
+	lock_program(loop);
+	loop->waiting = false;
+	if (n < 0 && error != EINTR) {
+		unlock_program(loop);
+		return -error;
+	}
 	for (i = 0; i < n; i++) {
 		struct watch *w = events[i].data.ptr;
 
@@ -231,6 +261,7 @@ int loop_once(struct loop *loop, int timeout_ms)
 	}
 	run_timers(loop);
 	reap_dead(loop);
+	unlock_program(loop);
 	return 0;
 }
 
@@ -292,6 +323,9 @@ void timer_start(struct loop *loop, struct timer *timer, uint64_t ns, void (*fn)
 		if (pos->at_ns > timer->at_ns)
 			break;
 	list_add(&pos->link, &timer->link); /* pos may be the head itself: then this is the end */
+	/* The loop waits for the timer that was first before: another thread holds the lock. */
+	if (loop->waiting)
+		kick(loop);
 }
 
 void timer_stop(struct timer *timer)

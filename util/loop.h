@@ -3,12 +3,14 @@
  * loop.h - the event loop: descriptors, timers, and slow work on threads
  *
  * One loop a process and one thread in it. Everything here but the body of a job's `run` is called from that
- * thread, so the program's state needs no locks. A callback may add and remove any watch, timer or job, its
- * own too: a removed watch is not called again, even when its event was already fetched.
+ * thread, so the program's state needs no locks (but see loop_set_lock). A callback may add and remove any
+ * watch, timer or job, its own too: a removed watch is not called again, even when its event was already
+ * fetched.
  */
 #ifndef SBX_UTIL_LOOP_H
 #define SBX_UTIL_LOOP_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -25,6 +27,13 @@ int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 /* Run one round of events, waiting at most timeout_ms (-1: without limit): for tests and nested clean-up. */
 int loop_once(struct loop *loop, int timeout_ms);
+
+/*
+ * For a program with other threads that share its state: the loop holds `lock` except while it waits for
+ * events, and whoever else holds it may call everything here but loop_run, loop_once and loop_free. The
+ * thread that runs the loop must not hold it when it calls those. NULL: none.
+ */
+void loop_set_lock(struct loop *loop, pthread_mutex_t *lock);
 
 /* A watched descriptor. events are EPOLLIN, EPOLLOUT...; level triggered. The descriptor stays the caller's.
  */
