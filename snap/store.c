@@ -22,6 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "snap/image.h"
 #include "snap/io.h"
 #include "snap/store_priv.h"
 #include "util/log.h"
@@ -37,23 +38,6 @@ bool name_valid(const char *name)
 const char *store_dir(const struct store *store)
 {
 	return store->dir;
-}
-
-int store_lock_changes(int dir_fd)
-{
-	int fd = openat(dir_fd, "changes", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-	int rc;
-
-	if (fd < 0)
-		return -errno;
-	do
-		rc = flock(fd, LOCK_EX) ? -errno : 0;
-	while (rc == -EINTR);
-	if (rc) {
-		close(fd);
-		return rc;
-	}
-	return fd;
 }
 
 /* ---- chores for the background */
@@ -212,7 +196,7 @@ static bool temporary_needed(struct sweep *sweep, const char *name)
 }
 
 /* References to the layers of all images, for as long as layers/ is judged. */
-struct image_layers {
+struct held_layers {
 	struct store *store;
 	struct layer **layers;
 	size_t n;
@@ -220,7 +204,7 @@ struct image_layers {
 
 static int hold_layer(void *arg, const char *file)
 {
-	struct image_layers *held = arg;
+	struct held_layers *held = arg;
 	struct layer **more = realloc(held->layers, (held->n + 1) * sizeof(*more));
 	int rc;
 
@@ -237,17 +221,15 @@ static int collect_layers(struct store *store, uint64_t *ret_freed, struct err *
 {
 	struct sweep layers = { store, store->layers_fd, "unused layer", layer_needed, 0, 0 };
 	struct sweep sums = { store, store->sums_fd, "checksums of no layer", sums_needed, 0, 0 };
-	struct image_layers held = { .store = store };
+	struct held_layers held = { .store = store };
 	int lock, rc;
 
-	lock = store_lock_changes(store->dir_fd);
+	lock = image_lock(store->images_fd);
 	if (lock < 0)
 		return err_sys(err, lock, "cannot lock the store's images");
-	rc = image_each_layer(store->images_fd, hold_layer, &held);
-	if (rc) {
-		err_sys(err, rc, "no layer can be collected while an image cannot be read");
+	rc = image_layers(store->images_fd, hold_layer, &held, err);
+	if (rc)
 		goto out;
-	}
 	rc = sweep_run(&layers, err);
 	if (!rc)
 		rc = sweep_run(&sums, err);

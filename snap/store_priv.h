@@ -68,9 +68,6 @@ struct store {
 };
 
 /* store.c */
-/* Wait for the lock under which images and their layers change, beside the daemon too: a descriptor to close,
- * or a negative errno. */
-int store_lock_changes(int dir_fd);
 /* In the background, in this order: sync dir_fd, so that what is gone from it stays gone... */
 void store_sync_later(struct store *store, int dir_fd);
 /* ...and delete dir_fd/name, a file or a directory; not if a sync asked for before failed. */
@@ -81,11 +78,6 @@ void store_discard(struct store *store, int dir_fd, const char *name);
  */
 int layer_open(struct store *store, const char *file, struct layer **ret, struct err *err);
 struct layer *layer_find(struct store *store, const char *file);
-
-/* image.c */
-/* Call each(arg, file) for the file name of every layer that an image names. A negative errno when an image
- * cannot be read, so that what it names is unknown. */
-int image_each_layer(int images_fd, int (*each)(void *arg, const char *file), void *arg);
 
 /* catalogue.c */
 /* Read snapshots/ into store->entries. */
