@@ -13,7 +13,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,10 +21,10 @@
 #include <unistd.h>
 
 #include "snap/io.h"
+#include "snap/manifest.h"
 #include "snap/qcow2.h"
-#include "snap/record.h"
-#include "snap/sums.h"
 #include "snap/store_priv.h"
+#include "snap/sums.h"
 #include "util/log.h"
 #include "util/loop.h"
 #include "util/size.h"
@@ -36,7 +35,7 @@ enum { IMAGE_VERSION = 1, IMAGE_RECORD_MAX = 4096, COPY_BLOCK = 64 * 1024 };
 
 /* What `sbx image` opens of a store. */
 struct dirs {
-	int root, layers, sums, images, tmp;
+	int layers, sums, images, tmp;
 };
 
 char *store_default_dir(void)
@@ -63,10 +62,9 @@ static int read_record(int images, const char *name, struct image *ret, char fil
 		       struct err *err)
 {
 	struct buf text = { 0 };
-	struct record record;
+	struct manifest record;
 	bool has_size = false;
-	const char *key;
-	char *value;
+	char *key, *value;
 	int rc;
 
 	*ret = (struct image){ 0 };
@@ -76,12 +74,12 @@ static int read_record(int images, const char *name, struct image *ret, char fil
 		err_set(err, rc, "there is no image %s", name);
 	else if (rc)
 		err_sys(err, rc, "cannot read image %s", name);
-	else if ((rc = record_open(&record, (char *)buf_bytes(&text), text.len, IMAGE_KIND, IMAGE_VERSION,
-				   err)))
-		err_prefix(err, "image %s", name);
+	else
+		rc = manifest_open(&record, (char *)buf_bytes(&text), text.len, IMAGE_KIND, IMAGE_VERSION,
+				   name, err);
 	if (rc)
 		goto out;
-	while (record_next(&record, &key, &value)) {
+	while (manifest_next(&record, &key, &value)) {
 		if (!strcmp(key, "layer"))
 			snprintf(file, LAYER_FILE_MAX, "%s", value);
 		else if (!strcmp(key, "size"))
@@ -134,6 +132,7 @@ struct each_layer {
 	int images;
 	int (*each)(void *arg, const char *file);
 	void *arg;
+	struct err *err;
 };
 
 static int name_to_layer(void *arg, const char *name)
@@ -141,21 +140,31 @@ static int name_to_layer(void *arg, const char *name)
 	const struct each_layer *walk = arg;
 	char file[LAYER_FILE_MAX];
 	struct image image;
-	struct err err = { 0 };
-	int rc = read_record(walk->images, name, &image, file, &err);
+	int rc = read_record(walk->images, name, &image, file, walk->err);
 
-	if (rc == -ENOENT) /* removed since the directory was read */
-		return 0;
-	if (rc) {
-		log_warn("%s", err.text);
-		return rc;
-	}
-	return walk->each(walk->arg, file);
+	return rc ? rc : walk->each(walk->arg, file);
 }
 
-int image_each_layer(int images_fd, int (*each)(void *arg, const char *file), void *arg)
+int image_lock(int images_fd)
 {
-	struct each_layer walk = { .images = images_fd, .each = each, .arg = arg };
+	int fd = openat(images_fd, ".lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int rc;
+
+	if (fd < 0)
+		return -errno;
+	while (flock(fd, LOCK_EX) < 0) {
+		if (errno == EINTR)
+			continue;
+		rc = -errno;
+		close(fd);
+		return rc;
+	}
+	return fd;
+}
+
+int image_layers(int images_fd, int (*each)(void *arg, const char *file), void *arg, struct err *err)
+{
+	struct each_layer walk = { .images = images_fd, .each = each, .arg = arg, .err = err };
 
 	return each_name(images_fd, name_to_layer, &walk);
 }
@@ -216,7 +225,7 @@ int image_list(struct store *store, void (*each)(void *arg, const char *name), v
 
 static void dirs_close(struct dirs *dirs)
 {
-	const int fds[] = { dirs->root, dirs->layers, dirs->sums, dirs->images, dirs->tmp };
+	const int fds[] = { dirs->layers, dirs->sums, dirs->images, dirs->tmp };
 
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
@@ -245,7 +254,7 @@ static int make_path(const char *dir)
 
 static int dirs_open(const char *dir, struct dirs *ret, struct err *err)
 {
-	struct dirs dirs = { -1, -1, -1, -1, -1 };
+	struct dirs dirs = { -1, -1, -1, -1 };
 	struct {
 		const char *name;
 		int *fd;
@@ -255,23 +264,24 @@ static int dirs_open(const char *dir, struct dirs *ret, struct err *err)
 		{ "images", &dirs.images },
 		{ "tmp", &dirs.tmp },
 	};
-	int rc = make_path(dir);
+	int root, rc = make_path(dir);
 
 	if (rc)
 		return err_sys(err, rc, "cannot create %s", dir);
-	dirs.root = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dirs.root < 0)
+	root = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
 		return err_sys(err, -errno, "cannot open %s", dir);
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
-		*all[i].fd = open_dir_at(dirs.root, all[i].name);
+		*all[i].fd = open_dir_at(root, all[i].name);
 		if (*all[i].fd < 0) {
 			rc = err_sys(err, *all[i].fd, "cannot open %s/%s", dir, all[i].name);
 			dirs_close(&dirs);
-			return rc;
+			break;
 		}
 	}
+	close(root);
 	*ret = dirs;
-	return 0;
+	return rc;
 }
 
 static bool all_zero(const uint8_t *data, size_t n)
@@ -386,14 +396,14 @@ int image_publish(const char *dir, const char *name, const char *raw_file, const
 	rc = bring_disk(&dirs, raw_file, file, &fd, &size, err);
 	if (rc)
 		goto out;
-	record_begin(&text, IMAGE_KIND, IMAGE_VERSION);
-	record_add(&text, "layer", "%s", file);
-	record_add(&text, "size", "%" PRIu64, size);
-	record_add(&text, "created", "%" PRIu64, now_real_ns());
-	record_add(&text, "source", "%.200s", source);
-	record_end(&text);
+	manifest_begin(&text, IMAGE_KIND, IMAGE_VERSION);
+	manifest_add(&text, "layer", file);
+	manifest_add_number(&text, "size", size);
+	manifest_add_number(&text, "created", now_real_ns());
+	manifest_add(&text, "source", source);
+	manifest_end(&text);
 
-	lock = store_lock_changes(dirs.root);
+	lock = image_lock(dirs.images);
 	if (lock < 0) {
 		rc = err_sys(err, lock, "cannot lock %s", dir);
 		goto out;
@@ -441,7 +451,7 @@ int image_remove(const char *dir, const char *name, struct err *err)
 	rc = dirs_open(dir, &dirs, err);
 	if (rc)
 		return rc;
-	lock = store_lock_changes(dirs.root);
+	lock = image_lock(dirs.images);
 	if (lock < 0)
 		rc = err_sys(err, lock, "cannot lock %s", dir);
 	else if (unlinkat(dirs.images, name, 0) < 0)

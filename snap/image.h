@@ -33,4 +33,10 @@ int image_remove(const char *dir, const char *name, struct err *err);
 int image_each(const char *dir, void (*each)(void *arg, const struct image *image), void *arg,
 	       struct err *err);
 
+/* For the store's collection: hold the lock (a descriptor to close, or a negative errno)... */
+int image_lock(int images_fd);
+/* ...and ask for the layer file of every image. A record that cannot be read is an error: what it needs is
+ * unknown. So is anything but 0 from each. */
+int image_layers(int images_fd, int (*each)(void *arg, const char *file), void *arg, struct err *err);
+
 #endif
