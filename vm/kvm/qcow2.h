@@ -3,7 +3,8 @@
  * qcow2.h - a guest's disk: a chain of qcow2 files, the topmost written by this machine alone
  *
  * Requests run on the loop's worker threads and end in a callback on the loop's thread, in no particular
- * order, as on any disk with a queue. All functions belong to the loop's thread, but qcow2_wait.
+ * order, as on any disk with a queue. All functions belong to the loop's thread, or to one that holds the
+ * loop's lock.
  *
  * What a finished request has written survives the death of the process at any moment: the files are then
  * consistent, and at most a few clusters are allocated and unused. QCOW2_FLUSH makes it survive the host's.
@@ -52,7 +53,7 @@ typedef void (*qcow2_done_fn)(void *arg, int result);
 int qcow2_submit(struct qcow2 *disk, enum qcow2_op op, uint64_t offset, uint64_t len, const struct iovec *iov,
 		 unsigned niov, qcow2_done_fn done, void *arg);
 
-/* Wait until no request touches memory or file any more, from any thread. Their callbacks are still owed. */
+/* Wait until no request touches memory or file any more. Their callbacks are still owed. */
 void qcow2_wait(struct qcow2 *disk);
 /* The same, and call the callbacks: afterwards nothing is in flight but what they submitted. */
 void qcow2_drain(struct qcow2 *disk);

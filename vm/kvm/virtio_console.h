@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * virtio_console.h - a byte channel between guest and host: one named port (virtio 1.2, section 5.3)
+ *
+ * The guest finds the port by its name, as /dev/virtio-ports/NAME or through /sys/class/virtio-ports. What it
+ * writes appears on a stream socket, and the other way round; neither side can make us hold more than the
+ * socket and its own memory hold, and nothing is dropped while both are there.
+ */
+#ifndef SBX_VM_KVM_VIRTIO_CONSOLE_H
+#define SBX_VM_KVM_VIRTIO_CONSOLE_H
+
+#include "vm/kvm/virtio.h"
+
+/* `fd` is a non-blocking stream socket; the device closes it when it is freed. `name` outlives the device. */
+int virtio_console_new(const struct virtio_host *host, int fd, const char *name, struct virtio_device **ret,
+		       struct err *err);
+
+#endif
