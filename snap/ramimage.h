@@ -19,9 +19,12 @@
 
 enum {
 	RAMIMAGE_BLOCK = 64 << 10,
-	RAMIMAGE_SOURCES_MAX = 4096,
+	RAMIMAGE_HEADER = 64,
+	/* Each is an open file while an image is read. An image whose parent has as many is written in full.
+	 */
+	RAMIMAGE_SOURCES_MAX = 64,
 };
-/* The largest RAM a file may claim to hold, so that an index can be allocated without fear. */
+/* The largest content. */
 #define RAMIMAGE_SIZE_MAX (UINT64_C(1) << 40)
 
 /* Where a block is; all zero for a block of zeroes. */
@@ -34,8 +37,8 @@ struct ramimage_block {
 };
 
 struct ramimage {
-	uint64_t size;     /* bytes of RAM */
-	uint64_t data_end; /* in the file: blocks lie before it */
+	uint64_t size;     /* bytes of content */
+	uint64_t data_end; /* the file's own blocks lie between RAMIMAGE_HEADER and here */
 	size_t nblocks;
 	struct ramimage_block *blocks;
 	unsigned nsources;
@@ -43,37 +46,45 @@ struct ramimage {
 };
 void ramimage_release(struct ramimage *image);
 
-/* Check and take apart what lies before (the header) and behind (the tail) a file's blocks. */
-enum { RAMIMAGE_HEADER = 64 };
-int ramimage_parse(const uint8_t header[RAMIMAGE_HEADER], const uint8_t *tail, size_t tail_len,
-		   uint64_t file_size, const char *name, struct ramimage *ret, struct err *err);
-/* Read a file's index. */
+/* Check and take apart what lies before (the header) and behind (the tail) a file's blocks; `name` is for
+ * err. */
+int ramimage_parse_header(const uint8_t header[RAMIMAGE_HEADER], uint64_t file_size, const char *name,
+			  struct ramimage *ret, struct err *err);
+int ramimage_parse_tail(const uint8_t header[RAMIMAGE_HEADER], const uint8_t *tail, const char *name,
+			struct ramimage *image, struct err *err);
+/* Both, from a file. */
 int ramimage_open(int fd, const char *name, struct ramimage *ret, struct err *err);
+/* Bytes of the tail. */
+size_t ramimage_tail_len(const struct ramimage *image);
+/* The reverse: header and tail of image, for the caller to free; NULL when out of memory. */
+uint8_t *ramimage_encode_tail(const struct ramimage *image, uint8_t ret_header[RAMIMAGE_HEADER]);
+/* Bytes of content in a block. */
+static inline size_t ramimage_block_len(const struct ramimage *image, size_t i)
+{
+	uint64_t left = image->size - (uint64_t)i * RAMIMAGE_BLOCK;
 
-/* What was written. */
-struct ramimage_written {
-	unsigned nsources;
-	char (*sources)[ID_SIZE]; /* the caller's to free */
-	uint64_t stored;          /* bytes of the file */
-};
+	return left < RAMIMAGE_BLOCK ? (size_t)left : RAMIMAGE_BLOCK;
+}
+
 /*
- * Write `size` bytes of the memfd to the empty file fd; the caller syncs. With `parent`, the index of
- * object parent_id, blocks equal to the parent's in the same place are referred to.
+ * Write `size` bytes of the memfd to the empty file fd; the caller syncs. With `parent`, the index of the
+ * image in object parent_id, blocks equal to the parent's in the same place are referred to. *ret, the
+ * caller's to release, is what was written.
  */
 int ramimage_write(int memfd, uint64_t size, const struct ramimage *parent, const char *parent_id, int fd,
-		   struct progress *progress, struct ramimage_written *ret, struct err *err);
+		   struct progress *progress, struct ramimage *ret, struct err *err);
 
-/*
- * The file of an object that an image refers to: a descriptor, which stays the callee's, or a negative errno.
- * Called on one thread.
- */
-typedef int (*ramimage_source_fn)(void *arg, const char *id, struct err *err);
-
+/* The files of image->sources, in their order: for ramimage_read and ramimage_verify to read from. */
+struct ramimage_files {
+	int fd;           /* of the image itself */
+	const char *name; /* for err */
+	const int *sources;
+};
 /* Read an image into a new sealed memfd with holes. */
-int ramimage_read(const struct ramimage *image, int fd, const char *name, ramimage_source_fn source,
-		  void *arg, struct progress *progress, int *ret_memfd, struct err *err);
-/* Read and check it, and that nothing else is in the file. */
-int ramimage_verify(const struct ramimage *image, int fd, const char *name, ramimage_source_fn source,
-		    void *arg, struct progress *progress, struct err *err);
+int ramimage_read(const struct ramimage *image, const struct ramimage_files *files, struct progress *progress,
+		  int *ret_memfd, struct err *err);
+/* Read and check every block, and that there are no others in the file. */
+int ramimage_verify(const struct ramimage *image, const struct ramimage_files *files,
+		    struct progress *progress, struct err *err);
 
 #endif
