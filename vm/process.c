@@ -2,9 +2,9 @@
 /*
  * process.c - child processes of the daemon
  *
- * A child is made with vfork(2): the daemon stands still for the microseconds until execve, and its page
- * tables, which may be large, are not copied. Until then the child shares our memory, so it makes system
- * calls only, and it reports a failure by storing errno where we see it.
+ * A child is made as vfork(2) would, with a stack of its own: the daemon stands still for the microseconds
+ * until execve, and its page tables, which may be large, are not copied. Until then the child shares our
+ * memory, so it makes system calls only, and it reports a failure by storing errno where we see it.
  *
  * Every other descriptor is closed in the child, whether or not somebody forgot O_CLOEXEC. The end of a child
  * is seen through its pidfd, which no other process can ever reuse.
@@ -14,13 +14,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+enum { STACK_BYTES = 64 << 10 }; /* of a child until execve; execvp puts a path of PATH_MAX on it */
 
 struct process {
 	struct list link;
@@ -44,7 +46,17 @@ unsigned process_count(void)
 	return n;
 }
 
-static int child_stdio(int fd, int target, int flags)
+/* What the child of clone needs and says; in our stack frame, since we stand still meanwhile. */
+struct start {
+	const struct process_spec *spec;
+	pid_t parent;
+	int failure; /* an errno */
+};
+
+/* The child's frames are gone without a return when execve comes, which sanitizers would take amiss. */
+#define IN_CHILD __attribute__((no_sanitize("address", "undefined")))
+
+IN_CHILD static int child_stdio(int fd, int target, int flags)
 {
 	if (fd < 0)
 		fd = open("/dev/null", flags);
@@ -54,36 +66,45 @@ static int child_stdio(int fd, int target, int flags)
 	return fd == target ? fcntl(fd, F_SETFD, 0) : dup2(fd, target);
 }
 
-/* In the child of vfork: what is here may only make system calls. Returns an errno if execve did not happen.
- */
-static int child(const struct process_spec *spec, pid_t parent)
+IN_CHILD static int prepare_child(const struct start *start)
 {
+	const struct process_spec *spec = start->spec;
 	struct sigaction dfl = { .sa_handler = SIG_DFL };
 	sigset_t none;
 	unsigned i;
 
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
-		return errno;
-	if (getppid() != parent)
-		_exit(1); /* the daemon died before the line above: nobody waits for us */
+		return -1;
+	if (getppid() != start->parent) {
+		errno = ESRCH; /* the daemon died before the line above: nobody waits for us */
+		return -1;
+	}
 	if (close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
-		return errno;
+		return -1;
 	for (i = 0; i < spec->nkeep; i++)
 		if (fcntl(spec->keep[i], F_SETFD, 0) < 0)
-			return errno;
+			return -1;
 	if (child_stdio(spec->stdin_fd, STDIN_FILENO, O_RDONLY) < 0 ||
 	    child_stdio(spec->stdout_fd, STDOUT_FILENO, O_WRONLY) < 0)
-		return errno;
+		return -1;
 	if (spec->stderr_fd >= 0 && child_stdio(spec->stderr_fd, STDERR_FILENO, O_WRONLY) < 0)
-		return errno;
+		return -1;
 	/* A process group of its own keeps the terminal's Ctrl-C with the daemon. */
 	if (setpgid(0, 0) < 0)
-		return errno;
+		return -1;
 	sigaction(SIGPIPE, &dfl, NULL);
 	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	execvp(spec->argv[0], (char *const *)spec->argv);
-	return errno;
+	return sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+IN_CHILD static int child(void *arg)
+{
+	struct start *start = arg;
+
+	if (!prepare_child(start))
+		execvp(start->spec->argv[0], (char *const *)start->spec->argv);
+	start->failure = errno;
+	return 127;
 }
 
 static void reap(struct process *process)
@@ -121,54 +142,47 @@ void process_reap_abandoned(void)
 int process_spawn(struct loop *loop, const struct process_spec *spec, process_exit_fn fn, void *arg,
 		  struct process **ret, struct err *err)
 {
+	struct start start = { .spec = spec, .parent = getpid() };
 	struct process *process = calloc(1, sizeof(*process));
-	const pid_t self = getpid();
-	volatile int failure = 0;
+	char *stack = malloc(STACK_BYTES);
 	sigset_t all, old;
 
-	if (!process)
-		return err_sys(err, -ENOMEM, "cannot start %s", spec->argv[0]);
+	if (!process || !stack) {
+		start.failure = ENOMEM;
+		goto fail;
+	}
 	process->fn = fn;
 	process->arg = arg;
+	list_init(&process->link);
 
 	/* No handler of ours may run in the child, on memory that is ours. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	/* NOLINTNEXTLINE(clang-analyzer-security.insecureAPI.vfork): see the top of this file */
-	process->pid = vfork();
-	if (process->pid == 0) {
-		failure = child(spec, self);
-		_exit(127);
-	}
+	process->pid = clone(child, stack + STACK_BYTES, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD,
+			     &start, &process->pidfd);
 	if (process->pid < 0)
-		failure = errno;
+		start.failure = errno;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (process->pid < 0)
 		goto fail;
-	if (failure)
-		goto fail_child;
-	process->pidfd = pidfd_open(process->pid, 0);
-	if (process->pidfd < 0) {
-		failure = errno;
-		goto fail_child;
+	if (!start.failure) {
+		process->watch = watch_new(loop, process->pidfd, EPOLLIN, on_exit_event, process);
+		if (process->watch) {
+			free(stack);
+			list_add(&children, &process->link);
+			*ret = process;
+			return 0;
+		}
+		start.failure = ENOMEM;
 	}
-	process->watch = watch_new(loop, process->pidfd, EPOLLIN, on_exit_event, process);
-	if (!process->watch) {
-		failure = ENOMEM;
-		close(process->pidfd);
-		goto fail_child;
-	}
-	list_add(&children, &process->link);
-	*ret = process;
-	return 0;
-
-fail_child:
 	kill(process->pid, SIGKILL);
 	while (waitpid(process->pid, NULL, 0) < 0 && errno == EINTR)
 		;
+	close(process->pidfd);
 fail:
+	free(stack);
 	free(process);
-	return err_sys(err, -failure, "cannot start %s", spec->argv[0]);
+	return err_sys(err, -start.failure, "cannot start %s", spec->argv[0]);
 }
 
 pid_t process_pid(const struct process *process)

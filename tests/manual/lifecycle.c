@@ -176,8 +176,8 @@ static struct template *capture(struct machine_under_test *m, char ret_disk[4096
 	report("capture, until frozen", frozen_ns - began);
 	report("capture, in all", now_mono_ns() - began);
 	report("pause_ns", captured->pause_ns);
-	strcpy(ret_disk, m->disk);
-	strcpy(m->disk, next);
+	memcpy(ret_disk, m->disk, sizeof(m->disk));
+	memcpy(m->disk, next, sizeof(m->disk));
 	return captured;
 }
 

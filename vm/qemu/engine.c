@@ -335,8 +335,10 @@ static int vm_new(const struct engine_env *env, const struct machine *machine, s
 	int qmp[2] = { -1, -1 };
 	int rc;
 
-	if (!vm)
-		return err_sys(err, -ENOMEM, "cannot make a machine");
+	if (!vm) {
+		err_sys(err, -ENOMEM, "cannot make a machine");
+		return -ENOMEM;
+	}
 	vm->holds = 1;
 	vm->env = env;
 	vm->machine = *machine;
@@ -364,7 +366,8 @@ static int vm_new(const struct engine_env *env, const struct machine *machine, s
 		goto fail;
 	vm->qmp = qmp_new(env->loop, qmp[0], &qmp_events, vm);
 	if (!vm->qmp) {
-		rc = err_sys(err, -ENOMEM, "cannot make a machine");
+		rc = -ENOMEM;
+		err_sys(err, rc, "cannot make a machine");
 		goto fail;
 	}
 	qmp[0] = -1; /* the client's now */

@@ -125,10 +125,12 @@ int qmp_send(struct qmp *qmp, const char *name, cJSON *arguments, int pass_fd, q
 	char *text = NULL;
 	int rc = -ENOMEM;
 
-	if (!command || !message)
+	if (!command)
 		goto fail;
 	list_init(&command->link);
 	command->pass_fd = -1;
+	if (!message)
+		goto fail;
 	command->id = ++qmp->next_id;
 	command->reply = reply;
 	command->arg = arg;
@@ -249,15 +251,13 @@ out:
 	return rc;
 }
 
-/* Handle the whole lines that are there; 1 if a callback freed qmp. */
+/* Handle the whole lines that are there, until a callback frees qmp. */
 static int handle_input(struct qmp *qmp)
 {
-	bool freed = false;
 	const char *line, *end;
 	size_t n;
 	int rc;
 
-	qmp->freed = &freed;
 	for (;;) {
 		line = (const char *)buf_bytes(&qmp->in);
 		end = memchr(line + qmp->scanned, '\n', qmp->in.len - qmp->scanned);
@@ -265,16 +265,11 @@ static int handle_input(struct qmp *qmp)
 			break;
 		n = (size_t)(end - line) + 1;
 		rc = handle_line(qmp, line, n);
-		if (freed)
-			return 1;
-		if (rc) {
-			qmp->freed = NULL;
+		if (rc || qmp->freed)
 			return rc;
-		}
 		buf_consume(&qmp->in, n);
 		qmp->scanned = 0;
 	}
-	qmp->freed = NULL;
 	qmp->scanned = qmp->in.len;
 	return qmp->in.len > LINE_BYTES_MAX ? -EMSGSIZE : 0;
 }
@@ -297,8 +292,14 @@ bool qmp_poll(struct qmp *qmp)
 		return false;
 	}
 	buf_grow(&qmp->in, (size_t)n);
+	qmp->busy = true;
 	rc = handle_input(qmp);
-	if (rc < 0)
+	qmp->busy = false;
+	if (qmp->freed) {
+		free(qmp);
+		return false;
+	}
+	if (rc)
 		lose(qmp, rc, rc == -EPROTO ? "QEMU said something that is not QMP" : strerror(-rc));
 	return !rc;
 }
@@ -333,12 +334,12 @@ void qmp_free(struct qmp *qmp)
 
 	if (!qmp)
 		return;
-	if (qmp->freed)
-		*qmp->freed = true;
 	while ((command = list_first(&qmp->commands, struct command, link)))
 		command_free(command);
 	watch_free(qmp->watch);
 	close(qmp->fd);
 	buf_release(&qmp->in);
-	free(qmp);
+	qmp->freed = true;
+	if (!qmp->busy)
+		free(qmp);
 }
