@@ -40,7 +40,8 @@ struct qmp {
 	struct watch *watch;
 	const struct qmp_events *events;
 	void *owner;
-	bool *freed;  /* set by qmp_free while a callback runs */
+	bool busy; /* a callback may run: qmp_free leaves the struct to who called it */
+	bool freed;
 	bool greeted; /* capabilities are being negotiated */
 	bool ready;
 	char version[32];
