@@ -120,6 +120,15 @@ static bool block_online(unsigned number)
 	return !read_word(path, word, sizeof(word)) && !strcmp(word, "online");
 }
 
+/* May anything in it be moved elsewhere? Of an online block valid_zones names its one zone. */
+static bool block_movable(unsigned number)
+{
+	char path[96], word[64];
+
+	snprintf(path, sizeof(path), "%s/memory%u/valid_zones", memory_dir, number);
+	return !read_word(path, word, sizeof(word)) && !strcmp(word, "Movable");
+}
+
 static int block_set(unsigned number, const char *state)
 {
 	char path[96];
@@ -141,6 +150,7 @@ static int memory_apply(uint64_t memory, struct err *err)
 {
 	static struct blocks blocks;
 	unsigned i, online, want;
+	bool movable;
 	int rc;
 
 	rc = blocks_get(&blocks);
@@ -153,10 +163,19 @@ static int memory_apply(uint64_t memory, struct err *err)
 	for (i = 0; i < blocks.n && online < want; i++)
 		if (!block_online(blocks.numbers[i]) && !block_set(blocks.numbers[i], "online_movable"))
 			online++;
-	/* From the top, where the movable ones are; one that is in use for good is passed over. */
-	for (i = blocks.n; i > 0 && online > want; i--)
-		if (block_online(blocks.numbers[i - 1]) && !block_set(blocks.numbers[i - 1], "offline"))
-			online--;
+	/*
+	 * Movable ones first, from the top. The others are the kernel's own, and it needs room too; but a
+	 * kernel booted without movablecore= has no movable ones, and gives up what it does not use.
+	 */
+	for (movable = true; online > want; movable = false) {
+		for (i = blocks.n; i > 0 && online > want; i--)
+			if (block_online(blocks.numbers[i - 1]) &&
+			    block_movable(blocks.numbers[i - 1]) == movable &&
+			    !block_set(blocks.numbers[i - 1], "offline"))
+				online--;
+		if (!movable)
+			break;
+	}
 	if (online == want)
 		return 0;
 	return err_set(err, -EBUSY,
