@@ -35,10 +35,7 @@ struct writer {
 struct scratch {
 	uint8_t block[RAMIMAGE_BLOCK];
 	uint8_t out[BATCH * RAMIMAGE_BLOCK];
-	union {
-		uint64_t align;
-		uint8_t bytes[LZ4_STREAMSIZE];
-	} lz4;
+	LZ4_stream_t lz4;
 };
 
 static bool all_zero(const uint8_t *data, size_t n)

@@ -45,7 +45,7 @@ const char *store_dir(const struct store *store)
 struct chore {
 	struct store *store;
 	int dir_fd;
-	char name[LAYER_FILE_MAX]; /* "": sync dir_fd */
+	char name[64]; /* "": sync dir_fd */
 };
 
 static void do_chore(void *arg)

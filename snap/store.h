@@ -2,11 +2,16 @@
 /*
  * store.h - what lasts: images and named snapshots under --state DIR
  *
- *   DIR/lock                     held by the daemon that owns the store
- *   DIR/layers/ID.qcow2          disk layers (layer.h)
- *   DIR/images/NAME/manifest     an image: a frozen layer and how it was made
- *   DIR/snapshots/NAME/          manifest, state, ram (docs/format.md)
- *   DIR/tmp/                     what is being written; emptied when the store is opened
+ *   DIR/lock             held by the daemon that owns the store
+ *   DIR/layers/          disk layers: ID.qcow2, and ID.raw of images (layer.h)
+ *   DIR/sums/            checksums of layers
+ *   DIR/images/NAME      an image: names its layer, and says how it was made (image.h)
+ *   DIR/objects/ID/      what a snapshot holds: manifest, state, ram (docs/format.md)
+ *   DIR/snapshots/NAME   a link to ../objects/ID
+ *   DIR/tmp/             what is being written; emptied when the store is opened
+ *
+ * A name is only a link, so renaming and removing one are a single step, and an object whose name is gone
+ * stays for as long as others refer to RAM blocks in it.
  *
  * Publishing is: write under tmp/, fsync files and directories, rename. A crash at any moment leaves the old
  * state or the new one. What no image, no snapshot and no live machine references is collected.
@@ -58,15 +63,19 @@ int image_list(struct store *store, void (*each)(void *arg, const char *name), v
 struct snapshot_meta {
 	char name[STORE_NAME_MAX + 1];
 	char source[STORE_NAME_MAX + 1]; /* the sandbox it was taken of */
-	char parent[STORE_NAME_MAX + 1]; /* the named snapshot that sandbox came from, or "" */
+	char parent[STORE_NAME_MAX +
+		    1]; /* the named snapshot that sandbox came from, by its present name, or "" */
 	char image[STORE_NAME_MAX + 1];
 	uint64_t created; /* ns since 1970 */
 	uint64_t pause_ns;
 	char engine[ENGINE_NAME_MAX];
 	struct machine machine;
-	uint64_t ram_logical, ram_stored, disk_stored, own; /* bytes; own: what deleting it would free */
-	struct buf env;                                     /* the sandbox's env file */
-	uint32_t next_job;                                  /* the machine's job numbers go on from here */
+	/* Bytes: RAM and disk as the guest sees them; as stored, with all its layers but without the blocks
+	 * that are in other snapshots; and what deleting it would free. Filled in by snapshot_get. */
+	uint64_t ram_logical, disk_logical, ram_stored, disk_stored, own;
+	struct buf env;      /* the sandbox's env file */
+	uint32_t next_job;   /* the machine's job numbers go on from here */
+	struct buf requires; /* "key value" lines: what a host must have, in words of the engine and of fs/ */
 };
 void snapshot_meta_release(struct snapshot_meta *meta);
 

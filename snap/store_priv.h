@@ -11,11 +11,12 @@
 #include "snap/background.h"
 #include "snap/id.h"
 #include "snap/layer.h"
+#include "snap/snapshot_manifest.h"
 #include "snap/store.h"
 #include "util/list.h"
 
 /* Layers deeper than this are not ours: a ring of backing files ends here too. */
-enum { LAYER_DEPTH_MAX = 512, LAYER_FILE_MAX = ID_LEN + sizeof(".qcow2") };
+enum { LAYER_DEPTH_MAX = 512 };
 
 struct layer {
 	struct list link; /* in store->layers */
@@ -38,6 +39,7 @@ struct layer {
 /* A published snapshot. */
 struct entry {
 	struct list link; /* in store->entries */
+	struct store *store;
 	char name[STORE_NAME_MAX + 1];
 	char id[ID_SIZE];     /* of its directory in objects/; "" if not even that could be read */
 	char parent[ID_SIZE]; /* "" or the object it was taken after */
@@ -50,7 +52,7 @@ struct entry {
 /* Objects that work under way reads or makes: not to be collected. */
 struct pin {
 	struct list link; /* in store->pins */
-	const char *name; /* reserved, or NULL */
+	const char *name; /* reserved for a snapshot, or NULL */
 	unsigned nids;
 	char (*ids)[ID_SIZE];
 };
@@ -62,6 +64,7 @@ struct store {
 	struct list layers;
 	struct list entries;
 	struct list pins;
+	unsigned broken; /* entries that could not be read */
 	struct background *background;
 	bool closing;            /* references end, files stay */
 	atomic_bool sync_failed; /* delete nothing more: a crash could bring back a name that needs it */
@@ -84,9 +87,21 @@ struct layer *layer_find(struct store *store, const char *file);
 int catalogue_load(struct store *store, struct err *err);
 void catalogue_release(struct store *store);
 struct entry *catalogue_find(struct store *store, const char *name);
+/* Add a snapshot that was just published; the entry holds a reference to disk. -ENOMEM. */
+int catalogue_add(struct store *store, const char *name, const char *id,
+		  const struct snapshot_manifest *manifest, struct layer *disk);
+/* -EINVAL or -EEXIST with the reason when no snapshot can get that name. */
+int catalogue_name_free(struct store *store, const char *name, struct err *err);
 /* Whether a published snapshot or a pin needs objects/id. */
 bool catalogue_needs(struct store *store, const char *id);
-/* Whether every manifest could be read, so that what nothing names is known to be garbage. */
-bool catalogue_complete(struct store *store);
+/* Whether every snapshot could be read, so that what nothing refers to is known to be garbage. */
+bool catalogue_complete(const struct store *store);
+/* Read the manifest of objects/id. */
+int catalogue_manifest(struct store *store, const char *id, struct snapshot_manifest *ret, struct err *err);
+/* Keep the object and what it refers to. -ENOMEM. */
+int pin_init(struct pin *pin, struct store *store, const char *id, unsigned nsources,
+	     char (*sources)[ID_SIZE]);
+/* No longer: what nothing needs any more is discarded. Harmless on a zeroed pin. */
+void pin_release(struct pin *pin, struct store *store);
 
 #endif

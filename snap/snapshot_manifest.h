@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* snapshot_manifest.h - what the manifest of a snapshot says */
+#ifndef SBX_SNAP_SNAPSHOT_MANIFEST_H
+#define SBX_SNAP_SNAPSHOT_MANIFEST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "snap/id.h"
+#include "snap/store.h"
+#include "util/buf.h"
+#include "util/err.h"
+
+enum { LAYER_FILE_MAX = ID_LEN + sizeof(".qcow2") };
+
+struct snapshot_manifest {
+	struct snapshot_meta meta; /* without name and sizes; meta.parent is the name at the time of saving */
+	char parent_id[ID_SIZE];   /* object of the parent, or "" */
+	char disk[LAYER_FILE_MAX];
+	uint64_t ram_size;
+	uint32_t generation;
+	uint32_t quiesced;
+	unsigned nsources; /* objects that the RAM image refers to */
+	char (*sources)[ID_SIZE];
+};
+void snapshot_manifest_release(struct snapshot_manifest *manifest);
+
+/* out->failed says whether memory ran out. */
+void snapshot_manifest_encode(const struct snapshot_manifest *manifest, struct buf *out);
+/* Untrusted text, which is changed; `name` is the file's, for err. -EIO: damaged; -EINVAL: not ours. */
+int snapshot_manifest_parse(char *text, size_t len, const char *name, struct snapshot_manifest *ret,
+			    struct err *err);
+
+#endif
