@@ -32,7 +32,6 @@ enum {
 	L1_CLUSTER = 3,
 	CLUSTERS = 4,
 	REFCOUNT_ORDER = 4, /* 1 << 4 bits */
-	L2_REACH_BITS = 2 * QCOW2_CLUSTER_BITS - 3,
 	INCOMPAT_DIRTY = 1 << 0, /* refcounts may be stale; readers need none */
 };
 
@@ -59,23 +58,20 @@ struct extension {
 	uint32_t type, len;
 };
 
-int qcow2_create_overlay(int fd, uint64_t size, const char *backing, const char *backing_format,
-			 struct err *err)
+int qcow2_write_header(int fd, const struct qcow2_layout *layout, struct err *err)
 {
-	const size_t name_len = strlen(backing), format_len = strlen(backing_format);
+	const size_t name_len = strlen(layout->backing), format_len = strlen(layout->backing_format);
 	const struct extension format = { htobe32(QCOW2_EXT_BACKING_FORMAT), htobe32((uint32_t)format_len) };
-	const uint64_t refblock = htobe64((uint64_t)REFBLOCK_CLUSTER * QCOW2_CLUSTER);
-	uint16_t refcounts[CLUSTERS];
 	struct header header = {
 		.magic = htobe32(QCOW2_MAGIC),
 		.version = htobe32(3),
 		.backing_size = htobe32((uint32_t)name_len),
 		.cluster_bits = htobe32(QCOW2_CLUSTER_BITS),
-		.size = htobe64(size),
-		.l1_size = htobe32((uint32_t)((size + (1ull << L2_REACH_BITS) - 1) >> L2_REACH_BITS)),
-		.l1_offset = htobe64((uint64_t)L1_CLUSTER * QCOW2_CLUSTER),
-		.reftable_offset = htobe64((uint64_t)REFTABLE_CLUSTER * QCOW2_CLUSTER),
-		.reftable_clusters = htobe32(1),
+		.size = htobe64(layout->size),
+		.l1_size = htobe32((uint32_t)QCOW2_L1_ENTRIES(layout->size)),
+		.l1_offset = htobe64(layout->l1_offset),
+		.reftable_offset = htobe64(layout->reftable_offset),
+		.reftable_clusters = htobe32(layout->reftable_clusters),
 		.refcount_order = htobe32(REFCOUNT_ORDER),
 		.header_length = htobe32(sizeof(struct header)),
 	};
@@ -83,32 +79,48 @@ int qcow2_create_overlay(int fd, uint64_t size, const char *backing, const char 
 	size_t at = sizeof(header);
 	int rc;
 
-	if (!size || size % 512 || size > QCOW2_DISK_MAX)
+	if (!layout->size || layout->size % 512 || layout->size > QCOW2_DISK_MAX)
 		return err_set(err, -EINVAL, "a disk of %llu bytes is not supported",
-			       (unsigned long long)size);
+			       (unsigned long long)layout->size);
 	if (name_len > QCOW2_BACKING_MAX || format_len > 8)
-		return err_set(err, -EINVAL, "backing file name %s is too long", backing);
+		return err_set(err, -EINVAL, "backing file name %s is too long", layout->backing);
 	memcpy(head + at, &format, sizeof(format));
 	at += sizeof(format);
-	memcpy(head + at, backing_format, format_len);
+	memcpy(head + at, layout->backing_format, format_len);
 	at += 8;
 	at += sizeof(struct extension); /* the end: type and length zero */
 	header.backing_offset = htobe64(at);
-	memcpy(head + at, backing, name_len);
+	memcpy(head + at, layout->backing, name_len);
 	memcpy(head, &header, sizeof(header));
+	rc = pwrite_all(fd, head, sizeof(head), 0);
+	return rc ? err_sys(err, rc, "cannot write a layer") : 0;
+}
+
+int qcow2_create_overlay(int fd, uint64_t size, const char *backing, const char *backing_format,
+			 struct err *err)
+{
+	const struct qcow2_layout layout = {
+		.size = size,
+		.backing = backing,
+		.backing_format = backing_format,
+		.reftable_offset = (uint64_t)REFTABLE_CLUSTER * QCOW2_CLUSTER,
+		.reftable_clusters = 1,
+		.l1_offset = (uint64_t)L1_CLUSTER * QCOW2_CLUSTER,
+	};
+	const uint64_t refblock = htobe64((uint64_t)REFBLOCK_CLUSTER * QCOW2_CLUSTER);
+	uint16_t refcounts[CLUSTERS];
+	int rc = qcow2_write_header(fd, &layout, err);
+
+	if (rc)
+		return rc;
 	for (unsigned i = 0; i < CLUSTERS; i++)
 		refcounts[i] = htobe16(1);
-
-	rc = pwrite_all(fd, head, sizeof(head), 0);
-	if (!rc)
-		rc = pwrite_all(fd, &refblock, sizeof(refblock), (uint64_t)REFTABLE_CLUSTER * QCOW2_CLUSTER);
+	rc = pwrite_all(fd, &refblock, sizeof(refblock), layout.reftable_offset);
 	if (!rc)
 		rc = pwrite_all(fd, refcounts, sizeof(refcounts), (uint64_t)REFBLOCK_CLUSTER * QCOW2_CLUSTER);
 	if (!rc && ftruncate(fd, (off_t)CLUSTERS * QCOW2_CLUSTER) < 0)
 		rc = -errno;
-	if (rc)
-		return err_sys(err, rc, "cannot write an overlay");
-	return 0;
+	return rc ? err_sys(err, rc, "cannot write a layer") : 0;
 }
 
 /* A name that QEMU, too, takes for a file in the same directory and nothing else. */
@@ -178,6 +190,10 @@ int qcow2_read_header(int fd, struct qcow2_info *ret, struct err *err)
 	if (!info.size || info.size % 512 || info.size > QCOW2_DISK_MAX)
 		return err_set(err, -EINVAL, "a qcow2 disk of %llu bytes is not supported",
 			       (unsigned long long)info.size);
+	info.l1_offset = be64toh(header.l1_offset);
+	if (be32toh(header.l1_size) < QCOW2_L1_ENTRIES(info.size) || !info.l1_offset ||
+	    info.l1_offset % QCOW2_CLUSTER || info.l1_offset > QCOW2_FILE_MAX)
+		return err_set(err, -EINVAL, "the qcow2 L1 table is out of place");
 
 	header_len = be32toh(header.header_length);
 	name_at = be64toh(header.backing_offset);

@@ -21,13 +21,26 @@ enum {
 
 /* One cluster of L1 entries reaches so far; larger disks are refused. */
 #define QCOW2_DISK_MAX (4ull << 40)
+/* No offset in a file is beyond: room for every cluster of such a disk, and what describes them. */
+#define QCOW2_FILE_MAX (8ull << 40)
 
 /* What a header says, checked. */
 struct qcow2_info {
 	uint64_t size;                       /* bytes of the disk */
 	char backing[QCOW2_BACKING_MAX + 1]; /* bare file name, or "" */
 	char backing_format[8];              /* "raw", "qcow2", or "" without a backing file */
+	uint64_t l1_offset; /* aligned to a cluster; QCOW2_L1_ENTRIES(size) big-endian entries */
 };
+
+/* A cluster of L2 entries reaches QCOW2_L2_ENTRIES clusters, 512 MiB. */
+enum { QCOW2_L2_ENTRIES = QCOW2_CLUSTER / 8 };
+#define QCOW2_L1_ENTRIES(size) (((size) + (512ull << 20) - 1) / (512ull << 20))
+
+/* L1 and L2 entries */
+#define QCOW2_OFFSET 0x00fffffffffffe00ull
+#define QCOW2_COPIED (1ull << 63)     /* the refcount of what it points at is 1 */
+#define QCOW2_COMPRESSED (1ull << 62) /* L2 only */
+#define QCOW2_ZERO (1ull << 0)        /* L2 only: reads as zero, whatever it points at */
 
 /*
  * Write an empty overlay of `size` bytes (a multiple of 512) on the file `backing` into the empty file fd.
@@ -35,6 +48,16 @@ struct qcow2_info {
  */
 int qcow2_create_overlay(int fd, uint64_t size, const char *backing, const char *backing_format,
 			 struct err *err);
+
+/* Write a header into the first cluster of an empty file; what it points at is the caller's to write. */
+struct qcow2_layout {
+	uint64_t size;
+	const char *backing, *backing_format;
+	uint64_t reftable_offset;
+	uint32_t reftable_clusters;
+	uint64_t l1_offset;
+};
+int qcow2_write_header(int fd, const struct qcow2_layout *layout, struct err *err);
 
 /*
  * Read and check an untrusted header. -EINVAL with the reason when it is not a qcow2 file of the shape above,
