@@ -192,7 +192,7 @@ static int resolve(struct chain *chain, uint64_t cluster, struct link **ret_link
 {
 	for (unsigned i = 0; i < chain->n; i++) {
 		struct link *link = &chain->links[i];
-		uint64_t entry;
+		uint64_t entry = 0;
 		int rc;
 
 		*ret_link = link;
