@@ -91,7 +91,7 @@ static struct entry *entry_new(struct store *store, const char *name)
 	if (!entry)
 		return NULL;
 	entry->store = store;
-	snprintf(entry->name, sizeof(entry->name), "%s", name);
+	memcpy(entry->name, name, strlen(name) + 1); /* name_valid() bounds it */
 	list_add(&store->entries, &entry->link);
 	return entry;
 }
