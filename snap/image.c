@@ -61,6 +61,7 @@ char *store_default_dir(void)
 static int read_record(int images, const char *name, struct image *ret, char file[LAYER_FILE_MAX],
 		       struct err *err)
 {
+	char label[sizeof("image ") + STORE_NAME_MAX];
 	struct buf text = { 0 };
 	struct manifest record;
 	bool has_size = false;
@@ -69,14 +70,15 @@ static int read_record(int images, const char *name, struct image *ret, char fil
 
 	*ret = (struct image){ 0 };
 	file[0] = '\0';
+	snprintf(label, sizeof(label), "image %s", name);
 	rc = read_file_at(images, name, IMAGE_RECORD_MAX, &text);
 	if (rc == -ENOENT)
-		err_set(err, rc, "there is no image %s", name);
+		err_set(err, rc, "there is no %s", label);
 	else if (rc)
-		err_sys(err, rc, "cannot read image %s", name);
+		err_sys(err, rc, "cannot read %s", label);
 	else
 		rc = manifest_open(&record, (char *)buf_bytes(&text), text.len, IMAGE_KIND, IMAGE_VERSION,
-				   name, err);
+				   label, err);
 	if (rc)
 		goto out;
 	while (manifest_next(&record, &key, &value)) {
@@ -97,7 +99,7 @@ static int read_record(int images, const char *name, struct image *ret, char fil
 		}
 	}
 	if (!id_valid(file, ".raw") || !has_size)
-		rc = err_set(err, -EINVAL, "image %s does not say which layer it is, and how large", name);
+		rc = err_set(err, -EINVAL, "%s does not say which layer it is, and how large", label);
 out:
 	buf_release(&text);
 	return rc;
