@@ -31,7 +31,7 @@ static uint64_t min64(uint64_t a, uint64_t b)
 static int damaged(struct qfile *file, const char *what, int code)
 {
 	if (!file->warned)
-		log_error("disk file %s: %s", file->name, what);
+		log_warn("disk file %s: %s", file->name, what);
 	file->warned = true;
 	return code;
 }

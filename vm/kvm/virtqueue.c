@@ -145,8 +145,8 @@ static bool walk(struct virtqueue *vq, const volatile struct vring_desc *table, 
 
 static uint16_t read_avail_idx(const struct virtqueue *vq)
 {
-	/* Acquire: what the driver wrote before it raised the index is read after. */
-	return le16toh(__atomic_load_n(&vq->avail->idx, __ATOMIC_ACQUIRE));
+	/* What the driver wrote before it raised the index is read after. */
+	return le16toh(__atomic_load_n(&vq->avail->idx, __ATOMIC_SEQ_CST));
 }
 
 /* How many chains wait. When there are none, ask to be notified of the next. */
@@ -156,9 +156,8 @@ static uint16_t waiting(struct virtqueue *vq)
 
 	if (n || !virtio_has(vq->device, VIRTIO_RING_F_EVENT_IDX))
 		return n;
-	__atomic_store_n(avail_event(vq), htole16(vq->last_avail), __ATOMIC_RELAXED);
 	/* The driver writes its index, then reads our event; we do it the other way round. One of us sees. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	__atomic_store_n(avail_event(vq), htole16(vq->last_avail), __ATOMIC_SEQ_CST);
 	return (uint16_t)(read_avail_idx(vq) - vq->last_avail);
 }
 
@@ -198,19 +197,21 @@ bool virtq_alive(const struct virtqueue *vq, uint32_t epoch)
 	return vq->ready && vq->epoch == epoch && virtio_running(vq->device);
 }
 
-/* Does the driver want an interrupt? (virtio 1.2, section 2.7.7) */
+/* Does the driver want an interrupt? (virtio 1.2, section 2.7.7) Our index has to be written before its wish
+ * is read: both are sequentially consistent. */
 static bool wants_interrupt(struct virtqueue *vq)
 {
 	const uint16_t old = vq->signalled, new = vq->used_idx;
 	const bool valid = vq->signalled_valid;
+	uint16_t event;
 
-	/* Our index is written before the driver's wish is read. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!virtio_has(vq->device, VIRTIO_RING_F_EVENT_IDX))
-		return !(le16toh(vq->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT);
+		return !(le16toh(__atomic_load_n(&vq->avail->flags, __ATOMIC_SEQ_CST)) &
+			 VRING_AVAIL_F_NO_INTERRUPT);
 	vq->signalled = new;
 	vq->signalled_valid = true;
-	return !valid || vring_need_event(le16toh(*used_event(vq)), new, old);
+	event = le16toh(__atomic_load_n(used_event(vq), __ATOMIC_SEQ_CST));
+	return !valid || vring_need_event(event, new, old);
 }
 
 void virtq_push(struct virtqueue *vq, uint16_t head, uint32_t epoch, uint32_t len)
@@ -223,7 +224,7 @@ void virtq_push(struct virtqueue *vq, uint16_t head, uint32_t epoch, uint32_t le
 	elem->id = htole32(head);
 	elem->len = htole32(len);
 	vq->used_idx++;
-	__atomic_store_n(&vq->used->idx, htole16(vq->used_idx), __ATOMIC_RELEASE);
+	__atomic_store_n(&vq->used->idx, htole16(vq->used_idx), __ATOMIC_SEQ_CST);
 	if (wants_interrupt(vq))
 		virtio_interrupt(vq->device, VIRTIO_MMIO_INT_VRING);
 }
