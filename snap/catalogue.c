@@ -32,12 +32,12 @@ struct entry *catalogue_find(struct store *store, const char *name)
 	return NULL;
 }
 
-static struct entry *find_id(struct store *store, const char *id)
+static struct entry *find_origin(struct store *store, const char *origin)
 {
 	struct entry *entry;
 
 	list_for_each (entry, &store->entries, link)
-		if (!strcmp(entry->id, id))
+		if (!strcmp(entry->origin, origin))
 			return entry;
 	return NULL;
 }
@@ -115,6 +115,7 @@ static int entry_fill(struct entry *entry, const struct snapshot_manifest *manif
 	if (rc)
 		return rc;
 	entry->nsources = manifest->nsources;
+	memcpy(entry->origin, manifest->origin, ID_SIZE);
 	memcpy(entry->parent, manifest->parent_id, ID_SIZE);
 	entry->disk = layer_ref(disk);
 	disk->named++;
@@ -339,11 +340,23 @@ int snapshot_get(struct store *store, const char *name, struct snapshot_meta *re
 	*ret = manifest.meta;
 	free(manifest.sources);
 	snprintf(ret->name, sizeof(ret->name), "%s", name);
-	parent = entry->parent[0] ? find_id(store, entry->parent) : NULL;
+	parent = entry->parent[0] ? find_origin(store, entry->parent) : NULL;
 	snprintf(ret->parent, sizeof(ret->parent), "%s", parent ? parent->name : "");
 	ret->ram_logical = manifest.ram_size;
 	measure(entry, ret);
 	return 0;
+}
+
+void snapshot_children(struct store *store, const char *name, void (*each)(void *arg, const char *name),
+		       void *arg)
+{
+	struct entry *parent = catalogue_find(store, name), *entry;
+
+	if (!parent || !parent->origin[0])
+		return;
+	list_for_each (entry, &store->entries, link)
+		if (!strcmp(entry->parent, parent->origin))
+			each(arg, entry->name);
 }
 
 int snapshot_remove(struct store *store, const char *name, struct err *err)

@@ -76,8 +76,10 @@ static int inspect(struct store *store, const char *file, struct qcow2_info *ret
 		rc = err_set(err, -EINVAL, "layer %s is not a file", file);
 	else if (raw)
 		*ret = (struct qcow2_info){ .size = (uint64_t)st.st_size };
-	else if ((rc = qcow2_read_header(fd, ret, err)))
-		err_prefix(err, "layer %s", file);
+	else if ((rc = qcow2_read_header(fd, ret, err))) {
+		err_prefix(err, "layer %s is damaged", file);
+		rc = rc == -EINVAL ? -EIO : rc; /* it was ours once */
+	}
 	close(fd);
 	if (rc || !ret->backing[0])
 		return rc;

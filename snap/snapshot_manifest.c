@@ -19,12 +19,13 @@ static const char kind[] = "sbxfs-snapshot";
 /* Lines that hold one value and occur once. */
 static const struct {
 	const char *key;
-	enum { NAME_OR_NONE, ID_OR_NONE, LAYER, ENGINE, NUMBER32, NUMBER64 } type;
+	enum { NAME_OR_NONE, ID, ID_OR_NONE, LAYER, ENGINE, NUMBER32, NUMBER64 } type;
 	size_t offset;
 } fields[] = {
 #define AT(member) offsetof(struct snapshot_manifest, member)
 	{ "source", NAME_OR_NONE, AT(meta.source) },
 	{ "parent", NAME_OR_NONE, AT(meta.parent) },
+	{ "origin", ID, AT(origin) },
 	{ "parent-id", ID_OR_NONE, AT(parent_id) },
 	{ "image", NAME_OR_NONE, AT(meta.image) },
 	{ "created", NUMBER64, AT(meta.created) },
@@ -103,8 +104,9 @@ static int parse_field(int i, const char *value, struct snapshot_manifest *ret)
 		if (!name_valid(value) || strlen(value) >= ENGINE_NAME_MAX)
 			return -EINVAL;
 		break;
+	case ID:
 	case ID_OR_NONE:
-		if (value[0] && !id_valid(value, ""))
+		if (!id_valid(value, "") && (value[0] || fields[i].type == ID))
 			return -EINVAL;
 		break;
 	case LAYER:

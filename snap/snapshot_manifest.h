@@ -15,7 +15,8 @@ enum { LAYER_FILE_MAX = ID_LEN + sizeof(".qcow2") };
 
 struct snapshot_manifest {
 	struct snapshot_meta meta; /* without name and sizes; meta.parent is the name at the time of saving */
-	char parent_id[ID_SIZE];   /* object of the parent, or "" */
+	char origin[ID_SIZE];      /* the object it was saved as first: an import elsewhere keeps it */
+	char parent_id[ID_SIZE];   /* origin of the parent, or "" */
 	char disk[LAYER_FILE_MAX];
 	uint64_t ram_size;
 	uint32_t generation;

@@ -3,7 +3,7 @@
  * snapshot_save.c - publish a template under a name
  *
  * The worker writes an object under tmp/, syncs it and what it stands on (its layers, their checksums), moves
- * it to objects/, and then makes the name, which is one link(2)-like step. A crash before that step leaves an
+ * it to objects/, and then makes the name, which is one step. A crash before that step leaves an
  * object that no name leads to, and the next start removes it.
  */
 #include <errno.h>
@@ -27,8 +27,9 @@ struct save {
 	char name[STORE_NAME_MAX + 1];
 	char id[ID_SIZE];
 	struct snapshot_manifest manifest;
-	struct pin pin;        /* the name, and the new object */
-	struct pin parent_pin; /* what the parent's RAM image may lead to */
+	struct pin pin;              /* the name, and the new object */
+	char parent_object[ID_SIZE]; /* "" or where the parent's RAM image is */
+	struct pin parent_pin;       /* what the parent's RAM image may lead to */
 	unsigned nlayers;
 	char (*layers)[LAYER_FILE_MAX]; /* that have no checksums yet */
 	bool linked;                    /* the worker made the name */
@@ -75,6 +76,7 @@ static int fill_manifest(struct save *save, const struct snapshot_meta *meta, st
 	manifest->meta.pause_ns = template->pause_ns;
 	manifest->meta.disk_logical = layer_virtual_size(template->disk);
 	memcpy(manifest->disk, template->disk->file, sizeof(manifest->disk));
+	memcpy(manifest->origin, save->id, sizeof(manifest->origin));
 	manifest->ram_size = template->ram_size;
 	manifest->generation = template->generation;
 	manifest->quiesced = template->quiesced != 0;
@@ -82,7 +84,8 @@ static int fill_manifest(struct save *save, const struct snapshot_meta *meta, st
 	parent = meta->parent[0] ? catalogue_find(save->store, meta->parent) : NULL;
 	if (!parent || parent->broken.code)
 		return 0;
-	memcpy(manifest->parent_id, parent->id, ID_SIZE);
+	memcpy(manifest->parent_id, parent->origin, ID_SIZE);
+	memcpy(save->parent_object, parent->id, ID_SIZE);
 	if (pin_init(&save->parent_pin, save->store, parent->id, parent->nsources, parent->sources))
 		return err_set(err, -ENOMEM, "out of memory");
 	return 0;
@@ -162,7 +165,7 @@ static int write_image(int dir_fd, const char *name, int memfd, uint64_t size, c
 /* The parent's index; without one, because it is damaged for example, the snapshot just stands on its own. */
 static bool open_parent(struct save *save, struct ramimage *ret)
 {
-	const char *id = save->manifest.parent_id;
+	const char *id = save->parent_object;
 	char path[ID_SIZE + sizeof("/ram")];
 	int fd;
 	bool ok;
@@ -191,7 +194,7 @@ static int write_ram(struct save *save, int dir_fd)
 	struct ramimage parent = { 0 }, image = { 0 };
 	bool has_parent = open_parent(save, &parent);
 	int rc = write_image(dir_fd, "ram", save->template->ram_fd, save->template->ram_size,
-			     has_parent ? &parent : NULL, save->manifest.parent_id, save->progress, &image,
+			     has_parent ? &parent : NULL, save->parent_object, save->progress, &image,
 			     &save->err);
 
 	if (!rc) {
@@ -266,19 +269,18 @@ static int write_object(struct save *save)
 	return rc;
 }
 
-static int publish(struct save *save)
+int object_publish(struct store *store, const char *id, const char *name, bool *ret_linked, struct err *err)
 {
-	struct store *store = save->store;
 	char target[sizeof("../objects/") + ID_SIZE];
 
-	if (renameat(store->tmp_fd, save->id, store->objects_fd, save->id) || fsync(store->objects_fd))
-		return err_sys(&save->err, -errno, "cannot put the snapshot in its place");
-	snprintf(target, sizeof(target), "../objects/%s", save->id);
-	if (symlinkat(target, store->snapshots_fd, save->name))
-		return err_sys(&save->err, -errno, "cannot name the snapshot %s", save->name);
-	save->linked = true;
+	if (renameat(store->tmp_fd, id, store->objects_fd, id) || fsync(store->objects_fd))
+		return err_sys(err, -errno, "cannot put the snapshot in its place");
+	snprintf(target, sizeof(target), "../objects/%s", id);
+	if (symlinkat(target, store->snapshots_fd, name))
+		return err_sys(err, -errno, "cannot name the snapshot %s", name);
+	*ret_linked = true;
 	if (fsync(store->snapshots_fd))
-		return err_sys(&save->err, -errno, "cannot sync the name of snapshot %s", save->name);
+		return err_sys(err, -errno, "cannot sync the name of snapshot %s", name);
 	return 0;
 }
 
@@ -289,7 +291,7 @@ int snapshot_save_run(struct save *save)
 	if (!rc)
 		rc = write_object(save);
 	if (!rc)
-		rc = publish(save);
+		rc = object_publish(save->store, save->id, save->name, &save->linked, &save->err);
 	if (rc)
 		remove_tree_at(save->store->tmp_fd, save->id);
 	return rc;

@@ -89,6 +89,9 @@ struct progress {
 int snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg);
 int snapshot_get(struct store *store, const char *name, struct snapshot_meta *ret,
 		 struct err *err); /* -ENOENT, -EIO */
+/* Names of the snapshots whose parent it is. */
+void snapshot_children(struct store *store, const char *name, void (*each)(void *arg, const char *name),
+		       void *arg);
 /* The name goes at once; data others need stays. -ENOENT. */
 int snapshot_remove(struct store *store, const char *name, struct err *err);
 int snapshot_rename(struct store *store, const char *from, const char *to, struct err *err); /* -EEXIST */

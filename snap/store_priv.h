@@ -42,7 +42,8 @@ struct entry {
 	struct store *store;
 	char name[STORE_NAME_MAX + 1];
 	char id[ID_SIZE];     /* of its directory in objects/; "" if not even that could be read */
-	char parent[ID_SIZE]; /* "" or the object it was taken after */
+	char origin[ID_SIZE]; /* as in the manifest */
+	char parent[ID_SIZE]; /* origin of the snapshot it was taken after, or "" */
 	struct layer *disk;   /* a reference; NULL if broken */
 	struct err broken;    /* code != 0: why it cannot be used */
 	unsigned nsources;    /* other objects whose RAM blocks it refers to */
@@ -81,6 +82,11 @@ void store_discard(struct store *store, int dir_fd, const char *name);
  */
 int layer_open(struct store *store, const char *file, struct layer **ret, struct err *err);
 struct layer *layer_find(struct store *store, const char *file);
+
+/* snapshot_save.c */
+/* [worker] Give tmp/id, which is complete and synced, its place in objects/ and the name. On failure it may
+ * be in either place; *ret_linked says whether the name was made, which the caller then has to undo. */
+int object_publish(struct store *store, const char *id, const char *name, bool *ret_linked, struct err *err);
 
 /* catalogue.c */
 /* Read snapshots/ into store->entries. */

@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: MIT */
+/* test_store.c - layers, snapshots and garbage, in a store below $TMPDIR */
+#include "snap/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "snap/image.h"
+#include "snap/io.h"
+#include "tests/unit/unit.h"
+
+enum { MIB = 1 << 20, RAM = 32 * MIB };
+
+static char root[64], dir[80];
+
+static void shell(const char *command)
+{
+	int status = system(command); /* NOLINT(cert-env33-c): a test's own words */
+
+	CHECK(status == 0);
+}
+
+/* A store with one image, "base". */
+static struct store *fresh_store(void)
+{
+	struct err err = { 0 };
+	struct store *store;
+	char path[128];
+	uint8_t block[4096];
+	int fd;
+
+	snprintf(root, sizeof(root), "/tmp/sbx-store-XXXXXX");
+	CHECK(mkdtemp(root));
+	snprintf(dir, sizeof(dir), "%s/state", root);
+	snprintf(path, sizeof(path), "%s/raw", root);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	CHECK(fd >= 0 && !ftruncate(fd, 64 * MIB));
+	memset(block, 7, sizeof(block));
+	CHECK(pwrite(fd, block, sizeof(block), 8 * MIB) == sizeof(block));
+	close(fd);
+	CHECK(!image_publish(dir, "base", path, "test", &err));
+	CHECK(!store_open(dir, &store, &err));
+	return store;
+}
+
+static void drop_store(struct store *store)
+{
+	char command[160];
+
+	store_close(store);
+	snprintf(command, sizeof(command), "rm -rf %s", root);
+	shell(command);
+}
+
+static struct store *reopen(struct store *store)
+{
+	struct err err = { 0 };
+
+	store_close(store);
+	CHECK(!store_open(dir, &store, &err));
+	return store;
+}
+
+static unsigned count_files(const char *sub)
+{
+	char command[160];
+	unsigned n;
+	FILE *pipe;
+
+	snprintf(command, sizeof(command), "find %s/%s -type f | wc -l", dir, sub);
+	pipe = popen(command, "r"); /* NOLINT(cert-env33-c): a test's own words */
+	CHECK(pipe && fscanf(pipe, "%u", &n) == 1);
+	pclose(pipe);
+	return n;
+}
+
+/* Pages of a machine's RAM: page i holds `seed` and its number; every fourth is zero. */
+static void fill_page(uint8_t *page, unsigned i, unsigned seed)
+{
+	uint32_t state = i * 2654435761u + seed;
+
+	for (unsigned k = 0; k < RAM_PAGE; k++) {
+		if (k % 64 < 16)
+			state = state * 1664525u + 1013904223u;
+		page[k] = (uint8_t)(state >> 24);
+	}
+}
+
+static int make_ram(unsigned seed, unsigned changed_from, unsigned changed_to, unsigned new_seed)
+{
+	int fd = memfd_new("test", RAM);
+	uint8_t page[RAM_PAGE];
+
+	CHECK(fd >= 0);
+	for (unsigned i = 0; i < RAM / RAM_PAGE; i++) {
+		if (i % 4 == 3)
+			continue;
+		fill_page(page, i, i >= changed_from && i < changed_to ? new_seed : seed);
+		CHECK(!pwrite_all(fd, page, sizeof(page), (uint64_t)i * RAM_PAGE));
+	}
+	CHECK(!memfd_seal(fd));
+	return fd;
+}
+
+static struct template *make_template(struct layer *disk, int ram_fd)
+{
+	static const char state[] = "the state of devices";
+	struct template *template = template_new();
+
+	CHECK(template);
+	snprintf(template->engine, sizeof(template->engine), "test");
+	template->machine = (struct machine){ RAM, RAM, 1, 4 };
+	template->ram_fd = ram_fd;
+	template->ram_size = RAM;
+	template->state_fd = memfd_new("state", sizeof(state));
+	CHECK(template->state_fd >= 0 && !pwrite_all(template->state_fd, state, sizeof(state), 0));
+	template->disk = layer_ref(disk);
+	template->generation = 3;
+	template->quiesced = 1;
+	template->pause_ns = 12345;
+	return template;
+}
+
+static struct layer *frozen_overlay(struct store *store, struct layer *base)
+{
+	struct err err = { 0 };
+	struct layer *layer;
+
+	CHECK(!layer_overlay(store, base, &layer, &err));
+	CHECK(!layer_freeze(layer, &err));
+	return layer;
+}
+
+static struct layer *image_layer(struct store *store)
+{
+	struct err err = { 0 };
+	struct image image;
+
+	CHECK(!image_get(store, "base", &image, &err));
+	return image.disk;
+}
+
+static int save(struct store *store, const char *name, const char *parent, struct template *template)
+{
+	struct snapshot_meta meta = { .created = 1, .next_job = 5 };
+	struct progress progress = { 0 };
+	struct err err = { 0 };
+	struct save *work;
+	int rc;
+
+	snprintf(meta.name, sizeof(meta.name), "%s", name);
+	snprintf(meta.parent, sizeof(meta.parent), "%s", parent);
+	snprintf(meta.source, sizeof(meta.source), "vm1");
+	snprintf(meta.image, sizeof(meta.image), "base");
+	buf_printf(&meta.env, "A=1\nB=two words\n");
+	buf_printf(&meta.requires, "cpu avx2\n");
+	rc = snapshot_save_begin(store, &meta, template, &progress, &work, &err);
+	if (!rc)
+		rc = snapshot_save_end(work, snapshot_save_run(work), &err);
+	if (rc)
+		fprintf(stderr, "save %s: %s\n", name, err.text);
+	snapshot_meta_release(&meta);
+	return rc;
+}
+
+static int load(struct store *store, const char *name, struct template **ret, struct err *err)
+{
+	struct progress progress = { 0 };
+	struct load *work;
+	int rc = snapshot_load_begin(store, name, &progress, &work, err);
+
+	return rc ? rc : snapshot_load_end(work, snapshot_load_run(work), ret, err);
+}
+
+static int verify(struct store *store, const char *name, struct err *err)
+{
+	struct progress progress = { 0 };
+	struct verify *work;
+	int rc = snapshot_verify_begin(store, name, &progress, &work, err);
+
+	return rc ? rc : snapshot_verify_end(work, snapshot_verify_run(work), err);
+}
+
+static void check_same(int a, int b)
+{
+	uint8_t pages[2][RAM_PAGE];
+
+	for (unsigned i = 0; i < RAM / RAM_PAGE; i++) {
+		CHECK(!pread_all(a, pages[0], RAM_PAGE, (uint64_t)i * RAM_PAGE));
+		CHECK(!pread_all(b, pages[1], RAM_PAGE, (uint64_t)i * RAM_PAGE));
+		CHECK(!memcmp(pages[0], pages[1], RAM_PAGE));
+	}
+}
+
+static void names_are_checked(void)
+{
+	char name[STORE_NAME_MAX + 2];
+
+	CHECK(name_valid("a") && name_valid("9") && name_valid("A.b_c-d"));
+	CHECK(!name_valid("") && !name_valid(".x") && !name_valid("-x") && !name_valid("a/b") &&
+	      !name_valid("a b"));
+	memset(name, 'a', sizeof(name));
+	name[STORE_NAME_MAX + 1] = '\0';
+	CHECK(!name_valid(name));
+	name[STORE_NAME_MAX] = '\0';
+	CHECK(name_valid(name));
+}
+
+static void one_daemon_a_store(void)
+{
+	struct store *store = fresh_store(), *other;
+	struct err err = { 0 };
+
+	CHECK(store_open(dir, &other, &err) == -EBUSY);
+	drop_store(store);
+}
+
+static void overlays_are_what_qemu_says_they_are(void)
+{
+	struct store *store = fresh_store();
+	struct layer *base = image_layer(store), *middle, *top;
+	char command[512];
+
+	middle = frozen_overlay(store, base);
+	top = frozen_overlay(store, middle);
+	CHECK(layer_depth(top) == 2 && layer_base(top) == middle && layer_virtual_size(top) == 64 * MIB);
+	snprintf(
+		command, sizeof(command),
+		"qemu-img check -q %s && test $(qemu-img info --backing-chain %s | grep -c '^file format') = "
+		"3 && "
+		"qemu-img compare -q %s %s",
+		layer_path(top), layer_path(top), layer_path(top), layer_path(base));
+	shell(command);
+	layer_unref(base);
+	layer_unref(middle);
+	CHECK(count_files("layers") == 3);
+	layer_unref(top);
+	store = reopen(store);
+	CHECK(count_files("layers") == 1);
+	drop_store(store);
+}
+
+static void a_snapshot_survives_the_daemon(void)
+{
+	struct store *store = fresh_store();
+	struct layer *base = image_layer(store), *disk = frozen_overlay(store, base);
+	struct template *template = make_template(disk, make_ram(1, 0, 0, 0)), *loaded;
+	struct snapshot_meta meta;
+	struct err err = { 0 };
+	char state[64];
+
+	layer_unref(base);
+	layer_unref(disk);
+	CHECK(save(store, "one", "", template) == 0);
+	CHECK(save(store, "one", "", template) == -EEXIST);
+	disk = NULL;
+	CHECK(!snapshot_get(store, "one", &meta, &err));
+	CHECK(!strcmp(meta.source, "vm1") && !strcmp(meta.engine, "test") && meta.next_job == 5);
+	CHECK(meta.env.len == strlen("A=1\nB=two words\n") &&
+	      !memcmp(buf_bytes(&meta.env), "A=1\nB=two words\n", meta.env.len));
+	CHECK(meta.requires.len == strlen("cpu avx2\n"));
+	CHECK(meta.ram_logical == RAM && meta.disk_logical == 64 * MIB && meta.ram_stored < RAM && meta.own);
+	snapshot_meta_release(&meta);
+	CHECK(!verify(store, "one", &err));
+
+	template_unref(template);
+	store = reopen(store);
+	CHECK(count_files("tmp") == 0 && count_files("objects") == 3 && count_files("layers") == 2);
+	CHECK(!load(store, "one", &loaded, &err));
+	template = make_template(loaded->disk, make_ram(1, 0, 0, 0));
+	check_same(template->ram_fd, loaded->ram_fd);
+	CHECK(!pread_all(loaded->state_fd, state, sizeof("the state of devices"), 0));
+	CHECK(!strcmp(state, "the state of devices"));
+	CHECK(loaded->generation == 3 && loaded->quiesced == 1 && loaded->machine.cpus_max == 4);
+	CHECK(fcntl(loaded->ram_fd, F_GET_SEALS) & F_SEAL_WRITE);
+	CHECK(lseek(loaded->ram_fd, 3 * RAM_PAGE, SEEK_DATA) == 4 * RAM_PAGE);
+
+	CHECK(!snapshot_rename(store, "one", "two", &err));
+	CHECK(snapshot_get(store, "one", &meta, &err) == -ENOENT);
+	CHECK(!snapshot_remove(store, "two", &err));
+	CHECK(snapshot_remove(store, "two", &err) == -ENOENT);
+	CHECK(!layer_freeze(loaded->disk, &err)); /* its file is still there for the template */
+	template_unref(template);
+	template_unref(loaded);
+	store = reopen(store);
+	CHECK(count_files("objects") == 0 && count_files("layers") == 1 && count_files("sums") == 1);
+	drop_store(store);
+}
+
+/* Ten snapshots, each of a machine forked from the one before, then every second one goes. */
+static void children_need_no_parents(void)
+{
+	struct store *store = fresh_store();
+	struct layer *base = image_layer(store), *disk = layer_ref(base);
+	struct snapshot_meta meta;
+	struct template *loaded;
+	struct err err = { 0 };
+	char name[8] = "", parent[8];
+	int rams[10];
+
+	for (unsigned i = 0; i < 10; i++) {
+		struct layer *top = frozen_overlay(store, disk);
+		struct template *template;
+
+		layer_unref(disk);
+		disk = top;
+		rams[i] = make_ram(1, 256 * i, 256 * i + 256, 100 + i); /* a MiB is different */
+		template = make_template(disk, dup(rams[i]));
+		memcpy(parent, name, sizeof(parent));
+		snprintf(name, sizeof(name), "s%u", i);
+		CHECK(!save(store, name, parent, template));
+		template_unref(template);
+		CHECK(!snapshot_get(store, name, &meta, &err));
+		CHECK(!strcmp(meta.parent, parent));
+		CHECK(i == 0 || meta.ram_stored < 3 * MIB);
+		snapshot_meta_release(&meta);
+	}
+	layer_unref(disk);
+	layer_unref(base);
+	store = reopen(store);
+	for (unsigned i = 0; i < 10; i += 2) {
+		snprintf(name, sizeof(name), "s%u", i);
+		CHECK(!snapshot_remove(store, name, &err));
+	}
+	store = reopen(store);
+	for (unsigned i = 1; i < 10; i += 2) {
+		snprintf(name, sizeof(name), "s%u", i);
+		CHECK(!verify(store, name, &err));
+		CHECK(!load(store, name, &loaded, &err));
+		check_same(loaded->ram_fd, rams[i]);
+		CHECK(!snapshot_get(store, name, &meta, &err) && !meta.parent[0]);
+		snapshot_meta_release(&meta);
+		template_unref(loaded);
+		CHECK(!snapshot_remove(store, name, &err));
+	}
+	store = reopen(store);
+	CHECK(count_files("objects") == 0 && count_files("layers") == 1);
+	for (unsigned i = 0; i < 10; i++)
+		close(rams[i]);
+	drop_store(store);
+}
+
+/* Everything that is stored and matters is covered by a checksum. */
+static void a_flipped_bit_is_found(void)
+{
+	static const char *const files[] = { "objects/*/manifest", "objects/*/state", "objects/*/ram",
+					     "layers/*", "sums/*" };
+	struct store *store = fresh_store();
+	struct layer *base = image_layer(store), *disk = frozen_overlay(store, base);
+	struct template *template = make_template(disk, make_ram(1, 0, 0, 0)), *loaded;
+	struct err err = { 0 };
+
+	layer_unref(base);
+	layer_unref(disk);
+	CHECK(!save(store, "one", "", template));
+	template_unref(template);
+	for (size_t f = 0; f < sizeof(files) / sizeof(files[0]); f++) {
+		char command[256], path[256];
+		FILE *pipe;
+
+		snprintf(command, sizeof(command), "ls %s/%s", dir, files[f]);
+		pipe = popen(command, "r"); /* NOLINT(cert-env33-c): a test's own words */
+		while (pipe && fgets(path, sizeof(path), pipe)) {
+			struct stat st;
+			uint8_t last;
+			int fd;
+
+			path[strcspn(path, "\n")] = '\0';
+			chmod(path, 0600);
+			fd = open(path, O_RDWR | O_CLOEXEC);
+			CHECK(fd >= 0 && !fstat(fd, &st) && st.st_size);
+			for (unsigned k = 0; k < 40; k++) {
+				off_t at = k < 20 ? k * 3 % st.st_size : (off_t)(st.st_size * (k - 20) / 20);
+				uint8_t byte;
+
+				CHECK(pread(fd, &byte, 1, at) == 1);
+				byte ^= 1u << k % 8;
+				CHECK(pwrite(fd, &byte, 1, at) == 1);
+				if (!verify(store, "one", &err)) {
+					fprintf(stderr, "%s: byte %lld\n", path, (long long)at);
+					exit(1);
+				}
+				store_close(store);
+				CHECK(!store_open(dir, &store, &err));
+				CHECK(load(store, "one", &loaded, &err) < 0);
+				byte ^= 1u << k % 8;
+				CHECK(pwrite(fd, &byte, 1, at) == 1);
+				store = reopen(store);
+			}
+			CHECK(pread(fd, &last, 1, st.st_size - 1) == 1 && !ftruncate(fd, st.st_size - 1));
+			CHECK(verify(store, "one", &err) < 0);
+			store = reopen(store);
+			CHECK(load(store, "one", &loaded, &err) < 0);
+			CHECK(pwrite(fd, &last, 1, st.st_size - 1) == 1);
+			close(fd);
+			store = reopen(store);
+			CHECK(!verify(store, "one", &err));
+		}
+		if (pipe)
+			pclose(pipe);
+	}
+	drop_store(store);
+}
+
+int main(void)
+{
+	TEST(names_are_checked);
+	TEST(one_daemon_a_store);
+	TEST(overlays_are_what_qemu_says_they_are);
+	TEST(a_snapshot_survives_the_daemon);
+	TEST(children_need_no_parents);
+	TEST(a_flipped_bit_is_found);
+	return 0;
+}
