@@ -84,16 +84,19 @@ static int make_image(const struct options *options, const char *name, const cha
 	fd = open_scratch(path, sizeof(path), err);
 	if (fd < 0)
 		return fd;
-	rc = ftruncate(fd, (off_t)options->size) < 0
-		     ? err_sys(err, -errno, "cannot make a file for the image")
-		     : ext4_new(path, options->size, &fs, err);
-	if (!rc) {
-		rc = fill(fs, source, err);
-		closed = ext4_close(fs, !rc, rc ? NULL : err);
-		rc = rc ? rc : closed;
+	if (ftruncate(fd, (off_t)options->size) < 0) {
+		rc = err_sys(err, -errno, "cannot make a file for the image");
+		goto out;
 	}
+	rc = ext4_new(path, options->size, &fs, err);
+	if (rc)
+		goto out;
+	rc = fill(fs, source, err);
+	closed = ext4_close(fs, !rc, rc ? NULL : err);
+	rc = rc ? rc : closed;
 	if (!rc)
 		rc = image_publish(options->state, name, path, how, err);
+out:
 	close(fd);
 	return rc;
 }

@@ -605,7 +605,7 @@ static void output_obeys_the_grant(void)
 
 static void a_child_may_hold_the_output(void)
 {
-	const struct job_spec spec = { .cmd = (char *)"(read x < /dev/fd/3; echo late) 3<&0 & echo early",
+	const struct job_spec spec = { .cmd = (char *)"exec 3<&0; (read x <&3; echo late) & echo early",
 				       .stdin_open = 1 };
 	struct fixture f;
 

@@ -36,12 +36,17 @@ static int uevents = -1;
 
 int write_file(const char *path, int flags, const char *text)
 {
+	const size_t len = strlen(text);
+	ssize_t n;
 	int rc = 0, fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | flags, 0644);
 
 	if (fd < 0)
 		return -errno;
-	if (write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-		rc = errno ? -errno : -EIO;
+	n = write(fd, text, len);
+	if (n < 0)
+		rc = -errno;
+	else if ((size_t)n != len)
+		rc = -EIO;
 	close(fd);
 	return rc;
 }

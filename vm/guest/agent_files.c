@@ -2,107 +2,26 @@
 /*
  * agent_files.c - the guest's files for the host
  *
- * The host walks paths itself, one component at a time, so a path that arrives here has no links in it; if
- * the guest turned one of its directories into a link meanwhile, it is resolved within the guest's root, and
- * never through the magic links of /proc. A last component is looked at, not followed: it is opened with
- * O_PATH, its type is checked, and only then a regular file is opened through /proc/self/fd. So nothing here
- * waits for the other end of a FIFO or wakes a device.
+ * What a path names is looked at, not followed: it is opened with O_PATH, its type is checked, and only then
+ * a regular file is opened through /proc/self/fd. So nothing here waits for the other end of a FIFO or wakes
+ * a device. Paths and the operations on names are in agent_names.c.
  */
-#include "vm/guest/agent.h"
-
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/syscall.h>
 #include <unistd.h>
+
+#include "vm/guest/agent_files.h"
 
 /* Entries of a directory listing go on until the reply is this large; a name and its attr fit above it. */
 enum { READDIR_FULL = PROTO_PAYLOAD_MAX - 1024 };
 
 enum { PROC_PATH = 32 };
-
-struct request {
-	struct guest_files *files;
-	struct reader args;
-	struct buf reply; /* the results */
-};
-
-/* The part of a path that is looked up in `dir`; dir is to be closed. */
-struct place {
-	char path[PATH_MAX];
-	const char *name;
-	int dir;
-};
-
-/* ---- paths */
-
-/* Absolute, without empty, "." and ".." components; "/" itself is fine. */
-static bool path_valid(const char *path)
-{
-	const char *p = path;
-	size_t n;
-
-	if (*p != '/')
-		return false;
-	if (!p[1])
-		return true;
-	while (*p) {
-		p++;
-		n = strcspn(p, "/");
-		if (!n || (n == 1 && p[0] == '.') || (n == 2 && p[0] == '.' && p[1] == '.'))
-			return false;
-		p += n;
-	}
-	return true;
-}
-
-static int get_path(struct reader *r, char ret[PATH_MAX])
-{
-	get_str(r, ret, PATH_MAX);
-	return r->bad || !path_valid(ret) ? -EINVAL : 0;
-}
-
-static int open_path(const char *path, int flags)
-{
-	struct open_how how = {
-		.flags = (uint64_t)flags | O_PATH | O_CLOEXEC,
-		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
-	};
-	int root, fd, rc;
-
-	root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (root < 0)
-		return -errno;
-	fd = (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
-	rc = fd < 0 ? -errno : fd;
-	close(root);
-	return rc;
-}
-
-static int get_place(struct reader *r, struct place *ret)
-{
-	char *slash;
-	int rc;
-
-	ret->dir = -1;
-	rc = get_path(r, ret->path);
-	if (rc)
-		return rc;
-	slash = strrchr(ret->path, '/');
-	if (!slash[1])
-		return -EBUSY; /* the root itself */
-	*slash = '\0';
-	ret->name = slash + 1;
-	ret->dir = open_path(*ret->path ? ret->path : "/", O_DIRECTORY);
-	return ret->dir < 0 ? ret->dir : 0;
-}
 
 static void proc_path(char ret[PROC_PATH], int fd)
 {
@@ -116,7 +35,7 @@ static uint64_t time_ns(const struct timespec *ts)
 	return (uint64_t)ts->tv_sec * 1000000000u + (uint64_t)ts->tv_nsec;
 }
 
-static void put_stat(struct buf *reply, const struct stat *st)
+void guest_put_stat(struct buf *reply, const struct stat *st)
 {
 	const struct fs_attr attr = {
 		.ino = st->st_ino,
@@ -141,17 +60,7 @@ static int put_attr_of(struct buf *reply, int fd)
 
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	put_stat(reply, &st);
-	return 0;
-}
-
-static int put_attr_at(struct buf *reply, const struct place *place)
-{
-	struct stat st;
-
-	if (fstatat(place->dir, place->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
-	put_stat(reply, &st);
+	guest_put_stat(reply, &st);
 	return 0;
 }
 
@@ -253,7 +162,7 @@ void guest_files_close(struct guest_files *files)
 }
 
 /* Consumes fd. */
-static int reply_handle(struct request *rq, int fd)
+static int reply_handle(struct guest_request *rq, int fd)
 {
 	struct stat st;
 	uint32_t id = 0;
@@ -268,7 +177,7 @@ static int reply_handle(struct request *rq, int fd)
 		return rc;
 	}
 	buf_put_u32(&rq->reply, id);
-	put_stat(&rq->reply, &st);
+	guest_put_stat(&rq->reply, &st);
 	return 0;
 }
 
@@ -294,15 +203,15 @@ static int reopen(int fd, int flags)
 
 /* ---- operations */
 
-static int op_getattr(struct request *rq)
+static int op_getattr(struct guest_request *rq)
 {
 	char path[PATH_MAX];
 	int rc, fd;
 
-	rc = get_path(&rq->args, path);
+	rc = guest_path_get(&rq->args, path);
 	if (rc)
 		return rc;
-	fd = open_path(path, O_NOFOLLOW);
+	fd = guest_path_open(path, O_NOFOLLOW);
 	if (fd < 0)
 		return fd;
 	rc = put_attr_of(&rq->reply, fd);
@@ -310,7 +219,7 @@ static int op_getattr(struct request *rq)
 	return rc;
 }
 
-static int op_setattr(struct request *rq)
+static int op_setattr(struct guest_request *rq)
 {
 	char path[PATH_MAX];
 	struct fs_attr attr;
@@ -321,9 +230,9 @@ static int op_setattr(struct request *rq)
 	handle = get_u32(&rq->args);
 	valid = get_u32(&rq->args);
 	fs_attr_get(&rq->args, &attr);
-	if (rq->args.bad || (!handle && !path_valid(path)))
+	if (rq->args.bad || (!handle && !guest_path_valid(path)))
 		return -EINVAL;
-	fd = handle ? handle_fd(rq->files, handle) : open_path(path, O_NOFOLLOW);
+	fd = handle ? handle_fd(rq->files, handle) : guest_path_open(path, O_NOFOLLOW);
 	if (fd < 0)
 		return fd;
 	rc = set_attr(fd, valid, &attr);
@@ -350,13 +259,13 @@ static int list_entries(DIR *dir, struct buf *entries, uint32_t *ret_count)
 			continue; /* gone since, or a mount that is dead */
 		buf_put_u64(entries, (uint64_t)entry->d_off);
 		buf_put_str(entries, entry->d_name);
-		put_stat(entries, &st);
+		guest_put_stat(entries, &st);
 		++*ret_count;
 	}
 	return 1;
 }
 
-static int op_readdir(struct request *rq)
+static int op_readdir(struct guest_request *rq)
 {
 	struct buf entries = { 0 };
 	char path[PATH_MAX];
@@ -365,11 +274,11 @@ static int op_readdir(struct request *rq)
 	int rc, fd, more;
 	DIR *dir;
 
-	rc = get_path(&rq->args, path);
+	rc = guest_path_get(&rq->args, path);
 	cookie = get_u64(&rq->args);
 	if (rc || rq->args.bad)
 		return -EINVAL;
-	fd = open_path(path, O_DIRECTORY | O_NOFOLLOW);
+	fd = guest_path_open(path, O_DIRECTORY | O_NOFOLLOW);
 	if (fd < 0)
 		return fd;
 	/* A descriptor for reading, of the very same directory. */
@@ -398,14 +307,14 @@ static int op_readdir(struct request *rq)
 	return rc;
 }
 
-static int op_readlink(struct request *rq)
+static int op_readlink(struct guest_request *rq)
 {
 	char target[PATH_MAX];
-	struct place at;
+	struct guest_place at;
 	ssize_t n = 0;
 	int rc;
 
-	rc = get_place(&rq->args, &at);
+	rc = guest_place_get(&rq->args, &at);
 	if (rc)
 		return rc == -EBUSY ? -EINVAL : rc;
 	n = readlinkat(at.dir, at.name, target, sizeof(target));
@@ -416,17 +325,17 @@ static int op_readlink(struct request *rq)
 	return rc;
 }
 
-static int op_open(struct request *rq)
+static int op_open(struct guest_request *rq)
 {
 	char path[PATH_MAX];
 	uint32_t flags;
 	int rc, fd;
 
-	rc = get_path(&rq->args, path);
+	rc = guest_path_get(&rq->args, path);
 	flags = get_u32(&rq->args);
 	if (rc || rq->args.bad)
 		return -EINVAL;
-	fd = open_path(path, O_NOFOLLOW);
+	fd = guest_path_open(path, O_NOFOLLOW);
 	if (fd < 0)
 		return fd;
 	rc = reopen(fd, (int)(flags & (O_ACCMODE | O_TRUNC | O_APPEND)));
@@ -434,7 +343,7 @@ static int op_open(struct request *rq)
 	return rc < 0 ? rc : reply_handle(rq, rc);
 }
 
-static int create_new(const struct place *at, int flags, uint32_t mode, uint32_t uid, uint32_t gid)
+static int create_new(const struct guest_place *at, int flags, uint32_t mode, uint32_t uid, uint32_t gid)
 {
 	int rc, fd = openat(at->dir, at->name, flags | O_CREAT | O_EXCL | O_CLOEXEC, mode & 07777);
 
@@ -449,13 +358,13 @@ static int create_new(const struct place *at, int flags, uint32_t mode, uint32_t
 	return fd;
 }
 
-static int op_create(struct request *rq)
+static int op_create(struct guest_request *rq)
 {
-	struct place at;
+	struct guest_place at;
 	uint32_t flags, mode, uid, gid;
 	int rc, path;
 
-	rc = get_place(&rq->args, &at);
+	rc = guest_place_get(&rq->args, &at);
 	flags = get_u32(&rq->args);
 	mode = get_u32(&rq->args);
 	uid = get_u32(&rq->args);
@@ -475,7 +384,7 @@ static int op_create(struct request *rq)
 	return rc < 0 ? rc : reply_handle(rq, rc);
 }
 
-static int op_read(struct request *rq)
+static int op_read(struct guest_request *rq)
 {
 	const uint32_t handle = get_u32(&rq->args);
 	const uint64_t offset = get_u64(&rq->args);
@@ -498,7 +407,7 @@ static int op_read(struct request *rq)
 	return 0;
 }
 
-static int op_write(struct request *rq)
+static int op_write(struct guest_request *rq)
 {
 	const uint32_t handle = get_u32(&rq->args);
 	const uint64_t offset = get_u64(&rq->args);
@@ -516,14 +425,14 @@ static int op_write(struct request *rq)
 	return 0;
 }
 
-static int op_close(struct request *rq)
+static int op_close(struct guest_request *rq)
 {
 	const uint32_t handle = get_u32(&rq->args);
 
 	return rq->args.bad ? -EINVAL : handle_close(rq->files, handle);
 }
 
-static int op_fsync(struct request *rq)
+static int op_fsync(struct guest_request *rq)
 {
 	const int fd = handle_fd(rq->files, get_u32(&rq->args));
 
@@ -532,182 +441,16 @@ static int op_fsync(struct request *rq)
 	return fsync(fd) < 0 ? -errno : 0;
 }
 
-/* ---- operations on names: each reads its arguments, acts, and replies with the new attributes */
-
-/* The owner of what was just made, and its mode again, which a change of owner may have cut. */
-static int own(const struct place *at, uint32_t uid, uint32_t gid, uint32_t mode, bool link)
-{
-	if (fchownat(at->dir, at->name, uid, gid, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
-	if (!link && mode & 07000 && fchmodat(at->dir, at->name, mode & 07777, 0) < 0)
-		return -errno;
-	return 0;
-}
-
-static int op_mkdir(struct request *rq)
-{
-	struct place at;
-	uint32_t mode, uid, gid;
-	int rc;
-
-	rc = get_place(&rq->args, &at);
-	mode = get_u32(&rq->args);
-	uid = get_u32(&rq->args);
-	gid = get_u32(&rq->args);
-	if (!rc && rq->args.bad)
-		rc = -EINVAL;
-	if (rc == -EBUSY)
-		rc = -EEXIST;
-	if (!rc && mkdirat(at.dir, at.name, mode & 07777) < 0)
-		rc = -errno;
-	if (!rc) {
-		rc = own(&at, uid, gid, mode, false);
-		if (rc)
-			unlinkat(at.dir, at.name, AT_REMOVEDIR);
-	}
-	if (!rc)
-		rc = put_attr_at(&rq->reply, &at);
-	if (at.dir >= 0)
-		close(at.dir);
-	return rc;
-}
-
-static int op_mknod(struct request *rq)
-{
-	struct place at;
-	uint32_t mode, uid, gid;
-	uint64_t rdev;
-	int rc;
-
-	rc = get_place(&rq->args, &at);
-	mode = get_u32(&rq->args);
-	rdev = get_u64(&rq->args);
-	uid = get_u32(&rq->args);
-	gid = get_u32(&rq->args);
-	if (!rc && rq->args.bad)
-		rc = -EINVAL;
-	if (!rc && mknodat(at.dir, at.name, mode, rdev) < 0)
-		rc = -errno;
-	if (!rc) {
-		rc = own(&at, uid, gid, mode, false);
-		if (rc)
-			unlinkat(at.dir, at.name, 0);
-	}
-	if (!rc)
-		rc = put_attr_at(&rq->reply, &at);
-	if (at.dir >= 0)
-		close(at.dir);
-	return rc;
-}
-
-static int op_symlink(struct request *rq)
-{
-	char target[PATH_MAX];
-	struct place at;
-	uint32_t uid, gid;
-	int rc;
-
-	rc = get_place(&rq->args, &at);
-	get_str(&rq->args, target, sizeof(target));
-	uid = get_u32(&rq->args);
-	gid = get_u32(&rq->args);
-	if (!rc && rq->args.bad)
-		rc = -EINVAL;
-	if (!rc && symlinkat(target, at.dir, at.name) < 0)
-		rc = -errno;
-	if (!rc) {
-		rc = own(&at, uid, gid, 0, true);
-		if (rc)
-			unlinkat(at.dir, at.name, 0);
-	}
-	if (!rc)
-		rc = put_attr_at(&rq->reply, &at);
-	if (at.dir >= 0)
-		close(at.dir);
-	return rc;
-}
-
-static int remove_name(struct request *rq, int flags)
-{
-	struct place at;
-	int rc;
-
-	rc = get_place(&rq->args, &at);
-	if (!rc && unlinkat(at.dir, at.name, flags) < 0)
-		rc = -errno;
-	if (at.dir >= 0)
-		close(at.dir);
-	return rc;
-}
-
-static int op_unlink(struct request *rq)
-{
-	return remove_name(rq, 0);
-}
-
-static int op_rmdir(struct request *rq)
-{
-	return remove_name(rq, AT_REMOVEDIR);
-}
-
-/* Two places; both dirs are to be closed whatever is returned. */
-static int get_two_places(struct request *rq, struct place *from, struct place *to)
-{
-	int rc = get_place(&rq->args, from);
-
-	to->dir = -1;
-	return rc ? rc : get_place(&rq->args, to);
-}
-
-static void close_two(const struct place *from, const struct place *to)
-{
-	if (from->dir >= 0)
-		close(from->dir);
-	if (to->dir >= 0)
-		close(to->dir);
-}
-
-static int op_rename(struct request *rq)
-{
-	struct place from, to;
-	uint32_t flags = 0;
-	int rc;
-
-	rc = get_two_places(rq, &from, &to);
-	if (!rc)
-		flags = get_u32(&rq->args);
-	if (!rc && rq->args.bad)
-		rc = -EINVAL;
-	if (!rc && renameat2(from.dir, from.name, to.dir, to.name, flags) < 0)
-		rc = -errno;
-	close_two(&from, &to);
-	return rc;
-}
-
-static int op_link(struct request *rq)
-{
-	struct place from, to;
-	int rc;
-
-	rc = get_two_places(rq, &from, &to);
-	if (!rc && linkat(from.dir, from.name, to.dir, to.name, 0) < 0)
-		rc = -errno;
-	if (!rc)
-		rc = put_attr_at(&rq->reply, &to);
-	close_two(&from, &to);
-	return rc;
-}
-
-static int op_statfs(struct request *rq)
+static int op_statfs(struct guest_request *rq)
 {
 	char path[PATH_MAX];
 	struct statfs st;
 	int rc, fd;
 
-	rc = get_path(&rq->args, path);
+	rc = guest_path_get(&rq->args, path);
 	if (rc)
 		return rc;
-	fd = open_path(path, O_NOFOLLOW);
+	fd = guest_path_open(path, O_NOFOLLOW);
 	if (fd < 0)
 		return fd;
 	rc = fstatfs(fd, &st) < 0 ? -errno : 0;
@@ -724,18 +467,18 @@ static int op_statfs(struct request *rq)
 	return 0;
 }
 
-static int (*const ops[])(struct request *rq) = {
-	[FS_GETATTR] = op_getattr,   [FS_SETATTR] = op_setattr, [FS_READDIR] = op_readdir,
-	[FS_READLINK] = op_readlink, [FS_OPEN] = op_open,       [FS_CREATE] = op_create,
-	[FS_READ] = op_read,         [FS_WRITE] = op_write,     [FS_CLOSE] = op_close,
-	[FS_FSYNC] = op_fsync,       [FS_MKDIR] = op_mkdir,     [FS_UNLINK] = op_unlink,
-	[FS_RMDIR] = op_rmdir,       [FS_RENAME] = op_rename,   [FS_SYMLINK] = op_symlink,
-	[FS_LINK] = op_link,         [FS_MKNOD] = op_mknod,     [FS_STATFS] = op_statfs,
+static int (*const ops[])(struct guest_request *rq) = {
+	[FS_GETATTR] = op_getattr,   [FS_SETATTR] = op_setattr,     [FS_READDIR] = op_readdir,
+	[FS_READLINK] = op_readlink, [FS_OPEN] = op_open,           [FS_CREATE] = op_create,
+	[FS_READ] = op_read,         [FS_WRITE] = op_write,         [FS_CLOSE] = op_close,
+	[FS_FSYNC] = op_fsync,       [FS_MKDIR] = guest_op_mkdir,   [FS_UNLINK] = guest_op_unlink,
+	[FS_RMDIR] = guest_op_rmdir, [FS_RENAME] = guest_op_rename, [FS_SYMLINK] = guest_op_symlink,
+	[FS_LINK] = guest_op_link,   [FS_MKNOD] = guest_op_mknod,   [FS_STATFS] = op_statfs,
 };
 
 void guest_files_frame(struct guest *guest, const struct frame *frame)
 {
-	struct request rq = { .files = &guest->files, .args = reader_init(frame->payload, frame->len) };
+	struct guest_request rq = { .files = &guest->files, .args = reader_init(frame->payload, frame->len) };
 	const uint8_t op = get_u8(&rq.args);
 	struct buf payload = { 0 };
 	int rc = -ENOSYS;

@@ -64,6 +64,8 @@ static int set_clock(const struct guest_identity *identity, struct err *err)
  */
 static int write_etc(const char *path, const char *text, struct err *err)
 {
+	const size_t len = strlen(text);
+	ssize_t n;
 	int rc = 0, fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
 
 	if (fd < 0) {
@@ -72,8 +74,11 @@ static int write_etc(const char *path, const char *text, struct err *err)
 			return 0;
 		return err_sys(err, -errno, "%s", path);
 	}
-	if (write(fd, text, strlen(text)) != (ssize_t)strlen(text) || ftruncate(fd, (off_t)strlen(text)) < 0)
-		rc = err_sys(err, errno ? -errno : -EIO, "%s", path);
+	n = write(fd, text, len);
+	if (n < 0 || ftruncate(fd, (off_t)len) < 0)
+		rc = err_sys(err, -errno, "%s", path);
+	else if ((size_t)n != len)
+		rc = err_sys(err, -ENOSPC, "%s", path);
 	close(fd);
 	return rc;
 }
@@ -92,7 +97,7 @@ static int set_names(const struct guest_identity *identity, struct err *err)
 		return rc;
 	for (i = 0; i < IDENTITY_MACHINE_ID; i++)
 		snprintf(id + 2 * i, 3, "%02x", identity->machine_id[i]);
-	strcat(id, "\n");
+	snprintf(id + sizeof(id) - 2, 2, "\n");
 	return write_etc("/etc/machine-id", id, err);
 }
 
@@ -204,7 +209,9 @@ static int run_hook(const char *name, const struct guest_identity *identity, con
 	rc = wait_until(pid, end, &status);
 	if (rc) {
 		kill(-pid, SIGKILL);
-		return err_set(err, rc, "%s did not end within %d seconds", path, HOOKS_SECONDS);
+		return rc == -ETIMEDOUT
+			       ? err_set(err, rc, "%s did not end within %d seconds", path, HOOKS_SECONDS)
+			       : err_sys(err, rc, "cannot wait for %s", path);
 	}
 	if (WIFSIGNALED(status))
 		return err_set(err, -EIO, "%s was ended by signal %d", path, WTERMSIG(status));

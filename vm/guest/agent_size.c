@@ -28,6 +28,7 @@ static int read_word(const char *path, char *ret, size_t size)
 	ssize_t n;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
+	ret[0] = '\0';
 	if (fd < 0)
 		return -errno;
 	n = read(fd, ret, size - 1);
