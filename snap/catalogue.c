@@ -4,7 +4,7 @@
  *
  * snapshots/NAME is a link to ../objects/ID. The catalogue knows for every name its object, the objects whose
  * RAM blocks that refers to, and its disk layer. An object is needed as long as an entry or a pin says so;
- * one whose name went and that others refer to keeps its RAM image and nothing else.
+ * one whose name went keeps just the blocks that others refer to.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -18,6 +18,7 @@
 #include "snap/io.h"
 #include "snap/manifest.h"
 #include "snap/store_priv.h"
+#include "snap/trim.h"
 #include "util/log.h"
 
 static const char link_prefix[] = "../objects/";
@@ -32,7 +33,7 @@ struct entry *catalogue_find(struct store *store, const char *name)
 	return NULL;
 }
 
-static struct entry *find_origin(struct store *store, const char *origin)
+struct entry *catalogue_find_origin(struct store *store, const char *origin)
 {
 	struct entry *entry;
 
@@ -50,18 +51,24 @@ static bool has_id(const char *id, unsigned n, char (*ids)[ID_SIZE])
 	return false;
 }
 
-bool catalogue_needs(struct store *store, const char *id)
+static bool pinned(struct store *store, const char *id)
 {
-	struct entry *entry;
 	struct pin *pin;
 
-	list_for_each (entry, &store->entries, link)
-		if (!strcmp(entry->id, id) || has_id(id, entry->nsources, entry->sources))
-			return true;
 	list_for_each (pin, &store->pins, link)
 		if (has_id(id, pin->nids, pin->ids))
 			return true;
 	return false;
+}
+
+bool catalogue_needs(struct store *store, const char *id)
+{
+	struct entry *entry;
+
+	list_for_each (entry, &store->entries, link)
+		if (!strcmp(entry->id, id) || has_id(id, entry->nsources, entry->sources))
+			return true;
+	return pinned(store, id);
 }
 
 bool catalogue_complete(const struct store *store)
@@ -233,10 +240,84 @@ void catalogue_release(struct store *store)
 
 /* ---- objects nobody needs */
 
-static void discard_unneeded(struct store *store, const char *id)
+/* What the background needs to know to trim. */
+struct trim {
+	struct store *store;
+	char id[ID_SIZE];
+	unsigned nusers;
+	char users[][ID_SIZE];
+};
+
+static void run_trim(void *arg)
 {
-	if (catalogue_complete(store) && !catalogue_needs(store, id))
+	struct trim *trim = arg;
+	struct err err = { 0 };
+
+	if (!trim->store->sync_failed &&
+	    trim_object(trim->store->objects_fd, trim->id, trim->nusers, trim->users, &err))
+		log_warn("object %s keeps more than is needed of it: %s", trim->id, err.text);
+	free(trim);
+}
+
+/* Later users refer to what the present ones do and to nothing else, since they can only learn of blocks from
+ * them: so what the present ones need can be decided now and done whenever the background comes to it. */
+static void trim_later(struct store *store, const char *id)
+{
+	struct entry *entry;
+	struct trim *trim;
+	unsigned n = 0;
+
+	list_for_each (entry, &store->entries, link)
+		n += has_id(id, entry->nsources, entry->sources);
+	trim = calloc(1, sizeof(*trim) + n * sizeof(trim->users[0]));
+	if (!trim)
+		return; /* the next start tries again */
+	trim->store = store;
+	memcpy(trim->id, id, ID_SIZE);
+	list_for_each (entry, &store->entries, link)
+		if (has_id(id, entry->nsources, entry->sources))
+			memcpy(trim->users[trim->nusers++], entry->id, ID_SIZE);
+	background_run(store->background, run_trim, trim);
+}
+
+static bool named(struct store *store, const char *id)
+{
+	struct entry *entry;
+
+	list_for_each (entry, &store->entries, link)
+		if (!strcmp(entry->id, id))
+			return true;
+	return false;
+}
+
+/* Something that needed the object is gone: let go of what nothing needs now. */
+static void settle(struct store *store, const char *id)
+{
+	if (!catalogue_complete(store) || pinned(store, id) || named(store, id))
+		return;
+	if (catalogue_needs(store, id))
+		trim_later(store, id);
+	else
 		store_discard(store, store->objects_fd, id);
+}
+
+void catalogue_trim(struct store *store)
+{
+	struct entry *entry, *before;
+
+	list_for_each (entry, &store->entries, link) {
+		for (unsigned i = 0; i < entry->nsources; i++) {
+			bool seen = false;
+
+			list_for_each (before, &store->entries, link) {
+				if (before == entry)
+					break;
+				seen = seen || has_id(entry->sources[i], before->nsources, before->sources);
+			}
+			if (!seen)
+				settle(store, entry->sources[i]);
+		}
+	}
 }
 
 int pin_init(struct pin *pin, struct store *store, const char *id, unsigned nsources,
@@ -259,7 +340,7 @@ void pin_release(struct pin *pin, struct store *store)
 		return;
 	list_del(&pin->link);
 	for (unsigned i = 0; i < pin->nids; i++)
-		discard_unneeded(store, pin->ids[i]);
+		settle(store, pin->ids[i]);
 	free(pin->ids);
 	*pin = (struct pin){ 0 };
 }
@@ -284,13 +365,13 @@ static uint64_t file_size(struct store *store, const char *id, const char *name)
 	return fstatat(store->objects_fd, path, &st, AT_SYMLINK_NOFOLLOW) ? 0 : (uint64_t)st.st_blocks * 512;
 }
 
-/* Whether another snapshot refers to blocks in the entry's RAM image. */
-static bool referred_to(struct entry *entry)
+/* Whether any snapshot but this one needs the object. */
+static bool needed_beside(struct entry *entry, const char *id)
 {
 	struct entry *other;
 
 	list_for_each (other, &entry->store->entries, link)
-		if (has_id(entry->id, other->nsources, other->sources))
+		if (other != entry && (!strcmp(other->id, id) || has_id(id, other->nsources, other->sources)))
 			return true;
 	return false;
 }
@@ -303,7 +384,10 @@ static void measure(struct entry *entry, struct snapshot_meta *meta)
 	bool alone = true;
 
 	meta->ram_stored = ram + rest;
-	meta->own = rest + (referred_to(entry) ? 0 : ram);
+	meta->own = rest + (needed_beside(entry, entry->id) ? 0 : ram);
+	for (unsigned i = 0; i < entry->nsources; i++)
+		if (!needed_beside(entry, entry->sources[i]))
+			meta->own += file_size(entry->store, entry->sources[i], "ram");
 	for (struct layer *layer = entry->disk; layer; layer = layer->base) {
 		uint64_t stored = layer_stored(layer);
 
@@ -340,7 +424,7 @@ int snapshot_get(struct store *store, const char *name, struct snapshot_meta *re
 	*ret = manifest.meta;
 	free(manifest.sources);
 	snprintf(ret->name, sizeof(ret->name), "%s", name);
-	parent = entry->parent[0] ? find_origin(store, entry->parent) : NULL;
+	parent = entry->parent[0] ? catalogue_find_origin(store, entry->parent) : NULL;
 	snprintf(ret->parent, sizeof(ret->parent), "%s", parent ? parent->name : "");
 	ret->ram_logical = manifest.ram_size;
 	measure(entry, ret);

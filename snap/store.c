@@ -366,6 +366,7 @@ int store_open(const char *dir, struct store **ret, struct err *err)
 	if (rc)
 		goto fail;
 	sweep_leftovers(store);
+	catalogue_trim(store);
 	*ret = store;
 	return 0;
 fail:

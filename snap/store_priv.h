@@ -93,6 +93,7 @@ int object_publish(struct store *store, const char *id, const char *name, bool *
 int catalogue_load(struct store *store, struct err *err);
 void catalogue_release(struct store *store);
 struct entry *catalogue_find(struct store *store, const char *name);
+struct entry *catalogue_find_origin(struct store *store, const char *origin);
 /* Add a snapshot that was just published; the entry holds a reference to disk. -ENOMEM. */
 int catalogue_add(struct store *store, const char *name, const char *id,
 		  const struct snapshot_manifest *manifest, struct layer *disk);
@@ -100,6 +101,8 @@ int catalogue_add(struct store *store, const char *name, const char *id,
 int catalogue_name_free(struct store *store, const char *name, struct err *err);
 /* Whether a published snapshot or a pin needs objects/id. */
 bool catalogue_needs(struct store *store, const char *id);
+/* Trim, in the background, all objects without a name: a crash may have come before. */
+void catalogue_trim(struct store *store);
 /* Whether every snapshot could be read, so that what nothing refers to is known to be garbage. */
 bool catalogue_complete(const struct store *store);
 /* Read the manifest of objects/id. */

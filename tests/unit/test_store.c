@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -345,6 +346,58 @@ static void children_need_no_parents(void)
 	drop_store(store);
 }
 
+static uint64_t disk_usage(const char *sub)
+{
+	char command[160];
+	uint64_t kib;
+	FILE *pipe;
+
+	snprintf(command, sizeof(command), "du -sk %s/%s | cut -f1", dir, sub);
+	pipe = popen(command, "r"); /* NOLINT(cert-env33-c): a test's own words */
+	CHECK(pipe && fscanf(pipe, "%" SCNu64, &kib) == 1);
+	pclose(pipe);
+	return kib << 10;
+}
+
+/* A parent's name goes, and with it all that its child does not refer to. */
+static void a_parent_shrinks_to_what_is_needed(void)
+{
+	struct store *store = fresh_store();
+	struct layer *base = image_layer(store), *disk = frozen_overlay(store, base);
+	/* The child has changed all but the last 4 MiB of 32. */
+	int ram = make_ram(1, 0, 28 * MIB / RAM_PAGE, 2);
+	struct template *template = make_template(disk, make_ram(1, 0, 0, 0)), *loaded;
+	struct snapshot_meta meta;
+	struct err err = { 0 };
+	uint64_t before, whole;
+
+	CHECK(!save(store, "parent", "", template));
+	template_unref(template);
+	whole = disk_usage("objects");
+	template = make_template(disk, dup(ram));
+	CHECK(!save(store, "child", "parent", template));
+	template_unref(template);
+	layer_unref(disk);
+	layer_unref(base);
+	CHECK(!snapshot_get(store, "parent", &meta, &err) && meta.own < whole / 8);
+	snapshot_meta_release(&meta);
+	CHECK(!snapshot_get(store, "child", &meta, &err) && meta.own < whole);
+	snapshot_meta_release(&meta);
+	before = disk_usage("objects");
+	CHECK(!snapshot_remove(store, "parent", &err));
+	store = reopen(store);
+	CHECK(disk_usage("objects") + whole * 3 / 4 < before);
+	CHECK(count_files("objects") == 4);
+	CHECK(!verify(store, "child", &err));
+	CHECK(!load(store, "child", &loaded, &err));
+	check_same(loaded->ram_fd, ram);
+	template_unref(loaded);
+	CHECK(!snapshot_get(store, "child", &meta, &err) && meta.own > whole);
+	snapshot_meta_release(&meta);
+	close(ram);
+	drop_store(store);
+}
+
 /* Everything that is stored and matters is covered by a checksum. */
 static void a_flipped_bit_is_found(void)
 {
@@ -414,6 +467,7 @@ int main(void)
 	TEST(overlays_are_what_qemu_says_they_are);
 	TEST(a_snapshot_survives_the_daemon);
 	TEST(children_need_no_parents);
+	TEST(a_parent_shrinks_to_what_is_needed);
 	TEST(a_flipped_bit_is_found);
 	return 0;
 }
