@@ -3,8 +3,8 @@
  * chain.c - read a disk through all its layers
  *
  * A layer has a cluster if its L2 entry says where it is, or that it is zero; otherwise the layer below is
- * asked. L1 tables are read when the chain is opened, L2 tables when they are first needed, and then kept: one
- * is 64 KiB for 512 MiB of disk. A raw layer has everything and is always the bottom.
+ * asked. L1 tables are read when the chain is opened, L2 tables when they are first needed, and then kept:
+ * one is 64 KiB for 512 MiB of disk. A raw layer has everything and is always the bottom.
  */
 #include "snap/chain.h"
 
@@ -64,9 +64,9 @@ unsigned chain_length(const struct chain *chain)
 	return chain->n;
 }
 
-const char *chain_bottom(const struct chain *chain)
+const char *chain_file(const struct chain *chain, unsigned i)
 {
-	return chain->links[chain->n - 1].file;
+	return chain->links[i].file;
 }
 
 /* Fill in the link for an opened file; ret_below is the next one's name, or "". */
@@ -136,8 +136,8 @@ int chain_open(int layers_fd, const char *file, struct chain **ret, struct err *
 						    O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) };
 		snprintf(link->file, sizeof(link->file), "%.*s", (int)sizeof(link->file) - 1, next);
 		if (link->fd < 0) {
-			rc = errno == ENOENT ? err_set(err, -EINVAL, "layer %s is missing", next) :
-					       err_sys(err, -errno, "cannot open layer %s", next);
+			rc = errno == ENOENT ? err_set(err, -EINVAL, "layer %s is missing", next)
+					     : err_sys(err, -errno, "cannot open layer %s", next);
 			break;
 		}
 		chain->n++;

@@ -21,8 +21,8 @@ void chain_free(struct chain *chain); /* NULL is allowed */
 
 uint64_t chain_size(const struct chain *chain); /* bytes of the disk */
 unsigned chain_length(const struct chain *chain);
-/* The file name of the layer at the bottom, and whether it is raw. */
-const char *chain_bottom(const struct chain *chain);
+/* The file name of a layer; 0 is the topmost. */
+const char *chain_file(const struct chain *chain, unsigned i);
 
 /* Where a cluster's content comes from. */
 enum chain_source {

@@ -251,6 +251,8 @@ int store_gc(struct store *store, uint64_t *ret_freed, struct err *err)
 	background_flush(store->background);
 	if (!catalogue_complete(store))
 		return err_set(err, -EIO, "nothing can be collected while a snapshot cannot be read");
+	if (store->importing)
+		return err_set(err, -EBUSY, "nothing can be collected while an archive is imported");
 	rc = sweep_run(&objects, err);
 	freed = objects.freed;
 	if (!rc)

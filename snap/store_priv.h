@@ -65,7 +65,8 @@ struct store {
 	struct list layers;
 	struct list entries;
 	struct list pins;
-	unsigned broken; /* entries that could not be read */
+	unsigned broken;    /* entries that could not be read */
+	unsigned importing; /* imports under way: there may be layers that are in no table yet */
 	struct background *background;
 	bool closing;            /* references end, files stay */
 	atomic_bool sync_failed; /* delete nothing more: a crash could bring back a name that needs it */

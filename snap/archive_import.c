@@ -1,0 +1,608 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * archive_import.c - make a snapshot of a stream
+ *
+ * Files are received under tmp/ with names of ours, never with a path from the stream, and nothing gets its
+ * place before the whole stream was read and everything in it checked as a load would check it. The object
+ * gets a new identifier; layers keep theirs, so that snapshots which share layers go on sharing them. A layer
+ * that the store has already is not received again.
+ *
+ * While the worker runs, all snapshots and layers that the archive might build on are held, and gc stands
+ * still: the new layers are in no table yet.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "snap/archive.h"
+#include "snap/archive_priv.h"
+#include "snap/chain.h"
+#include "snap/image.h"
+#include "snap/io.h"
+#include "snap/manifest.h"
+#include "snap/member.h"
+#include "snap/qcow2.h"
+#include "snap/ramimage.h"
+#include "snap/store_priv.h"
+#include "snap/sums.h"
+
+/* A snapshot that may turn out to be the base. */
+struct known {
+	char origin[ID_SIZE];
+	char id[ID_SIZE];
+};
+
+struct import {
+	struct store *store;
+	struct progress *progress;
+	char name[STORE_NAME_MAX + 1];
+	char id[ID_SIZE];
+	struct pin pin; /* the name, the new object, and all there are */
+	unsigned nknown;
+	struct known *known;
+	unsigned nheld;
+	struct layer **held; /* references to all layers that a snapshot may have */
+
+	/* the worker's */
+	char base[ID_SIZE]; /* object, or "" */
+	char base_origin[ID_SIZE];
+	struct snapshot_manifest manifest;
+	unsigned nlayers;
+	char (*layers)[LAYER_FILE_MAX]; /* received */
+	unsigned nplaced;               /* of them, in layers/ */
+	bool linked;                    /* the name was made */
+	struct err err;
+};
+
+static void import_free(struct import *import)
+{
+	struct store *store = import->store;
+
+	store->importing--;
+	pin_release(&import->pin, store);
+	while (import->nheld)
+		layer_unref(import->held[--import->nheld]);
+	snapshot_manifest_release(&import->manifest);
+	free(import->held);
+	free(import->known);
+	free(import->layers);
+	free(import);
+}
+
+/* Takes over the reference. */
+static int hold(struct import *import, struct layer *layer)
+{
+	struct layer **more = realloc(import->held, (import->nheld + 1) * sizeof(*more));
+
+	if (!more) {
+		layer_unref(layer);
+		return -ENOMEM;
+	}
+	import->held = more;
+	more[import->nheld++] = layer;
+	return 0;
+}
+
+static int hold_image(void *arg, const char *file)
+{
+	struct import *import = arg;
+	struct layer *layer;
+	int rc = layer_open(import->store, file, &layer, NULL);
+
+	if (rc)
+		return rc == -ENOMEM ? rc : 0; /* a damaged image is no reason not to import */
+	return hold(import, layer);
+}
+
+static int hold_layers(struct import *import, struct err *err)
+{
+	struct store *store = import->store;
+	int lock = image_lock(store->images_fd), rc = 0;
+	struct layer *layer;
+
+	if (lock < 0)
+		return err_sys(err, lock, "cannot lock the images");
+	list_for_each (layer, &store->layers, link)
+		if (!rc && layer->frozen)
+			rc = hold(import, layer_ref(layer));
+	/* Images that cannot be read hold nothing. */
+	if (!rc && image_layers(store->images_fd, hold_image, import, NULL) == -ENOMEM)
+		rc = -ENOMEM;
+	close(lock);
+	return rc ? err_set(err, rc, "out of memory") : 0;
+}
+
+/* Pin all objects and remember which snapshots there are. */
+static int hold_objects(struct import *import, struct err *err)
+{
+	struct store *store = import->store;
+	struct entry *entry;
+	unsigned n = 0, at = 0;
+	char(*ids)[ID_SIZE];
+	int rc = -ENOMEM;
+
+	list_for_each (entry, &store->entries, link)
+		n += 1 + entry->nsources;
+	ids = calloc(n + 1, ID_SIZE);
+	import->known = calloc(n + 1, sizeof(*import->known));
+	if (!ids || !import->known)
+		goto out;
+	list_for_each (entry, &store->entries, link) {
+		struct known *known = &import->known[import->nknown];
+
+		if (entry->broken.code)
+			continue;
+		memcpy(known->origin, entry->origin, ID_SIZE);
+		memcpy(known->id, entry->id, ID_SIZE);
+		import->nknown++;
+		memcpy(ids[at++], entry->id, ID_SIZE);
+		if (entry->nsources)
+			memcpy(ids + at, entry->sources, entry->nsources * sizeof(*ids));
+		at += entry->nsources;
+	}
+	rc = pin_init(&import->pin, store, import->id, at, ids);
+	import->pin.name = import->name;
+out:
+	free(ids);
+	return rc ? err_set(err, rc, "out of memory") : 0;
+}
+
+int archive_import_begin(struct store *store, const char *name, struct progress *progress,
+			 struct import **ret, struct err *err)
+{
+	struct import *import;
+	int rc = catalogue_name_free(store, name, err);
+
+	if (rc)
+		return rc;
+	import = calloc(1, sizeof(*import));
+	if (!import)
+		return err_set(err, -ENOMEM, "out of memory");
+	import->store = store;
+	import->progress = progress;
+	store->importing++;
+	memcpy(import->name, name, strlen(name) + 1); /* catalogue_name_free bounds it */
+	rc = id_make(import->id);
+	if (rc)
+		err_sys(err, rc, "cannot name an object");
+	if (!rc)
+		rc = hold_objects(import, err);
+	if (!rc)
+		rc = hold_layers(import, err);
+	if (rc) {
+		import_free(import);
+		return rc;
+	}
+	*ret = import;
+	return 0;
+}
+
+/* ---- receiving, on a worker */
+
+static bool have_layer(const struct import *import, const char *file)
+{
+	for (unsigned i = 0; i < import->nheld; i++)
+		if (!strcmp(import->held[i]->file, file))
+			return true;
+	return false;
+}
+
+static bool received_layer(const struct import *import, const char *file)
+{
+	for (unsigned i = 0; i < import->nlayers; i++)
+		if (!strcmp(import->layers[i], file))
+			return true;
+	return false;
+}
+
+static bool cancelled(const struct import *import)
+{
+	return import->progress && atomic_load(&import->progress->cancel);
+}
+
+/* The present file of the stream into a new file dir_fd/name; dir_fd -1: nowhere. */
+static int receive_file(struct import *import, struct member_reader *r, int dir_fd, const char *name)
+{
+	struct err *err = &import->err;
+	const uint8_t *data;
+	uint64_t offset;
+	int fd = -1, rc;
+	size_t n;
+
+	if (r->size > QCOW2_FILE_MAX)
+		return err_set(err, -EINVAL, "the archive has a file of %llu bytes",
+			       (unsigned long long)r->size);
+	if (dir_fd >= 0) {
+		fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (fd < 0 || ftruncate(fd, (off_t)r->size) < 0) {
+			rc = err_sys(err, -errno, "cannot create %s", name);
+			goto out;
+		}
+	}
+	while ((rc = member_read(r, &offset, &data, &n, err)) > 0) {
+		if (cancelled(import))
+			rc = err_set(err, -ECANCELED, "cancelled");
+		else if (fd >= 0 && (rc = pwrite_all(fd, data, n, offset)) < 0)
+			err_sys(err, rc, "cannot write %s", name);
+		if (rc < 0)
+			break;
+	}
+	if (!rc && fd >= 0 && fsync(fd) < 0)
+		rc = err_sys(err, -errno, "cannot write %s", name);
+out:
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+/* The present file of the stream, of at most max bytes, into text. */
+static int receive_text(struct import *import, struct member_reader *r, size_t max, struct buf *text)
+{
+	const uint8_t *data;
+	uint64_t offset;
+	size_t n;
+	int rc;
+
+	if (r->size > max)
+		return err_set(&import->err, -EINVAL, "the archive has too long a text");
+	while ((rc = member_read(r, &offset, &data, &n, &import->err)) > 0) {
+		if (offset != text->len)
+			return err_set(&import->err, -EINVAL, "the archive has a text with a hole");
+		buf_add(text, data, n);
+	}
+	if (rc)
+		return rc;
+	if (text->failed)
+		return err_set(&import->err, -ENOMEM, "out of memory");
+	return text->len == r->size ? 0 : err_set(&import->err, -EINVAL, "the archive has a text with a hole");
+}
+
+static int receive_base(struct import *import, struct member_reader *r)
+{
+	struct buf text = { 0 };
+	int rc = receive_text(import, r, ID_LEN, &text);
+
+	if (!rc)
+		memcpy(import->base_origin, buf_bytes(&text), text.len);
+	buf_release(&text);
+	if (rc)
+		return rc;
+	if (!id_valid(import->base_origin, ""))
+		return err_set(&import->err, -EINVAL, "the archive names its base by no identifier");
+	for (unsigned i = 0; i < import->nknown; i++)
+		if (!strcmp(import->known[i].origin, import->base_origin))
+			memcpy(import->base, import->known[i].id, ID_SIZE);
+	if (!import->base[0])
+		return err_set(&import->err, -EINVAL,
+			       "the archive builds on snapshot %s, which this store does not have",
+			       import->base_origin);
+	return 0;
+}
+
+static int receive_manifest(struct import *import, struct member_reader *r)
+{
+	struct buf text = { 0 };
+	int rc = receive_text(import, r, MANIFEST_MAX, &text);
+
+	if (!rc)
+		rc = snapshot_manifest_parse((char *)buf_bytes(&text), text.len, "the archive's manifest",
+					     &import->manifest, &import->err);
+	buf_release(&text);
+	return rc;
+}
+
+static int receive_layer(struct import *import, struct member_reader *r, const char *file)
+{
+	char(*more)[LAYER_FILE_MAX];
+
+	if (have_layer(import, file))
+		return receive_file(import, r, -1, file);
+	if (received_layer(import, file) || import->nlayers > LAYER_DEPTH_MAX)
+		return err_set(&import->err, -EINVAL, "the archive has layer %s twice, or too many", file);
+	more = realloc(import->layers, (import->nlayers + 1) * sizeof(*more));
+	if (!more)
+		return err_set(&import->err, -ENOMEM, "out of memory");
+	import->layers = more;
+	memcpy(more[import->nlayers++], file, strlen(file) + 1); /* it is ID.raw or ID.qcow2 */
+	return receive_file(import, r, import->store->tmp_fd, file);
+}
+
+/* What has come so far; the files of an archive have a fixed order. */
+enum stage { AT_START, HAVE_BASE, HAVE_MANIFEST, HAVE_STATE, HAVE_RAM };
+
+static int receive_member(struct import *import, struct member_reader *r, int dir_fd, const char *name,
+			  enum stage *stage)
+{
+	if (!strcmp(name, ARCHIVE_BASE) && *stage == AT_START) {
+		*stage = HAVE_BASE;
+		return receive_base(import, r);
+	}
+	if (!strcmp(name, ARCHIVE_MANIFEST) && *stage < HAVE_MANIFEST) {
+		*stage = HAVE_MANIFEST;
+		return receive_manifest(import, r);
+	}
+	if ((id_valid(name, ".qcow2") || id_valid(name, ".raw")) && *stage == HAVE_MANIFEST)
+		return receive_layer(import, r, name);
+	if (!strcmp(name, ARCHIVE_STATE) && *stage == HAVE_MANIFEST) {
+		*stage = HAVE_STATE;
+		return receive_file(import, r, dir_fd, "state");
+	}
+	if (!strcmp(name, ARCHIVE_RAM) && *stage == HAVE_STATE) {
+		*stage = HAVE_RAM;
+		return receive_file(import, r, dir_fd, "ram");
+	}
+	return err_set(&import->err, -EINVAL, "the archive has a file '%.63s' where none belongs", name);
+}
+
+static int receive(struct import *import, int dir_fd, int fd)
+{
+	enum stage stage = AT_START;
+	char name[MEMBER_NAME_MAX + 1];
+	struct member_reader r;
+	uint64_t size;
+	int rc = member_reader_begin(&r, fd, &import->err);
+
+	if (rc)
+		return rc;
+	while ((rc = member_next(&r, name, &size, &import->err)) > 0) {
+		rc = receive_member(import, &r, dir_fd, name, &stage);
+		if (rc)
+			break;
+	}
+	member_reader_release(&r);
+	if (!rc && stage != HAVE_RAM)
+		rc = err_set(&import->err, -EINVAL, "the archive lacks a file");
+	return rc;
+}
+
+/* ---- checking, on a worker */
+
+/* Number of an object among the sources of an image, counted from 1; added if it is new, 0 when that fails. */
+static uint32_t source_number(struct ramimage *image, const char *id)
+{
+	for (unsigned i = 0; i < image->nsources; i++)
+		if (!strcmp(image->sources[i], id))
+			return i + 1;
+	if (image->nsources == RAMIMAGE_SOURCES_MAX)
+		return 0;
+	memcpy(image->sources[image->nsources++], id, ID_SIZE);
+	return image->nsources;
+}
+
+/* Make blocks that are the base's refer to where the base has them in this store. */
+static int resolve_blocks(struct import *import, struct ramimage *image, const struct ramimage *base)
+{
+	char(*sources)[ID_SIZE] = calloc(RAMIMAGE_SOURCES_MAX, ID_SIZE);
+
+	if (!sources)
+		return err_set(&import->err, -ENOMEM, "out of memory");
+	free(image->sources);
+	image->sources = sources;
+	image->nsources = 0;
+	for (size_t i = 0; i < image->nblocks; i++) {
+		struct ramimage_block *block = &image->blocks[i];
+		const struct ramimage_block *theirs = i < base->nblocks ? &base->blocks[i] : NULL;
+
+		if (!block->source)
+			continue;
+		if (!theirs || theirs->len != block->len || theirs->content != block->content ||
+		    theirs->stored != block->stored)
+			return err_set(&import->err, -EIO,
+				       "block %zu is not what the snapshot this archive builds on has", i);
+		block->offset = theirs->offset;
+		block->source = source_number(image, theirs->source ? base->sources[theirs->source - 1] :
+								      import->base);
+		if (!block->source)
+			return err_set(&import->err, -EINVAL, "the archive's base is in too many parts");
+	}
+	return 0;
+}
+
+static int write_index(struct import *import, int fd, const struct ramimage *image)
+{
+	uint8_t header[RAMIMAGE_HEADER], *tail = ramimage_encode_tail(image, header);
+	size_t n = ramimage_tail_len(image);
+	int rc = tail ? pwrite_all(fd, tail, n, image->data_end) : -ENOMEM;
+
+	if (!rc)
+		rc = pwrite_all(fd, header, sizeof(header), 0);
+	if (!rc && (ftruncate(fd, (off_t)(image->data_end + n)) < 0 || fsync(fd) < 0))
+		rc = -errno;
+	free(tail);
+	return rc ? err_sys(&import->err, rc, "cannot write the RAM image") : 0;
+}
+
+static int open_ram(struct import *import, const char *id, int *ret)
+{
+	char path[ID_SIZE + 16];
+
+	snprintf(path, sizeof(path), "%s/ram", id);
+	*ret = openat(import->store->objects_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	return *ret < 0 ? err_sys(&import->err, -errno, "cannot open %s", path) : 0;
+}
+
+static int build_on_base(struct import *import, int fd, struct ramimage *image)
+{
+	struct ramimage base = { 0 };
+	int base_fd = -1, rc;
+
+	if (image->nsources != 1 || strcmp(image->sources[0], import->base_origin) != 0)
+		return err_set(&import->err, -EINVAL, "the archive's RAM refers to something else than its base");
+	rc = open_ram(import, import->base, &base_fd);
+	if (rc)
+		return rc;
+	rc = ramimage_open(base_fd, "the RAM of the archive's base", &base, &import->err);
+	if (!rc)
+		rc = resolve_blocks(import, image, &base);
+	if (!rc)
+		rc = write_index(import, fd, image);
+	ramimage_release(&base);
+	close(base_fd);
+	return rc;
+}
+
+/* Check a received image, and put it onto the base if it has one. */
+static int check_image(struct import *import, int dir_fd, const char *file, uint64_t size)
+{
+	int fd = openat(dir_fd, file, O_RDWR | O_NOFOLLOW | O_CLOEXEC), rc;
+	int sources[RAMIMAGE_SOURCES_MAX];
+	struct ramimage_files files = { .fd = fd, .name = file, .sources = sources };
+	struct ramimage image = { 0 };
+	unsigned opened = 0;
+
+	if (fd < 0)
+		return err_sys(&import->err, -errno, "cannot open %s", file);
+	rc = ramimage_open(fd, file, &image, &import->err);
+	if (!rc && size && image.size != size)
+		rc = err_set(&import->err, -EINVAL, "%s does not have the size that the manifest says", file);
+	if (!rc && image.nsources && (!size || !import->base[0]))
+		rc = err_set(&import->err, -EINVAL, "%s refers to other snapshots", file);
+	if (!rc && image.nsources)
+		rc = build_on_base(import, fd, &image);
+	while (!rc && opened < image.nsources) {
+		rc = open_ram(import, image.sources[opened], &sources[opened]);
+		opened += rc ? 0 : 1;
+	}
+	if (!rc)
+		rc = ramimage_verify(&image, &files, import->progress, &import->err);
+	if (!rc && size) {
+		import->manifest.nsources = image.nsources;
+		free(import->manifest.sources);
+		import->manifest.sources = image.sources;
+		image.sources = NULL;
+	}
+	while (opened)
+		close(sources[--opened]);
+	ramimage_release(&image);
+	close(fd);
+	return rc;
+}
+
+static int write_manifest(struct import *import, int dir_fd)
+{
+	struct buf text = { 0 };
+	int rc;
+
+	snapshot_manifest_encode(&import->manifest, &text);
+	rc = text.failed ? -ENOMEM : write_file_at(dir_fd, "manifest", buf_bytes(&text), text.len);
+	buf_release(&text);
+	return rc ? err_sys(&import->err, rc, "cannot write the manifest") : 0;
+}
+
+/* ---- taking place, on a worker */
+
+static int place_layers(struct import *import)
+{
+	struct store *store = import->store;
+	int rc = 0;
+
+	while (!rc && import->nplaced < import->nlayers) {
+		const char *file = import->layers[import->nplaced];
+
+		/* A file that is there and not held is a machine's present disk: not the archive's to name. */
+		if (renameat2(store->tmp_fd, file, store->layers_fd, file, RENAME_NOREPLACE) < 0)
+			return err_sys(&import->err, -errno, "cannot put layer %s in its place", file);
+		import->nplaced++;
+		rc = sums_write(store->layers_fd, file, store->sums_fd, store->tmp_fd, &import->err);
+	}
+	return rc;
+}
+
+/* The disk is a chain of layers that came with the archive or were known, each fit for the one above it. */
+static int check_disk(struct import *import)
+{
+	struct store *store = import->store;
+	struct chain *chain;
+	int rc = chain_open(store->layers_fd, import->manifest.disk, &chain, &import->err);
+
+	if (rc)
+		return rc;
+	if (chain_size(chain) != import->manifest.meta.disk_logical)
+		rc = err_set(&import->err, -EINVAL, "the disk does not have the size that the manifest says");
+	for (unsigned i = 0; !rc && i < chain_length(chain); i++) {
+		const char *file = chain_file(chain, i);
+
+		if (!have_layer(import, file) && !received_layer(import, file))
+			rc = err_set(&import->err, -EINVAL, "layer %s is not the archive's to use", file);
+		else if (faccessat(store->sums_fd, file, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+			rc = sums_write(store->layers_fd, file, store->sums_fd, store->tmp_fd, &import->err);
+	}
+	chain_free(chain);
+	if (!rc && (fsync(store->layers_fd) < 0 || fsync(store->sums_fd) < 0))
+		rc = err_sys(&import->err, -errno, "cannot sync the layers");
+	return rc;
+}
+
+int archive_import_run(struct import *import, int fd)
+{
+	struct store *store = import->store;
+	int dir_fd = open_dir_at(store->tmp_fd, import->id), rc;
+
+	if (dir_fd < 0)
+		return err_sys(&import->err, dir_fd, "cannot create a directory for the snapshot");
+	rc = receive(import, dir_fd, fd);
+	if (!rc)
+		rc = check_image(import, dir_fd, "state", 0);
+	if (!rc)
+		rc = check_image(import, dir_fd, "ram", import->manifest.ram_size);
+	if (!rc)
+		rc = write_manifest(import, dir_fd);
+	if (!rc && fsync(dir_fd) < 0)
+		rc = err_sys(&import->err, -errno, "cannot sync the snapshot");
+	close(dir_fd);
+	if (!rc)
+		rc = place_layers(import);
+	if (!rc)
+		rc = check_disk(import);
+	if (!rc)
+		rc = object_publish(store, import->id, import->name, &import->linked, &import->err);
+	if (rc)
+		remove_tree_at(store->tmp_fd, import->id);
+	return rc;
+}
+
+/* ---- and back on the loop */
+
+static int enter(struct import *import, struct err *err)
+{
+	struct layer *disk;
+	int rc = layer_open(import->store, import->manifest.disk, &disk, err);
+
+	if (rc)
+		return rc;
+	for (struct layer *layer = disk; layer; layer = layer->base)
+		layer->sealed = true;
+	rc = catalogue_add(import->store, import->name, import->id, &import->manifest, disk);
+	layer_unref(disk);
+	return rc ? err_set(err, rc, "out of memory") : 0;
+}
+
+static void undo(struct import *import)
+{
+	struct store *store = import->store;
+
+	if (import->linked) {
+		unlinkat(store->snapshots_fd, import->name, 0);
+		store_sync_later(store, store->snapshots_fd);
+	}
+	for (unsigned i = 0; i < import->nplaced; i++) {
+		store_discard(store, store->layers_fd, import->layers[i]);
+		store_discard(store, store->sums_fd, import->layers[i]);
+	}
+	for (unsigned i = import->nplaced; i < import->nlayers; i++)
+		store_discard(store, store->tmp_fd, import->layers[i]);
+}
+
+int archive_import_end(struct import *import, int result, struct err *err)
+{
+	int rc = result ? err_set(err, result, "%s", import->err.text) : enter(import, err);
+
+	if (rc)
+		undo(import);
+	import_free(import);
+	return rc;
+}
