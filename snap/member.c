@@ -2,9 +2,9 @@
 /*
  * member.c - the container of an archive
  *
- * Three kinds of headers, each with an XXH3 of itself at its end: one for the archive, one for a file, one for
- * a chunk, which also has the XXH3 of the bytes that follow it. A file ends with a chunk header of no bytes
- * at its size, the archive with a file header without a name, whose size is the number of files.
+ * Three kinds of headers, each with an XXH3 of itself at its end: one for the archive, one for a file, one
+ * for a chunk, which also has the XXH3 of the bytes that follow it. A file ends with a chunk header of no
+ * bytes at its size, the archive with a file header without a name, whose size is the number of files.
  *
  * The stream may come from anyone: lengths are bounded before anything is allocated or read, and chunks must
  * come in rising order within the size the file has announced.

@@ -31,7 +31,7 @@ enum {
 	REFBLOCK_CLUSTER = 2,
 	L1_CLUSTER = 3,
 	CLUSTERS = 4,
-	REFCOUNT_ORDER = 4, /* 1 << 4 bits */
+	REFCOUNT_ORDER = 4,      /* 1 << 4 bits */
 	INCOMPAT_DIRTY = 1 << 0, /* refcounts may be stale; readers need none */
 };
 
