@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_store_crash.c - a store survives kill -9 and a full disk
+ *
+ * A child saves, renames and removes snapshots as fast as it can until it is killed. Whatever the moment, the
+ * next one that opens the store finds what was there before, and nothing that does not belong.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/unit/store_fixture.h"
+#include "tests/unit/unit.h"
+
+enum { KILLS = 25 };
+
+/* What goes on when the kill comes: a save with a parent, a save without one, a name that moves, one that
+ * goes. */
+static void busy(void)
+{
+	struct store *store;
+	struct err err = { 0 };
+
+	CHECK(!store_open(dir, &store, &err));
+	for (;;) {
+		struct template *template;
+		struct layer *overlay;
+
+		CHECK(!load(store, "kept", &template, &err));
+		overlay = frozen_overlay(store, template->disk);
+		layer_unref(template->disk);
+		template->disk = overlay;
+		if (!save(store, "next", "kept", template)) {
+			snapshot_remove(store, "moved", &err);
+			CHECK(!snapshot_rename(store, "next", "moved", &err));
+		}
+		if (!save(store, "alone", "", template))
+			CHECK(!snapshot_remove(store, "alone", &err));
+		snapshot_remove(store, "next", &err);
+		snapshot_remove(store, "alone", &err);
+		template_unref(template);
+	}
+}
+
+static void check_one(void *arg, const char *name)
+{
+	struct err err = { 0 };
+	int rc = verify(arg, name, &err);
+
+	if (rc)
+		fprintf(stderr, "%s: %s\n", name, err.text);
+	CHECK(!rc);
+	CHECK(!strcmp(name, "kept") || !strcmp(name, "next") || !strcmp(name, "moved") ||
+	      !strcmp(name, "alone"));
+}
+
+static void remove_one(struct store *store, const char *name)
+{
+	struct err err = { 0 };
+	int rc = snapshot_remove(store, name, &err);
+
+	CHECK(!rc || rc == -ENOENT);
+}
+
+static void kill_9_at_any_moment(void)
+{
+	struct store *store = fresh_store();
+	struct layer *base = image_layer(store), *disk = frozen_overlay(store, base);
+	int ram = make_ram(1, 0, 0, 0);
+	struct template *template = make_template(disk, dup(ram)), *loaded;
+	struct err err = { 0 };
+
+	CHECK(!save(store, "kept", "", template));
+	template_unref(template);
+	layer_unref(disk);
+	layer_unref(base);
+	store_close(store);
+	srand(1);
+	for (int i = 0; i < KILLS; i++) {
+		struct timespec wait = { .tv_nsec = rand() % 400000000 };
+		pid_t pid = fork();
+		uint64_t freed = 0;
+		int status;
+
+		CHECK(pid >= 0);
+		if (!pid)
+			busy();
+		nanosleep(&wait, NULL); /* the moment of the kill, not a wait for something */
+		kill(pid, SIGKILL);
+		CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
+
+		CHECK(!store_open(dir, &store, &err));
+		CHECK(count_files("tmp") == 0);
+		snapshot_list(store, check_one, store);
+		CHECK(!load(store, "kept", &loaded, &err));
+		check_same(loaded->ram_fd, ram);
+		template_unref(loaded);
+		CHECK(!store_gc(store, &freed, &err) && !freed);
+		store_close(store);
+	}
+	CHECK(!store_open(dir, &store, &err));
+	remove_one(store, "next");
+	remove_one(store, "moved");
+	remove_one(store, "alone");
+	store = reopen(store);
+	/* Of "kept": an object of three files, the image's layer and its own, each with sums. */
+	CHECK(count_files("objects") == 3 && count_files("layers") == 2 && count_files("sums") == 2);
+	close(ram);
+	drop_store(store);
+}
+
+/* In a mount namespace of our own, on a filesystem that is too small for a second snapshot. */
+static void without_room_nothing_is_left(void)
+{
+	struct template *template, *loaded;
+	struct layer *base, *disk, *second;
+	struct err err = { 0 };
+	struct store *store;
+	char command[512];
+	int ram;
+
+	store = fresh_store();
+	store_close(store);
+	snprintf(command, sizeof(command),
+		 "mkdir %s/copy && mount -t tmpfs -o size=12m tmpfs %s/copy && cp -a --sparse=always %s "
+		 "%s/copy/",
+		 root, root, dir, root);
+	shell(command);
+	snprintf(dir, sizeof(dir), "%s/copy/state", root);
+	CHECK(!store_open(dir, &store, &err));
+
+	base = image_layer(store);
+	disk = frozen_overlay(store, base);
+	ram = make_ram(1, 0, 0, 0);
+	template = make_template(disk, dup(ram));
+	CHECK(!save(store, "first", "", template));
+	template_unref(template);
+	second = frozen_overlay(store, disk);
+	template = make_template(second, make_ram(2, 0, 0, 0));
+	for (int i = 0; i < 3; i++)
+		CHECK(save(store, "second", "first", template) == -ENOSPC);
+	CHECK(count_files("tmp") == 0 && count_files("objects") == 3);
+	CHECK(!verify(store, "first", &err));
+	/* A save that fits works still, and so does this one when there is room. */
+	CHECK(!snapshot_remove(store, "first", &err));
+	store_gc(store, &(uint64_t){ 0 }, &err);
+	CHECK(!save(store, "second", "", template));
+	template_unref(template);
+	layer_unref(second);
+	layer_unref(disk);
+	layer_unref(base);
+	store = reopen(store);
+	CHECK(!load(store, "second", &loaded, &err));
+	template_unref(loaded);
+	close(ram);
+	store_close(store);
+	snprintf(command, sizeof(command), "umount %s/copy && rm -rf %s", root, root);
+	shell(command);
+}
+
+int main(void)
+{
+	TEST(kill_9_at_any_moment);
+	if (!unshare(CLONE_NEWNS | (geteuid() ? CLONE_NEWUSER : 0)) &&
+	    !mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		TEST(without_room_nothing_is_left);
+	else
+		printf("skip without_room_nothing_is_left: no mount namespaces here\n");
+	return 0;
+}
