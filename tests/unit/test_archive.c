@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: MIT */
+/* test_archive.c - snapshots that travel between stores */
+#include "snap/archive.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "snap/chain.h"
+#include "snap/image.h"
+#include "snap/io.h"
+#include "snap/store_priv.h"
+#include "tests/unit/unit.h"
+
+enum { MIB = 1 << 20, RAM = 4 * MIB, DISK = 16 * MIB };
+
+static char root[] = "/tmp/sbx-archive-XXXXXX";
+
+static const char *path_of(const char *name)
+{
+	static char path[4][96];
+	static unsigned turn;
+
+	turn = (turn + 1) % 4;
+	snprintf(path[turn], sizeof(path[turn]), "%s/%s", root, name);
+	return path[turn];
+}
+
+static struct store *open_store(const char *name)
+{
+	struct err err = { 0 };
+	struct store *store;
+
+	CHECK(!store_open(path_of(name), &store, &err));
+	return store;
+}
+
+/* Files of any kind in a store; what fails must not change their number. */
+static unsigned count_files(struct store *store)
+{
+	char command[160];
+	unsigned n;
+	FILE *pipe;
+
+	background_flush(store->background);
+	snprintf(command, sizeof(command), "find %s | wc -l", store_dir(store));
+	pipe = popen(command, "r"); /* NOLINT(cert-env33-c): a test's own words */
+	CHECK(pipe && fscanf(pipe, "%u", &n) == 1);
+	pclose(pipe);
+	return n;
+}
+
+static int make_memfd(size_t size, size_t from, size_t to, unsigned seed)
+{
+	int fd = memfd_new("test", size);
+	uint8_t page[RAM_PAGE];
+	uint32_t state = seed;
+
+	CHECK(fd >= 0);
+	for (size_t at = from; at < to; at += sizeof(page)) {
+		for (size_t i = 0; i < sizeof(page); i++) {
+			state = state * 1664525u + 1013904223u;
+			page[i] = (uint8_t)(i % 3 ? state >> 24 : 0);
+		}
+		CHECK(!pwrite_all(fd, page, sizeof(page), at));
+	}
+	return fd;
+}
+
+static bool same_content(int a, int b, size_t size)
+{
+	uint8_t x[RAM_PAGE], y[RAM_PAGE];
+
+	for (size_t at = 0; at < size; at += sizeof(x)) {
+		CHECK(!pread_all(a, x, sizeof(x), at) && !pread_all(b, y, sizeof(y), at));
+		if (memcmp(x, y, sizeof(x)) != 0)
+			return false;
+	}
+	return true;
+}
+
+/* RAM of the snapshots "one" and "two": the second differs in half a MiB. */
+static int ram_of(unsigned number)
+{
+	int fd = make_memfd(RAM, MIB, 3 * MIB, 1);
+	uint8_t page[RAM_PAGE];
+
+	memset(page, 0xa5, sizeof(page));
+	for (size_t at = 2 * MIB; number == 2 && at < 2 * MIB + MIB / 2; at += sizeof(page))
+		CHECK(!pwrite_all(fd, page, sizeof(page), at));
+	return fd;
+}
+
+static void save(struct store *store, const char *name, const char *parent, int ram_fd, struct layer *disk)
+{
+	struct template *template = template_new();
+	struct snapshot_meta meta = { 0 };
+	struct err err = { 0 };
+	struct save *work;
+
+	CHECK(template);
+	snprintf(template->engine, sizeof(template->engine), "test");
+	template->machine = (struct machine){ RAM, RAM, 1, 4 };
+	template->ram_fd = ram_fd;
+	template->ram_size = RAM;
+	template->state_fd = make_memfd(RAM_PAGE, 0, RAM_PAGE, 99);
+	template->disk = layer_ref(disk);
+	snprintf(meta.name, sizeof(meta.name), "%s", name);
+	snprintf(meta.parent, sizeof(meta.parent), "%s", parent);
+	snprintf(meta.source, sizeof(meta.source), "vm1");
+	snprintf(meta.image, sizeof(meta.image), "base");
+	buf_printf(&meta.env, "A=1\n");
+	CHECK(!snapshot_save_begin(store, &meta, template, NULL, &work, &err));
+	CHECK(!snapshot_save_end(work, snapshot_save_run(work), &err));
+	snapshot_meta_release(&meta);
+	template_unref(template);
+}
+
+static struct layer *overlay(struct store *store, struct layer *base, const char *qemu_io)
+{
+	struct err err = { 0 };
+	struct layer *layer;
+	char command[256];
+
+	CHECK(!layer_overlay(store, base, &layer, &err));
+	snprintf(command, sizeof(command), "qemu-io -f qcow2 -c '%s' %s >/dev/null", qemu_io,
+		 layer_path(layer));
+	CHECK(system(command) == 0); /* NOLINT(cert-env33-c): a test's own words */
+	CHECK(!layer_freeze(layer, &err));
+	return layer;
+}
+
+/* The store "a": an image, snapshot "one" on an overlay, "two" on an overlay on that and on one's RAM. */
+static struct store *first_store(void)
+{
+	int fd = open(path_of("disk"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	struct layer *lower, *upper;
+	struct err err = { 0 };
+	struct store *store;
+	struct image image;
+
+	CHECK(fd >= 0 && !pwrite_all(fd, "bottom", 6, MIB) && !ftruncate(fd, DISK));
+	close(fd);
+	CHECK(!image_publish(path_of("a"), "base", path_of("disk"), "test", &err));
+	store = open_store("a");
+	CHECK(!image_get(store, "base", &image, &err));
+	lower = overlay(store, image.disk, "write -P 1 2M 128k");
+	upper = overlay(store, lower, "write -P 2 5M 64k");
+	image_release(&image);
+	save(store, "one", "", ram_of(1), lower);
+	save(store, "two", "one", ram_of(2), upper);
+	layer_unref(lower);
+	layer_unref(upper);
+	return store;
+}
+
+static int export_to(struct store *store, const char *name, const char *since, const char *file)
+{
+	int fd = open(path_of(file), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	struct progress progress = { 0 };
+	struct export *work;
+	struct err err = { 0 };
+	int rc;
+
+	CHECK(fd >= 0);
+	rc = archive_export_begin(store, name, since, &progress, &work, &err);
+	if (!rc)
+		rc = archive_export_end(work, archive_export_run(work, fd), &err);
+	close(fd);
+	CHECK(rc || atomic_load(&progress.permille) == 1000);
+	CHECK(!rc == !err.code);
+	return rc;
+}
+
+static int import_fd(struct store *store, const char *name, int fd, struct err *err)
+{
+	struct import *work;
+	int rc = archive_import_begin(store, name, NULL, &work, err);
+
+	return rc ? rc : archive_import_end(work, archive_import_run(work, fd), err);
+}
+
+static int import_from(struct store *store, const char *name, const char *file, struct err *err)
+{
+	int fd = open(path_of(file), O_RDONLY | O_CLOEXEC);
+	int rc;
+
+	CHECK(fd >= 0);
+	rc = import_fd(store, name, fd, err);
+	close(fd);
+	return rc;
+}
+
+/* Loads it and compares RAM and disk with what snapshot `number` was made of. */
+static void check_snapshot(struct store *store, const char *name, unsigned number)
+{
+	struct template *template;
+	struct snapshot_meta meta;
+	struct err err = { 0 };
+	struct chain *chain;
+	struct load *work;
+	uint8_t bytes[6];
+	int ram = ram_of(number), state = make_memfd(RAM_PAGE, 0, RAM_PAGE, 99);
+
+	CHECK(!snapshot_get(store, name, &meta, &err));
+	CHECK(!strcmp(meta.source, "vm1") && meta.env.len == 4);
+	snapshot_meta_release(&meta);
+	CHECK(!snapshot_load_begin(store, name, NULL, &work, &err));
+	CHECK(!snapshot_load_end(work, snapshot_load_run(work), &template, &err));
+	CHECK(same_content(template->ram_fd, ram, RAM));
+	CHECK(same_content(template->state_fd, state, RAM_PAGE));
+	CHECK(!chain_open(store->layers_fd, template->disk->file, &chain, &err));
+	CHECK(chain_size(chain) == DISK && chain_length(chain) == number + 1);
+	CHECK(!chain_read(chain, bytes, 6, MIB, &err) && !memcmp(bytes, "bottom", 6));
+	CHECK(!chain_read(chain, bytes, 6, 2 * MIB, &err) && !memcmp(bytes, "\1\1\1\1\1\1", 6));
+	CHECK(!chain_read(chain, bytes, 6, 5 * MIB, &err));
+	CHECK(!memcmp(bytes, number == 2 ? "\2\2\2\2\2\2" : "\0\0\0\0\0\0", 6));
+	chain_free(chain);
+	template_unref(template);
+	close(ram);
+	close(state);
+}
+
+static void an_archive_is_complete(void)
+{
+	struct store *a = first_store(), *b = open_store("b");
+	struct err err = { 0 };
+
+	check_snapshot(a, "two", 2);
+	CHECK(!export_to(a, "two", NULL, "two.sbx"));
+	store_close(a);
+	CHECK(!import_from(b, "copy", "two.sbx", &err));
+	check_snapshot(b, "copy", 2);
+	store_close(b);
+	b = open_store("b");
+	check_snapshot(b, "copy", 2);
+	store_close(b);
+}
+
+static void an_import_shares_what_is_there(void)
+{
+	struct store *a = open_store("a");
+	struct snapshot_meta meta;
+	struct err err = { 0 };
+
+	CHECK(import_from(a, "two", "two.sbx", &err) == -EEXIST);
+	CHECK(!import_from(a, "again", "two.sbx", &err));
+	check_snapshot(a, "again", 2);
+	/* Its RAM is its own, its disk is not. */
+	CHECK(!snapshot_get(a, "again", &meta, &err));
+	CHECK(meta.own < meta.ram_stored + 4096 && meta.disk_stored > 0);
+	snapshot_meta_release(&meta);
+	CHECK(!snapshot_remove(a, "again", &err));
+	check_snapshot(a, "two", 2);
+	store_close(a);
+}
+
+static void since_leaves_out_what_the_base_has(void)
+{
+	struct store *a = open_store("a"), *c = open_store("c");
+	struct err err = { 0 };
+	struct stat all, some;
+	unsigned before;
+
+	CHECK(!export_to(a, "one", NULL, "one.sbx"));
+	CHECK(!export_to(a, "two", "one", "two-since-one.sbx"));
+	CHECK(export_to(a, "two", "none", "x.sbx") == -ENOENT);
+	CHECK(!stat(path_of("two.sbx"), &all) && !stat(path_of("two-since-one.sbx"), &some));
+	CHECK(some.st_size < all.st_size / 4);
+
+	before = count_files(c);
+	CHECK(import_from(c, "two", "two-since-one.sbx", &err) == -EINVAL);
+	CHECK(strstr(err.text, "builds on"));
+	CHECK(count_files(c) == before);
+	CHECK(!import_from(c, "uno", "one.sbx", &err));
+	CHECK(!import_from(c, "due", "two-since-one.sbx", &err));
+	check_snapshot(c, "uno", 1);
+	check_snapshot(c, "due", 2);
+	/* What the base had outlives it. */
+	CHECK(!snapshot_remove(c, "uno", &err));
+	store_close(c);
+	c = open_store("c");
+	check_snapshot(c, "due", 2);
+	store_close(c);
+	store_close(a);
+}
+
+static void the_parent_is_known_again(void)
+{
+	struct store *d = open_store("d");
+	struct snapshot_meta meta;
+	struct err err = { 0 };
+
+	CHECK(!import_from(d, "x", "one.sbx", &err));
+	CHECK(!import_from(d, "y", "two.sbx", &err));
+	CHECK(!snapshot_get(d, "y", &meta, &err) && !strcmp(meta.parent, "x"));
+	snapshot_meta_release(&meta);
+	store_close(d);
+}
+
+/* An import of the bytes fails with one of the two errors and leaves nothing. */
+static void refuse(struct store *store, const uint8_t *bytes, size_t n, unsigned before)
+{
+	int fd = memfd_new("archive", n), rc;
+	struct err err = { 0 };
+
+	CHECK(fd >= 0 && !pwrite_all(fd, bytes, n, 0));
+	rc = import_fd(store, "bad", fd, &err);
+	CHECK((rc == -EIO || rc == -EINVAL) && err.code == rc && err.text[0]);
+	CHECK(count_files(store) == before);
+	close(fd);
+}
+
+static void damage_is_found_and_leaves_nothing(void)
+{
+	struct store *e = open_store("e");
+	unsigned before = count_files(e);
+	struct buf text = { 0 };
+	uint8_t *bytes;
+
+	CHECK(!read_file_at(AT_FDCWD, path_of("two.sbx"), 64 * MIB, &text));
+	bytes = buf_bytes(&text);
+	for (size_t at = 0; at < text.len; at += at < 600 ? 13 : text.len / 60) {
+		bytes[at] ^= 0x10;
+		refuse(e, bytes, text.len, before);
+		bytes[at] ^= 0x10;
+		refuse(e, bytes, at, before);
+	}
+	bytes[text.len - 1] ^= 1;
+	refuse(e, bytes, text.len, before);
+	bytes[text.len - 1] ^= 1;
+	buf_add(&text, "x", 1);
+	refuse(e, buf_bytes(&text), text.len, before);
+	buf_release(&text);
+	store_close(e);
+}
+
+static void giving_up_is_noticed(void)
+{
+	struct store *a = open_store("a");
+	struct progress progress = { 0 };
+	struct export *work;
+	struct import *import;
+	unsigned before = count_files(a);
+	struct err err = { 0 };
+	int ends[2], fd;
+
+	CHECK(!pipe2(ends, O_CLOEXEC));
+	close(ends[0]);
+	CHECK(!archive_export_begin(a, "two", NULL, NULL, &work, &err));
+	CHECK(archive_export_end(work, archive_export_run(work, ends[1]), &err) == -EPIPE);
+	close(ends[1]);
+
+	atomic_store(&progress.cancel, true);
+	fd = open(path_of("two.sbx"), O_RDONLY | O_CLOEXEC);
+	CHECK(!archive_import_begin(a, "stopped", &progress, &import, &err));
+	CHECK(store_gc(a, &(uint64_t){ 0 }, &err) == -EBUSY);
+	CHECK(archive_import_end(import, archive_import_run(import, fd), &err) == -ECANCELED);
+	close(fd);
+	CHECK(count_files(a) == before);
+	CHECK(!store_gc(a, &(uint64_t){ 0 }, &err));
+	store_close(a);
+}
+
+int main(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	CHECK(mkdtemp(root));
+	TEST(an_archive_is_complete);
+	TEST(an_import_shares_what_is_there);
+	TEST(since_leaves_out_what_the_base_has);
+	TEST(the_parent_is_known_again);
+	TEST(damage_is_found_and_leaves_nothing);
+	TEST(giving_up_is_noticed);
+	CHECK(!remove_tree_at(AT_FDCWD, root));
+	return 0;
+}
