@@ -32,7 +32,7 @@ enum { TB_MIB = 64 };
 	"console=ttyS0 quiet panic=-1 edd=off pci=off nowatchdog cryptomgr.notests random.trust_cpu=on"
 /*
  * TCG's clocks are the host's; measuring one against another under load only finds them wrong (tsc.c). TCG
- * translates away every speculation there is, and the mitigations cost a fifth of the boot.
+ * translates away every speculation there is, and the mitigations cost a tenth of the boot.
  */
 #define KERNEL_ARGS_TCG "no_timer_check tsc=reliable mitigations=off"
 
