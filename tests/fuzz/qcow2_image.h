@@ -30,6 +30,7 @@ static inline void image_make(uint8_t *ret, int backing)
 		.refcount_order = htobe32(4),
 		.header_length = htobe32(sizeof(h)),
 	};
+	static const char raw[8] = "raw";
 	const uint32_t ext[2] = { htobe32(QCOW2_EXT_BACKING_FORMAT), htobe32(3) };
 	const uint64_t block = htobe64(2 * IMAGE_CLUSTER), l2 = htobe64(4 * IMAGE_CLUSTER | QCOW2_COPIED);
 	const uint64_t entries[] = { htobe64(5 * IMAGE_CLUSTER | QCOW2_COPIED), htobe64(QCOW2_ZERO_FLAG), 0,
@@ -41,7 +42,7 @@ static inline void image_make(uint8_t *ret, int backing)
 		h.backing_offset = htobe64(sizeof(h) + 24);
 		h.backing_size = htobe32(1);
 		memcpy(ret + sizeof(h), ext, sizeof(ext));
-		memcpy(ret + sizeof(h) + 8, "raw", 3);
+		memcpy(ret + sizeof(h) + 8, raw, sizeof(raw));
 		ret[sizeof(h) + 24] = 'b';
 	}
 	memcpy(ret, &h, sizeof(h));

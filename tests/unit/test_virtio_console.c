@@ -140,7 +140,8 @@ static void test_host_to_guest(void)
 	turn();
 	offer(BUFS + 0x3000, 3);
 	offer(BUFS + 0x4000, 3);
-	CHECK(wait_used(&d, RX).len == 3 && wait_used(&d, RX).len == 2);
+	CHECK(wait_used(&d, RX).len == 3);
+	CHECK(wait_used(&d, RX).len == 2);
 	CHECK(!memcmp(at(&d, BUFS + 0x3000), "lat", 3) && !memcmp(at(&d, BUFS + 0x4000), "er", 2));
 	/* And when the program has closed it. */
 	say(0, VIRTIO_CONSOLE_PORT_OPEN, 0);

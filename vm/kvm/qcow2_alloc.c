@@ -167,8 +167,8 @@ static int load_table(struct qfile *file, uint64_t **ret, uint64_t *ret_n, struc
 			goto fail;
 		}
 	/* Blocks are in the file and count its clusters: more than that is a lie that would cost memory. */
-	if (n > (limit >> file->refs.block_bits) + 2) {
-		rc = err_set(err, -EINVAL, "disk file %s: the refcount table is longer than the file",
+	if (!n || n > (limit >> file->refs.block_bits) + 2) {
+		rc = err_set(err, -EINVAL, "disk file %s: the refcount table does not fit the file",
 			     file->name);
 		goto fail;
 	}
@@ -188,9 +188,9 @@ int refs_load(struct qfile *file, struct err *err)
 
 	refs->block_bits = file->cluster_bits - 1;
 	rc = load_table(file, &table, &n, err);
-	if (rc)
+	if (!table)
 		return rc;
-	rc = resize(file, n ? n : 1);
+	rc = resize(file, n);
 	if (rc < 0) {
 		err_set(err, rc, "no memory for the refcounts of disk file %s", file->name);
 		goto out;

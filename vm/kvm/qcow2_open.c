@@ -162,6 +162,7 @@ int qfile_open(int dirfd, const char *name, bool raw, bool writable, struct qfil
 {
 	struct qfile *file = calloc(1, sizeof(*file));
 	struct stat st;
+	const size_t name_len = strlen(name);
 	int rc;
 
 	if (!file)
@@ -169,11 +170,11 @@ int qfile_open(int dirfd, const char *name, bool raw, bool writable, struct qfil
 	file->fd = -1;
 	file->raw = raw;
 	file->writable = file->unsynced = writable;
-	if (strlen(name) >= sizeof(file->name)) {
+	if (name_len >= sizeof(file->name)) {
 		rc = err_set(err, -ENAMETOOLONG, "the name of disk file %.32s... is too long", name);
 		goto fail;
 	}
-	strcpy(file->name, name);
+	memcpy(file->name, name, name_len + 1);
 	/* Non-blocking, so that a FIFO in its place cannot stop us; it means nothing for a regular file. */
 	file->fd = openat(dirfd, name, (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (file->fd < 0 || fstat(file->fd, &st) < 0) {
@@ -301,15 +302,19 @@ out:
 int qfile_open_chain(int dirfd, const char *name, bool writable, struct qfile **ret, struct err *err)
 {
 	char backing[NAME_MAX + 1];
-	struct qfile *top = NULL, **next = &top;
+	struct qfile *top = NULL, *file, **next = &top;
 	unsigned depth = 0;
 	bool raw = false;
 	int rc;
 
 	for (;;) {
-		rc = qfile_open(dirfd, name, raw, writable && !depth, next, err);
-		if (!rc)
-			rc = qfile_backing_name(*next, backing, &raw, err);
+		file = NULL;
+		rc = qfile_open(dirfd, name, raw, writable && !depth, &file, err);
+		if (!file)
+			break;
+		*next = file;
+		next = &file->backing;
+		rc = qfile_backing_name(file, backing, &raw, err);
 		if (rc || !backing[0])
 			break;
 		/* A loop ends here as well. */
@@ -319,7 +324,6 @@ int qfile_open_chain(int dirfd, const char *name, bool writable, struct qfile **
 			break;
 		}
 		name = backing;
-		next = &(*next)->backing;
 	}
 	if (rc)
 		qfile_close_chain(top);

@@ -115,8 +115,14 @@ int pio_read(int fd, void *buf, size_t len, uint64_t offset)
 
 int pio_write(int fd, const void *buf, size_t len, uint64_t offset)
 {
-	const struct iovec iov = { (void *)buf, len };
-	struct cursor from = { &iov, 0 };
+	ssize_t n;
 
-	return pio_writev(fd, &from, len, offset);
+	for (const char *p = buf; len; p += n, len -= (size_t)n, offset += (uint64_t)n) {
+		n = pwrite(fd, p, len, (off_t)offset);
+		if (n < 0 && errno == EINTR)
+			n = 0;
+		else if (n <= 0)
+			return n ? -errno : -EIO;
+	}
+	return 0;
 }
