@@ -22,7 +22,7 @@ PKGS := fuse3 liblz4 libxxhash libcjson libseccomp libarchive ext2fs com_err
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wvla \
 	-Wwrite-strings -Wpointer-arith -Wformat=2 -Wundef -fno-common -Werror
 CFLAGS ?= -O2 -g
-BASE_CFLAGS := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. -I$(B) $(WARN) $(CFLAGS) -pthread
+BASE_CFLAGS := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. -Ibuild $(WARN) $(CFLAGS) -pthread
 HARDEN := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS))
@@ -54,6 +54,13 @@ $(B)/obj/%.o: %.c | $(DEPS)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $<")
 	$(Q)$(CC) $(BASE_CFLAGS) $(HARDEN) $(SANFLAGS) $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
+
+# The guest's ACPI devices, as a C array; sanitized or not, it is the same.
+build/vm/kvm/dsdt.hex: vm/kvm/dsdt.asl | $(DEPS)
+	@mkdir -p $(@D)
+	$(Q)iasl -ve -tc -p $(basename $@) $< >/dev/null
+
+$(call obj,vm/kvm/acpi.c): build/vm/kvm/dsdt.hex
 
 $(B)/libsbx.a: $(call obj,$(LIB_SRC))
 	$(Q)rm -f $@ && ar rcs $@ $^
@@ -101,7 +108,7 @@ $(B)/manual/%: $(B)/obj/tests/manual/%.o $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
 
-build/fuzz/%: tests/fuzz/%.c $(LIB_SRC) $(FS_SRC) | $(DEPS)
+build/fuzz/%: tests/fuzz/%.c $(LIB_SRC) $(FS_SRC) build/vm/kvm/dsdt.hex | $(DEPS)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  FUZZ  $@")
 	$(Q)$(CLANG) $(BASE_CFLAGS) $(PKG_CFLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< $(LIB_SRC) $(FS_SRC) $(PKG_LIBS) -lm
