@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* fuse.h - libfuse's low-level API at the version we are written for (3.14) */
+/* fuse.h - libfuse's low-level interface, in the version we are written for (Debian 12 has 3.14) */
 #ifndef SBX_FS_FUSE_H
 #define SBX_FS_FUSE_H
 
 #define FUSE_USE_VERSION 312
-#include <fuse_lowlevel.h>
+#include <fuse3/fuse_lowlevel.h>
 
 #endif

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fs.h - the daemon's one object: what everything in fs/ shares
+ *
+ * Single-threaded: all of fs/ runs on the loop's thread and needs no locks.
+ */
+#ifndef SBX_FS_FS_H
+#define SBX_FS_FS_H
+
+#include <stdint.h>
+
+#include "fs/node.h"
+#include "fs/object.h"
+#include "fs/settings.h"
+#include "snap/store.h"
+#include "vm/engine.h"
+
+struct session;
+
+/* What the command line decides. */
+struct options {
+	struct machine machine;   /* of a new sandbox */
+	unsigned pool;            /* machines kept ready for each template that is forked */
+	unsigned pool_total;      /* and for all of them together */
+	unsigned boot_timeout_ms; /* power-on until the guest's agent answers */
+	unsigned fork_timeout_ms; /* start of a fork's machine until it answers */
+	unsigned stop_timeout_ms; /* how long `stop` asks before it kills */
+};
+
+struct fs {
+	struct loop *loop;
+	struct store *store;
+	const struct engine *engine;
+	struct engine_env env;
+	char engine_how[ERR_TEXT_MAX];
+	struct options options;
+	struct session *session;
+
+	struct object root;    /* never gone, never freed */
+	uint64_t objects;      /* how many there ever were: the next inode number */
+	struct list nodes;     /* struct node: what the kernel knows */
+	struct list requests;  /* struct request: those that wait */
+	struct list images;    /* struct object, by siblings: images that were looked at */
+	struct list sandboxes; /* struct sandbox */
+	struct list snapshots; /* struct snapshot: named ones */
+	struct list pool;      /* struct ready: machines kept ready (pool.c) */
+	struct timer pool_timer;
+	unsigned forking; /* forks under way */
+	unsigned working; /* workers of snapshots under way */
+	uint64_t forks_made;
+};
+
+#define FS_VERSION "0.1"
+
+#endif

@@ -1,0 +1,490 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * main.c - sbxfs: options, start, end
+ *
+ * Start: check what the command line names, go to the background, open the store, choose an engine, mount.
+ * The parent waits on a pipe for the word that the tree is there, so that a script may use it when the
+ * command returns. The daemon must never touch its own mount: paths are resolved before, and its working
+ * directory is the root.
+ *
+ * End, by SIGTERM, SIGINT or an unmount: answer who waits, unmount, destroy all machines, wait for workers
+ * and processes. Nothing is left, and the status is 0.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fs/fs.h"
+#include "fs/pool.h"
+#include "fs/sandbox.h"
+#include "fs/session.h"
+#include "fs/snapshot.h"
+#include "snap/image.h"
+#include "util/log.h"
+#include "util/size.h"
+
+struct arguments {
+	const char *state, *engine, *mount_options, *guest, *libexec;
+	bool foreground;
+	char mountpoint[PATH_MAX], state_dir[PATH_MAX];
+	char kernel[PATH_MAX + 16], initrd[PATH_MAX + 16], libexec_dir[PATH_MAX + 32];
+	char runtime[PATH_MAX];
+};
+
+static const char usage[] =
+	"usage: sbxfs [options] MOUNTPOINT\n"
+	"\n"
+	"  --state DIR            where images and named snapshots are kept\n"
+	"                         (default: /var/lib/sbxfs for root, else $XDG_STATE_HOME/sbxfs)\n"
+	"  --engine auto|kvm|qemu how machines run (default: auto, the best this host can)\n"
+	"  -f                     stay in the foreground\n"
+	"  -o OPTIONS             more mount options, comma-separated\n"
+	"  --memory-default SIZE  of a new sandbox (default: 512M)\n"
+	"  --pool N               machines kept ready for each snapshot that is forked (default: 2)\n"
+	"  --pool-total N         and for all of them together (default: 8)\n"
+	"  --boot-timeout S       seconds a guest may take to boot (default: 60)\n"
+	"  --fork-timeout S       seconds a fork may take to answer (default: 30)\n"
+	"  --guest DIR            where vmlinuz and initramfs are\n"
+	"  --libexec DIR          where sbx-vmm is\n"
+	"  -v                     say more\n"
+	"  -h, --help             this text\n";
+
+static int fail(const struct err *err)
+{
+	fprintf(stderr, "sbxfs: %s\n", err->text);
+	return 1;
+}
+
+/* ---- options */
+
+static int set_number(const char *option, const char *text, unsigned max, unsigned *ret)
+{
+	uint64_t n;
+
+	if (number_parse(text, &n) || n > max) {
+		fprintf(stderr, "sbxfs: %s: \"%s\" is not a number up to %u\n", option, text, max);
+		return -EINVAL;
+	}
+	*ret = (unsigned)n;
+	return 0;
+}
+
+static int set_seconds(const char *option, const char *text, unsigned *ret_ms)
+{
+	unsigned seconds;
+
+	if (set_number(option, text, 86400, &seconds))
+		return -EINVAL;
+	*ret_ms = seconds * 1000;
+	return 0;
+}
+
+static int set_memory(const char *text, struct machine *machine)
+{
+	struct err err;
+
+	if (machine_set(machine, "memory", text, &err)) {
+		fail(&err);
+		return -EINVAL;
+	}
+	if (machine->memory > machine->memory_max)
+		machine->memory_max = machine->memory;
+	return 0;
+}
+
+enum {
+	OPT_STATE = 256,
+	OPT_ENGINE,
+	OPT_GUEST,
+	OPT_LIBEXEC,
+	OPT_MEMORY,
+	OPT_POOL,
+	OPT_POOL_TOTAL,
+	OPT_BOOT,
+	OPT_FORK
+};
+
+/* 0: go on, 1: done (--help), or -EINVAL. */
+static int parse(int argc, char **argv, struct arguments *args, struct options *options)
+{
+	static const struct option longs[] = {
+		{ "state", required_argument, NULL, OPT_STATE },
+		{ "engine", required_argument, NULL, OPT_ENGINE },
+		{ "guest", required_argument, NULL, OPT_GUEST },
+		{ "libexec", required_argument, NULL, OPT_LIBEXEC },
+		{ "memory-default", required_argument, NULL, OPT_MEMORY },
+		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "pool-total", required_argument, NULL, OPT_POOL_TOTAL },
+		{ "boot-timeout", required_argument, NULL, OPT_BOOT },
+		{ "fork-timeout", required_argument, NULL, OPT_FORK },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	int c, rc = 0;
+
+	while (!rc && (c = getopt_long(argc, argv, "fo:vh", longs, NULL)) >= 0) {
+		switch (c) {
+		case OPT_STATE:
+			args->state = optarg;
+			break;
+		case OPT_ENGINE:
+			args->engine = optarg;
+			break;
+		case OPT_GUEST:
+			args->guest = optarg;
+			break;
+		case OPT_LIBEXEC:
+			args->libexec = optarg;
+			break;
+		case OPT_MEMORY:
+			rc = set_memory(optarg, &options->machine);
+			break;
+		case OPT_POOL:
+			rc = set_number("--pool", optarg, 1000, &options->pool);
+			break;
+		case OPT_POOL_TOTAL:
+			rc = set_number("--pool-total", optarg, 10000, &options->pool_total);
+			break;
+		case OPT_BOOT:
+			rc = set_seconds("--boot-timeout", optarg, &options->boot_timeout_ms);
+			break;
+		case OPT_FORK:
+			rc = set_seconds("--fork-timeout", optarg, &options->fork_timeout_ms);
+			break;
+		case 'f':
+			args->foreground = true;
+			break;
+		case 'o':
+			args->mount_options = optarg;
+			break;
+		case 'v':
+			log_threshold = LOG_DEBUG;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			return 1;
+		default:
+			rc = -EINVAL;
+		}
+	}
+	if (!rc && optind != argc - 1)
+		rc = -EINVAL;
+	if (rc)
+		fputs(usage, stderr);
+	return rc;
+}
+
+/* ---- paths */
+
+/* The absolute path of what is there of `path`, and the rest as it is. */
+static int resolve(const char *path, char *ret, struct err *err)
+{
+	char head[PATH_MAX], tail[PATH_MAX] = "", joined[PATH_MAX], *slash;
+
+	if (*path == '/')
+		snprintf(head, sizeof(head), "%s", path);
+	else if (!getcwd(joined, sizeof(joined)) ||
+		 snprintf(head, sizeof(head), "%s/%s", joined, path) >= (int)sizeof(head))
+		return err_set(err, -ENAMETOOLONG, "cannot find %s", path);
+	while (!realpath(head, ret)) {
+		slash = strrchr(head, '/');
+		if (errno != ENOENT || !slash)
+			return err_sys(err, -errno, "cannot find %s", path);
+		if (snprintf(joined, sizeof(joined), "%s%s", slash, tail) >= (int)sizeof(joined))
+			return err_set(err, -ENAMETOOLONG, "cannot find %s", path);
+		memcpy(tail, joined, sizeof(tail));
+		*slash = 0;
+		if (slash == head)
+			snprintf(head, sizeof(head), "/");
+	}
+	if (strlen(ret) + strlen(tail) >= PATH_MAX)
+		return err_set(err, -ENAMETOOLONG, "cannot find %s", path);
+	strcat(ret, tail);
+	return 0;
+}
+
+static bool is_below(const char *path, const char *dir)
+{
+	const size_t n = strlen(dir);
+
+	return !strncmp(path, dir, n) && (!path[n] || path[n] == '/' || dir[n - 1] == '/');
+}
+
+static int find_mountpoint(const char *path, struct arguments *args, struct err *err)
+{
+	struct stat st;
+	int rc = session_detach_stale(path, err);
+
+	if (rc)
+		return rc;
+	if (!realpath(path, args->mountpoint) || stat(args->mountpoint, &st) < 0)
+		return err_sys(err, -errno, "cannot mount at %s", path);
+	if (!S_ISDIR(st.st_mode))
+		return err_set(err, -ENOTDIR, "cannot mount at %s: it is no directory", path);
+	return 0;
+}
+
+static int find_state(struct arguments *args, struct err *err)
+{
+	char *dir = args->state ? strdup(args->state) : store_default_dir();
+	int rc;
+
+	if (!dir)
+		return err_set(err, -ENOENT, "where the state is to be kept? Use --state");
+	rc = resolve(dir, args->state_dir, err);
+	free(dir);
+	if (!rc && is_below(args->state_dir, args->mountpoint))
+		rc = err_set(err, -EINVAL, "the state directory %s is below the mount point",
+			     args->state_dir);
+	return rc;
+}
+
+/* What the guest needs lies beside the program in a build directory, and under PREFIX when installed. */
+static int find_guest(struct arguments *args, struct err *err)
+{
+	char exe[PATH_MAX], dir[PATH_MAX + 32];
+	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+	char *slash;
+
+	exe[n > 0 ? n : 0] = 0;
+	slash = strrchr(exe, '/');
+	if (slash)
+		*slash = 0;
+	if (args->guest) {
+		if (!realpath(args->guest, dir))
+			return err_sys(err, -errno, "cannot find %s", args->guest);
+	} else {
+		snprintf(dir, sizeof(dir), "%s/guest", exe);
+		if (access(dir, F_OK))
+			snprintf(dir, sizeof(dir), "%s/../share/sbxfs", exe);
+	}
+	snprintf(args->kernel, sizeof(args->kernel), "%.*s/vmlinuz", PATH_MAX, dir);
+	snprintf(args->initrd, sizeof(args->initrd), "%.*s/initramfs", PATH_MAX, dir);
+	if (access(args->kernel, R_OK) || access(args->initrd, R_OK))
+		return err_set(err, -ENOENT, "no guest kernel and initramfs in %.200s", dir);
+	if (args->libexec) {
+		if (!realpath(args->libexec, args->libexec_dir))
+			return err_sys(err, -errno, "cannot find %s", args->libexec);
+		return 0;
+	}
+	snprintf(args->libexec_dir, sizeof(args->libexec_dir), "%s/sbx-vmm", exe);
+	if (!access(args->libexec_dir, X_OK))
+		snprintf(args->libexec_dir, sizeof(args->libexec_dir), "%s", exe);
+	else
+		snprintf(args->libexec_dir, sizeof(args->libexec_dir), "%s/../libexec/sbxfs", exe);
+	return 0;
+}
+
+static int make_runtime(struct arguments *args, struct err *err)
+{
+	const char *base = getenv("XDG_RUNTIME_DIR");
+	char dir[PATH_MAX];
+
+	if (!base || access(base, W_OK))
+		base = getenv("TMPDIR");
+	if (!base || access(base, W_OK))
+		base = "/tmp";
+	if (!realpath(base, dir) ||
+	    snprintf(args->runtime, sizeof(args->runtime), "%s/sbxfs-XXXXXX", dir) >=
+		    (int)sizeof(args->runtime) ||
+	    !mkdtemp(args->runtime)) {
+		*args->runtime = 0;
+		return err_sys(err, -errno, "cannot make a directory in %s", base);
+	}
+	return 0;
+}
+
+/* ---- to the background */
+
+/* In the child: the descriptor to say "ready" to. In the parent this does not return. */
+static int to_background(struct err *err)
+{
+	int fds[2];
+	char word;
+	pid_t pid;
+
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return err_sys(err, -errno, "cannot go to the background");
+	pid = fork();
+	if (pid < 0)
+		return err_sys(err, -errno, "cannot go to the background");
+	if (pid) {
+		close(fds[1]);
+		_exit(read(fds[0], &word, 1) == 1 ? 0 : 1);
+	}
+	close(fds[0]);
+	setsid();
+	return fds[1];
+}
+
+static void tell_parent(int fd)
+{
+	int null;
+
+	if (fd < 0)
+		return;
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null >= 0) {
+		dup2(null, STDIN_FILENO);
+		dup2(null, STDOUT_FILENO);
+		dup2(null, STDERR_FILENO);
+		close(null);
+	}
+	(void)!write(fd, "", 1);
+	close(fd);
+}
+
+/* ---- the daemon */
+
+static void root_free(struct object *obj)
+{
+	(void)obj; /* part of struct fs */
+}
+
+static void on_signal(void *arg, uint32_t events)
+{
+	struct fs *fs = arg;
+
+	(void)events;
+	loop_stop(fs->loop);
+}
+
+static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
+{
+	const struct owner owner = { geteuid(), getegid(), 0755 };
+	int rc;
+
+	list_init(&fs->nodes);
+	list_init(&fs->requests);
+	list_init(&fs->images);
+	list_init(&fs->sandboxes);
+	list_init(&fs->snapshots);
+	list_init(&fs->pool);
+	object_init(&fs->root, OBJECT_ROOT, fs, "", &owner, root_free);
+	fs->loop = loop_new();
+	if (!fs->loop)
+		return err_sys(err, -errno, "cannot make an event loop");
+	rc = make_runtime(args, err);
+	if (rc)
+		return rc;
+	fs->env = (struct engine_env){
+		.loop = fs->loop,
+		.kernel = args->kernel,
+		.initrd = args->initrd,
+		.libexec = args->libexec_dir,
+		.runtime = args->runtime,
+	};
+	fs->engine = engine_select(&fs->env, args->engine, fs->engine_how, sizeof(fs->engine_how), err);
+	if (!fs->engine)
+		return err->code ? err->code : -ENODEV;
+	rc = store_open(args->state_dir, &fs->store, err);
+	if (rc)
+		return rc;
+	return snapshots_load(fs, err);
+}
+
+/* Everything that was begun ends here; safe after an fs_init that failed on the way. */
+static void fs_release(struct fs *fs, struct arguments *args)
+{
+	struct sandbox *sb;
+	struct object *image;
+
+	requests_abort(fs);
+	if (fs->session)
+		session_unmount(fs->session);
+	while ((sb = list_first(&fs->sandboxes, struct sandbox, link)))
+		sandbox_remove(sb);
+	snapshots_cancel(fs);
+	pool_drop(fs);
+	while (fs->working)
+		loop_once(fs->loop, -1);
+	nodes_forget(fs);
+	session_free(fs->session);
+	while ((image = list_first(&fs->images, struct object, siblings)))
+		object_unref(image);
+	if (fs->engine)
+		fs->engine->shutdown();
+	if (fs->store)
+		store_close(fs->store);
+	loop_free(fs->loop);
+	if (*args->runtime && rmdir(args->runtime) < 0)
+		log_warn("cannot remove %s: %s", args->runtime, strerror(errno));
+}
+
+static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err *err)
+{
+	struct watch *watch;
+	sigset_t signals;
+	int fd, rc;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	rc = fs_init(fs, args, err);
+	if (!rc)
+		rc = session_mount(fs, args->mountpoint, args->mount_options, &fs->session, err);
+	if (rc) {
+		fs_release(fs, args);
+		return rc;
+	}
+	fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	watch = fd >= 0 ? watch_new(fs->loop, fd, EPOLLIN, on_signal, fs) : NULL;
+	if (watch) {
+		log_info("%s: mounted, engine %s (%s)", args->mountpoint, fs->engine->name, fs->engine_how);
+		tell_parent(ready_fd);
+		rc = loop_run(fs->loop);
+	} else {
+		rc = err_sys(err, -ENOMEM, "cannot watch for signals");
+	}
+	watch_free(watch);
+	if (fd >= 0)
+		close(fd);
+	fs_release(fs, args);
+	return rc;
+}
+
+int main(int argc, char **argv)
+{
+	static struct arguments args = { .engine = "auto", .mount_options = "" };
+	static struct fs fs = {
+		.options = { .machine = { .memory = 512u << 20,
+					  .memory_max = 2048u << 20,
+					  .cpus = 1,
+					  .cpus_max = 4 },
+			     .pool = 2,
+			     .pool_total = 8,
+			     .boot_timeout_ms = 60000,
+			     .fork_timeout_ms = 30000,
+			     .stop_timeout_ms = 10000 },
+	};
+	struct err err = { 0 };
+	int ready_fd = -1, rc;
+
+	rc = parse(argc, argv, &args, &fs.options);
+	if (rc)
+		return rc < 0 ? 2 : 0;
+	if (find_mountpoint(argv[optind], &args, &err) || find_state(&args, &err) || find_guest(&args, &err))
+		return fail(&err);
+	if (!args.foreground) {
+		ready_fd = to_background(&err);
+		if (ready_fd < 0)
+			return fail(&err);
+	}
+	if (chdir("/") < 0)
+		err_sys(&err, -errno, "cannot leave the working directory");
+	if (err.code || serve(&fs, &args, ready_fd, &err))
+		return fail(&err);
+	return 0;
+}

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pool.c - machines prepared ahead of time
+ *
+ * Stocks are ordered by use, the most recent first. One machine is prepared at a time, some milliseconds
+ * after the last fork, so that a burst of forks has the host's CPUs to itself; where the total is reached,
+ * the stock used least recently gives way.
+ */
+#include "fs/pool.h"
+
+#include <stdlib.h>
+
+#include "util/log.h"
+
+enum { IDLE_NS = 20 * 1000 * 1000 };
+
+struct stock {
+	struct list link; /* fs->pool */
+	struct fs *fs;
+	struct template *template; /* a reference */
+	struct list machines;      /* struct ready */
+	unsigned count;
+};
+
+struct ready {
+	struct list link;
+	struct stock *stock;
+	struct vm *vm;
+	struct layer *disk;
+	bool prepared;
+};
+
+static void refill(void *arg);
+
+static void schedule(struct fs *fs)
+{
+	timer_start(fs->loop, &fs->pool_timer, IDLE_NS, refill, fs);
+}
+
+static void ready_free(struct ready *ready, bool destroy)
+{
+	struct fs *fs = ready->stock->fs;
+
+	list_del(&ready->link);
+	ready->stock->count--;
+	if (destroy) {
+		fs->engine->destroy(ready->vm);
+		layer_unref(ready->disk);
+	}
+	free(ready);
+}
+
+static void stock_free(struct stock *stock)
+{
+	struct ready *ready;
+
+	while ((ready = list_first(&stock->machines, struct ready, link)))
+		ready_free(ready, true);
+	list_del(&stock->link);
+	template_unref(stock->template);
+	free(stock);
+}
+
+static struct stock *find(const struct fs *fs, const struct template *template)
+{
+	struct stock *stock;
+
+	list_for_each (stock, &fs->pool, link)
+		if (stock->template == template)
+			return stock;
+	return NULL;
+}
+
+unsigned pool_count(const struct fs *fs)
+{
+	struct stock *stock;
+	unsigned n = 0;
+
+	list_for_each (stock, &fs->pool, link)
+		n += stock->count;
+	return n;
+}
+
+bool pool_take(struct fs *fs, const struct template *template, struct vm **ret_vm, struct layer **ret_disk)
+{
+	struct stock *stock = find(fs, template);
+	struct ready *ready = stock ? list_first(&stock->machines, struct ready, link) : NULL;
+
+	if (!ready)
+		return false;
+	*ret_vm = ready->vm;
+	*ret_disk = ready->disk;
+	ready_free(ready, false);
+	return true;
+}
+
+void pool_want(struct fs *fs, struct template *template)
+{
+	struct stock *stock = find(fs, template);
+
+	if (!fs->options.pool)
+		return;
+	if (!stock) {
+		stock = calloc(1, sizeof(*stock));
+		if (!stock)
+			return; /* it goes without */
+		stock->fs = fs;
+		stock->template = template_ref(template);
+		list_init(&stock->machines);
+	} else {
+		list_del(&stock->link);
+	}
+	list_insert(&fs->pool, fs->pool.next, &stock->link);
+	schedule(fs);
+}
+
+void pool_forget(struct fs *fs, const struct template *template)
+{
+	struct stock *stock = find(fs, template);
+
+	if (stock)
+		stock_free(stock);
+}
+
+void pool_drop(struct fs *fs)
+{
+	struct stock *stock;
+
+	timer_stop(&fs->pool_timer);
+	while ((stock = list_first(&fs->pool, struct stock, link)))
+		stock_free(stock);
+}
+
+static void on_prepared(void *arg, const struct err *err)
+{
+	struct ready *ready = arg;
+	struct fs *fs = ready->stock->fs;
+
+	ready->prepared = true;
+	if (!err->code)
+		schedule(fs); /* the next one */
+	else
+		log_warn("cannot keep a machine ready: %s", err->text);
+}
+
+static void on_exited(void *owner, bool clean, const char *why)
+{
+	(void)clean;
+	(void)why;
+	ready_free(owner, true);
+}
+
+static const struct vm_events events = { .exited = on_exited };
+
+static void prepare(struct stock *stock)
+{
+	struct fs *fs = stock->fs;
+	struct ready *ready = calloc(1, sizeof(*ready));
+	struct err err = { 0 };
+
+	if (!ready)
+		return;
+	ready->stock = stock;
+	if (layer_overlay(fs->store, stock->template->disk, &ready->disk, &err) ||
+	    fs->engine->prepare(&fs->env, stock->template, layer_path(ready->disk), &events, ready,
+				on_prepared, ready, &ready->vm, &err)) {
+		log_warn("cannot keep a machine ready: %s", err.text);
+		layer_unref(ready->disk);
+		free(ready);
+		return;
+	}
+	list_add(&stock->machines, &ready->link);
+	stock->count++;
+}
+
+static void refill(void *arg)
+{
+	struct fs *fs = arg;
+	struct stock *stock, *last;
+	struct ready *ready;
+
+	if (fs->forking) {
+		schedule(fs);
+		return;
+	}
+	list_for_each (stock, &fs->pool, link) {
+		if (stock->count >= fs->options.pool)
+			continue;
+		if (pool_count(fs) >= fs->options.pool_total) {
+			last = list_entry(fs->pool.prev, struct stock, link);
+			if (last == stock || !last->count)
+				return;
+			ready = list_first(&last->machines, struct ready, link);
+			ready_free(ready, true);
+		}
+		prepare(stock);
+		return;
+	}
+}
