@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "vm/kernel_args.h"
 #include "vm/qemu/tsc.h"
 
 /* MiB of translated code a TCG process keeps before it starts over. */
@@ -162,16 +163,18 @@ static void add_devices(struct qemu_args *args, const struct qemu_config *config
 
 static void add_kernel(struct qemu_args *args, const struct qemu_config *config)
 {
+	char shape[KERNEL_ARGS_SIZE];
+
 	arg(args, "-kernel");
 	arg(args, "%s", config->kernel);
 	arg(args, "-initrd");
 	arg(args, "%s", config->initrd);
 	arg(args, "-append");
+	kernel_args(config->machine, shape);
 	if (config->kvm)
-		arg(args, KERNEL_ARGS " sbx.cpus=%" PRIu32, config->machine->cpus);
+		arg(args, KERNEL_ARGS " %s", shape);
 	else
-		arg(args, KERNEL_ARGS " " KERNEL_ARGS_TCG " tsc_early_khz=%u sbx.cpus=%" PRIu32, tsc_khz(),
-		    config->machine->cpus);
+		arg(args, KERNEL_ARGS " " KERNEL_ARGS_TCG " tsc_early_khz=%u %s", tsc_khz(), shape);
 }
 
 int qemu_args_build(struct qemu_args *args, const struct qemu_config *config)

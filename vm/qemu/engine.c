@@ -351,7 +351,7 @@ static int vm_new(const struct engine_env *env, const struct machine *machine, s
 		vm->ram_fd = base->ram_fd;
 		rc = vm->state_fd = open_state(base, err);
 	} else {
-		vm->ram_size = machine->memory;
+		vm->ram_size = machine->memory_max;
 		rc = vm->ram_fd = ram_memfd("sbx-ram", vm->ram_size, err);
 	}
 	if (rc >= 0)
