@@ -251,7 +251,8 @@ int boot_machine(struct boot_args *args, struct err *err)
 	rc = enter_root(args->root, err);
 	mount_all(late, sizeof(late) / sizeof(late[0]));
 	for (i = 0; i < sizeof(dev_links) / sizeof(dev_links[0]); i++)
-		(void)symlink(dev_links[i][0], dev_links[i][1]);
+		/* What else could be done here? A shell says more plainly that /dev/fd is missing. */
+		(void)!symlink(dev_links[i][0], dev_links[i][1]);
 	loopback_up();
 	return rc;
 }
