@@ -251,6 +251,38 @@ static void test_many_in_flight(void)
 	detach();
 }
 
+/* A capture with requests under way: each is answered before the state is saved, or not yet taken. */
+static void test_state_survives(void)
+{
+	const struct virtio_host host = driver_host(&d);
+	struct buf state = { 0 };
+	struct vring_used_elem elem;
+	struct virtio_device *dev;
+	struct reader r;
+	unsigned i, n = 0;
+
+	attach(true);
+	for (i = 0; i < 40; i++)
+		put_request(VIRTIO_BLK_T_IN, 5000, DATA + i * 0x4000, 0x4000, true);
+	kick(&d, 0);
+	virtio_mmio_save(&d.mmio, &state);
+	CHECK(!state.failed);
+	virtio_free(d.mmio.dev);
+	CHECK(!virtio_blk_new(&host, disk, "root", &dev, NULL));
+	d.mmio = (struct virtio_mmio){ .dev = dev };
+	r = reader_init(buf_bytes(&state), state.len);
+	CHECK(!virtio_mmio_load(&d.mmio, &r, NULL) && !reader_left(&r));
+	virtio_loaded(dev);
+	while (n < 40) {
+		CHECK(!loop_once(loop, 2000));
+		while (take_used(&d, 0, &elem))
+			n++;
+	}
+	CHECK(request(VIRTIO_BLK_T_IN, 5000, DATA, 512, true) == VIRTIO_BLK_S_OK);
+	buf_release(&state);
+	detach();
+}
+
 /* A reset with requests under way: afterwards nobody touches the guest's memory. */
 static void test_reset_in_flight(void)
 {
@@ -299,6 +331,7 @@ int main(void)
 	TEST(test_bad_requests);
 	TEST(test_discard_and_zeroes);
 	TEST(test_many_in_flight);
+	TEST(test_state_survives);
 	TEST(test_reset_in_flight);
 	TEST(test_freed_in_flight);
 	driver_release(&d);

@@ -514,6 +514,26 @@ static void test_state_survives(void)
 	buf_release(&state);
 }
 
+static void test_broken_state_survives(void)
+{
+	struct buf state = { 0 };
+
+	start(UINT64_MAX);
+	probe->keep = true;
+	put_avail(&d, 0, put_desc(&d, 0, 0x100000, 1, true));
+	put_avail(&d, 0, 99);
+	kick(&d, 0);
+	CHECK(probe->taken == 1 && needs_reset(&d));
+	virtio_mmio_save(&d.mmio, &state);
+	load_into_fresh(&state, state.len, 0);
+	CHECK(needs_reset(&d));
+	start(UINT64_MAX);
+	put_avail(&d, 0, put_desc(&d, 0, 0x100000, 1, true));
+	kick(&d, 0);
+	CHECK(probe->taken == 1 && !needs_reset(&d));
+	buf_release(&state);
+}
+
 static void test_bad_state(void)
 {
 	struct buf state = { 0 };
@@ -564,6 +584,7 @@ int main(void)
 	TEST(test_registers);
 	TEST(test_features);
 	TEST(test_state_survives);
+	TEST(test_broken_state_survives);
 	TEST(test_bad_state);
 	driver_release(&d);
 	loop_free(loop);

@@ -183,6 +183,8 @@ void virtio_save(struct virtio_device *dev, struct buf *buf)
 {
 	unsigned i;
 
+	if (dev->ops->drain)
+		dev->ops->drain(dev);
 	buf_put_u8(buf, STATE_VERSION);
 	buf_put_u32(buf, dev->ops->id);
 	buf_put_u64(buf, dev->features);

@@ -40,6 +40,8 @@ struct virtio_ops {
 	void (*notify)(struct virtio_device *dev, unsigned queue);
 	/* The driver resets the device: touch no guest memory from now on, forget what it said. */
 	void (*reset)(struct virtio_device *dev);
+	/* Finish what is under way; NULL: nothing ever is, once an operation has returned. */
+	void (*drain)(struct virtio_device *dev);
 	/* The device's own state, without features and queues. NULL: there is none. Load checks it. */
 	void (*save)(const struct virtio_device *dev, struct buf *buf);
 	int (*load)(struct virtio_device *dev, struct reader *r, struct err *err);
@@ -88,7 +90,7 @@ void virtio_start_queue(struct virtio_device *dev, unsigned queue);
 void virtio_stop_queue(struct virtio_device *dev, unsigned queue);
 
 /*
- * State: the vCPUs stand still and nothing is in flight (virtio_blk_drain). The RAM that goes with it has to
+ * State: the vCPUs stand still. Saving first finishes what is under way. The RAM that goes with it has to
  * be taken before the loop runs on. Loading is for a fresh device; every byte is checked, and on failure the
  * device may only be freed. virtio_loaded then starts it, once the interrupt controller has its state:
  * interrupts again if the driver may not know yet, and looks at every queue once.

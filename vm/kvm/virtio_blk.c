@@ -211,6 +211,12 @@ static void blk_reset(struct virtio_device *dev)
 	qcow2_wait(container_of(dev, struct virtio_blk, dev)->disk);
 }
 
+void virtio_blk_drain(struct virtio_device *dev)
+{
+	/* Requests we have not looked at yet stay in the ring, which is part of the RAM. */
+	qcow2_drain(container_of(dev, struct virtio_blk, dev)->disk);
+}
+
 static void blk_free(struct virtio_device *dev)
 {
 	struct virtio_blk *blk = container_of(dev, struct virtio_blk, dev);
@@ -229,6 +235,7 @@ static const struct virtio_ops blk_ops = {
 	.config_size = sizeof(struct virtio_blk_config),
 	.notify = blk_notify,
 	.reset = blk_reset,
+	.drain = virtio_blk_drain,
 	.free = blk_free,
 };
 
@@ -255,12 +262,4 @@ int virtio_blk_new(const struct virtio_host *host, struct qcow2 *disk, const cha
 	memcpy(blk->id, id, strnlen(id, sizeof(blk->id)));
 	*ret = &blk->dev;
 	return 0;
-}
-
-void virtio_blk_drain(struct virtio_device *dev)
-{
-	struct virtio_blk *blk = container_of(dev, struct virtio_blk, dev);
-
-	/* Requests the loop has not looked at yet stay in the ring, which is part of the RAM. */
-	qcow2_drain(blk->disk);
 }

@@ -11,7 +11,7 @@
 int virtio_blk_new(const struct virtio_host *host, struct qcow2 *disk, const char *id,
 		   struct virtio_device **ret, struct err *err);
 
-/* Finish all requests under way, before a capture: the vCPUs stand still. */
+/* Finish all requests under way. */
 void virtio_blk_drain(struct virtio_device *dev);
 
 #endif
