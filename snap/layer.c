@@ -38,7 +38,6 @@ static struct layer *layer_new(struct store *store, const char *file, struct lay
 	snprintf(layer->path, size, "%s/layers/%s", store->dir, file);
 	if (base) {
 		layer->base = layer_ref(base);
-		layer->depth = base->depth + 1;
 		base->children++;
 	}
 	list_add(&store->layers, &layer->link);
@@ -209,6 +208,7 @@ void layer_unref(struct layer *layer)
 			if (layer->sealed)
 				store_discard(store, store->sums_fd, layer->file);
 		}
+		layer_unref(layer->former);
 		list_del(&layer->link);
 		free(layer);
 		if (base)
@@ -253,5 +253,9 @@ uint64_t layer_stored(const struct layer *layer)
 
 unsigned layer_depth(const struct layer *layer)
 {
-	return layer->depth;
+	unsigned depth = 0;
+
+	for (layer = layer->base; layer; layer = layer->base)
+		depth++;
+	return depth;
 }

@@ -367,6 +367,7 @@ int store_open(const char *dir, struct store **ret, struct err *err)
 	rc = catalogue_load(store, err);
 	if (rc)
 		goto fail;
+	compact_recover(store);
 	sweep_leftovers(store);
 	catalogue_trim(store);
 	*ret = store;

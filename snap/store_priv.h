@@ -22,10 +22,10 @@ struct layer {
 	struct list link; /* in store->layers */
 	struct store *store;
 	struct layer *base; /* a reference */
+	struct layer *former; /* a reference to its base before it was compacted, or NULL (compact.h) */
 	unsigned refs;
 	unsigned children; /* layers on it */
 	unsigned named;    /* published snapshots whose disk it is */
-	unsigned depth;
 	bool raw; /* of an image: only gc removes it, since an image may name it */
 	bool frozen;
 	bool sealed;  /* on disk for good, with its checksums in sums/ */
@@ -67,6 +67,7 @@ struct store {
 	struct list pins;
 	unsigned broken;    /* entries that could not be read */
 	unsigned importing; /* imports under way: there may be layers that are in no table yet */
+	bool compacting;
 	struct background *background;
 	bool closing;            /* references end, files stay */
 	atomic_bool sync_failed; /* delete nothing more: a crash could bring back a name that needs it */
@@ -88,6 +89,10 @@ struct layer *layer_find(struct store *store, const char *file);
 /* [worker] Give tmp/id, which is complete and synced, its place in objects/ and the name. On failure it may
  * be in either place; *ret_linked says whether the name was made, which the caller then has to undo. */
 int object_publish(struct store *store, const char *id, const char *name, bool *ret_linked, struct err *err);
+
+/* compact.c */
+/* What a crash left between the steps of a compaction: checksums are put in force or dropped. */
+void compact_recover(struct store *store);
 
 /* catalogue.c */
 /* Read snapshots/ into store->entries. */

@@ -189,10 +189,11 @@ out:
 }
 
 /* Read the sums file and hold it against the layer's size. */
-static int read_sums(struct layer_sums *sums, int sums_fd, struct buf *text, struct err *err)
+static int read_sums(struct layer_sums *sums, int sums_fd, const char *name, struct buf *text,
+		     struct err *err)
 {
 	size_t expected = HEADER + (sums->n + 1) * sizeof(uint64_t);
-	int rc = read_file_at(sums_fd, sums->file, expected, text);
+	int rc = read_file_at(sums_fd, name, expected, text);
 	struct reader reader;
 	char found[8];
 	uint64_t sum;
@@ -218,14 +219,25 @@ static int read_sums(struct layer_sums *sums, int sums_fd, struct buf *text, str
 	return 0;
 }
 
-int sums_check(int dir_fd, const char *file, int sums_fd, struct progress *progress, struct err *err)
+/* Whether the name leads to another file by now. */
+static bool replaced(const struct layer_sums *sums, int dir_fd)
+{
+	struct stat now, opened;
+
+	return !fstat(sums->fd, &opened) && !fstatat(dir_fd, sums->file, &now, AT_SYMLINK_NOFOLLOW) &&
+	       now.st_ino != opened.st_ino;
+}
+
+/* Compare with the checksums of the given name. *ret_replaced: the layer was replaced meanwhile. */
+static int check_with(int dir_fd, const char *file, int sums_fd, const char *name, struct progress *progress,
+		      bool *ret_replaced, struct err *err)
 {
 	struct layer_sums sums = { .fd = -1 };
 	struct buf text = { 0 };
 	int rc = open_layer(&sums, dir_fd, file, err);
 
 	if (!rc)
-		rc = read_sums(&sums, sums_fd, &text, err);
+		rc = read_sums(&sums, sums_fd, name, &text, err);
 	if (rc)
 		goto out;
 	sums.sums = malloc((sums.n ? sums.n : 1) * sizeof(*sums.sums));
@@ -236,8 +248,42 @@ int sums_check(int dir_fd, const char *file, int sums_fd, struct progress *progr
 	memcpy(sums.sums, buf_bytes(&text) + HEADER, sums.n * sizeof(*sums.sums)); /* aligned now */
 	rc = parallel_run(batches(&sums), check_batch, &sums, SUMS_BLOCK, progress, err);
 out:
+	*ret_replaced = rc && sums.fd >= 0 && replaced(&sums, dir_fd);
 	free(sums.sums);
 	buf_release(&text);
 	close_layer(&sums);
 	return rc;
+}
+
+void sums_next_name(const char *file, char ret[SUMS_NEXT_MAX])
+{
+	snprintf(ret, SUMS_NEXT_MAX, "%.40s.next", file);
+}
+
+int sums_check(int dir_fd, const char *file, int sums_fd, struct progress *progress, struct err *err)
+{
+	char next[SUMS_NEXT_MAX];
+	struct err why;
+	bool again;
+	int rc;
+
+	sums_next_name(file, next);
+	do {
+		why = (struct err){ 0 };
+		rc = check_with(dir_fd, file, sums_fd, file, progress, &again, &why);
+		if (rc == -EIO && !again && !faccessat(sums_fd, next, F_OK, AT_SYMLINK_NOFOLLOW))
+			rc = check_with(dir_fd, file, sums_fd, next, progress, &again, &why);
+	} while (rc == -EIO && again);
+	if (rc && err)
+		*err = why;
+	return rc;
+}
+
+bool sums_next_fit(int dir_fd, const char *file, int sums_fd)
+{
+	char next[SUMS_NEXT_MAX];
+	bool again;
+
+	sums_next_name(file, next);
+	return !check_with(dir_fd, file, sums_fd, next, NULL, &again, NULL);
 }

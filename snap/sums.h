@@ -8,6 +8,8 @@
 #ifndef SBX_SNAP_SUMS_H
 #define SBX_SNAP_SUMS_H
 
+#include <stdbool.h>
+
 #include "snap/store.h"
 #include "util/err.h"
 
@@ -17,7 +19,16 @@ enum { SUMS_BLOCK = 64 << 10 };
  * already are replaced. The caller syncs sums_fd. */
 int sums_write(int dir_fd, const char *file, int sums_fd, int tmp_fd, struct err *err);
 
-/* Compare. -EIO names the first block found that differs; -EINVAL: no such file or no sums. */
+/*
+ * Compare. Checksums that wait to replace the present ones (compact.h) will do as well. -EIO names the first
+ * block found that differs; -EINVAL: no such file or no sums.
+ */
 int sums_check(int dir_fd, const char *file, int sums_fd, struct progress *progress, struct err *err);
+
+/* The name of checksums that wait. */
+enum { SUMS_NEXT_MAX = 64 };
+void sums_next_name(const char *file, char ret[SUMS_NEXT_MAX]);
+/* Whether they fit the layer. */
+bool sums_next_fit(int dir_fd, const char *file, int sums_fd);
 
 #endif
