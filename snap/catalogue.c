@@ -411,7 +411,7 @@ static struct entry *find(struct store *store, const char *name, struct err *err
 int snapshot_get(struct store *store, const char *name, struct snapshot_meta *ret, struct err *err)
 {
 	struct entry *entry = find(store, name, err), *parent;
-	struct snapshot_manifest manifest;
+	struct snapshot_manifest manifest = { 0 };
 	int rc;
 
 	if (!entry)

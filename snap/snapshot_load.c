@@ -204,33 +204,41 @@ int snapshot_load_run(struct load *load)
 	return visit_run(&load->visit);
 }
 
+/* The template takes over what the visit made. NULL when out of memory. */
+static struct template *visit_template(struct visit *visit)
+{
+	const struct snapshot_manifest *manifest = &visit->manifest;
+	struct template *template = template_new();
+
+	if (!template)
+		return NULL;
+	memcpy(template->engine, manifest->meta.engine, sizeof(template->engine));
+	template->machine = manifest->meta.machine;
+	template->ram_fd = visit->ram_fd;
+	template->ram_size = manifest->ram_size;
+	template->state_fd = visit->state_fd;
+	template->disk = visit->disk;
+	template->generation = manifest->generation;
+	template->quiesced = (int)manifest->quiesced;
+	template->pause_ns = manifest->meta.pause_ns;
+	visit->ram_fd = visit->state_fd = -1;
+	visit->disk = NULL;
+	return template;
+}
+
 int snapshot_load_end(struct load *load, int result, struct template **ret, struct err *err)
 {
-	struct visit *visit = &load->visit;
-	const struct snapshot_manifest *manifest = &visit->manifest;
 	struct template *template = NULL;
-	int rc = visit_end(visit, result, err);
+	int rc = visit_end(&load->visit, result, err);
 
 	if (!rc) {
-		template = template_new();
-		if (!template)
+		template = visit_template(&load->visit);
+		if (template)
+			*ret = template;
+		else
 			rc = err_set(err, -ENOMEM, "out of memory");
 	}
-	if (!rc) {
-		memcpy(template->engine, manifest->meta.engine, sizeof(template->engine));
-		template->machine = manifest->meta.machine;
-		template->ram_fd = visit->ram_fd;
-		template->ram_size = manifest->ram_size;
-		template->state_fd = visit->state_fd;
-		template->disk = visit->disk;
-		template->generation = manifest->generation;
-		template->quiesced = (int)manifest->quiesced;
-		template->pause_ns = manifest->meta.pause_ns;
-		visit->ram_fd = visit->state_fd = -1;
-		visit->disk = NULL;
-		*ret = template;
-	}
-	visit_release(visit);
+	visit_release(&load->visit);
 	free(load);
 	return rc;
 }

@@ -205,7 +205,7 @@ struct held_layers {
 static int hold_layer(void *arg, const char *file)
 {
 	struct held_layers *held = arg;
-	struct layer **more = realloc(held->layers, (held->n + 1) * sizeof(*more));
+	struct layer **more = realloc(held->layers, (held->n + 1) * sizeof(struct layer *));
 	int rc;
 
 	if (!more)

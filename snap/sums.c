@@ -99,7 +99,7 @@ static int check_batch(void *arg, size_t batch, void *scratch, struct err *err)
 {
 	const struct layer_sums *sums = arg;
 	size_t first = batch * BATCH, n = batch_len(sums, batch);
-	uint64_t found[BATCH];
+	uint64_t found[BATCH] = { 0 };
 	int rc = sum_batch(sums, first, n, found, scratch, err);
 
 	for (size_t i = 0; !rc && i < n; i++)
