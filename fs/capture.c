@@ -108,7 +108,8 @@ static void take(struct capture *c)
 
 	c->generation = sb->generation;
 	c->quiesced = sb->quiesced;
-	if (layer_freeze(sb->disk, &err) || layer_overlay(sb->obj.fs->store, sb->disk, &c->next, &err)) {
+	layer_freeze(sb->disk);
+	if (layer_overlay(sb->obj.fs->store, sb->disk, &c->next, &err)) {
 		on_captured(c, &err, NULL);
 		return;
 	}

@@ -181,13 +181,9 @@ fail:
 	return rc;
 }
 
-int layer_freeze(struct layer *layer, struct err *err)
+void layer_freeze(struct layer *layer)
 {
-	/* Against mistakes of ours: QEMU would open it for writing as root all the same. */
-	if (fchmodat(layer->store->layers_fd, layer->file, 0400, 0))
-		return err_sys(err, -errno, "cannot freeze layer %s", layer->id);
 	layer->frozen = true;
-	return 0;
 }
 
 struct layer *layer_ref(struct layer *layer)

@@ -23,9 +23,12 @@ struct layer;
  * one to base. */
 int layer_overlay(struct store *store, struct layer *base, struct layer **ret, struct err *err);
 
-/* From now on immutable. The machine that wrote it must have closed or inactivated it. Does not sync (see
- * snapshot_save). */
-int layer_freeze(struct layer *layer, struct err *err);
+/*
+ * From now on immutable, once the machine that writes it has closed or inactivated it, which the caller sees
+ * to; others may build on it. The file's mode stays: a capture that fails leaves the machine on its old disk.
+ * Does not sync (see snapshot_save).
+ */
+void layer_freeze(struct layer *layer);
 
 struct layer *layer_ref(struct layer *layer);
 void layer_unref(struct layer *layer); /* NULL is allowed */

@@ -135,7 +135,7 @@ static inline struct layer *frozen_overlay(struct store *store, struct layer *ba
 	struct layer *layer;
 
 	CHECK(!layer_overlay(store, base, &layer, &err));
-	CHECK(!layer_freeze(layer, &err));
+	layer_freeze(layer);
 	return layer;
 }
 

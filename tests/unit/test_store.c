@@ -99,7 +99,7 @@ static void a_snapshot_survives_the_daemon(void)
 	CHECK(snapshot_get(store, "one", &meta, &err) == -ENOENT);
 	CHECK(!snapshot_remove(store, "two", &err));
 	CHECK(snapshot_remove(store, "two", &err) == -ENOENT);
-	CHECK(!layer_freeze(loaded->disk, &err)); /* its file is still there for the template */
+	CHECK(!access(layer_path(loaded->disk), F_OK)); /* the template needs it */
 	template_unref(template);
 	template_unref(loaded);
 	store = reopen(store);
