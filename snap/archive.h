@@ -6,9 +6,9 @@
  * end of a pipe: the caller moves the bytes at the other end, and closes it to say that it gives up (a reader
  * that goes makes export fail with -EPIPE; SIGPIPE must be ignored) or, importing, that this was all.
  *
- * An archive is complete in itself; with `since` it leaves out the layers and the RAM blocks that the snapshot
- * of that name has, and can be imported only where that snapshot is, under any name. What is read is checked
- * as if it came from an enemy. The stream is documented in docs/format.md.
+ * An archive is complete in itself; with `since` it leaves out the layers and the RAM blocks that the
+ * snapshot of that name has, and can be imported only where that snapshot is, under any name. What is read is
+ * checked as if it came from an enemy. The stream is documented in docs/format.md.
  */
 #ifndef SBX_SNAP_ARCHIVE_H
 #define SBX_SNAP_ARCHIVE_H

@@ -3,8 +3,9 @@
  * archive_export.c - write a snapshot as one stream
  *
  * Everything is checked on its way out, so that damage is found here and not on another host. RAM blocks
- * travel as they are stored, compressed; a snapshot that refers to blocks of others gets a new index, in which
- * it stands alone (or on its base), so the sizes of all files are known before the first byte is written.
+ * travel as they are stored, compressed; a snapshot that refers to blocks of others gets a new index, in
+ * which it stands alone (or on its base), so the sizes of all files are known before the first byte is
+ * written.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +24,8 @@
 #include "snap/store_priv.h"
 #include "snap/sums.h"
 
-struct export {
+struct export
+{
 	struct store *store;
 	struct progress *progress;
 	char id[ID_SIZE];
@@ -31,8 +33,8 @@ struct export {
 	struct pin pin;
 	struct layer *disk; /* a reference: keeps all below */
 	unsigned nlayers;
-	char (*layers)[LAYER_FILE_MAX]; /* to be sent, the topmost first */
-	char base[ID_SIZE];             /* object it builds on, or "" */
+	char(*layers)[LAYER_FILE_MAX]; /* to be sent, the topmost first */
+	char base[ID_SIZE];            /* object it builds on, or "" */
 	char base_origin[ID_SIZE];
 	struct pin base_pin;
 	uint64_t done, total; /* bytes of files, for progress */
@@ -73,14 +75,18 @@ static int list_layers(struct export *export, const struct layer *base_disk, str
 	return 0;
 }
 
-static int find(struct store *store, const char *name, struct entry **ret, struct err *err)
+/* NULL with the reason in *ret_rc and err. */
+static struct entry *find(struct store *store, const char *name, int *ret_rc, struct err *err)
 {
-	*ret = catalogue_find(store, name);
-	if (!*ret)
-		return err_set(err, -ENOENT, "there is no snapshot '%.70s'", name);
-	if ((*ret)->broken.code)
-		return err_set(err, (*ret)->broken.code, "%s", (*ret)->broken.text);
-	return 0;
+	struct entry *entry = catalogue_find(store, name);
+
+	if (!entry)
+		*ret_rc = err_set(err, -ENOENT, "there is no snapshot '%.70s'", name);
+	else if (entry->broken.code)
+		*ret_rc = err_set(err, entry->broken.code, "%s", entry->broken.text);
+	else
+		return entry;
+	return NULL;
 }
 
 int archive_export_begin(struct store *store, const char *name, const char *since, struct progress *progress,
@@ -88,12 +94,16 @@ int archive_export_begin(struct store *store, const char *name, const char *sinc
 {
 	struct entry *entry, *base = NULL;
 	struct export *export;
-	int rc = find(store, name, &entry, err);
+	int rc;
 
-	if (!rc && since)
-		rc = find(store, since, &base, err);
-	if (rc)
+	entry = find(store, name, &rc, err);
+	if (!entry)
 		return rc;
+	if (since) {
+		base = find(store, since, &rc, err);
+		if (!base)
+			return rc;
+	}
 	export = calloc(1, sizeof(*export));
 	if (!export)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -153,8 +163,8 @@ static int send_manifest(struct export *export, struct member_writer *w)
 	int rc;
 
 	snapshot_manifest_encode(&export->manifest, &text);
-	rc = text.failed ? err_set(&export->err, -ENOMEM, "out of memory") :
-			   send_bytes(export, w, ARCHIVE_MANIFEST, buf_bytes(&text), text.len);
+	rc = text.failed ? err_set(&export->err, -ENOMEM, "out of memory")
+			 : send_bytes(export, w, ARCHIVE_MANIFEST, buf_bytes(&text), text.len);
 	buf_release(&text);
 	return rc;
 }

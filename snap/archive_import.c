@@ -36,6 +36,10 @@ struct known {
 	char id[ID_SIZE];
 };
 
+struct held {
+	struct layer *layer; /* a reference */
+};
+
 struct import {
 	struct store *store;
 	struct progress *progress;
@@ -45,7 +49,7 @@ struct import {
 	unsigned nknown;
 	struct known *known;
 	unsigned nheld;
-	struct layer **held; /* references to all layers that a snapshot may have */
+	struct held *held; /* all layers that a snapshot may have */
 
 	/* the worker's */
 	char base[ID_SIZE]; /* object, or "" */
@@ -65,7 +69,7 @@ static void import_free(struct import *import)
 	store->importing--;
 	pin_release(&import->pin, store);
 	while (import->nheld)
-		layer_unref(import->held[--import->nheld]);
+		layer_unref(import->held[--import->nheld].layer);
 	snapshot_manifest_release(&import->manifest);
 	free(import->held);
 	free(import->known);
@@ -76,14 +80,14 @@ static void import_free(struct import *import)
 /* Takes over the reference. */
 static int hold(struct import *import, struct layer *layer)
 {
-	struct layer **more = realloc(import->held, (import->nheld + 1) * sizeof(*more));
+	struct held *more = realloc(import->held, (import->nheld + 1) * sizeof(*more));
 
 	if (!more) {
 		layer_unref(layer);
 		return -ENOMEM;
 	}
 	import->held = more;
-	more[import->nheld++] = layer;
+	more[import->nheld++].layer = layer;
 	return 0;
 }
 
@@ -186,7 +190,7 @@ int archive_import_begin(struct store *store, const char *name, struct progress 
 static bool have_layer(const struct import *import, const char *file)
 {
 	for (unsigned i = 0; i < import->nheld; i++)
-		if (!strcmp(import->held[i]->file, file))
+		if (!strcmp(import->held[i].layer->file, file))
 			return true;
 	return false;
 }
@@ -258,7 +262,8 @@ static int receive_text(struct import *import, struct member_reader *r, size_t m
 		return rc;
 	if (text->failed)
 		return err_set(&import->err, -ENOMEM, "out of memory");
-	return text->len == r->size ? 0 : err_set(&import->err, -EINVAL, "the archive has a text with a hole");
+	return text->len == r->size ? 0
+				    : err_set(&import->err, -EINVAL, "the archive has a text with a hole");
 }
 
 static int receive_base(struct import *import, struct member_reader *r)
@@ -361,7 +366,8 @@ static int receive(struct import *import, int dir_fd, int fd)
 
 /* ---- checking, on a worker */
 
-/* Number of an object among the sources of an image, counted from 1; added if it is new, 0 when that fails. */
+/* Number of an object among the sources of an image, counted from 1; added if it is new, 0 when that fails.
+ */
 static uint32_t source_number(struct ramimage *image, const char *id)
 {
 	for (unsigned i = 0; i < image->nsources; i++)
@@ -394,8 +400,8 @@ static int resolve_blocks(struct import *import, struct ramimage *image, const s
 			return err_set(&import->err, -EIO,
 				       "block %zu is not what the snapshot this archive builds on has", i);
 		block->offset = theirs->offset;
-		block->source = source_number(image, theirs->source ? base->sources[theirs->source - 1] :
-								      import->base);
+		block->source = source_number(image, theirs->source ? base->sources[theirs->source - 1]
+								    : import->base);
 		if (!block->source)
 			return err_set(&import->err, -EINVAL, "the archive's base is in too many parts");
 	}
@@ -431,7 +437,8 @@ static int build_on_base(struct import *import, int fd, struct ramimage *image)
 	int base_fd = -1, rc;
 
 	if (image->nsources != 1 || strcmp(image->sources[0], import->base_origin) != 0)
-		return err_set(&import->err, -EINVAL, "the archive's RAM refers to something else than its base");
+		return err_set(&import->err, -EINVAL,
+			       "the archive's RAM refers to something else than its base");
 	rc = open_ram(import, import->base, &base_fd);
 	if (rc)
 		return rc;
@@ -503,7 +510,8 @@ static int place_layers(struct import *import)
 	while (!rc && import->nplaced < import->nlayers) {
 		const char *file = import->layers[import->nplaced];
 
-		/* A file that is there and not held is a machine's present disk: not the archive's to name. */
+		/* A file that is there and not held is a machine's present disk: not the archive's to name.
+		 */
 		if (renameat2(store->tmp_fd, file, store->layers_fd, file, RENAME_NOREPLACE) < 0)
 			return err_sys(&import->err, -errno, "cannot put layer %s in its place", file);
 		import->nplaced++;
@@ -567,6 +575,12 @@ int archive_import_run(struct import *import, int fd)
 
 /* ---- and back on the loop */
 
+static void discard_layer(struct import *import, const char *file)
+{
+	store_discard(import->store, import->store->layers_fd, file);
+	store_discard(import->store, import->store->sums_fd, file);
+}
+
 static int enter(struct import *import, struct err *err)
 {
 	struct layer *disk;
@@ -576,6 +590,10 @@ static int enter(struct import *import, struct err *err)
 		return rc;
 	for (struct layer *layer = disk; layer; layer = layer->base)
 		layer->sealed = true;
+	/* An archive may hold layers that its disk does not stand on. */
+	for (unsigned i = 0; i < import->nlayers; i++)
+		if (!layer_find(import->store, import->layers[i]))
+			discard_layer(import, import->layers[i]);
 	rc = catalogue_add(import->store, import->name, import->id, &import->manifest, disk);
 	layer_unref(disk);
 	return rc ? err_set(err, rc, "out of memory") : 0;
@@ -589,10 +607,8 @@ static void undo(struct import *import)
 		unlinkat(store->snapshots_fd, import->name, 0);
 		store_sync_later(store, store->snapshots_fd);
 	}
-	for (unsigned i = 0; i < import->nplaced; i++) {
-		store_discard(store, store->layers_fd, import->layers[i]);
-		store_discard(store, store->sums_fd, import->layers[i]);
-	}
+	for (unsigned i = 0; i < import->nplaced; i++)
+		discard_layer(import, import->layers[i]);
 	for (unsigned i = import->nplaced; i < import->nlayers; i++)
 		store_discard(store, store->tmp_fd, import->layers[i]);
 }

@@ -258,8 +258,8 @@ int chain_read(struct chain *chain, void *data, size_t n, uint64_t offset, struc
 			       (unsigned long long)offset);
 	while (n) {
 		size_t skip = offset % QCOW2_CLUSTER, part = QCOW2_CLUSTER - skip;
-		struct link *link;
-		uint64_t at;
+		struct link *link = NULL;
+		uint64_t at = 0;
 		int rc = resolve(chain, offset / QCOW2_CLUSTER, &link, &at, err);
 
 		if (rc)

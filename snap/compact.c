@@ -235,15 +235,16 @@ static int write_merged(struct compact *compact, struct chain *chain, int fd)
 		.nclusters = (chain_size(chain) + QCOW2_CLUSTER - 1) / QCOW2_CLUSTER,
 		.l1_entries = QCOW2_L1_ENTRIES(chain_size(chain)),
 	};
-	int rc;
+	int rc = -ENOMEM;
 
 	merge.has_table = calloc(merge.l1_entries, sizeof(*merge.has_table));
 	merge.table = malloc(QCOW2_CLUSTER);
 	merge.block = malloc(QCOW2_CLUSTER);
-	if (!merge.has_table || !merge.table || !merge.block)
-		rc = err_set(&compact->err, -ENOMEM, "out of memory");
-	else
-		rc = plan(&merge);
+	if (!merge.has_table || !merge.table || !merge.block) {
+		err_set(&compact->err, rc, "out of memory");
+		goto out;
+	}
+	rc = plan(&merge);
 	if (!rc)
 		rc = put_header(&merge);
 	if (!rc)
@@ -253,6 +254,7 @@ static int write_merged(struct compact *compact, struct chain *chain, int fd)
 			rc = put_table(&merge, i);
 	if (!rc && (ftruncate(fd, (off_t)(merge.total * QCOW2_CLUSTER)) < 0 || fsync(fd) < 0))
 		rc = err_sys(&compact->err, -errno, "cannot write a merged layer");
+out:
 	free(merge.has_table);
 	free(merge.table);
 	free(merge.block);

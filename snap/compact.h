@@ -27,9 +27,9 @@ int compact_run(struct compact *compact); /* [worker] */
 int compact_end(struct compact *compact, int result, struct err *err);
 
 /*
- * Let go of layers that compaction made unnecessary. Until then they stay on disk, for a machine that is being
- * started may have read the name of one and not have opened it yet: call this when none is being started or
- * captured. Does nothing while snapshots are being saved, loaded, checked, exported or imported.
+ * Let go of layers that compaction made unnecessary. Until then they stay on disk, for a machine that is
+ * being started may have read the name of one and not have opened it yet: call this when none is being
+ * started or captured. Does nothing while snapshots are being saved, loaded, checked, exported or imported.
  */
 void compact_settle(struct store *store);
 

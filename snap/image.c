@@ -503,7 +503,7 @@ static int pass_image(void *arg, const char *name)
 int image_each(const char *dir, void (*each)(void *arg, const struct image *image), void *arg,
 	       struct err *err)
 {
-	struct dirs dirs;
+	struct dirs dirs = { -1, -1, -1, -1 };
 	struct image_walk walk = { &dirs, each, arg };
 	int rc = dirs_open(dir, &dirs, err);
 
