@@ -46,7 +46,8 @@ const struct verb *verb_find(const struct verb *verbs, const struct command *com
 		return NULL;
 	}
 	if (given < verb->min || given > verb->max) {
-		err_set(err, -EINVAL, "usage: %s%s%s", verb->name, *verb->args ? " " : "", verb->args);
+		err_set(err, -EINVAL, "%s: the number of arguments is wrong; the form is: %s%s%s", verb->name,
+			verb->name, *verb->args ? " " : "", verb->args);
 		return NULL;
 	}
 	return verb;

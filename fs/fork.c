@@ -212,52 +212,61 @@ static void on_machine(void *arg, const struct err *err)
 	done(done_arg, &copy, sb);
 }
 
-static void on_running(void *arg, const struct err *err)
+static void on_fitted(void *arg, const struct err *err)
 {
 	task_end(((struct fork *)arg)->sb, err);
 }
 
-static int prepare_sandbox(struct fork *fork, const struct source *source, struct err *err)
+/* It answers; give it what was asked for beyond what its origin had. */
+static void on_running(void *arg, const struct err *err)
 {
-	const struct overrides want = { .machine = fork->want };
-	const struct snapshot_meta *meta = &source->meta;
+	struct fork *fork = arg;
 	struct sandbox *sb = fork->sb;
-	int rc = overrides_check_fork(&want, &source->template->machine, err);
 
-	if (rc)
-		return rc;
+	if (!err->code && (fork->want.memory != sb->machine.memory || fork->want.cpus != sb->machine.cpus))
+		machine_resize(sb, &fork->want, on_fitted, fork);
+	else
+		task_end(sb, err);
+}
+
+int source_machine(struct source *source, struct sandbox *sb, const struct buf *env, done_fn done, void *arg,
+		   struct err *err)
+{
+	const struct snapshot_meta *meta = &source->meta;
+	struct fs *fs = sb->obj.fs;
+	struct vm *vm = NULL;
+
+	buf_clear(&sb->env);
 	env_merge(&sb->env, (const char *)buf_bytes(&meta->env), meta->env.len);
-	env_merge(&sb->env, (const char *)buf_bytes(&fork->env), fork->env.len);
+	if (env)
+		env_merge(&sb->env, (const char *)buf_bytes(env), env->len);
 	if (sb->env.failed)
 		return err_sys(err, -ENOMEM, "cannot fork %s", sb->obj.name);
 	sb->next_job = meta->next_job;
 	snprintf(sb->image, sizeof(sb->image), "%s", meta->image);
 	snprintf(sb->parent, sizeof(sb->parent), "%s", source->path);
 	snprintf(sb->parent_named, sizeof(sb->parent_named), "%s", source->named);
-	return 0;
+	sb->began_ns = now_mono_ns();
+	pool_take(fs, source->template, &vm, &sb->disk);
+	if (source->keep)
+		pool_want(fs, source->template);
+	return machine_fork(sb, source->template, vm, done, arg, err);
 }
 
 void fork_run(struct fork *fork, struct source *source)
 {
 	struct sandbox *sb = fork->sb;
-	struct fs *fs = sb->obj.fs;
-	struct vm *vm = NULL;
+	struct machine machine = source->template->machine;
 	struct err err = { 0 };
 
-	if (fork->cancelled) {
+	if (fork->cancelled || overrides_apply(&fork->want, &machine, &err) ||
+	    task_begin(sb, "fork", on_machine, fork, &err)) {
 		fork_fail(fork, &err);
 		return;
 	}
-	if (prepare_sandbox(fork, source, &err) || task_begin(sb, "fork", on_machine, fork, &err)) {
-		fork_fail(fork, &err);
-		return;
-	}
+	fork->want = machine;
 	fork->running = true;
-	sb->began_ns = now_mono_ns();
-	pool_take(fs, source->template, &vm, &sb->disk);
-	if (source->keep)
-		pool_want(fs, source->template);
-	if (machine_fork(sb, source->template, vm, on_running, fork, &err))
+	if (source_machine(source, sb, &fork->env, on_running, fork, &err))
 		task_end(sb, &err);
 }
 

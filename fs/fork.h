@@ -21,6 +21,13 @@ typedef void (*source_fn)(void *arg, const struct err *err, struct source *sourc
 void source_get(struct object *origin, source_fn done, void *arg);
 struct source *source_ref(struct source *source);
 void source_unref(struct source *source);
+/*
+ * Give sb, which has no machine and no disk, a machine forked from the source, a step of its task; settings,
+ * environment
+ * (`env`, if not NULL, is added) and lineage become the source's. done as in machine.h.
+ */
+int source_machine(struct source *source, struct sandbox *sb, const struct buf *env, done_fn done, void *arg,
+		   struct err *err);
 
 struct fork;
 /* err->code == 0: the sandbox lives. fork is already free. */

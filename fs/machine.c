@@ -18,6 +18,7 @@ enum {
 	QUIESCE_MS =
 		1000, /* a guest that answers does so in one round trip; one that does not is paused anyway */
 	RESUME_MS = 10000,
+	RESIZE_MS = 30000, /* a guest that shrinks moves pages, and may have to write some out */
 };
 
 static void step_begin(struct sandbox *sb, done_fn done, void *arg)
@@ -375,6 +376,28 @@ void machine_resume(struct sandbox *sb, bool long_pause, done_fn done, void *arg
 {
 	step_begin(sb, done, arg);
 	sb->obj.fs->engine->resume(sb->vm, long_pause ? on_resumed_later : on_resumed_at_once, sb);
+}
+
+/* ---- resize */
+
+static void on_resized(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	if (!sb->vm)
+		return;
+	if (!err->code) {
+		sb->machine.memory = sb->task.want.memory;
+		sb->machine.cpus = sb->task.want.cpus;
+	}
+	step_end(sb, err);
+}
+
+void machine_resize(struct sandbox *sb, const struct machine *want, done_fn done, void *arg)
+{
+	step_begin(sb, done, arg);
+	sb->task.want = *want;
+	agent_resize(sb->agent, want->cpus, want->memory, RESIZE_MS, on_resized, sb);
 }
 
 /* ---- stop */

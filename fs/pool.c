@@ -27,7 +27,6 @@ struct ready {
 	struct stock *stock;
 	struct vm *vm;
 	struct layer *disk;
-	bool prepared;
 };
 
 static void refill(void *arg);
@@ -131,14 +130,11 @@ void pool_drop(struct fs *fs)
 		stock_free(stock);
 }
 
+/* The machine may be somebody's by now: this is only the moment to prepare the next one. */
 static void on_prepared(void *arg, const struct err *err)
 {
-	struct ready *ready = arg;
-	struct fs *fs = ready->stock->fs;
-
-	ready->prepared = true;
 	if (!err->code)
-		schedule(fs); /* the next one */
+		schedule(arg);
 	else
 		log_warn("cannot keep a machine ready: %s", err->text);
 }
@@ -163,7 +159,7 @@ static void prepare(struct stock *stock)
 	ready->stock = stock;
 	if (layer_overlay(fs->store, stock->template->disk, &ready->disk, &err) ||
 	    fs->engine->prepare(&fs->env, stock->template, layer_path(ready->disk), &events, ready,
-				on_prepared, ready, &ready->vm, &err)) {
+				on_prepared, fs, &ready->vm, &err)) {
 		log_warn("cannot keep a machine ready: %s", err.text);
 		layer_unref(ready->disk);
 		free(ready);

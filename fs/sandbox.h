@@ -22,7 +22,8 @@ struct task {
 	const char *verb; /* NULL: none under way */
 	done_fn done;
 	void *arg;
-	struct timer timer; /* the task's own limit */
+	struct timer timer;  /* the task's own limit */
+	struct machine want; /* of a resize under way */
 	/* The step of machine.c that it waits for. */
 	done_fn step;
 	void *step_arg;

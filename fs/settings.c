@@ -210,18 +210,17 @@ void overrides_release(struct overrides *overrides)
 	buf_release(&overrides->env);
 }
 
-int overrides_check_fork(const struct overrides *overrides, const struct machine *machine, struct err *err)
+int overrides_apply(const struct machine *want, struct machine *machine, struct err *err)
 {
-	const struct machine *want = &overrides->machine;
+	struct machine result = *machine;
+	int rc;
 
-	if (want->memory && want->memory != machine->memory)
-		return err_set(err, -ERANGE,
-			       "memory: %" PRIu64 "M asked for; forks of this machine have %" PRIu64
-			       "M (its memory_max is %" PRIu64 "M)",
-			       want->memory >> 20, machine->memory >> 20, machine->memory_max >> 20);
-	if (want->cpus && want->cpus != machine->cpus)
-		return err_set(err, -ERANGE,
-			       "cpus: %u asked for; forks of this machine have %u (its cpus_max is %u)",
-			       want->cpus, machine->cpus, machine->cpus_max);
-	return 0;
+	if (want->memory)
+		result.memory = want->memory;
+	if (want->cpus)
+		result.cpus = want->cpus;
+	rc = machine_check(&result, err);
+	if (!rc)
+		*machine = result;
+	return rc;
 }

@@ -45,7 +45,7 @@ struct overrides {
 /* words ends with NULL. image, memory_max and cpus_max are only taken where `fresh`. */
 int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err);
 void overrides_release(struct overrides *overrides);
-/* Can a fork of this machine be as asked for? */
-int overrides_check_fork(const struct overrides *overrides, const struct machine *machine, struct err *err);
+/* Change *machine to what is asked for, within its maxima: -ERANGE with the numbers. */
+int overrides_apply(const struct machine *want, struct machine *machine, struct err *err);
 
 #endif

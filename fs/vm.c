@@ -13,6 +13,7 @@
 #include "fs/info.h"
 #include "fs/job.h"
 #include "fs/machine.h"
+#include "fs/rollback.h"
 #include "fs/snapshot.h"
 
 static const struct err ok;
@@ -218,6 +219,8 @@ static const struct verb verbs[] = {
 	{ "snapshot", "[NAME]", "capture all of it; stays paused. With a name: saved when this returns", 0, 1,
 	  UP, 0, verb_snapshot },
 	{ "checkpoint", "[NAME]", "a snapshot that goes on running", 0, 1, UP, 0, verb_checkpoint },
+	{ "rollback", "SNAPSHOT", "put an earlier state back; the present one is kept as a snapshot", 1, 1,
+	  UP, 0, rollback_verb },
 	{ "fork", "W [k=v ...]", "make sandbox W, a running copy; or N PREFIX [k=v ...]: N of them", 1,
 	  CTL_WORDS, UP | DOWN, 0, fork_verb },
 	{ 0 },
@@ -267,27 +270,50 @@ static int image_store(struct object *obj, const char *text, size_t n, struct er
 	return sandbox_set_image(sb, text, err);
 }
 
-/* key: which of the four; `fixed`: not once it was started. */
-static int machine_store(struct object *obj, const char *key, bool fixed, const char *text, struct err *err)
+/* memory_max and cpus_max. */
+static int maximum_store(struct object *obj, const char *key, const char *text, struct err *err)
 {
 	struct sandbox *sb = sandbox_of(obj);
 	struct machine machine = sb->machine;
 	int rc;
 
-	if (fixed && (has_machine(sb) || sb->state != SANDBOX_CREATED))
+	if (has_machine(sb) || sb->state != SANDBOX_CREATED)
 		return err_set(err, -EBUSY, "%s is fixed once the sandbox was started", key);
 	rc = machine_set(&machine, key, text, err);
 	if (!rc)
 		rc = machine_check(&machine, err);
-	if (!rc && has_machine(sb) && memcmp(&machine, &sb->machine, sizeof(machine)) != 0)
-		rc = err_set(err, -ERANGE,
-			     "%s: cannot change while %s has a machine (memory %" PRIu64
-			     "M of at most %" PRIu64 "M, cpus %u of at most %u); stop it first",
-			     key, obj->name, sb->machine.memory >> 20, sb->machine.memory_max >> 20,
-			     sb->machine.cpus, sb->machine.cpus_max);
 	if (!rc)
 		sb->machine = machine;
 	return rc;
+}
+
+/* memory and cpus, which a running guest is given at once. */
+static void setting_write(struct object *obj, const char *key, const char *text, struct request *request)
+{
+	struct sandbox *sb = sandbox_of(obj);
+	struct machine machine = sb->machine;
+	struct call *call = call_new(obj, request);
+	struct power *power;
+	struct command command;
+	struct err err = { 0 };
+
+	if (!call)
+		return;
+	if (!command_parse(text, request->size, &command, &err) && command.n != 1)
+		err_set(&err, -EINVAL, "%s: one value is expected", key);
+	if (!err.code && !machine_set(&machine, key, command.word[0], &err))
+		machine_check(&machine, &err);
+	if (!err.code && has_machine(sb) && sb->state != SANDBOX_RUNNING)
+		err_set(&err, -EAGAIN, "%s: %s is paused; resume it first", key, obj->name);
+	if (err.code || !has_machine(sb)) {
+		if (!err.code)
+			sb->machine = machine;
+		call_done(call, &err);
+		return;
+	}
+	power = power_begin(obj, key, call);
+	if (power)
+		machine_resize(sb, &machine, power_step, power);
 }
 
 static int memory_show(struct object *obj, struct buf *text, struct err *err)
@@ -297,10 +323,9 @@ static int memory_show(struct object *obj, struct buf *text, struct err *err)
 	return 0;
 }
 
-static int memory_store(struct object *obj, const char *text, size_t n, struct err *err)
+static void memory_write(struct object *obj, const char *text, struct request *request)
 {
-	(void)n;
-	return machine_store(obj, "memory", false, text, err);
+	setting_write(obj, "memory", text, request);
 }
 
 static int memory_max_show(struct object *obj, struct buf *text, struct err *err)
@@ -313,7 +338,7 @@ static int memory_max_show(struct object *obj, struct buf *text, struct err *err
 static int memory_max_store(struct object *obj, const char *text, size_t n, struct err *err)
 {
 	(void)n;
-	return machine_store(obj, "memory_max", true, text, err);
+	return maximum_store(obj, "memory_max", text, err);
 }
 
 static int cpus_show(struct object *obj, struct buf *text, struct err *err)
@@ -323,10 +348,9 @@ static int cpus_show(struct object *obj, struct buf *text, struct err *err)
 	return 0;
 }
 
-static int cpus_store(struct object *obj, const char *text, size_t n, struct err *err)
+static void cpus_write(struct object *obj, const char *text, struct request *request)
 {
-	(void)n;
-	return machine_store(obj, "cpus", false, text, err);
+	setting_write(obj, "cpus", text, request);
 }
 
 static int cpus_max_show(struct object *obj, struct buf *text, struct err *err)
@@ -339,7 +363,7 @@ static int cpus_max_show(struct object *obj, struct buf *text, struct err *err)
 static int cpus_max_store(struct object *obj, const char *text, size_t n, struct err *err)
 {
 	(void)n;
-	return machine_store(obj, "cpus_max", true, text, err);
+	return maximum_store(obj, "cpus_max", text, err);
 }
 
 static int env_show(struct object *obj, struct buf *text, struct err *err)
@@ -400,12 +424,12 @@ static const struct entry files[] = {
 	{ .name = "memory",
 	  .mode = S_IFREG | 0644,
 	  .show = memory_show,
-	  .store = memory_store,
+	  .command = memory_write,
 	  .help = "bytes; K, M and G are understood" },
 	{ .name = "cpus",
 	  .mode = S_IFREG | 0644,
 	  .show = cpus_show,
-	  .store = cpus_store,
+	  .command = cpus_write,
 	  .help = "how many" },
 	{ .name = "memory_max",
 	  .mode = S_IFREG | 0644,
