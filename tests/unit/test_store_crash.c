@@ -2,8 +2,8 @@
 /*
  * test_store_crash.c - a store survives kill -9 and a full disk
  *
- * A child saves, renames and removes snapshots as fast as it can until it is killed. Whatever the moment, the
- * next one that opens the store finds what was there before, and nothing that does not belong.
+ * A child saves, imports, compacts, renames and removes as fast as it can until it is killed. Whatever the
+ * moment, the next one that opens the store finds what was there before, and nothing that does not belong.
  */
 #include <errno.h>
 #include <sched.h>
@@ -16,19 +16,62 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "snap/archive.h"
+#include "snap/compact.h"
 #include "tests/unit/store_fixture.h"
 #include "tests/unit/unit.h"
 
-enum { KILLS = 25 };
+enum { KILLS = 50 };
 
-/* What goes on when the kill comes: a save with a parent, a save without one, a name that moves, one that
- * goes. */
+/* An archive of "kept", in memory. */
+static int export_kept(struct store *store)
+{
+	struct progress progress = { 0 };
+	int fd = memfd_new("archive", 0);
+	struct err err = { 0 };
+	struct export *work;
+
+	CHECK(fd >= 0);
+	CHECK(!archive_export_begin(store, "kept", NULL, &progress, &work, &err));
+	CHECK(!archive_export_end(work, archive_export_run(work, fd), &err));
+	return fd;
+}
+
+static void import_once(struct store *store, int fd)
+{
+	struct progress progress = { 0 };
+	struct err err = { 0 };
+	struct import *work;
+
+	if (archive_import_begin(store, "imported", &progress, &work, &err))
+		return; /* the last one came through */
+	CHECK(lseek(fd, 0, SEEK_SET) == 0);
+	CHECK(!archive_import_end(work, archive_import_run(work, fd), &err));
+}
+
+static void compact_once(struct store *store)
+{
+	struct progress progress = { 0 };
+	struct compact *work = NULL;
+	struct err err = { 0 };
+
+	CHECK(!compact_begin(store, 2, &progress, &work, &err));
+	if (work)
+		CHECK(!compact_end(work, compact_run(work), &err));
+	compact_settle(store);
+}
+
+/* What goes on when the kill comes: saves with a parent and without one, an import, a merge of layers; a name
+ * that moves, names that go. */
 static void busy(void)
 {
 	struct store *store;
 	struct err err = { 0 };
 
+	int archive;
+
 	CHECK(!store_open(dir, &store, &err));
+	archive = export_kept(store);
 	for (;;) {
 		struct template *template;
 		struct layer *overlay;
@@ -43,6 +86,9 @@ static void busy(void)
 		}
 		if (!save(store, "alone", "", template))
 			CHECK(!snapshot_remove(store, "alone", &err));
+		compact_once(store);
+		import_once(store, archive);
+		snapshot_remove(store, "imported", &err);
 		snapshot_remove(store, "next", &err);
 		snapshot_remove(store, "alone", &err);
 		template_unref(template);
@@ -58,7 +104,7 @@ static void check_one(void *arg, const char *name)
 		fprintf(stderr, "%s: %s\n", name, err.text);
 	CHECK(!rc);
 	CHECK(!strcmp(name, "kept") || !strcmp(name, "next") || !strcmp(name, "moved") ||
-	      !strcmp(name, "alone"));
+	      !strcmp(name, "alone") || !strcmp(name, "imported"));
 }
 
 static void remove_one(struct store *store, const char *name)
@@ -84,7 +130,7 @@ static void kill_9_at_any_moment(void)
 	store_close(store);
 	srand(1);
 	for (int i = 0; i < KILLS; i++) {
-		struct timespec wait = { .tv_nsec = rand() % 400000000 };
+		struct timespec wait = { .tv_nsec = rand() % 500000000 };
 		pid_t pid = fork();
 		uint64_t freed = 0;
 		int status;
@@ -109,6 +155,7 @@ static void kill_9_at_any_moment(void)
 	remove_one(store, "next");
 	remove_one(store, "moved");
 	remove_one(store, "alone");
+	remove_one(store, "imported");
 	store = reopen(store);
 	/* Of "kept": an object of three files, the image's layer and its own, each with sums. */
 	CHECK(count_files("objects") == 3 && count_files("layers") == 2 && count_files("sums") == 2);
