@@ -121,7 +121,7 @@ check: all unit
 demo: all
 	$(Q)examples/demo
 
-bench: all
+bench: all $(B)/manual/ramimage
 	$(Q)tests/bench
 
 lab:

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ramimage.c - how fast a RAM image is written and read, without the filesystem
+ *
+ *   ramimage FILE RAW [RUNS]
+ *
+ * FILE is objects/ID/ram of a snapshot without a parent. Its content goes to RAW, so that other programs can
+ * be timed on the same bytes. Then it is saved and loaded RUNS times; each run prints a line "save MS load
+ * MS", in milliseconds.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "snap/io.h"
+#include "snap/ramimage.h"
+#include "util/loop.h"
+
+static int fail(const char *what, const struct err *err)
+{
+	fprintf(stderr, "ramimage: %s: %s\n", what, err->text);
+	return 1;
+}
+
+static int load(int fd, const char *name, int *ret_memfd, uint64_t *ret_size, struct err *err)
+{
+	struct ramimage_files files = { .fd = fd, .name = name };
+	struct ramimage image;
+	int rc = ramimage_open(fd, name, &image, err);
+
+	if (rc)
+		return rc;
+	if (image.nsources)
+		rc = err_set(err, -1, "refers to other snapshots");
+	else
+		rc = ramimage_read(&image, &files, NULL, ret_memfd, err);
+	*ret_size = image.size;
+	ramimage_release(&image);
+	return rc;
+}
+
+static int copy_out(int memfd, uint64_t size, const char *path)
+{
+	int out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	static char block[1 << 20];
+	int rc = out < 0 ? -1 : 0;
+
+	for (uint64_t at = 0; !rc && at < size; at += sizeof(block)) {
+		size_t n = size - at < sizeof(block) ? (size_t)(size - at) : sizeof(block);
+
+		rc = pread_all(memfd, block, n, at);
+		if (!rc)
+			rc = pwrite_all(out, block, n, at);
+	}
+	if (out >= 0)
+		close(out);
+	return rc;
+}
+
+/* One save and load of what is in memfd. */
+static int run(int memfd, uint64_t size, const char *path, struct err *err)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), again = -1;
+	uint64_t start = now_mono_ns(), saved, loaded;
+	struct ramimage image;
+	int rc;
+
+	if (fd < 0)
+		return err_set(err, -1, "cannot create %s", path);
+	rc = ramimage_write(memfd, size, NULL, NULL, fd, NULL, &image, err);
+	saved = now_mono_ns();
+	if (!rc) {
+		ramimage_release(&image);
+		rc = load(fd, path, &again, &size, err);
+	}
+	loaded = now_mono_ns();
+	if (!rc) {
+		printf("save %.3f load %.3f\n", (double)(saved - start) / 1e6,
+		       (double)(loaded - saved) / 1e6);
+		close(again);
+	}
+	close(fd);
+	unlink(path);
+	return rc;
+}
+
+int main(int argc, char **argv)
+{
+	struct err err = { 0 };
+	char path[4096];
+	int fd, memfd;
+	uint64_t size;
+
+	if (argc < 3 || argc > 4) {
+		fprintf(stderr, "usage: ramimage FILE RAW [RUNS]\n");
+		return 2;
+	}
+	fd = open(argv[1], O_RDONLY | O_CLOEXEC);
+	if (fd < 0) {
+		perror(argv[1]);
+		return 1;
+	}
+	if (load(fd, argv[1], &memfd, &size, &err))
+		return fail(argv[1], &err);
+	if (copy_out(memfd, size, argv[2])) {
+		perror(argv[2]);
+		return 1;
+	}
+	snprintf(path, sizeof(path), "%s.sbx", argv[2]);
+	for (int i = argc > 3 ? atoi(argv[3]) : 1; i > 0; i--)
+		if (run(memfd, size, path, &err))
+			return fail(path, &err);
+	return 0;
+}
