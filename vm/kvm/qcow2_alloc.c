@@ -187,6 +187,7 @@ int refs_load(struct qfile *file, struct err *err)
 	int rc;
 
 	refs->block_bits = file->cluster_bits - 1;
+	refs->fresh = clusters_of(file, file->file_size);
 	rc = load_table(file, &table, &n, err);
 	if (!table)
 		return rc;
@@ -214,6 +215,13 @@ out:
 
 /* ---- growing */
 
+/* n clusters are about to be written. */
+static void not_fresh(struct refs *refs, uint64_t cluster, uint64_t n)
+{
+	if (refs->fresh < cluster + n)
+		refs->fresh = cluster + n;
+}
+
 /* Write new block b: the counts are set already. */
 static int write_block(const struct qfile *file, uint64_t b)
 {
@@ -231,6 +239,7 @@ static int add_block(struct qfile *file)
 	rc = resize(file, b + 1);
 	if (rc)
 		return rc;
+	not_fresh(refs, first, 1);
 	refs->table[b] = offset;
 	refs->count[first] = 1;
 	refs->meta[first] = true;
@@ -268,6 +277,7 @@ static int grow_table(struct qfile *file)
 	rc = resize(file, b + nblocks);
 	if (rc)
 		goto out;
+	not_fresh(refs, first, nblocks + clusters);
 	for (i = 0; i < nblocks + clusters; i++) {
 		refs->count[first + i] = 1;
 		refs->meta[first + i] = true;
@@ -299,7 +309,8 @@ out:
 
 /* ---- giving out and taking back */
 
-int refs_alloc(struct qfile *file, uint64_t n, bool meta, uint64_t *ret_cluster, uint64_t *ret_n)
+int refs_alloc(struct qfile *file, uint64_t n, bool meta, uint64_t *ret_cluster, uint64_t *ret_n,
+	       bool *ret_fresh)
 {
 	struct refs *refs = &file->refs;
 	uint64_t first, got, i;
@@ -309,7 +320,7 @@ int refs_alloc(struct qfile *file, uint64_t n, bool meta, uint64_t *ret_cluster,
 		refs->hint++;
 	if (refs->hint == covered(refs)) {
 		rc = refs->nblocks < table_entries(file) ? add_block(file) : grow_table(file);
-		return rc ? rc : refs_alloc(file, n, meta, ret_cluster, ret_n);
+		return rc ? rc : refs_alloc(file, n, meta, ret_cluster, ret_n, ret_fresh);
 	}
 	first = refs->hint;
 	for (got = 0; got < n && first + got < covered(refs) && !refs->count[first + got]; got++) {
@@ -325,6 +336,8 @@ int refs_alloc(struct qfile *file, uint64_t n, bool meta, uint64_t *ret_cluster,
 		return rc;
 	}
 	refs->hint = first + got;
+	*ret_fresh = first >= refs->fresh;
+	not_fresh(refs, first, got);
 	*ret_cluster = first;
 	*ret_n = got;
 	return 0;

@@ -97,24 +97,28 @@ int qdisk_read(struct qdisk *disk, uint64_t offset, uint64_t len, struct cursor 
 
 /* ---- writing */
 
-/* Copy what the guest would read at `offset` to the host offset `to`. Behind the disk's end are zeroes. */
-static int copy_old(struct qdisk *disk, uint64_t offset, uint64_t len, uint64_t to)
+/*
+ * Copy what the guest would read at `offset` to the host offset `to`. Behind the disk's end are zeroes. Where
+ * the file reads as zero already, they stay a hole: most of a new cluster in a fresh file system is nothing.
+ */
+static int copy_old(struct qdisk *disk, uint64_t offset, uint64_t len, uint64_t to, bool zero_there)
 {
 	struct iovec iov = { .iov_len = len };
 	struct cursor cursor = { &iov, 0 };
 	uint64_t inside = 0;
+	const char *buf;
 	int rc;
 
 	if (!len)
 		return 0;
 	if (offset < disk->size)
 		inside = len < disk->size - offset ? len : disk->size - offset;
-	iov.iov_base = calloc(1, len);
-	if (!iov.iov_base)
+	buf = iov.iov_base = calloc(1, len);
+	if (!buf)
 		return -ENOMEM;
 	rc = read_range(disk, offset, inside, &cursor);
-	if (!rc)
-		rc = pio_write(disk->top->fd, iov.iov_base, len, to);
+	if (!rc && !(zero_there && !buf[0] && !memcmp(buf, buf + 1, len - 1)))
+		rc = pio_write(disk->top->fd, buf, len, to);
 	free(iov.iov_base);
 	return rc;
 }
@@ -142,11 +146,12 @@ static int write_new(struct qdisk *disk, uint64_t offset, uint64_t len, struct c
 	const uint64_t want = ((head + len + mask) >> top->cluster_bits);
 	struct filling filling = { .first = first };
 	uint64_t cluster, n, host, tail;
+	bool fresh;
 	int rc;
 
 	rc = qfile_need_table(top, first);
 	if (!rc)
-		rc = refs_alloc(top, qfile_same_table(top, first, want), false, &cluster, &n);
+		rc = refs_alloc(top, qfile_same_table(top, first, want), false, &cluster, &n, &fresh);
 	if (rc)
 		return rc;
 	filling.end = first + n;
@@ -157,11 +162,11 @@ static int write_new(struct qdisk *disk, uint64_t offset, uint64_t len, struct c
 	if (len > (n << top->cluster_bits) - head)
 		len = (n << top->cluster_bits) - head;
 	tail = (n << top->cluster_bits) - head - len;
-	rc = copy_old(disk, start, head, host);
+	rc = copy_old(disk, start, head, host, fresh);
 	if (!rc)
 		rc = pio_writev(top->fd, from, len, host + head);
 	if (!rc)
-		rc = copy_old(disk, offset + len, tail, host + head + len);
+		rc = copy_old(disk, offset + len, tail, host + head + len, fresh);
 
 	pthread_mutex_lock(&disk->lock);
 	if (!rc)

@@ -187,6 +187,7 @@ int qfile_need_table(struct qfile *file, uint64_t cluster)
 	const uint64_t l1_index = cluster >> l2_bits(file);
 	uint64_t old, host, n, entry, be;
 	uint8_t *table;
+	bool fresh;
 	int rc;
 
 	rc = table_offset(file, cluster, &old);
@@ -197,7 +198,7 @@ int qfile_need_table(struct qfile *file, uint64_t cluster)
 		return -ENOMEM;
 	rc = old ? pio_read(file->fd, table, cluster_size(file), old) : 0;
 	if (!rc)
-		rc = refs_alloc(file, 1, true, &host, &n);
+		rc = refs_alloc(file, 1, true, &host, &n, &fresh);
 	if (rc)
 		goto out;
 	entry = host << file->cluster_bits | QCOW2_COPIED;
