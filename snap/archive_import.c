@@ -271,8 +271,8 @@ static int receive_base(struct import *import, struct member_reader *r)
 	struct buf text = { 0 };
 	int rc = receive_text(import, r, ID_LEN, &text);
 
-	if (!rc)
-		memcpy(import->base_origin, buf_bytes(&text), text.len);
+	if (!rc && text.len == ID_LEN)
+		memcpy(import->base_origin, buf_bytes(&text), ID_LEN);
 	buf_release(&text);
 	if (rc)
 		return rc;

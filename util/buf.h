@@ -19,10 +19,10 @@ struct buf {
 };
 
 void buf_release(struct buf *buf);
-/* First byte; invalid after the next addition. */
+/* First byte; invalid after the next addition. May be NULL when there is none. */
 static inline uint8_t *buf_bytes(const struct buf *buf)
 {
-	return buf->data + buf->start;
+	return buf->data ? buf->data + buf->start : NULL;
 }
 /* Room for n more bytes at the end, to be written and then claimed with buf_grow; NULL when out of memory. */
 void *buf_reserve(struct buf *buf, size_t n);
