@@ -22,11 +22,11 @@ enum { ARCHIVE_HEADER = 24, FILE_HEADER = 88, CHUNK_HEADER = 32, STREAM_MAX = 1 
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/dev/shm/sbx-fuzz-archive-XXXXXX";
+static char root[] = "/dev/shm/sbx-fuzz-archive-XXXXXX";
 
 static void remove_dir(void)
 {
-	remove_tree_at(AT_FDCWD, dir);
+	remove_tree_at(AT_FDCWD, root);
 }
 
 static struct store *the_store(void)
@@ -34,7 +34,7 @@ static struct store *the_store(void)
 	static struct store *store;
 	struct err err;
 
-	if (!store && (!mkdtemp(dir) || atexit(remove_dir) || store_open(dir, &store, &err)))
+	if (!store && (!mkdtemp(root) || atexit(remove_dir) || store_open(root, &store, &err)))
 		abort();
 	log_threshold = LOG_ERROR;
 	return store;

@@ -19,11 +19,11 @@ enum { INPUT_MAX = 1 << 20, DISK = 4 << 20, ENTRY = 10 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/dev/shm/sbx-fuzz-chain-XXXXXX";
+static char root[] = "/dev/shm/sbx-fuzz-chain-XXXXXX";
 
 static void remove_dir(void)
 {
-	remove_tree_at(AT_FDCWD, dir);
+	remove_tree_at(AT_FDCWD, root);
 }
 
 static int layers_dir(void)
@@ -33,7 +33,7 @@ static int layers_dir(void)
 
 	if (fd >= 0)
 		return fd;
-	if (!mkdtemp(dir) || atexit(remove_dir))
+	if (!mkdtemp(root) || atexit(remove_dir))
 		abort();
 	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	bottom = openat(fd, BOTTOM, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
