@@ -9,7 +9,7 @@
 #include "util/buf.h"
 
 /* Best first. */
-const struct engine *const engines[] = { &engine_qemu, NULL };
+const struct engine *const engines[] = { &engine_kvm, &engine_qemu, NULL };
 
 static const struct engine *select_named(const struct engine_env *env, const char *name, char *how,
 					 size_t how_size, struct err *err)

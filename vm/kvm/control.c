@@ -41,9 +41,9 @@ static void reply(struct server *server, enum control_type type, int code, const
 	}
 }
 
-static void reply_done(struct server *server, const struct err *err)
+static void reply_err(struct server *server, enum control_type type, const struct err *err)
 {
-	reply(server, CONTROL_DONE, err->code, err->text, NULL, 0);
+	reply(server, type, err->code, err->code ? err->text : "", NULL, 0);
 }
 
 static void on_ended(void *arg, bool clean, const char *why)
@@ -61,10 +61,10 @@ static void on_captured(void *arg, const struct err *err, int ram_fd, int state_
 
 	server->capture = NULL;
 	if (err->code) {
-		reply_done(server, err);
+		reply_err(server, CONTROL_CAPTURED, err);
 		return;
 	}
-	reply(server, CONTROL_DONE, 0, "", fds, 2);
+	reply(server, CONTROL_CAPTURED, 0, "", fds, 2);
 	close(ram_fd);
 	close(state_fd);
 }
@@ -78,7 +78,7 @@ static void capture(struct server *server, const char *next_disk)
 	else
 		capture_start(server->vmm, next_disk, on_captured, server, &server->capture, &err);
 	if (err.code)
-		reply_done(server, &err);
+		reply_err(server, CONTROL_CAPTURED, &err);
 	else
 		reply(server, CONTROL_FROZEN, 0, "", NULL, 0);
 }
@@ -99,8 +99,9 @@ static void serve(struct server *server, const struct control_request *request, 
 			vmm_run(vmm, &err);
 		break;
 	case CONTROL_LOAD:
-		if (!vmm_load(vmm, fds[0], fds[1], disk, &err))
-			fds[0] = -1;
+		vmm_load(vmm, fds[0], fds[1], disk, &err);
+		if (vmm->memory.template_fd == fds[0])
+			fds[0] = -1; /* the machine's */
 		break;
 	case CONTROL_RUN:
 		vmm_run(vmm, &err);
@@ -114,7 +115,7 @@ static void serve(struct server *server, const struct control_request *request, 
 	default:
 		err_set(&err, -EPROTO, "unknown request %u", request->type);
 	}
-	reply_done(server, &err);
+	reply_err(server, CONTROL_DONE, &err);
 }
 
 static void on_request(void *arg, uint32_t events)

@@ -35,6 +35,7 @@ enum control_type {
 	CONTROL_STOP,
 	CONTROL_CAPTURE,
 	CONTROL_FROZEN,
+	CONTROL_CAPTURED,
 	CONTROL_DONE,
 	CONTROL_ENDED,
 };
@@ -50,7 +51,7 @@ struct control_request {
 
 struct control_reply {
 	uint32_t type;
-	int32_t code;            /* DONE: 0 or a negative errno. ENDED: 0 if the guest wanted it */
+	int32_t code;            /* DONE, CAPTURED: 0 or a negative errno. ENDED: 0 if the guest wanted it */
 	char text[ERR_TEXT_MAX]; /* the sentence, if code is not 0, and of ENDED */
 };
 

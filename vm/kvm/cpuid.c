@@ -135,10 +135,14 @@ int cpuid_supported(int kvm_fd, bool tsc_deadline, struct kvm_cpuid2 **ret, stru
 			*at(entry, hidden[i].reg) &= ~hidden[i].bits;
 	}
 	entry = find(cpuid, 1, 0);
-	/* Depends on the irqchip, so KVM_GET_SUPPORTED_CPUID leaves it out (Documentation/virt/kvm/api.rst).
-	 */
-	if (entry && tsc_deadline)
-		entry->ecx |= BIT(24);
+	if (entry) {
+		/* "There is a hypervisor": guests look for kvmclock only then, and older KVMs leave it to us.
+		 */
+		entry->ecx |= BIT(31);
+		/* Depends on the irqchip, so KVM never lists it (Documentation/virt/kvm/api.rst). */
+		if (tsc_deadline)
+			entry->ecx |= BIT(24);
+	}
 	*ret = cpuid;
 	return 0;
 }

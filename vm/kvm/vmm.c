@@ -123,35 +123,47 @@ void vmm_free(struct vmm *vmm)
 	free(vmm);
 }
 
+static int begin_filling(struct vmm *vmm, struct err *err)
+{
+	if (vmm->content != VMM_EMPTY)
+		return err_set(err, -EBUSY, "the machine has been started already");
+	vmm->content = VMM_BROKEN;
+	return 0;
+}
+
 int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err)
 {
 	uint64_t entry;
-	int rc;
+	int rc = begin_filling(vmm, err);
 
-	if (vmm->filled)
-		return err_set(err, -EBUSY, "the machine has been started already");
-	vmm->filled = true;
-	rc = guest_memory_map_zero(&vmm->memory, err);
+	if (!rc)
+		rc = guest_memory_map_zero(&vmm->memory, err);
 	if (!rc)
 		rc = boot_load(&vmm->memory, boot->kernel, boot->initrd, boot->cmdline, &entry, err);
 	if (!rc)
 		rc = acpi_write(&vmm->memory, vmm->ncpus, err);
 	if (!rc)
 		rc = devices_add(vmm, boot->disk, err);
-	return rc ? rc : boot_set_registers(vmm->vcpus[0].fd, entry, err);
+	if (!rc)
+		rc = boot_set_registers(vmm->vcpus[0].fd, entry, err);
+	if (!rc)
+		vmm->content = VMM_FULL;
+	return rc;
 }
 
 int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, const char *disk, struct err *err)
 {
-	int rc;
+	int rc = begin_filling(vmm, err);
 
-	if (vmm->filled)
-		return err_set(err, -EBUSY, "the machine has been started already");
-	vmm->filled = true;
-	rc = guest_memory_map_template(&vmm->memory, ram_fd, err);
+	if (!rc)
+		rc = guest_memory_map_template(&vmm->memory, ram_fd, err);
 	if (!rc)
 		rc = devices_add(vmm, disk, err);
-	return rc ? rc : state_load(vmm, state_fd, err);
+	if (!rc)
+		rc = state_load(vmm, state_fd, err);
+	if (!rc)
+		vmm->content = VMM_FULL;
+	return rc;
 }
 
 int vmm_run(struct vmm *vmm, struct err *err)
@@ -160,8 +172,8 @@ int vmm_run(struct vmm *vmm, struct err *err)
 
 	if (vmm->running || vmm->ended)
 		return 0;
-	if (!vmm->filled)
-		return err_set(err, -EBUSY, "the machine is empty");
+	if (vmm->content != VMM_FULL)
+		return err_set(err, -EBUSY, "there is nothing to run");
 	if (vmm->clock_held) {
 		/*
 		 * Before any vCPU runs, or it would see the clock jump. Without flags: KVM would otherwise

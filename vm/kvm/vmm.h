@@ -79,8 +79,8 @@ struct vmm {
 	struct qcow2 *disk; /* NULL: none */
 	struct virtio_mmio virtio[VIRTIO_SLOTS];
 
-	bool filled;  /* booted or loaded */
-	bool running; /* vCPUs are to run */
+	enum { VMM_EMPTY, VMM_BROKEN, VMM_FULL } content; /* BROKEN: filling it has failed, or is not done */
+	bool running;                                     /* vCPUs are to run */
 	bool quit, ended;
 	unsigned standing;           /* vCPUs that stand */
 	pthread_cond_t go, stands;   /* running or quit changed; standing changed */
@@ -97,8 +97,8 @@ struct vmm_boot {
 	const char *disk;                      /* a qcow2 file, or NULL */
 };
 int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err);
-/* Become a fork: RAM and state of a capture, and a disk. ram_fd is taken over on success, state_fd is not.
- * A failure leaves a machine that can only be freed. */
+/* Become a fork: RAM and state of a capture, and a disk. state_fd stays the caller's; ram_fd is the machine's
+ * from the moment it is mapped (memory.template_fd). A failure leaves a machine that can only be freed. */
 int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, const char *disk, struct err *err);
 
 /* Let the vCPUs run; stop them, and drain the disk. Both may be repeated. */
