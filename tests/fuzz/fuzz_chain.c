@@ -35,7 +35,7 @@ static int layers_dir(void)
 		return fd;
 	if (!mkdtemp(root) || atexit(remove_dir))
 		abort();
-	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	bottom = openat(fd, BOTTOM, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (bottom < 0 || ftruncate(bottom, DISK))
 		abort();
