@@ -48,6 +48,7 @@ struct job {
 	uint32_t code;
 	struct err err; /* why it failed */
 	unsigned tell;
+	int early; /* a signal for a command that has not begun */
 
 	int in_fd;
 	struct buf in;
@@ -91,15 +92,30 @@ static void stdin_break(struct job *job)
 	}
 }
 
-static void job_signal(const struct job *job, int signal)
+/* Before the command begins its group may not exist, and the signal would be lost. */
+static void job_signal(struct job *job, int signal)
 {
-	if (job->pid && !job->group_gone)
+	if (job->status >= 0) {
+		if (job->early != SIGKILL)
+			job->early = signal;
+	} else if (job->pid && !job->group_gone) {
 		kill(-job->pid, signal);
+	}
+}
+
+/* End it, wherever it is. What a command that has ended left in the background goes on, as it does when a
+ * shell ends. */
+static void job_end(const struct job *job)
+{
+	if (!job->pid || job->reaped)
+		return;
+	kill(job->pid, SIGKILL);
+	kill(-job->pid, SIGKILL);
 }
 
 static void job_free(struct guest *guest, struct job *job)
 {
-	job_signal(job, SIGKILL);
+	job_end(job);
 	close_fd(&job->status);
 	close_fd(&job->out[0].fd);
 	close_fd(&job->out[1].fd);
@@ -197,6 +213,8 @@ static void job_status_ready(struct job *job)
 		return;
 	}
 	job->tell |= TELL_STARTED;
+	if (job->early)
+		job_signal(job, job->early);
 }
 
 void guest_jobs_reaped(struct guest *guest, pid_t pid, int status)

@@ -84,7 +84,7 @@ enum frame_type {
 	F_JOB_EXIT,   /* G: u8 how (0 exited, 1 signaled), u32 code. stdout may go on: a child may hold it */
 	F_JOB_KILL,   /* H: u32 signal, to the job's process group */
 	F_JOB_RESIZE, /* H: u16 rows, u16 columns */
-	F_JOB_FORGET, /* H: kill what is left of it, drop its streams */
+	F_JOB_FORGET, /* H: kill its command, drop its streams; what an ended one left behind goes on */
 	F_JOB_LIST,   /* H: tag in id; asked after ATTACH of a fork */
 	F_JOB_INFO,   /* G: tag in id; struct job_info as job_info_put writes it, one frame a job */
 	F_JOB_LIST_END, /* G: tag in id */
