@@ -150,19 +150,16 @@ static void wait_read(struct file *file, uint64_t offset, bool nonblock, struct 
 	struct buf text = { 0 };
 	size_t n;
 
-	(void)offset;
 	if (job->phase != JOB_ENDED) {
 		if (nonblock)
 			request_err(request, -EAGAIN);
 		else
 			list_add(&job->waiting, &request->link);
-		file->shown = true;
 		return;
 	}
 	status_show(file->obj, &text, NULL);
-	n = file->shown ? 0 : text.len;
-	file->shown = true;
-	request_data(request, n ? buf_bytes(&text) : NULL, n < request->size ? n : request->size);
+	n = offset < text.len ? text.len - offset : 0;
+	request_data(request, n ? buf_bytes(&text) + offset : NULL, n < request->size ? n : request->size);
 	buf_release(&text);
 }
 

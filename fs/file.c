@@ -32,7 +32,7 @@ uint64_t file_size(struct object *obj, const struct entry *entry, struct err *er
 	uint64_t size = 0;
 
 	if (entry->stream)
-		return entry->stream->size ? entry->stream->size(obj) : COSTLY_SIZE;
+		return entry->stream->size ? entry->stream->size(obj) : STREAM_SIZE;
 	if (entry->flags & ENTRY_COSTLY)
 		return COSTLY_SIZE;
 	if (entry->show && !entry->show(obj, &text, err))
@@ -145,6 +145,16 @@ void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fu
 	(void)ino;
 	if (file->obj->gone) {
 		fuse_reply_err(req, ENODEV);
+		return;
+	}
+	/*
+	 * sendfile(2), which busybox cat tries first, reads through the page cache even where direct_io is
+	 * set: pages at offsets, which a stream has none of. Such a read has no owner, a direct one has
+	 * (fuse_send_read in Linux' fs/fuse/file.c). Refused, cat goes on with read(2); it does not even ask
+	 * where its position is at st_size or above.
+	 */
+	if (entry->stream && !entry->stream->seekable && !fi->lock_owner) {
+		fuse_reply_err(req, EINVAL);
 		return;
 	}
 	if (entry->stream && entry->stream->read) {

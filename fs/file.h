@@ -6,9 +6,10 @@
 #include "fs/tree.h"
 
 enum {
-	/* What stat says of a file whose text is dear to make (/proc of every VMM), and of a stream. Not 0,
-	 * for busybox cat reads nothing from a file of size 0. */
+	/* What stat says of a file whose text is dear to make (/proc of every VMM). Not 0, for busybox cat
+	 * reads nothing from a file of size 0. */
 	COSTLY_SIZE = 4096,
+	STREAM_SIZE = 1 << 20, /* and of a stream: see file_read */
 	WRITE_MAX = CTL_MAX,
 };
 

@@ -114,7 +114,8 @@ void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret)
 	ret->st_atim = ret->st_mtim = ret->st_ctim;
 	if (S_ISREG(entry->mode))
 		ret->st_size = obj->gone ? 0 : (off_t)file_size(obj, entry, &err);
-	ret->st_blocks = (ret->st_size + 511) / 512;
+	if (!entry->stream)
+		ret->st_blocks = (ret->st_size + 511) / 512;
 }
 
 static double attr_timeout(const struct object *obj, const struct entry *entry)
