@@ -91,6 +91,7 @@ static void on_template(void *arg, const struct err *err)
 		source->template = template_ref(snap->template);
 		source->meta = snap->meta;
 		source->meta.env = (struct buf){ 0 };
+		source->meta.requires = (struct buf){ 0 };
 		buf_add(&source->meta.env, buf_bytes(&snap->meta.env), snap->meta.env.len);
 		snapshot_path(snap, source->path, sizeof(source->path));
 		snprintf(source->named, sizeof(source->named), "%s",

@@ -193,6 +193,7 @@ static void rename_named(struct object *dir, const char *name, struct object *to
 		tree_refuse(request, dir, &err);
 		return;
 	}
+	snapshot_name_moved(fs, name, to_name);
 	snprintf(snap->obj.name, sizeof(snap->obj.name), "%s", to_name);
 	object_changed(&snap->obj);
 	request_err(request, 0);
@@ -224,9 +225,11 @@ static int named_rmdir(struct object *dir, const char *name, struct err *err)
 	if (!snap)
 		return err_set(err, -ENOENT, "there is no snapshot %.64s", name);
 	rc = snapshot_remove(dir->fs->store, name, err);
-	if (!rc)
-		snapshot_drop(snap);
-	return rc;
+	if (rc)
+		return rc;
+	snapshot_name_moved(dir->fs, name, "");
+	snapshot_drop(snap);
+	return 0;
 }
 
 static const struct entry no_entries[] = { { 0 } };

@@ -219,6 +219,15 @@ static int run(void *arg)
 	}
 }
 
+void snapshot_name_moved(struct fs *fs, const char *from, const char *to)
+{
+	struct sandbox *sb;
+
+	list_for_each (sb, &fs->sandboxes, link)
+		if (!strcmp(sb->parent_named, from))
+			snprintf(sb->parent_named, sizeof(sb->parent_named), "%s", to);
+}
+
 /* The snapshot is a named one from now on. */
 static void publish(struct snapshot *snap, const char *name)
 {
@@ -226,6 +235,9 @@ static void publish(struct snapshot *snap, const char *name)
 	struct snapshot_meta meta;
 
 	list_del(&snap->link);
+	/* The next snapshot of the same sandbox refers to this one's memory. */
+	if (snap->source)
+		snprintf(snap->source->parent_named, sizeof(snap->source->parent_named), "%s", name);
 	snap->source = NULL;
 	snap->obj.to_root = "../../../";
 	snprintf(snap->obj.name, sizeof(snap->obj.name), "%s", name);

@@ -32,6 +32,8 @@ int snapshot_meta_of(const struct sandbox *sb, const struct template *template, 
  */
 int snapshot_new(struct sandbox *sb, struct template *template, struct snapshot **ret, struct err *err);
 void snapshot_keep(struct snapshot *snap);
+/* A named snapshot's name is another now, or "" for none: sandboxes whose memory goes back to it follow. */
+void snapshot_name_moved(struct fs *fs, const char *from, const char *to);
 /* An unnamed one, or an error's: forget it. Its forks live on. */
 void snapshot_drop(struct snapshot *snap);
 
