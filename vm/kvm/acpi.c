@@ -147,7 +147,7 @@ static uint64_t put_dsdt(struct buf *buf)
 	return table_end(buf, at);
 }
 
-static void write_rsdp(uint8_t *rsdp, uint64_t xsdt)
+static void make_rsdp(uint8_t rsdp[RSDP_SIZE], uint64_t xsdt)
 {
 	const uint32_t len = RSDP_SIZE;
 
@@ -165,7 +165,7 @@ int acpi_write(const struct guest_memory *memory, unsigned cpus, struct err *err
 {
 	struct buf buf = { 0 };
 	uint64_t dsdt, fadt, madt, xsdt;
-	uint8_t *area;
+	uint8_t rsdp[RSDP_SIZE], *area;
 	size_t at;
 	int rc = 0;
 
@@ -183,8 +183,9 @@ int acpi_write(const struct guest_memory *memory, unsigned cpus, struct err *err
 	} else if (!area || buf.len > ACPI_SIZE) {
 		rc = err_set(err, -EINVAL, "no room for the ACPI tables");
 	} else {
-		write_rsdp(buf_bytes(&buf), xsdt);
+		make_rsdp(rsdp, xsdt);
 		memcpy(area, buf_bytes(&buf), buf.len);
+		memcpy(area, rsdp, RSDP_SIZE);
 	}
 	buf_release(&buf);
 	return rc;

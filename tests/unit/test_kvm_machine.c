@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_kvm_machine.c - whole machines with hand-made guests: they run, stop, are captured and forked
+ *
+ * The guests are 64-bit code that runs from a flat identity mapping (boot.h) and talks through the serial
+ * port. They need no instruction beyond those of the first x86-64 CPUs and few of them, so the test runs
+ * wherever /dev/kvm opens, even where it interprets the guest's kernel mode.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/unit/unit.h"
+#include "vm/kvm/boot.h"
+#include "vm/kvm/capture.h"
+#include "vm/kvm/state.h"
+#include "vm/kvm/vmm.h"
+
+enum {
+	CODE = 0x100000,
+	DATA = 0x200000,
+	AP_CODE = 0x8000,
+	AP_DATA = 0xf800,
+	MEMORY = 16 << 20,
+	WAIT_MS = 20000
+};
+
+/* ---- guests */
+
+/* A blob of code between two symbols; it may not refer to its own address. */
+#define GUEST(name, text)                                                                                    \
+	extern const char guest_##name[], guest_##name##_end[];                                              \
+	__asm__(".pushsection .rodata\nguest_" #name ":\n" text "\nguest_" #name "_end:\n.popsection\n")
+
+/* Counts at two places, and puts '.' out after every step; what else is in registers stays there. */
+GUEST(count, "mov $0x200000, %ebx\n"
+	     "mov $0x1122334455667788, %r12\n"
+	     "xor %r15d, %r15d\n"
+	     "1: inc %r15\n"
+	     "mov %r15, (%rbx)\n"
+	     "mov %r15, 0x100000(%rbx)\n"
+	     "mov $0x3f8, %edx\n"
+	     "mov $'.', %al\n"
+	     "out %al, %dx\n"
+	     "jmp 1b");
+
+/* Arms the local APIC's timer, says 's', sleeps; the interrupt says 'T' and sleeps on. */
+GUEST(timer, "mov $0x80000, %esp\n"
+	     /* an interrupt gate for vector 0x40 at 0x201400, its table at 0x201000 */
+	     "lea 2f(%rip), %rax\n"
+	     "mov $0x201400, %edi\n"
+	     "mov %ax, (%rdi)\n"
+	     "movw $0x10, 2(%rdi)\n"
+	     "movw $0x8e00, 4(%rdi)\n"
+	     "shr $16, %rax\n"
+	     "mov %ax, 6(%rdi)\n"
+	     "movl $0, 8(%rdi)\n"
+	     "movl $0, 12(%rdi)\n"
+	     "mov $0x202000, %edi\n"
+	     "movw $0xfff, (%rdi)\n"
+	     "movq $0x201000, 2(%rdi)\n"
+	     "lidt (%rdi)\n"
+	     "mov $0xfee00000, %ebx\n"
+	     "movl $0x1ff, 0xf0(%rbx)\n" /* software enable */
+	     "movl $0x0b, 0x3e0(%rbx)\n" /* divide by 1 */
+	     "movl $0x40, 0x320(%rbx)\n" /* one shot, vector 0x40 */
+	     "mov $'s', %al\n"
+	     "mov $0x3f8, %edx\n"
+	     "out %al, %dx\n"
+	     "movl $400000000, 0x380(%rbx)\n" /* 0.4 s of KVM's 1 GHz bus */
+	     "sti\n"
+	     "1: hlt\n"
+	     "jmp 1b\n"
+	     "2: mov $'T', %al\n"
+	     "mov $0x3f8, %edx\n"
+	     "out %al, %dx\n"
+	     "movl $0, 0xb0(%rbx)\n" /* end of interrupt */
+	     "iretq");
+
+/* Starts the second CPU at AP_CODE, and counts. */
+GUEST(two, "mov $0xfee00000, %ebx\n"
+	   "movl $0x1ff, 0xf0(%rbx)\n"
+	   "movl $0x01000000, 0x310(%rbx)\n"
+	   "movl $0x00004500, 0x300(%rbx)\n" /* INIT */
+	   "movl $0x01000000, 0x310(%rbx)\n"
+	   "movl $0x00004608, 0x300(%rbx)\n" /* SIPI to page 8 */
+	   "mov $0x200000, %ebx\n"
+	   "1: incq (%rbx)\n"
+	   "jmp 1b");
+
+/* What it runs, in real mode: counts where the other CPU does not, and says so the first time. */
+GUEST(second, ".code16\n"
+	      "mov $0x3f8, %dx\n"
+	      "mov $'2', %al\n"
+	      "out %al, %dx\n"
+	      "xor %ax, %ax\n"
+	      "mov %ax, %ds\n"
+	      "1: incl 0xf800\n"
+	      "jmp 1b\n"
+	      ".code64\n");
+
+/* Writes to everywhere on the I/O ports until told by the power port. */
+GUEST(off, "mov $0x600, %edx\n"
+	   "mov $0x34, %al\n" /* S5 and SLP_EN */
+	   "out %al, %dx\n"
+	   "1: jmp 1b");
+
+GUEST(fault, "ud2");
+
+/* ---- machines */
+
+struct test_vm {
+	struct loop *loop;
+	struct vmm *vmm;
+	struct vmm_stats stats;
+	int console; /* what the guest says comes out here */
+	int ended;   /* -1: not yet; else whether it was clean */
+	char why[ERR_TEXT_MAX];
+};
+
+static void on_ended(void *arg, bool clean, const char *why)
+{
+	struct test_vm *vm = arg;
+
+	vm->ended = clean;
+	snprintf(vm->why, sizeof(vm->why), "%s", why);
+}
+
+static void vm_open(struct test_vm *vm, unsigned cpus)
+{
+	struct vmm_config config = { .memory = MEMORY,
+				     .cpus = cpus,
+				     .agent_fd = -1,
+				     .stats = &vm->stats,
+				     .ended = on_ended,
+				     .arg = vm };
+	struct err err = { 0 };
+	int fds[2];
+
+	memset(vm, 0, sizeof(*vm));
+	vm->ended = -1;
+	vm->loop = loop_new();
+	CHECK(vm->loop && socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
+	vm->console = fds[0];
+	config.console_fd = fds[1];
+	if (vmm_create(vm->loop, &config, &vm->vmm, &err)) {
+		fprintf(stderr, "%s\n", err.text);
+		exit(1);
+	}
+}
+
+static void vm_close(struct test_vm *vm)
+{
+	vmm_free(vm->vmm);
+	CHECK(loop_once(vm->loop, 0) == 0);
+	loop_free(vm->loop);
+	close(vm->console);
+}
+
+/* Everything vmm_boot does for a kernel, for a blob of code. */
+static void vm_fill(struct test_vm *vm, const char *code, const char *end)
+{
+	struct vmm *vmm = vm->vmm;
+	struct err err = { 0 };
+
+	CHECK(guest_memory_map_zero(&vmm->memory, &err) == 0 && devices_add(vmm, NULL, &err) == 0);
+	memcpy(guest_ptr(&vmm->memory, CODE, (uint64_t)(end - code)), code, (size_t)(end - code));
+	CHECK(boot_write_tables(&vmm->memory, &err) == 0);
+	CHECK(boot_set_registers(vmm->vcpus[0].fd, CODE, &err) == 0);
+	vmm->content = VMM_FULL;
+}
+
+static void vm_run(struct test_vm *vm)
+{
+	struct err err = { 0 };
+
+	pthread_mutex_lock(&vm->vmm->lock);
+	CHECK(vmm_run(vm->vmm, &err) == 0);
+	pthread_mutex_unlock(&vm->vmm->lock);
+}
+
+static void vm_stop(struct test_vm *vm)
+{
+	struct err err = { 0 };
+
+	pthread_mutex_lock(&vm->vmm->lock);
+	CHECK(vmm_stop(vm->vmm, &err) == 0);
+	pthread_mutex_unlock(&vm->vmm->lock);
+}
+
+/* Wait until the guest has said this character. */
+static void vm_expect(struct test_vm *vm, char want)
+{
+	struct pollfd pfd = { .fd = vm->console, .events = POLLIN };
+	char c;
+
+	do {
+		CHECK(poll(&pfd, 1, WAIT_MS) == 1);
+		CHECK(read(vm->console, &c, 1) == 1);
+	} while (c != want);
+}
+
+static void vm_silence(struct test_vm *vm)
+{
+	char chunk[4096];
+
+	while (read(vm->console, chunk, sizeof(chunk)) > 0)
+		;
+}
+
+static uint64_t vm_word(const struct test_vm *vm, uint64_t gpa)
+{
+	uint64_t v;
+
+	memcpy(&v, guest_ptr(&vm->vmm->memory, gpa, sizeof(v)), sizeof(v));
+	return v;
+}
+
+struct captured {
+	bool done;
+	struct err err;
+	int ram_fd, state_fd;
+};
+
+static void on_captured(void *arg, const struct err *err, int ram_fd, int state_fd)
+{
+	*(struct captured *)arg = (struct captured){ true, *err, ram_fd, state_fd };
+}
+
+/* Capture a stopped machine, which runs again before its RAM is copied. */
+static struct captured vm_capture(struct test_vm *vm)
+{
+	struct captured captured = { .done = false };
+	struct capture *capture;
+	struct err err = { 0 };
+
+	pthread_mutex_lock(&vm->vmm->lock);
+	CHECK(capture_start(vm->vmm, NULL, on_captured, &captured, &capture, &err) == 0);
+	CHECK(vmm_run(vm->vmm, &err) == 0);
+	pthread_mutex_unlock(&vm->vmm->lock);
+	while (!captured.done)
+		CHECK(loop_once(vm->loop, WAIT_MS) == 0);
+	CHECK(captured.err.code == 0);
+	return captured;
+}
+
+static void vm_fork(struct test_vm *vm, unsigned cpus, const struct captured *captured)
+{
+	struct err err = { 0 };
+
+	vm_open(vm, cpus);
+	if (vmm_load(vm->vmm, dup(captured->ram_fd), captured->state_fd, NULL, &err)) {
+		fprintf(stderr, "%s\n", err.text);
+		exit(1);
+	}
+}
+
+static struct kvm_regs vm_regs(const struct test_vm *vm)
+{
+	struct kvm_regs regs;
+
+	CHECK(ioctl(vm->vmm->vcpus[0].fd, KVM_GET_REGS, &regs) == 0);
+	return regs;
+}
+
+static void captured_close(struct captured *captured)
+{
+	close(captured->ram_fd);
+	close(captured->state_fd);
+}
+
+/* ---- tests */
+
+static void a_guest_runs_and_stops_and_runs(void)
+{
+	struct test_vm vm;
+	uint64_t before;
+
+	vm_open(&vm, 1);
+	vm_fill(&vm, guest_count, guest_count_end);
+	vm_run(&vm);
+	vm_run(&vm); /* again: nothing changes */
+	vm_expect(&vm, '.');
+	vm_stop(&vm);
+	vm_stop(&vm);
+	vm_silence(&vm);
+	before = vm_word(&vm, DATA);
+	CHECK(before > 0 && vm.stats.exits > 0);
+	CHECK(vm_word(&vm, DATA) == before);
+	vm_run(&vm);
+	vm_expect(&vm, '.');
+	vm_stop(&vm);
+	CHECK(vm_word(&vm, DATA) > before);
+	vm_close(&vm);
+}
+
+static void set_xmm7(struct test_vm *vm)
+{
+	/* The layout of XSAVE (Intel SDM volume 1, 13.4): XMM7 is at 272, the bitmap of parts in use at 512.
+	 */
+	static union {
+		struct kvm_xsave head;
+		uint8_t bytes[65536]; /* KVM reads what its XSAVE2 size says */
+	} xsave;
+
+	CHECK(ioctl(vm->vmm->vcpus[0].fd, KVM_GET_XSAVE, &xsave) == 0);
+	memset(xsave.bytes + 272, 0x5a, 16);
+	xsave.bytes[512] |= 3; /* x87 and SSE */
+	CHECK(ioctl(vm->vmm->vcpus[0].fd, KVM_SET_XSAVE, &xsave) == 0);
+}
+
+static void registers_and_memory_survive(void)
+{
+	struct test_vm source, fork, second;
+	struct captured first_capture, second_capture;
+	struct kvm_regs regs, forked;
+	struct kvm_fpu fpu, forked_fpu;
+	uint64_t count;
+
+	vm_open(&source, 1);
+	vm_fill(&source, guest_count, guest_count_end);
+	/* Set from here: a KVM that interprets kernel mode knows no vector instructions. */
+	set_xmm7(&source);
+	vm_run(&source);
+	vm_expect(&source, '.');
+	vm_stop(&source);
+	vm_silence(&source);
+	regs = vm_regs(&source);
+	CHECK(ioctl(source.vmm->vcpus[0].fd, KVM_GET_FPU, &fpu) == 0);
+	count = vm_word(&source, DATA);
+	first_capture = vm_capture(&source);
+	/* It has run on, perhaps through all the time that the copy took. */
+	vm_expect(&source, '.');
+	vm_stop(&source);
+	CHECK(vm_word(&source, DATA) > count);
+
+	vm_fork(&fork, 1, &first_capture);
+	forked = vm_regs(&fork);
+	CHECK(!memcmp(&forked, &regs, sizeof(regs)));
+	CHECK(vm_word(&fork, DATA) == count && forked.r12 == 0x1122334455667788);
+	CHECK(ioctl(fork.vmm->vcpus[0].fd, KVM_GET_FPU, &forked_fpu) == 0);
+	CHECK(!memcmp(forked_fpu.xmm, fpu.xmm, sizeof(fpu.xmm)) && fpu.xmm[7][15] == 0x5a);
+	vm_run(&fork);
+	vm_expect(&fork, '.');
+	vm_stop(&fork);
+	CHECK(vm_word(&fork, DATA) > count);
+
+	/* The second generation: what the fork wrote, and what it left to the template. */
+	vm_silence(&fork);
+	count = vm_word(&fork, DATA);
+	second_capture = vm_capture(&fork);
+	vm_fork(&second, 1, &second_capture);
+	CHECK(vm_word(&second, DATA) == count);
+	CHECK(!memcmp(guest_ptr(&second.vmm->memory, CODE, 16), guest_count, 16));
+	vm_run(&second);
+	vm_expect(&second, '.');
+	vm_stop(&second);
+	CHECK(vm_word(&second, DATA) > count);
+
+	vm_close(&second);
+	vm_close(&fork);
+	vm_close(&source);
+	captured_close(&first_capture);
+	captured_close(&second_capture);
+}
+
+static void zero_pages_are_holes(void)
+{
+	struct test_vm vm;
+	struct captured captured;
+	struct stat st;
+
+	vm_open(&vm, 1);
+	vm_fill(&vm, guest_count, guest_count_end);
+	/* Touched, and zero again. */
+	memset(guest_ptr(&vm.vmm->memory, 8 << 20, 4 << 20), 1, 4 << 20);
+	memset(guest_ptr(&vm.vmm->memory, 8 << 20, 4 << 20), 0, 4 << 20);
+	vm_run(&vm);
+	vm_expect(&vm, '.');
+	vm_stop(&vm);
+	captured = vm_capture(&vm);
+	CHECK(fstat(captured.ram_fd, &st) == 0 && st.st_size == MEMORY);
+	CHECK(st.st_blocks * 512 <= 64 * 4096);
+	CHECK((fcntl(captured.ram_fd, F_GET_SEALS) & F_SEAL_WRITE) && fcntl(captured.state_fd, F_GET_SEALS));
+	captured_close(&captured);
+	vm_close(&vm);
+}
+
+static void a_timer_fires_in_every_fork(void)
+{
+	struct test_vm source, fork;
+	struct captured captured;
+
+	vm_open(&source, 1);
+	vm_fill(&source, guest_timer, guest_timer_end);
+	vm_run(&source);
+	vm_expect(&source, 's');
+	vm_stop(&source); /* armed, and asleep or about to be */
+	captured = vm_capture(&source);
+	vm_expect(&source, 'T');
+	vm_fork(&fork, 1, &captured);
+	vm_run(&fork);
+	vm_expect(&fork, 'T');
+	CHECK(source.ended < 0 && fork.ended < 0);
+	vm_close(&fork);
+	vm_close(&source);
+	captured_close(&captured);
+}
+
+/* Until the guest has written there again. */
+static void vm_expect_change(struct test_vm *vm, uint64_t gpa, uint64_t from)
+{
+	const uint64_t deadline = now_mono_ns() + WAIT_MS * 1000000ull;
+
+	while (vm_word(vm, gpa) == from) {
+		CHECK(now_mono_ns() < deadline);
+		sched_yield();
+	}
+}
+
+static void two_cpus_survive(void)
+{
+	struct test_vm source, fork;
+	struct captured captured;
+	uint64_t first, second;
+
+	vm_open(&source, 2);
+	vm_fill(&source, guest_two, guest_two_end);
+	memcpy(guest_ptr(&source.vmm->memory, AP_CODE, 256), guest_second,
+	       (size_t)(guest_second_end - guest_second));
+	vm_run(&source);
+	vm_expect(&source, '2');
+	vm_stop(&source);
+	first = vm_word(&source, DATA);
+	second = vm_word(&source, AP_DATA);
+	captured = vm_capture(&source);
+	vm_expect_change(&source, DATA, first);
+	vm_expect_change(&source, AP_DATA, second);
+	vm_fork(&fork, 2, &captured);
+	CHECK(vm_word(&fork, DATA) == first && vm_word(&fork, AP_DATA) == second);
+	vm_run(&fork);
+	vm_expect_change(&fork, DATA, first);
+	vm_expect_change(&fork, AP_DATA, second);
+	vm_close(&fork);
+	vm_close(&source);
+	captured_close(&captured);
+}
+
+static void loop_until_end(struct test_vm *vm)
+{
+	while (vm->ended < 0)
+		CHECK(loop_once(vm->loop, 10) == 0);
+}
+
+static void the_end_of_a_guest_is_told(void)
+{
+	struct test_vm vm;
+
+	vm_open(&vm, 1);
+	vm_fill(&vm, guest_off, guest_off_end);
+	vm_run(&vm);
+	loop_until_end(&vm);
+	CHECK(vm.ended == 1 && !strcmp(vm.why, "the guest powered off"));
+	vm_close(&vm);
+
+	vm_open(&vm, 1);
+	vm_fill(&vm, guest_fault, guest_fault_end);
+	vm_run(&vm);
+	loop_until_end(&vm);
+	CHECK(vm.ended == 0 && *vm.why);
+	vm_close(&vm);
+}
+
+static void an_empty_machine_does_not_run(void)
+{
+	struct test_vm vm;
+	struct err err = { 0 };
+	const struct vmm_boot boot = { .kernel = "/dev/null", .cmdline = "" };
+
+	vm_open(&vm, 1);
+	CHECK(vmm_run(vm.vmm, &err) == -EBUSY);
+	CHECK(vmm_boot(vm.vmm, &boot, &err) == -EINVAL);
+	CHECK(vmm_run(vm.vmm, &err) == -EBUSY);
+	CHECK(vmm_boot(vm.vmm, &boot, &err) == -EBUSY);
+	vm_close(&vm);
+}
+
+/* Load these bytes into a fresh machine. */
+static int load_bytes(const uint8_t *bytes, size_t n, unsigned cpus, struct err *err)
+{
+	struct test_vm vm;
+	struct reader reader = reader_init(bytes, n);
+	int rc;
+
+	vm_open(&vm, cpus);
+	CHECK(guest_memory_map_zero(&vm.vmm->memory, err) == 0 && devices_add(vm.vmm, NULL, err) == 0);
+	rc = state_parse(vm.vmm, &reader, err);
+	vm_close(&vm);
+	return rc;
+}
+
+static void hostile_states_are_refused(void)
+{
+	struct test_vm vm;
+	struct buf buf = { 0 };
+	struct err err = { 0 };
+	uint8_t *bytes;
+	size_t i;
+
+	vm_open(&vm, 1);
+	vm_fill(&vm, guest_count, guest_count_end);
+	vm_run(&vm);
+	vm_expect(&vm, '.');
+	vm_stop(&vm);
+	CHECK(state_save(vm.vmm, &buf, &err) == 0);
+	vm_close(&vm);
+	bytes = buf_bytes(&buf);
+
+	CHECK(load_bytes(bytes, buf.len, 1, &err) == 0);
+	CHECK(load_bytes(bytes, buf.len, 2, &err) == -EINVAL && strstr(err.text, "CPUs"));
+	for (i = 0; i < buf.len; i += i < 64 ? 1 : 977)
+		CHECK(load_bytes(bytes, i, 1, &err) == -EINVAL);
+	bytes[8]++; /* version */
+	CHECK(load_bytes(bytes, buf.len, 1, &err) == -EINVAL && strstr(err.text, "format 2"));
+	bytes[8]--;
+	/* A length in the middle that goes past the end. */
+	memset(bytes + 16, 0xff, 4);
+	CHECK(load_bytes(bytes, buf.len, 1, &err) == -EINVAL && strstr(err.text, "cut short"));
+	buf_release(&buf);
+}
+
+int main(void)
+{
+	if (access("/dev/kvm", R_OK | W_OK) < 0) {
+		printf("skipped: no /dev/kvm\n");
+		return 0;
+	}
+	TEST(an_empty_machine_does_not_run);
+	TEST(a_guest_runs_and_stops_and_runs);
+	TEST(registers_and_memory_survive);
+	TEST(zero_pages_are_holes);
+	TEST(a_timer_fires_in_every_fork);
+	TEST(two_cpus_survive);
+	TEST(the_end_of_a_guest_is_told);
+	TEST(hostile_states_are_refused);
+	return 0;
+}
