@@ -20,6 +20,7 @@
 
 #include "snap/io.h"
 #include "snap/qcow2.h"
+#include "snap/qcow2_format.h"
 #include "snap/store_priv.h"
 
 struct link {
@@ -205,10 +206,10 @@ static int resolve(struct chain *chain, uint64_t cluster, struct link **ret_link
 			return rc;
 		if (entry & QCOW2_COMPRESSED)
 			return err_set(err, -EINVAL, "layer %s has compressed clusters", link->file);
-		*ret_offset = entry & QCOW2_ZERO ? 0 : entry & QCOW2_OFFSET;
+		*ret_offset = entry & QCOW2_ZERO_FLAG ? 0 : entry & QCOW2_OFFSET;
 		if (*ret_offset % QCOW2_CLUSTER || *ret_offset > link->file_size)
 			return err_set(err, -EINVAL, "a cluster of layer %s is out of place", link->file);
-		if (*ret_offset || entry & QCOW2_ZERO)
+		if (*ret_offset || entry & QCOW2_ZERO_FLAG)
 			return 0;
 	}
 	*ret_link = NULL;

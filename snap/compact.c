@@ -28,6 +28,7 @@
 #include "snap/chain.h"
 #include "snap/io.h"
 #include "snap/qcow2.h"
+#include "snap/qcow2_format.h"
 #include "snap/store_priv.h"
 #include "snap/sums.h"
 #include "util/log.h"
@@ -180,7 +181,7 @@ static int put_cluster(struct merge *merge, uint64_t cluster, uint64_t *ret_entr
 	size_t n = left < QCOW2_CLUSTER ? (size_t)left : QCOW2_CLUSTER;
 	int rc = chain_map(merge->chain, cluster, &merge->compact->err);
 
-	*ret_entry = rc == CHAIN_ZERO ? htobe64(QCOW2_ZERO) : 0;
+	*ret_entry = rc == CHAIN_ZERO ? htobe64(QCOW2_ZERO_FLAG) : 0;
 	if (rc != CHAIN_DATA)
 		return rc < 0 ? rc : 0;
 	rc = chain_read(merge->chain, merge->block, n, offset, &merge->compact->err);

@@ -22,47 +22,22 @@
 #include <unistd.h>
 
 #include "snap/io.h"
-
-#define QCOW2_MAGIC 0x514649fbu              /* "QFI\xfb" */
-#define QCOW2_EXT_BACKING_FORMAT 0xe2792acau /* header extension: u32 type, u32 length, padded to 8 bytes */
+#include "snap/qcow2_format.h"
 
 enum {
 	REFTABLE_CLUSTER = 1,
 	REFBLOCK_CLUSTER = 2,
 	L1_CLUSTER = 3,
 	CLUSTERS = 4,
-	REFCOUNT_ORDER = 4,      /* 1 << 4 bits */
-	INCOMPAT_DIRTY = 1 << 0, /* refcounts may be stale; readers need none */
-};
-
-struct header {
-	uint32_t magic, version;
-	uint64_t backing_offset;
-	uint32_t backing_size;
-	uint32_t cluster_bits;
-	uint64_t size;
-	uint32_t crypt_method;
-	uint32_t l1_size; /* entries */
-	uint64_t l1_offset;
-	uint64_t reftable_offset;
-	uint32_t reftable_clusters;
-	uint32_t nb_snapshots;
-	uint64_t snapshots_offset;
-	uint64_t incompatible, compatible, autoclear;
-	uint32_t refcount_order;
-	uint32_t header_length;
-};
-_Static_assert(sizeof(struct header) == 104, "as on disk");
-
-struct extension {
-	uint32_t type, len;
+	REFCOUNT_ORDER = 4, /* 1 << 4 bits */
 };
 
 int qcow2_write_header(int fd, const struct qcow2_layout *layout, struct err *err)
 {
 	const size_t name_len = strlen(layout->backing), format_len = strlen(layout->backing_format);
-	const struct extension format = { htobe32(QCOW2_EXT_BACKING_FORMAT), htobe32((uint32_t)format_len) };
-	struct header header = {
+	const struct qcow2_extension format = { htobe32(QCOW2_EXT_BACKING_FORMAT),
+						htobe32((uint32_t)format_len) };
+	struct qcow2_header header = {
 		.magic = htobe32(QCOW2_MAGIC),
 		.version = htobe32(3),
 		.backing_size = htobe32((uint32_t)name_len),
@@ -73,7 +48,7 @@ int qcow2_write_header(int fd, const struct qcow2_layout *layout, struct err *er
 		.reftable_offset = htobe64(layout->reftable_offset),
 		.reftable_clusters = htobe32(layout->reftable_clusters),
 		.refcount_order = htobe32(REFCOUNT_ORDER),
-		.header_length = htobe32(sizeof(struct header)),
+		.header_length = htobe32(sizeof(struct qcow2_header)),
 	};
 	uint8_t head[512] = { 0 };
 	size_t at = sizeof(header);
@@ -88,7 +63,7 @@ int qcow2_write_header(int fd, const struct qcow2_layout *layout, struct err *er
 	at += sizeof(format);
 	memcpy(head + at, layout->backing_format, format_len);
 	at += 8;
-	at += sizeof(struct extension); /* the end: type and length zero */
+	at += sizeof(struct qcow2_extension); /* the end: type and length zero */
 	header.backing_offset = htobe64(at);
 	memcpy(head + at, layout->backing, name_len);
 	memcpy(head, &header, sizeof(header));
@@ -139,7 +114,7 @@ static bool bare_name(const char *name)
 static int find_format(const uint8_t *data, size_t at, size_t end, char *ret, size_t ret_size,
 		       struct err *err)
 {
-	struct extension ext;
+	struct qcow2_extension ext;
 
 	while (end - at >= sizeof(ext)) {
 		memcpy(&ext, data + at, sizeof(ext));
@@ -169,7 +144,7 @@ int qcow2_read_header(int fd, struct qcow2_info *ret, struct err *err)
 	uint8_t head[4096] = { 0 };
 	uint64_t name_at, end;
 	uint32_t name_len, header_len;
-	struct header header;
+	struct qcow2_header header;
 	ssize_t n = pread(fd, head, sizeof(head), 0);
 	int rc;
 
@@ -183,7 +158,7 @@ int qcow2_read_header(int fd, struct qcow2_info *ret, struct err *err)
 	if (be32toh(header.version) != 3 || be32toh(header.cluster_bits) != QCOW2_CLUSTER_BITS ||
 	    header.crypt_method || header.nb_snapshots || be32toh(header.refcount_order) != REFCOUNT_ORDER)
 		return err_set(err, -EINVAL, "not a plain qcow2 file of version 3 with 64 KiB clusters");
-	if (be64toh(header.incompatible) & ~(uint64_t)INCOMPAT_DIRTY)
+	if (be64toh(header.incompatible) & ~(uint64_t)QCOW2_INCOMPAT_DIRTY)
 		return err_set(err, -EINVAL, "qcow2 features %#llx are not supported",
 			       (unsigned long long)be64toh(header.incompatible));
 	info.size = be64toh(header.size);

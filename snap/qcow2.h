@@ -36,12 +36,6 @@ struct qcow2_info {
 enum { QCOW2_L2_ENTRIES = QCOW2_CLUSTER / 8 };
 #define QCOW2_L1_ENTRIES(size) (((size) + (512ull << 20) - 1) / (512ull << 20))
 
-/* L1 and L2 entries */
-#define QCOW2_OFFSET 0x00fffffffffffe00ull
-#define QCOW2_COPIED (1ull << 63)     /* the refcount of what it points at is 1 */
-#define QCOW2_COMPRESSED (1ull << 62) /* L2 only */
-#define QCOW2_ZERO (1ull << 0)        /* L2 only: reads as zero, whatever it points at */
-
 /*
  * Write an empty overlay of `size` bytes (a multiple of 512) on the file `backing` into the empty file fd.
  * Nothing is synced.

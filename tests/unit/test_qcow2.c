@@ -20,7 +20,7 @@
 #include "tests/unit/unit.h"
 #include "util/loop.h"
 #include "vm/kvm/qcow2.h"
-#include "vm/kvm/qcow2_format.h"
+#include "snap/qcow2_format.h"
 
 static char dir[] = "/tmp/sbx-qcow2-XXXXXX";
 static struct loop *loop;

@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vm/kvm/qcow2_format.h"
+#include "snap/qcow2_format.h"
 
 /* A refcount is 16 bits. */
 static uint64_t block_entries(const struct qfile *file)

@@ -13,8 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "snap/qcow2_format.h"
 #include "util/log.h"
-#include "vm/kvm/qcow2_format.h"
 
 /* An L2 table is one cluster of 8-byte entries. */
 static unsigned l2_bits(const struct qfile *file)

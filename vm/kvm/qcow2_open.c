@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "vm/kvm/qcow2_format.h"
+#include "snap/qcow2_format.h"
 
 enum {
 	CLUSTER_BITS_MIN = 9,

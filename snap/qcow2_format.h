@@ -2,8 +2,8 @@
 /*
  * qcow2_format.h - what a qcow2 file holds (QEMU, docs/interop/qcow2.txt); all numbers are big-endian
  */
-#ifndef SBX_VM_KVM_QCOW2_FORMAT_H
-#define SBX_VM_KVM_QCOW2_FORMAT_H
+#ifndef SBX_SNAP_QCOW2_FORMAT_H
+#define SBX_SNAP_QCOW2_FORMAT_H
 
 #include <stdint.h>
 
@@ -29,14 +29,17 @@ _Static_assert(sizeof(struct qcow2_header) == 104, "as on disk");
 #define QCOW2_MAGIC 0x514649fbu /* "QFI\xfb" */
 
 enum {
-	QCOW2_INCOMPAT_DIRTY = 1 << 0,
+	QCOW2_INCOMPAT_DIRTY = 1 << 0, /* refcounts may be stale; readers need none */
 	QCOW2_INCOMPAT_CORRUPT = 1 << 1,
 	QCOW2_INCOMPAT_DATA_FILE = 1 << 2,
 	QCOW2_INCOMPAT_COMPRESSION = 1 << 3,
 	QCOW2_INCOMPAT_EXTL2 = 1 << 4,
 };
 
-/* Header extensions follow the header: type and length, then data padded to 8 bytes; type 0 ends them. */
+/* Header extensions follow the header, their data padded to 8 bytes; type 0 ends them. */
+struct qcow2_extension {
+	uint32_t type, len;
+};
 #define QCOW2_EXT_BACKING_FORMAT 0xe2792acau
 
 /* L1 and L2 entries */
