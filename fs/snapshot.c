@@ -191,10 +191,15 @@ void snapshots_cancel(struct fs *fs)
 
 int snapshot_read_meta(struct snapshot *snap, struct err *err)
 {
-	if (snap->has_meta)
+	struct snapshot_meta meta;
+
+	if (snap->has_meta && (snap->source || snap->obj.gone))
 		return 0;
-	if (!snap->damage.code &&
-	    !snapshot_get(snap->obj.fs->store, snap->obj.name, &snap->meta, &snap->damage)) {
+	/* A named one is read anew: what it owns, and its parent's name, change with the others. */
+	if (!snap->damage.code && !snapshot_get(snap->obj.fs->store, snap->obj.name, &meta, &snap->damage)) {
+		if (snap->has_meta)
+			snapshot_meta_release(&snap->meta);
+		snap->meta = meta;
 		snap->has_meta = true;
 		return 0;
 	}
