@@ -63,7 +63,7 @@ static int run(int memfd, uint64_t size, const char *path, struct err *err)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), again = -1;
 	uint64_t start = now_mono_ns(), saved, loaded;
-	struct ramimage image;
+	struct ramimage image = { 0 };
 	int rc;
 
 	if (fd < 0)
