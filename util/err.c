@@ -6,33 +6,31 @@
 #include <stdio.h>
 #include <string.h>
 
-int err_set(struct err *err, int code, const char *fmt, ...)
+void err_record(struct err *err, int code, const char *fmt, ...)
 {
 	va_list ap;
 
 	if (!err)
-		return code;
+		return;
 	va_start(ap, fmt);
 	err->code = code;
 	vsnprintf(err->text, sizeof(err->text), fmt, ap);
 	va_end(ap);
-	return code;
 }
 
-int err_sys(struct err *err, int code, const char *fmt, ...)
+void err_record_sys(struct err *err, int code, const char *fmt, ...)
 {
 	va_list ap;
 	size_t n;
 
 	if (!err)
-		return code;
+		return;
 	va_start(ap, fmt);
 	err->code = code;
 	vsnprintf(err->text, sizeof(err->text), fmt, ap);
 	va_end(ap);
 	n = strlen(err->text);
 	snprintf(err->text + n, sizeof(err->text) - n, ": %s", strerror(-code));
-	return code;
 }
 
 int err_prefix(struct err *err, const char *fmt, ...)

@@ -16,12 +16,27 @@ struct err {
 	char text[ERR_TEXT_MAX];
 };
 
-/* Record `code` (a negative errno) and a sentence without newline. Returns code, so that `return
- * err_set(...)` reads well. */
-int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/*
+ * Record `code` (a negative errno) and a sentence without newline. Yields code, so that `return err_set(...)`
+ * reads well; a macro, so that compilers and analyzers see that it does.
+ */
+#define err_set(err, code, ...)                                                                              \
+	({                                                                                                   \
+		const int err_code_ = (code);                                                                \
+		err_record(err, err_code_, __VA_ARGS__);                                                     \
+		err_code_;                                                                                   \
+	})
 
 /* The same, with ": " and strerror(-code) appended: for a failed system call. */
-int err_sys(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+#define err_sys(err, code, ...)                                                                              \
+	({                                                                                                   \
+		const int err_code_ = (code);                                                                \
+		err_record_sys(err, err_code_, __VA_ARGS__);                                                 \
+		err_code_;                                                                                   \
+	})
+
+void err_record(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void err_record_sys(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* Put "prefix: " before the sentence already in err; returns err's code. */
 int err_prefix(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
