@@ -455,8 +455,14 @@ static void two_cpus_survive(void)
 
 static void loop_until_end(struct test_vm *vm)
 {
-	while (vm->ended < 0)
+	bool ended = false;
+
+	while (!ended) {
 		CHECK(loop_once(vm->loop, 10) == 0);
+		pthread_mutex_lock(&vm->vmm->lock);
+		ended = vm->ended >= 0;
+		pthread_mutex_unlock(&vm->vmm->lock);
+	}
 }
 
 static void the_end_of_a_guest_is_told(void)
