@@ -30,8 +30,8 @@ PKG_LIBS = $(shell pkg-config --libs $(PKGS))
 LINK = $(CC) -pie -pthread -Wl,-z,relro,-z,now $(SANFLAGS) -o $@ $^ $(PKG_LIBS) -lm
 
 # Every program is one file with a main() and what it needs of the library.
-MAINS := fs/main.c cli/sbx.c vm/kvm/main.c vm/guest/agent.c
-LIB_SRC := $(filter-out $(MAINS),$(wildcard util/*.c snap/*.c vm/*.c vm/qemu/*.c vm/kvm/*.c vm/guest/*.c))
+MAINS := fs/main.c cli/sbx.c vm/kvm/main.c vm/browse/main.c vm/guest/agent.c
+LIB_SRC := $(filter-out $(MAINS),$(wildcard util/*.c snap/*.c vm/*.c vm/qemu/*.c vm/kvm/*.c vm/browse/*.c vm/guest/*.c))
 FS_SRC := $(filter-out $(MAINS),$(wildcard fs/*.c))
 CLI_SRC := $(filter-out $(MAINS),$(wildcard cli/*.c))
 AGENT_SRC := $(wildcard vm/guest/agent*.c) vm/guest/proto.c util/buf.c util/err.c
@@ -39,7 +39,7 @@ UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-all: $(B)/sbxfs $(B)/sbx $(B)/sbx-vmm guest
+all: $(B)/sbxfs $(B)/sbx $(B)/sbx-vmm $(B)/sbx-browse guest
 
 # ---- what the build needs of Debian
 
@@ -74,6 +74,10 @@ $(B)/sbx: $(call obj,cli/sbx.c $(CLI_SRC)) $(B)/libsbx.a
 	$(Q)$(LINK)
 
 $(B)/sbx-vmm: $(call obj,vm/kvm/main.c) $(B)/libsbx.a
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(LINK)
+
+$(B)/sbx-browse: $(call obj,vm/browse/main.c) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
 
@@ -137,7 +141,7 @@ lint: | $(DEPS)
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/sbxfs $(DESTDIR)$(PREFIX)/share/sbxfs
 	install $(B)/sbxfs $(B)/sbx $(DESTDIR)$(PREFIX)/bin
-	install $(B)/sbx-vmm $(DESTDIR)$(PREFIX)/libexec/sbxfs
+	install $(B)/sbx-vmm $(B)/sbx-browse $(DESTDIR)$(PREFIX)/libexec/sbxfs
 	install -m 644 build/guest/vmlinuz build/guest/initramfs $(DESTDIR)$(PREFIX)/share/sbxfs
 
 clean:

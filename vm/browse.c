@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/* browse.c - the files of a disk that no machine runs on: the daemon's end */
+#include "vm/browse.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vm/process.h"
+
+/* Reading a journal of a GiB comes first. */
+enum { ATTACH_MS = 20000 };
+
+struct browse {
+	struct process *process;
+	struct agent *agent;
+	int channel;
+	void (*done)(void *arg, const struct err *err); /* NULL once called */
+	void (*exited)(void *arg);
+	void *arg;
+};
+
+/* A helper has no jobs; one that a disk has taken over may say otherwise, and nobody listens. */
+static void ignore_ready(void *owner)
+{
+	(void)owner;
+}
+
+static void ignore_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid)
+{
+	(void)owner;
+	(void)job;
+	(void)err;
+	(void)reason;
+	(void)pid;
+}
+
+static void ignore_output(void *owner, uint32_t job, int stream, const void *data, size_t n)
+{
+	(void)owner;
+	(void)job;
+	(void)stream;
+	(void)data;
+	(void)n;
+}
+
+static void ignore_stdin_max(void *owner, uint32_t job, uint64_t offset)
+{
+	(void)owner;
+	(void)job;
+	(void)offset;
+}
+
+static void ignore_exit(void *owner, uint32_t job, bool signaled, uint32_t code)
+{
+	(void)owner;
+	(void)job;
+	(void)signaled;
+	(void)code;
+}
+
+static const struct agent_events events = {
+	.ready = ignore_ready,
+	.job_started = ignore_started,
+	.job_output = ignore_output,
+	.job_stdin_max = ignore_stdin_max,
+	.job_exit = ignore_exit,
+};
+
+static void on_attached(void *arg, const struct err *err)
+{
+	struct browse *browse = arg;
+	void (*done)(void *arg, const struct err *err) = browse->done;
+
+	browse->done = NULL;
+	if (done)
+		done(browse->arg, err);
+}
+
+static void on_exited(void *arg, int status)
+{
+	struct browse *browse = arg;
+
+	(void)status;
+	browse->process = NULL;
+	/* What is pending, the attach too, ends here. */
+	agent_free(browse->agent);
+	browse->agent = NULL;
+	browse->exited(browse->arg);
+}
+
+static int spawn(struct browse *browse, struct loop *loop, const char *libexec, const char *layer_path,
+		 int channel, struct err *err)
+{
+	const char *slash = strrchr(layer_path, '/');
+	char *program = NULL, *dir = NULL;
+	int rc = -ENOMEM;
+
+	if (!slash)
+		return err_set(err, -EINVAL, "%s is not the path of a layer", layer_path);
+	if (asprintf(&program, "%s/sbx-browse", libexec) < 0) {
+		program = NULL;
+		goto out;
+	}
+	dir = strndup(layer_path, (size_t)(slash - layer_path));
+	if (dir) {
+		const char *const argv[] = { program, dir, slash + 1, NULL };
+		const struct process_spec spec = {
+			.argv = argv,
+			.stdin_fd = channel,
+			.stdout_fd = -1,
+			.stderr_fd = -1,
+		};
+
+		rc = process_spawn(loop, &spec, on_exited, browse, &browse->process, err);
+	}
+out:
+	if (rc == -ENOMEM)
+		err_set(err, rc, "out of memory");
+	free(program);
+	free(dir);
+	return rc;
+}
+
+int browse_new(struct loop *loop, const char *libexec, const char *layer_path,
+	       void (*done)(void *arg, const struct err *err), void (*exited)(void *arg), void *arg,
+	       struct browse **ret, struct err *err)
+{
+	const struct identity identity = { .name = "browse", .generation = 1, .kind = ATTACH_BOOT };
+	struct browse *browse = calloc(1, sizeof(*browse));
+	int ends[2] = { -1, -1 }, rc;
+
+	if (!browse)
+		return err_set(err, -ENOMEM, "out of memory");
+	browse->channel = -1;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) {
+		rc = err_sys(err, -errno, "cannot make a channel");
+		goto fail;
+	}
+	/* Only the daemon's end must not block. */
+	browse->channel = ends[0];
+	if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0) {
+		rc = err_sys(err, -errno, "cannot make a channel");
+		goto fail;
+	}
+	rc = spawn(browse, loop, libexec, layer_path, ends[1], err);
+	if (rc)
+		goto fail;
+	close(ends[1]);
+	ends[1] = -1;
+	browse->agent = agent_new(loop, browse->channel, &events, browse);
+	if (!browse->agent) {
+		rc = err_set(err, -ENOMEM, "out of memory");
+		goto fail;
+	}
+	browse->done = done;
+	browse->exited = exited;
+	browse->arg = arg;
+	agent_attach(browse->agent, &identity, ATTACH_MS, on_attached, browse);
+	*ret = browse;
+	return 0;
+fail:
+	if (ends[1] >= 0)
+		close(ends[1]);
+	browse_free(browse);
+	return rc;
+}
+
+struct agent *browse_agent(const struct browse *browse)
+{
+	return browse->agent;
+}
+
+void browse_free(struct browse *browse)
+{
+	if (!browse)
+		return;
+	browse->done = NULL;
+	if (browse->process)
+		process_abandon(browse->process);
+	agent_free(browse->agent);
+	if (browse->channel >= 0)
+		close(browse->channel);
+	free(browse);
+}
