@@ -443,6 +443,18 @@ void snapshot_children(struct store *store, const char *name, void (*each)(void 
 			each(arg, entry->name);
 }
 
+int snapshot_disk(struct store *store, const char *name, struct layer **ret, struct err *err)
+{
+	const struct entry *entry = find(store, name, err);
+
+	if (!entry)
+		return -ENOENT;
+	if (entry->broken.code)
+		return err_set(err, entry->broken.code, "%s", entry->broken.text);
+	*ret = layer_ref(entry->disk);
+	return 0;
+}
+
 int snapshot_remove(struct store *store, const char *name, struct err *err)
 {
 	struct entry *entry = find(store, name, err);

@@ -92,6 +92,8 @@ int snapshot_get(struct store *store, const char *name, struct snapshot_meta *re
 /* Names of the snapshots whose parent it is. */
 void snapshot_children(struct store *store, const char *name, void (*each)(void *arg, const char *name),
 		       void *arg);
+/* Its disk: a reference to a frozen layer. -ENOENT, or why the snapshot cannot be used. */
+int snapshot_disk(struct store *store, const char *name, struct layer **ret, struct err *err);
 /* The name goes at once; data others need stays. -ENOENT. */
 int snapshot_remove(struct store *store, const char *name, struct err *err);
 int snapshot_rename(struct store *store, const char *from, const char *to, struct err *err); /* -EEXIST */

@@ -19,6 +19,7 @@ struct browse {
 	struct process *process;
 	struct agent *agent;
 	int channel;
+	bool ending, freed; /* callbacks are being called; browse_free was called from one */
 	void (*done)(void *arg, const struct err *err); /* NULL once called */
 	void (*exited)(void *arg);
 	void *arg;
@@ -84,13 +85,19 @@ static void on_attached(void *arg, const struct err *err)
 static void on_exited(void *arg, int status)
 {
 	struct browse *browse = arg;
+	bool unasked = !browse->done; /* otherwise done says it */
 
 	(void)status;
 	browse->process = NULL;
-	/* What is pending, the attach too, ends here. */
+	/* What is pending, the attach too, ends here; and who hears of it may have had enough. */
+	browse->ending = true;
 	agent_free(browse->agent);
 	browse->agent = NULL;
-	browse->exited(browse->arg);
+	if (unasked && !browse->freed)
+		browse->exited(browse->arg);
+	browse->ending = false;
+	if (browse->freed)
+		browse_free(browse);
 }
 
 static int spawn(struct browse *browse, struct loop *loop, const char *libexec, const char *layer_path,
@@ -180,6 +187,9 @@ void browse_free(struct browse *browse)
 	if (!browse)
 		return;
 	browse->done = NULL;
+	browse->freed = true;
+	if (browse->ending)
+		return;
 	if (browse->process)
 		process_abandon(browse->process);
 	agent_free(browse->agent);

@@ -20,7 +20,8 @@ struct browse;
 
 /*
  * Start a helper for a frozen layer. done is called once, when files can be asked for or with the reason why
- * they cannot; exited once after that, when the helper dies unasked, after which only browse_free may follow.
+ * they cannot; exited once, when the helper dies after that, and then only browse_free may follow. Both may
+ * free.
  */
 int browse_new(struct loop *loop, const char *libexec, const char *layer_path,
 	       void (*done)(void *arg, const struct err *err), void (*exited)(void *arg), void *arg,

@@ -284,6 +284,7 @@ static unsigned long block_of(const char *disk, const char *path)
  */
 static void the_journal_is_applied(const char *options)
 {
+	static const uint8_t magic[] = { 0xc0, 0x3b, 0x39, 0x98 };
 	unsigned long one, two, three;
 	struct stat before, after;
 	char path[96];
@@ -310,7 +311,7 @@ static void the_journal_is_applied(const char *options)
 
 		memset(a, 'A', sizeof(a));
 		memset(m, 'A', sizeof(m));
-		memcpy(m, "\300\073\071\230", 4);
+		memcpy(m, magic, sizeof(magic));
 		memset(t, 't', sizeof(t));
 		open_disk(RAW);
 		CHECK(file_is("/one", a, sizeof(a)));
