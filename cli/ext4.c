@@ -398,7 +398,6 @@ int ext4_xattr(struct ext4 *fs, const char *name, const void *value, size_t n, s
 
 static int run_mke2fs(const char *file, uint64_t size, struct err *err)
 {
-	extern char **environ;
 	/* Debian keeps it out of an ordinary user's PATH. */
 	static const char *const paths[] = { "/usr/sbin/mke2fs", "/sbin/mke2fs" };
 	char blocks[32];

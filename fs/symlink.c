@@ -103,10 +103,10 @@ int symlink_rewrite(const char *dir, const char *target, char *ret, size_t size)
 		memcpy(ret + n, "../", 3);
 	/* path begins with a slash, or is empty: the root */
 	if (*path)
-		strcpy(ret + n, path + 1);
+		memcpy(ret + n, path + 1, strlen(path));
 	else if (n)
 		ret[n - 1] = 0;
 	else
-		strcpy(ret, ".");
+		memcpy(ret, ".", 2);
 	return 0;
 }

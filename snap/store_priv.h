@@ -21,12 +21,12 @@ enum { LAYER_DEPTH_MAX = 512 };
 struct layer {
 	struct list link; /* in store->layers */
 	struct store *store;
-	struct layer *base; /* a reference */
+	struct layer *base;   /* a reference */
 	struct layer *former; /* a reference to its base before it was compacted, or NULL (compact.h) */
 	unsigned refs;
 	unsigned children; /* layers on it */
 	unsigned named;    /* published snapshots whose disk it is */
-	bool raw; /* of an image: only gc removes it, since an image may name it */
+	bool raw;          /* of an image: only gc removes it, since an image may name it */
 	bool frozen;
 	bool sealed;  /* on disk for good, with its checksums in sums/ */
 	bool checked; /* its content was compared with its checksums, or made in this process's life */

@@ -152,8 +152,11 @@ static void make_rsdp(uint8_t rsdp[RSDP_SIZE], uint64_t xsdt)
 	const uint32_t len = RSDP_SIZE;
 
 	memset(rsdp, 0, RSDP_SIZE);
+	/* ACPI fields are of fixed length, without a terminator.
+	 * NOLINTBEGIN(bugprone-not-null-terminated-result) */
 	memcpy(rsdp, "RSD PTR ", 8);
 	memcpy(rsdp + 9, "SBXFS", 5);
+	/* NOLINTEND(bugprone-not-null-terminated-result) */
 	rsdp[15] = 2; /* revision */
 	memcpy(rsdp + 20, &len, sizeof(len));
 	memcpy(rsdp + 24, &xsdt, sizeof(xsdt));

@@ -96,9 +96,9 @@ static int read_header(int fd, const char *path, struct setup_header *header, st
 static int load_kernel(const struct guest_memory *memory, const char *path, struct setup_header *header,
 		       struct err *err)
 {
-	uint64_t size, setup;
+	uint64_t size = 0, setup;
 	void *to;
-	int fd, rc;
+	int fd = -1, rc;
 
 	rc = open_file(path, &fd, &size, err);
 	if (rc)
@@ -130,8 +130,8 @@ static int load_initrd(const struct guest_memory *memory, const char *path, stru
 		       struct err *err)
 {
 	const uint64_t kernel_end = header->pref_address + header->init_size;
-	uint64_t size, end, at;
-	int fd, rc;
+	uint64_t size = 0, end, at;
+	int fd = -1, rc;
 
 	rc = open_file(path, &fd, &size, err);
 	if (rc)
@@ -217,7 +217,7 @@ int boot_load(const struct guest_memory *memory, const char *kernel, const char 
 		rc = boot_write_tables(memory, err);
 	if (rc)
 		return rc;
-	strcpy(cmdline_ptr, cmdline);
+	memcpy(cmdline_ptr, cmdline, strlen(cmdline) + 1);
 	write_zero_page(memory, params, &header);
 	*ret_entry = header.pref_address + ENTRY_64;
 	return 0;

@@ -191,7 +191,7 @@ static int put_path(char field[CONTROL_PATH_MAX], const char *path, struct err *
 {
 	if (strlen(path) >= CONTROL_PATH_MAX)
 		return err_set(err, -ENAMETOOLONG, "%.64s...: the path is too long", path);
-	strcpy(field, path);
+	memcpy(field, path, strlen(path) + 1);
 	return 0;
 }
 
