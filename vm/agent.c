@@ -7,6 +7,9 @@
  * finish(), whether by its answer, its timer or the end of the channel; one that fails at once ends by its
  * timer too, so that a callback never comes from inside the function that was called.
  *
+ * Between QUIESCE and UNQUIESCE or ATTACH the guest hears nothing else. What callers send meanwhile is held
+ * back, as frames, and follows with the generation that then holds.
+ *
  * Callbacks may free the agent. Only receive_and_send() goes on after one, and it looks.
  */
 #include "vm/agent.h"
@@ -54,7 +57,9 @@ struct agent {
 	void *owner;
 	struct frame_parser in;
 	struct buf out;
-	bool writing; /* the watch waits for room */
+	struct buf held; /* while `holding` */
+	bool holding;    /* the guest is quiesced */
+	bool writing;    /* the watch waits for room */
 	uint32_t generation;
 	uint32_t last_tag;
 	struct list calls;
@@ -166,18 +171,24 @@ static void write_some(struct agent *agent)
 	}
 }
 
+static bool is_control(uint16_t type)
+{
+	return type == F_ATTACH || type == F_QUIESCE || type == F_UNQUIESCE || type == F_POWEROFF;
+}
+
 static int send_frame(struct agent *agent, uint16_t type, uint32_t id, const void *payload, size_t len)
 {
-	const size_t before = agent->out.len;
+	struct buf *to = agent->holding && !is_control(type) ? &agent->held : &agent->out;
+	const size_t before = to->len;
 
 	if (agent->lost || agent->freed)
 		return -EHOSTDOWN;
 	if (len > PROTO_PAYLOAD_MAX)
 		return -E2BIG;
-	frame_put(&agent->out, type, (uint16_t)agent->generation, id, payload, len);
-	if (agent->out.failed) {
-		agent->out.len = before;
-		agent->out.failed = false;
+	frame_put(to, type, (uint16_t)agent->generation, id, payload, len);
+	if (to->failed) {
+		to->len = before;
+		to->failed = false;
 		return -ENOMEM;
 	}
 	if (agent->out.len >= DRAINED)
@@ -185,6 +196,23 @@ static int send_frame(struct agent *agent, uint16_t type, uint32_t id, const voi
 	if (!agent->writing)
 		write_some(agent);
 	return 0;
+}
+
+/* The guest listens again. */
+static void release_held(struct agent *agent)
+{
+	struct frame_parser parser = { 0 };
+	struct buf held = agent->held;
+	struct frame frame;
+
+	agent->holding = false;
+	agent->held = (struct buf){ 0 };
+	if (frame_parser_feed(&parser, buf_bytes(&held), held.len))
+		log_error("out of memory: requests to a guest are lost");
+	while (frame_parser_next(&parser, &frame))
+		(void)send_frame(agent, frame.type, frame.id, frame.payload, frame.len);
+	frame_parser_release(&parser);
+	buf_release(&held);
 }
 
 /* Send what a call asks; if that cannot be, the call fails soon. */
@@ -408,6 +436,7 @@ static void destroy(struct agent *agent)
 	watch_free(agent->watch);
 	frame_parser_release(&agent->in);
 	buf_release(&agent->out);
+	buf_release(&agent->held);
 	free(agent);
 }
 
@@ -470,7 +499,7 @@ void agent_free(struct agent *agent)
 
 size_t agent_backlog(const struct agent *agent)
 {
-	return agent->out.len;
+	return agent->out.len + agent->held.len;
 }
 
 void agent_on_drain(struct agent *agent, void (*fn)(void *owner))
@@ -525,6 +554,7 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 		fail_soon(call, rc, "the identity cannot be sent to the guest");
 	else
 		send_call(call, F_ATTACH, &payload);
+	release_held(agent);
 	if (payload.data)
 		explicit_bzero(payload.data, payload.size);
 	buf_release(&payload);
@@ -537,11 +567,13 @@ void agent_quiesce(struct agent *agent, unsigned timeout_ms, agent_done_fn done,
 
 	if (call && !agent->lost)
 		send_call(call, F_QUIESCE, &nothing);
+	agent->holding = true;
 }
 
 void agent_unquiesce(struct agent *agent)
 {
 	(void)send_frame(agent, F_UNQUIESCE, 0, NULL, 0);
+	release_held(agent);
 }
 
 void agent_poweroff(struct agent *agent)

@@ -55,7 +55,7 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 		  agent_done_fn done, void *arg);
 
 /* Empty the channel before a pause. -ETIMEDOUT: the guest does not answer, the stream may be cut
- * (identity.resync). */
+ * (identity.resync). What is asked of the agent from here on waits for agent_unquiesce or agent_attach. */
 void agent_quiesce(struct agent *agent, unsigned timeout_ms, agent_done_fn done, void *arg);
 void agent_unquiesce(struct agent *agent);
 
