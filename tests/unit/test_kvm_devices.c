@@ -378,7 +378,7 @@ static void serial_state_goes_to_a_fork(void)
 	serial_kick(&fork.serial);
 	CHECK(interrupted(&fork) && in(&fork, 2) == 0xc4);
 	for (len = 0; len < 5; len++)
-		CHECK(in(&fork, 0) == "input"[len]);
+		CHECK(in(&fork, 0) == (uint8_t) "input"[len]);
 	CHECK(in(&fork, 2) == 0xc2); /* the transmitter's interrupt may have been lost: here it is */
 	buf_release(&buf);
 	port_close(&source);
