@@ -129,7 +129,7 @@ class Shared:
         if not self.snapshot:
             vm = mount.create("prepared", cpus_max=2)
             vm.sh("echo before > /root/before; mkdir -p /root/tree && cp -r /etc /root/tree/")
-            vm.sh("(n=0; while :; do n=$((n+1)); echo $n > /run/counter; sleep 0.1; done) > /dev/null 2>&1 &")
+            vm.sh(harness.COUNTER)
             self.snapshot = vm.snapshot()
         return self.snapshot
 

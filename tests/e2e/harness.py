@@ -23,6 +23,12 @@ TOP = Path(__file__).resolve().parents[2]
 SCALE = 10 if os.environ.get("LAB") else 1
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
+# A background process of the guest that counts in memory. The file is renamed, so that it is never seen empty.
+COUNTER = """
+(n=0; while :; do n=$((n+1)); echo $n > /run/counting; mv /run/counting /run/counter; sleep 0.1; done) > /dev/null 2>&1 &
+until [ -e /run/counter ]; do sleep 0.05; done
+"""
+
 
 def limit(seconds):
     """A time limit in seconds on a machine as fast as the one the tests were written on."""
