@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fuzz_ctl.c - what users and guests write: commands, settings, environments, link targets
+ *
+ * Beside memory errors: a rewritten link never leaves the guest's root, however deep it is.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/ctl.h"
+#include "fs/settings.h"
+#include "fs/symlink.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check_link(const char *target)
+{
+	static const char dir[] = "/one/two";
+	char ret[4096];
+	const char *p;
+	int depth = 2;
+	size_t n;
+
+	if (symlink_rewrite(dir, target, ret, sizeof(ret)))
+		return;
+	if (*ret == '/')
+		abort();
+	for (p = ret; *p; p += n + (p[n] == '/')) {
+		n = strcspn(p, "/");
+		if (n == 2 && !memcmp(p, "..", 2))
+			depth--;
+		else if (n && !(n == 1 && *p == '.'))
+			depth++;
+		if (depth < 0)
+			abort();
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct machine machine = { 0 };
+	struct overrides overrides = { 0 };
+	struct buf env = { 0 };
+	struct command command;
+	char *text = malloc(size + 1);
+
+	if (!text)
+		return 0;
+	memcpy(text, data, size);
+	text[size] = 0;
+	if (!command_parse(text, size, &command, NULL)) {
+		(void)overrides_parse(command.word, true, &overrides, NULL);
+		(void)machine_set(&machine, "memory", command.word[0], NULL);
+		(void)machine_set(&machine, "cpus", command.word[0], NULL);
+		overrides_release(&overrides);
+	}
+	if (!env_check(text, size, NULL)) {
+		env_merge(&env, text, size);
+		env_merge(&env, text, size);
+		free(env_array(&env));
+		buf_release(&env);
+	}
+	check_link(text);
+	free(text);
+	return 0;
+}

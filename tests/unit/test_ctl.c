@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+/* test_ctl.c - the grammar of ctl files, settings, environments, link targets */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/ctl.h"
+#include "fs/settings.h"
+#include "fs/symlink.h"
+#include "tests/unit/unit.h"
+
+static int parse(const char *text, struct command *ret)
+{
+	struct err err;
+
+	return command_parse(text, strlen(text), ret, &err);
+}
+
+static void words_are_split(void)
+{
+	struct command c;
+
+	CHECK(!parse("fork w1 memory=1G\n", &c));
+	CHECK(c.n == 3 && !strcmp(c.word[0], "fork") && !strcmp(c.word[2], "memory=1G") && !c.word[3]);
+	CHECK(!parse("  pause \t", &c));
+	CHECK(c.n == 1 && !strcmp(c.word[0], "pause") && !c.word[1]);
+}
+
+static void one_write_is_one_line(void)
+{
+	struct command c;
+	struct err err;
+	char big[CTL_MAX + 2];
+
+	CHECK(parse("", &c) == -EINVAL);
+	CHECK(parse("\n", &c) == -EINVAL);
+	CHECK(parse("pause\nresume\n", &c) == -EINVAL);
+	CHECK(command_parse("pa\0use", 6, &c, &err) == -EINVAL);
+	memset(big, 'x', sizeof(big));
+	CHECK(!command_parse(big, CTL_MAX, &c, &err));
+	CHECK(command_parse(big, CTL_MAX + 1, &c, &err) == -E2BIG);
+	memset(big, ' ', sizeof(big));
+	for (size_t i = 0; i < CTL_MAX; i += 2)
+		big[i] = 'x';
+	CHECK(command_parse(big, CTL_MAX, &c, &err) == -EINVAL);
+}
+
+static const struct verb verbs[] = {
+	{ "start", "", "", 0, 0, 1, 0, NULL },
+	{ "fork", "W [k=v ...]", "", 1, 3, 1, 0, NULL },
+	{ 0 },
+};
+
+static void verbs_are_found(void)
+{
+	struct command c;
+	struct err err;
+
+	CHECK(!parse("start", &c) && verb_find(verbs, &c, &err) == &verbs[0]);
+	CHECK(!parse("fork w", &c) && verb_find(verbs, &c, &err) == &verbs[1]);
+	CHECK(!parse("fork", &c) && !verb_find(verbs, &c, &err) && err.code == -EINVAL);
+	CHECK(!parse("fork a b c d", &c) && !verb_find(verbs, &c, &err) && err.code == -EINVAL);
+	CHECK(!parse("star", &c) && !verb_find(verbs, &c, &err) && err.code == -EINVAL);
+	CHECK(strstr(err.text, "star"));
+}
+
+static void machines_are_checked(void)
+{
+	struct machine m = { .memory = 512u << 20, .memory_max = 1u << 30, .cpus = 1, .cpus_max = 2 };
+	struct err err;
+
+	CHECK(!machine_set(&m, "memory", "1g", &err) && m.memory == 1u << 30);
+	CHECK(!machine_check(&m, &err));
+	CHECK(!machine_set(&m, "memory", "2G", &err) && machine_check(&m, &err) == -ERANGE);
+	m.memory = 512u << 20;
+	CHECK(machine_set(&m, "memory", "1K", &err) == -ERANGE && m.memory == 512u << 20);
+	CHECK(machine_set(&m, "memory", "999999G", &err) == -ERANGE);
+	CHECK(machine_set(&m, "memory", "much", &err) == -EINVAL);
+	CHECK(machine_set(&m, "cpus", "0", &err) == -ERANGE);
+	CHECK(machine_set(&m, "cpus", "-1", &err) == -EINVAL);
+	CHECK(machine_set(&m, "cpus", "3", &err) == 0 && machine_check(&m, &err) == -ERANGE);
+	CHECK(machine_set(&m, "color", "red", &err) == -EINVAL);
+}
+
+static void environments_are_lines(void)
+{
+	struct buf env = { 0 };
+	struct err err;
+	char **array;
+
+	CHECK(!env_check("A=1\nB_2=two words\n", 18, &err));
+	CHECK(!env_check("A=", 2, &err));
+	CHECK(env_check("=x", 2, &err) == -EINVAL);
+	CHECK(env_check("1A=x", 4, &err) == -EINVAL);
+	CHECK(env_check("novalue", 7, &err) == -EINVAL);
+	CHECK(env_check("A=\0", 3, &err) == -EINVAL);
+	env_merge(&env, "A=1\nB=2", 7);
+	env_merge(&env, "A=3\nAA=4\n", 9);
+	CHECK(env.len == 13 && !memcmp(buf_bytes(&env), "A=3\nB=2\nAA=4\n", 13));
+	array = env_array(&env);
+	CHECK(array && !strcmp(array[0], "A=3") && !strcmp(array[1], "B=2") && !strcmp(array[2], "AA=4"));
+	CHECK(!array[3]);
+	free(array);
+	buf_release(&env);
+	array = env_array(&env);
+	CHECK(array && !array[0]);
+	free(array);
+}
+
+static int overrides(const char *text, bool fresh, struct overrides *ret)
+{
+	struct command c;
+	struct err err;
+	int rc;
+
+	overrides_release(ret);
+	*ret = (struct overrides){ 0 };
+	rc = parse(text, &c);
+	return rc ? rc : overrides_parse(c.word, fresh, ret, &err);
+}
+
+static void overrides_are_parsed(void)
+{
+	struct machine m = { .memory = 512u << 20, .memory_max = 1u << 30, .cpus = 1, .cpus_max = 2 };
+	struct overrides o = { 0 };
+	struct err err;
+
+	CHECK(!overrides("memory=512M cpus=1 env.A=x env.A=y", false, &o));
+	CHECK(o.machine.memory == 512u << 20 && o.env.len == 4 && !memcmp(buf_bytes(&o.env), "A=y\n", 4));
+	CHECK(!overrides_apply(&o.machine, &m, &err) && m.memory == 512u << 20);
+	CHECK(!overrides("memory=64G", false, &o) && overrides_apply(&o.machine, &m, &err) == -ERANGE);
+	CHECK(m.memory == 512u << 20 && strstr(err.text, "1024M"));
+	CHECK(!overrides("cpus=2", false, &o) && !overrides_apply(&o.machine, &m, &err));
+	CHECK(m.cpus == 2 && m.memory == 512u << 20);
+	CHECK(overrides("image=base", false, &o) == -EINVAL);
+	CHECK(!overrides("image=base memory_max=2G", true, &o));
+	CHECK(overrides("colour=red", true, &o) == -EINVAL);
+	CHECK(overrides("a-very-long-key-indeed=1", true, &o) == -EINVAL);
+	CHECK(overrides("word", true, &o) == -EINVAL);
+	CHECK(overrides("env.1=x", true, &o) == -EINVAL);
+	overrides_release(&o);
+}
+
+static void links_stay_inside(void)
+{
+	static const struct {
+		const char *dir, *target, *expect;
+	} cases[] = {
+		/* as they are */
+		{ "/root/work", "f", "f" },
+		{ "/root/work", "a/b/../c", "../../root/work/a/c" },
+		{ "/root/work", "../x", "../x" },
+		{ "/root/work", "../..", "../.." },
+		{ "/root/work", ".", "." },
+		{ "/", "etc/passwd", "etc/passwd" },
+		/* absolute */
+		{ "/root/work", "/etc/passwd", "../../etc/passwd" },
+		{ "/root/work", "/", "../.." },
+		{ "/", "/etc", "etc" },
+		{ "/", "/", "." },
+		{ "/root", "/../../etc//./x/", "../etc/x" },
+		/* too far up */
+		{ "/root/work", "../../../etc/passwd", "../../etc/passwd" },
+		{ "/root/work", "../../..", "../.." },
+		{ "/", "..", "." },
+		{ "/root/work", "x/../../../../../etc/passwd", "../../etc/passwd" },
+		{ "/root/work", "..x/...", "..x/..." },
+	};
+	char got[64];
+	size_t i;
+
+	for (i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		CHECK(!symlink_rewrite(cases[i].dir, cases[i].target, got, sizeof(got)));
+		CHECK(!strcmp(got, cases[i].expect));
+	}
+	CHECK(symlink_rewrite("/a", "/bcdef", got, 8) == -ENAMETOOLONG);
+	CHECK(symlink_rewrite("/a", "bcdefghij", got, 8) == -ENAMETOOLONG);
+}
+
+int main(void)
+{
+	TEST(words_are_split);
+	TEST(one_write_is_one_line);
+	TEST(verbs_are_found);
+	TEST(machines_are_checked);
+	TEST(environments_are_lines);
+	TEST(overrides_are_parsed);
+	TEST(links_stay_inside);
+	return 0;
+}
