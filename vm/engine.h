@@ -95,10 +95,6 @@ struct engine {
 	 * machine's present disk. Until frozen nothing may be written to the agent channel. */
 	void (*capture)(struct vm *vm, const char *next_disk, const struct vm_capture *capture);
 
-	/* Offer the guest this much of its maxima (memory by the memory device; CPUs are the agent's affair).
-	 */
-	void (*resize)(struct vm *vm, uint64_t memory, vm_done_fn done, void *arg);
-
 	/* Kill it. Returns at once, frees vm; the process is reaped in the background. NULL is allowed. */
 	void (*destroy)(struct vm *vm);
 

@@ -44,7 +44,7 @@ struct vm {
 	struct err why;         /* if dead */
 	bool loaded;            /* boot or prepare has been answered, for good or bad */
 	struct pending loading; /* of those */
-	struct pending op;      /* of start, pause, resume or resize */
+	struct pending op;      /* of start, pause or resume */
 	struct err op_err;      /* what answer_later says */
 	struct timer defer;
 	bool capturing;
@@ -342,19 +342,6 @@ static void kvm_capture(struct vm *vm, const char *next_disk, const struct vm_ca
 	}
 }
 
-static void kvm_resize(struct vm *vm, uint64_t memory, vm_done_fn done, void *arg)
-{
-	struct err err = { 0 };
-
-	vm->op = (struct pending){ done, arg };
-	if (vm->dead)
-		err = vm->why;
-	else if (memory != vm->machine.memory_max)
-		err_set(&err, -ERANGE, "this machine's memory is fixed at %" PRIu64 " MiB",
-			vm->machine.memory_max >> 20);
-	defer_answer(vm, &err);
-}
-
 static void kvm_destroy(struct vm *vm)
 {
 	if (!vm)
@@ -421,7 +408,6 @@ const struct engine engine_kvm = {
 	.pause = kvm_pause,
 	.resume = kvm_resume,
 	.capture = kvm_capture,
-	.resize = kvm_resize,
 	.destroy = kvm_destroy,
 	.agent_fd = kvm_agent_fd,
 	.console_fd = kvm_console_fd,

@@ -468,18 +468,6 @@ static void qemu_resume(struct vm *vm, vm_done_fn done, void *arg)
 		vm_command(vm, "cont", NULL, -1, on_op_reply, vm);
 }
 
-static void qemu_resize(struct vm *vm, uint64_t memory, vm_done_fn done, void *arg)
-{
-	struct err err = { 0 };
-
-	if (!begin(vm, done, arg))
-		return;
-	if (memory != vm->ram_size)
-		err_set(&err, -ERANGE, "this machine's memory is fixed at %" PRIu64 " MiB",
-			vm->ram_size >> 20);
-	defer_answer(vm, &err);
-}
-
 static void qemu_destroy(struct vm *vm)
 {
 	if (!vm)
@@ -560,7 +548,6 @@ const struct engine engine_qemu = {
 	.pause = qemu_pause,
 	.resume = qemu_resume,
 	.capture = qemu_capture,
-	.resize = qemu_resize,
 	.destroy = qemu_destroy,
 	.agent_fd = qemu_agent_fd,
 	.console_fd = qemu_console_fd,
