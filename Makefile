@@ -27,7 +27,7 @@ HARDEN := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS))
 PKG_LIBS = $(shell pkg-config --libs $(PKGS))
-LINK = $(CC) -pie -pthread -Wl,-z,relro,-z,now $(SANFLAGS) -o $@ $^ $(PKG_LIBS) -lm
+LINK = $(CC) -pie -pthread -Wl,-z,relro,-z,now,--as-needed $(SANFLAGS) -o $@ $^ $(PKG_LIBS) -lm
 
 # Every program is one file with a main() and what it needs of the library.
 MAINS := fs/main.c cli/sbx.c vm/kvm/main.c vm/browse/main.c vm/guest/agent.c
@@ -109,6 +109,11 @@ unit: $(UNIT)
 # Drivers for trying one part by hand; each says at its top what it wants.
 $(B)/manual/%: $(B)/obj/tests/manual/%.o $(B)/libsbx.a
 	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(LINK)
+
+# Forks of a hand-made guest, which any /dev/kvm can run (docs/kvm.md)
+$(B)/bench_kvm: $(call obj,tests/bench_kvm.c) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
 

@@ -39,6 +39,8 @@ enum {
 	extern const char guest_##name[], guest_##name##_end[];                                              \
 	__asm__(".pushsection .rodata\nguest_" #name ":\n" text "\nguest_" #name "_end:\n.popsection\n")
 
+#define GUEST_SIZE(name) ((size_t)((uintptr_t)name##_end - (uintptr_t)name))
+
 /* Counts at two places, and puts '.' out after every step; what else is in registers stays there. */
 GUEST(count, "mov $0x200000, %ebx\n"
 	     "mov $0x1122334455667788, %r12\n"
@@ -165,13 +167,13 @@ static void vm_close(struct test_vm *vm)
 }
 
 /* Everything vmm_boot does for a kernel, for a blob of code. */
-static void vm_fill(struct test_vm *vm, const char *code, const char *end)
+static void vm_fill(struct test_vm *vm, const char *code, size_t size)
 {
 	struct vmm *vmm = vm->vmm;
 	struct err err = { 0 };
 
 	CHECK(guest_memory_map_zero(&vmm->memory, &err) == 0 && devices_add(vmm, NULL, &err) == 0);
-	memcpy(guest_ptr(&vmm->memory, CODE, (uint64_t)(end - code)), code, (size_t)(end - code));
+	memcpy(guest_ptr(&vmm->memory, CODE, size), code, size);
 	CHECK(boot_write_tables(&vmm->memory, &err) == 0);
 	CHECK(boot_set_registers(vmm->vcpus[0].fd, CODE, &err) == 0);
 	vmm->content = VMM_FULL;
@@ -284,7 +286,7 @@ static void a_guest_runs_and_stops_and_runs(void)
 	uint64_t before;
 
 	vm_open(&vm, 1);
-	vm_fill(&vm, guest_count, guest_count_end);
+	vm_fill(&vm, guest_count, GUEST_SIZE(guest_count));
 	vm_run(&vm);
 	vm_run(&vm); /* again: nothing changes */
 	vm_expect(&vm, '.');
@@ -325,7 +327,7 @@ static void registers_and_memory_survive(void)
 	uint64_t count;
 
 	vm_open(&source, 1);
-	vm_fill(&source, guest_count, guest_count_end);
+	vm_fill(&source, guest_count, GUEST_SIZE(guest_count));
 	/* Set from here: a KVM that interprets kernel mode knows no vector instructions. */
 	set_xmm7(&source);
 	vm_run(&source);
@@ -378,7 +380,7 @@ static void zero_pages_are_holes(void)
 	struct stat st;
 
 	vm_open(&vm, 1);
-	vm_fill(&vm, guest_count, guest_count_end);
+	vm_fill(&vm, guest_count, GUEST_SIZE(guest_count));
 	/* Touched, and zero again. */
 	memset(guest_ptr(&vm.vmm->memory, 8 << 20, 4 << 20), 1, 4 << 20);
 	memset(guest_ptr(&vm.vmm->memory, 8 << 20, 4 << 20), 0, 4 << 20);
@@ -399,7 +401,7 @@ static void a_timer_fires_in_every_fork(void)
 	struct captured captured;
 
 	vm_open(&source, 1);
-	vm_fill(&source, guest_timer, guest_timer_end);
+	vm_fill(&source, guest_timer, GUEST_SIZE(guest_timer));
 	vm_run(&source);
 	vm_expect(&source, 's');
 	vm_stop(&source); /* armed, and asleep or about to be */
@@ -432,9 +434,8 @@ static void two_cpus_survive(void)
 	uint64_t first, second;
 
 	vm_open(&source, 2);
-	vm_fill(&source, guest_two, guest_two_end);
-	memcpy(guest_ptr(&source.vmm->memory, AP_CODE, 256), guest_second,
-	       (size_t)(guest_second_end - guest_second));
+	vm_fill(&source, guest_two, GUEST_SIZE(guest_two));
+	memcpy(guest_ptr(&source.vmm->memory, AP_CODE, 256), guest_second, GUEST_SIZE(guest_second));
 	vm_run(&source);
 	vm_expect(&source, '2');
 	vm_stop(&source);
@@ -470,14 +471,14 @@ static void the_end_of_a_guest_is_told(void)
 	struct test_vm vm;
 
 	vm_open(&vm, 1);
-	vm_fill(&vm, guest_off, guest_off_end);
+	vm_fill(&vm, guest_off, GUEST_SIZE(guest_off));
 	vm_run(&vm);
 	loop_until_end(&vm);
 	CHECK(vm.ended == 1 && !strcmp(vm.why, "the guest powered off"));
 	vm_close(&vm);
 
 	vm_open(&vm, 1);
-	vm_fill(&vm, guest_fault, guest_fault_end);
+	vm_fill(&vm, guest_fault, GUEST_SIZE(guest_fault));
 	vm_run(&vm);
 	loop_until_end(&vm);
 	CHECK(vm.ended == 0 && *vm.why);
@@ -521,7 +522,7 @@ static void hostile_states_are_refused(void)
 	size_t i;
 
 	vm_open(&vm, 1);
-	vm_fill(&vm, guest_count, guest_count_end);
+	vm_fill(&vm, guest_count, GUEST_SIZE(guest_count));
 	vm_run(&vm);
 	vm_expect(&vm, '.');
 	vm_stop(&vm);

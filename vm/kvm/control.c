@@ -142,11 +142,13 @@ static void on_request(void *arg, uint32_t events)
 			close(fds[i]);
 }
 
-/* Inherited descriptors are not close-on-exec and may be blocking. */
+/* Inherited descriptors are not close-on-exec and may be blocking; -1 is none. */
 static int own(int fd)
 {
-	const int flags = fcntl(fd, F_GETFL);
+	const int flags = fd < 0 ? 0 : fcntl(fd, F_GETFL);
 
+	if (fd < 0)
+		return 0;
 	return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0
 		       ? -errno
 		       : 0;

@@ -29,7 +29,7 @@ static const char usage[] =
 	"\n"
 	"Boots a machine on this terminal (Ctrl-A x ends it).\n"
 	"\n"
-	"       sbx-vmm --control FD --agent FD --console FD --stats FD --memory SIZE --cpus N\n"
+	"       sbx-vmm --control FD --stats FD [--agent FD] [--console FD] --memory SIZE --cpus N\n"
 	"\n"
 	"Serves sbxfs.\n";
 
