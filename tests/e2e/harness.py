@@ -323,31 +323,38 @@ class Mount:
         self.args = [str(self.build / "sbxfs"), "-f", "--state", str(state), "--engine", engine]
         self.args += ["--guest", str(guest), *options, str(self.path)]
         self.process = None
+        self.path.mkdir(parents=True)
 
     def __truediv__(self, name):
         return self.path / name
 
     def start(self):
-        for directory in self.path, self.runtime:
-            directory.mkdir(parents=True, exist_ok=True)
+        self.runtime.mkdir(exist_ok=True)
         self.before = children()
+        stale = self.mounted()
         env = dict(os.environ, TMPDIR=str(self.runtime), XDG_RUNTIME_DIR=str(self.runtime))
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         self.pidfd = os.pidfd_open(self.process.pid)
-        self.wait_mounted()
+        self.wait_mounted(stale)
         self.connection = os.minor(os.stat(self.path).st_dev)
         return self
 
-    def wait_mounted(self):
+    def mounted(self):
+        """The lines of /proc/self/mountinfo that are about this mount; each mount has an id of its own."""
+        with open("/proc/self/mountinfo") as mounts:
+            return {line for line in mounts if f" {self.path} " in line}
+
+    def wait_mounted(self, stale):
         with open("/proc/self/mountinfo") as mounts:
             poller = select.poll()
             poller.register(mounts, select.POLLPRI)
             poller.register(self.pidfd, select.POLLIN)
             deadline = time.monotonic() + limit(20)
             while True:
-                mounts.seek(0)
-                if f" {self.path} " in mounts.read():
+                mounts.seek(0)  # and so its next change will wake us
+                mounts.read()
+                if self.mounted() - stale:
                     return
                 assert self.process.poll() is None, f"sbxfs ended with {self.process.returncode}: {self.log}"
                 assert time.monotonic() < deadline, f"sbxfs did not mount: {self.log}"

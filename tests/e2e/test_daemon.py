@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The daemon itself: starting, ending, and being left alone by what goes wrong around it."""
+import contextlib
 import errno
 import os
 import signal
@@ -68,9 +69,10 @@ def test_end_with_open_files(own_mount):
     mount = own_mount()
     fd = os.open(mount / "README", os.O_RDONLY)
     mount.stop()
-    with pytest.raises(OSError):
+    with fails(errno.ENOTCONN):
         os.read(fd, 10)
-    os.close(fd)
+    with contextlib.suppress(OSError):
+        os.close(fd)  # FUSE asks the daemon
 
 
 def test_sigint_ends_it_too(own_mount):

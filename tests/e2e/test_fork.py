@@ -78,11 +78,8 @@ def test_clock(prepared):
 
 def test_hooks_run_before_the_first_command(prepared):
     vm = prepared.fork("origin")
-    vm.sh("""cat > /etc/sbx/fork.d/10-note <<-'X'
-        #!/bin/sh
-        echo "$SBX_NAME" >> /run/forked
-        X
-        chmod +x /etc/sbx/fork.d/10-note""")
+    (vm / "fs/etc/sbx/fork.d/10-note").write_text('#!/bin/sh\necho "$SBX_NAME" >> /run/forked\n')
+    (vm / "fs/etc/sbx/fork.d/10-note").chmod(0o755)
     assert vm.fork("w").run("cat /run/forked") == "w\n"
     assert vm.run("ls /run/forked 2>&1").startswith("ls:")
 

@@ -199,28 +199,31 @@ def test_open_files_of_a_deleted_snapshot(vm):
 # ---- a busy machine
 
 
+BUSY = """
+n=0
+while :; do
+    n=$((n+1))
+    echo $n > /root/disk.new && mv /root/disk.new /root/disk && echo $n > /run/memory.new && mv /run/memory.new /run/memory
+done
+"""
+
+
 def test_snapshots_of_a_busy_machine(vm):
     """Captured while it writes to disk and memory; every fork is consistent."""
-    vm.sh("""cat > /root/busy <<-'X'
-        n=0
-        while :; do
-            n=$((n+1))
-            echo $n > /root/disk.new && mv /root/disk.new /root/disk && echo $n > /run/memory
-        done
-        X
-        sh /root/busy > /dev/null 2>&1 &""")
+    (vm / "fs/root/busy").write_text(BUSY)
+    vm.sh("sh /root/busy > /dev/null 2>&1 &")
     vm.sh("until [ -e /run/memory ]; do sleep 0.05; done")
     last = 0
     for i in range(5):
         snap = vm.snapshot()
         vm.ctl("resume")
         fork = snap.fork(f"w{i}")
-        fork.sh("pkill -f /root/busy")
+        fork.sh("pkill -f root/bus[y]")
         disk, memory = (int(n) for n in fork.run("cat /root/disk /run/memory").split())
         assert disk - memory in (0, 1) and memory >= last
         last = memory
         fork.remove()
-    vm.sh("pkill -f /root/busy")
+    vm.sh("pkill -f root/bus[y]")
 
 
 def test_a_job_with_output_under_way(vm):
