@@ -209,6 +209,13 @@ static void vm_expect(struct test_vm *vm, char want)
 	} while (c != want);
 }
 
+/* Until guest_count has counted again: the first '.' may belong to the step it was stopped in. */
+static void vm_expect_step(struct test_vm *vm)
+{
+	vm_expect(vm, '.');
+	vm_expect(vm, '.');
+}
+
 static void vm_silence(struct test_vm *vm)
 {
 	char chunk[4096];
@@ -289,7 +296,7 @@ static void a_guest_runs_and_stops_and_runs(void)
 	vm_fill(&vm, guest_count, GUEST_SIZE(guest_count));
 	vm_run(&vm);
 	vm_run(&vm); /* again: nothing changes */
-	vm_expect(&vm, '.');
+	vm_expect_step(&vm);
 	vm_stop(&vm);
 	vm_stop(&vm);
 	vm_silence(&vm);
@@ -297,7 +304,7 @@ static void a_guest_runs_and_stops_and_runs(void)
 	CHECK(before > 0 && vm.stats.exits > 0);
 	CHECK(vm_word(&vm, DATA) == before);
 	vm_run(&vm);
-	vm_expect(&vm, '.');
+	vm_expect_step(&vm);
 	vm_stop(&vm);
 	CHECK(vm_word(&vm, DATA) > before);
 	vm_close(&vm);
@@ -331,7 +338,7 @@ static void registers_and_memory_survive(void)
 	/* Set from here: a KVM that interprets kernel mode knows no vector instructions. */
 	set_xmm7(&source);
 	vm_run(&source);
-	vm_expect(&source, '.');
+	vm_expect_step(&source);
 	vm_stop(&source);
 	vm_silence(&source);
 	regs = vm_regs(&source);
@@ -339,7 +346,7 @@ static void registers_and_memory_survive(void)
 	count = vm_word(&source, DATA);
 	first_capture = vm_capture(&source);
 	/* It has run on, perhaps through all the time that the copy took. */
-	vm_expect(&source, '.');
+	vm_expect_step(&source);
 	vm_stop(&source);
 	CHECK(vm_word(&source, DATA) > count);
 
@@ -350,7 +357,7 @@ static void registers_and_memory_survive(void)
 	CHECK(ioctl(fork.vmm->vcpus[0].fd, KVM_GET_FPU, &forked_fpu) == 0);
 	CHECK(!memcmp(forked_fpu.xmm, fpu.xmm, sizeof(fpu.xmm)) && fpu.xmm[7][15] == 0x5a);
 	vm_run(&fork);
-	vm_expect(&fork, '.');
+	vm_expect_step(&fork);
 	vm_stop(&fork);
 	CHECK(vm_word(&fork, DATA) > count);
 
@@ -362,7 +369,7 @@ static void registers_and_memory_survive(void)
 	CHECK(vm_word(&second, DATA) == count);
 	CHECK(!memcmp(guest_ptr(&second.vmm->memory, CODE, 16), guest_count, 16));
 	vm_run(&second);
-	vm_expect(&second, '.');
+	vm_expect_step(&second);
 	vm_stop(&second);
 	CHECK(vm_word(&second, DATA) > count);
 
@@ -385,7 +392,7 @@ static void zero_pages_are_holes(void)
 	memset(guest_ptr(&vm.vmm->memory, 8 << 20, 4 << 20), 1, 4 << 20);
 	memset(guest_ptr(&vm.vmm->memory, 8 << 20, 4 << 20), 0, 4 << 20);
 	vm_run(&vm);
-	vm_expect(&vm, '.');
+	vm_expect_step(&vm);
 	vm_stop(&vm);
 	captured = vm_capture(&vm);
 	CHECK(fstat(captured.ram_fd, &st) == 0 && st.st_size == MEMORY);
@@ -524,7 +531,7 @@ static void hostile_states_are_refused(void)
 	vm_open(&vm, 1);
 	vm_fill(&vm, guest_count, GUEST_SIZE(guest_count));
 	vm_run(&vm);
-	vm_expect(&vm, '.');
+	vm_expect_step(&vm);
 	vm_stop(&vm);
 	CHECK(state_save(vm.vmm, &buf, &err) == 0);
 	vm_close(&vm);

@@ -23,9 +23,9 @@ enum {
 	MSRS_MAX = 4096,  /* in a saved state */
 };
 
-struct msrs {
+union msrs {
 	struct kvm_msrs head;
-	struct kvm_msr_entry entries[MSRS_CHUNK];
+	uint8_t space[sizeof(struct kvm_msrs) + MSRS_CHUNK * sizeof(struct kvm_msr_entry)];
 };
 
 /* The fixed-size parts. A union, so that one function reads and writes all of them. */
@@ -127,7 +127,7 @@ static int save_msrs(struct vcpu *vcpu, struct buf *buf, struct err *err)
 {
 	const struct kvm_msr_list *list = vcpu->vmm->vm.msrs;
 	struct buf out = { 0 };
-	struct msrs msrs;
+	union msrs msrs;
 	uint32_t at = 0, i, n;
 	int got;
 
@@ -136,15 +136,15 @@ static int save_msrs(struct vcpu *vcpu, struct buf *buf, struct err *err)
 		memset(&msrs, 0, sizeof(msrs));
 		msrs.head.nmsrs = n;
 		for (i = 0; i < n; i++)
-			msrs.entries[i].index = list->indices[at + i];
+			msrs.head.entries[i].index = list->indices[at + i];
 		got = ioctl(vcpu->fd, KVM_GET_MSRS, &msrs);
 		if (got < 0) {
 			buf_release(&out);
 			return err_sys(err, -errno, "cannot read the MSRs of vCPU %u", vcpu->index);
 		}
 		for (i = 0; i < (uint32_t)got; i++) {
-			buf_put_u32(&out, msrs.entries[i].index);
-			buf_put_u64(&out, msrs.entries[i].data);
+			buf_put_u32(&out, msrs.head.entries[i].index);
+			buf_put_u64(&out, msrs.head.entries[i].data);
 		}
 		/* It stops at the first that this vCPU does not have, for want of the CPUID bit: skip that.
 		 */
@@ -158,21 +158,22 @@ static int save_msrs(struct vcpu *vcpu, struct buf *buf, struct err *err)
 
 static bool has_value(struct vcpu *vcpu, const struct kvm_msr_entry *want)
 {
-	struct msrs msrs = { .head.nmsrs = 1, .entries = { { .index = want->index } } };
+	union msrs msrs = { .head.nmsrs = 1 };
 
-	return ioctl(vcpu->fd, KVM_GET_MSRS, &msrs) == 1 && msrs.entries[0].data == want->data;
+	msrs.head.entries[0] = (struct kvm_msr_entry){ .index = want->index };
+	return ioctl(vcpu->fd, KVM_GET_MSRS, &msrs) == 1 && msrs.head.entries[0].data == want->data;
 }
 
 static int set_msrs(struct vcpu *vcpu, const struct kvm_msr_entry *want, uint32_t n, struct err *err)
 {
-	struct msrs msrs;
+	union msrs msrs;
 	uint32_t chunk;
 	int done;
 
 	while (n) {
 		chunk = n < MSRS_CHUNK ? n : MSRS_CHUNK;
 		msrs.head = (struct kvm_msrs){ .nmsrs = chunk };
-		memcpy(msrs.entries, want, chunk * sizeof(*want));
+		memcpy(msrs.head.entries, want, chunk * sizeof(*want));
 		done = ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
 		if (done < 0)
 			return err_sys(err, -errno, "cannot set the MSRs of vCPU %u", vcpu->index);
