@@ -98,6 +98,7 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 	}
 	fi->fh = (uintptr_t)file;
 	fi->direct_io = 1;
+	fi->noflush = 1; /* nothing to hear of at close, and an error where the daemon is gone */
 	fi->nonseekable = stream && !stream->seekable;
 	if (fuse_reply_open(req, fi))
 		file_free(file);

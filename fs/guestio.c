@@ -65,6 +65,7 @@ static struct guest_file *file_new(struct guest_node *gn, uint32_t handle, struc
 	list_add(&gn->files, &file->link);
 	fi->fh = (uintptr_t)file;
 	fi->direct_io = 1;
+	fi->noflush = 1;
 	return file;
 }
 

@@ -37,7 +37,6 @@ struct arguments {
 	bool foreground;
 	char mountpoint[PATH_MAX], state_dir[PATH_MAX];
 	char kernel[PATH_MAX + 16], initrd[PATH_MAX + 16], libexec_dir[PATH_MAX + 32];
-	char runtime[PATH_MAX];
 };
 
 static const char usage[] =
@@ -284,25 +283,6 @@ static int find_guest(struct arguments *args, struct err *err)
 	return 0;
 }
 
-static int make_runtime(struct arguments *args, struct err *err)
-{
-	const char *base = getenv("XDG_RUNTIME_DIR");
-	char dir[PATH_MAX];
-
-	if (!base || access(base, W_OK))
-		base = getenv("TMPDIR");
-	if (!base || access(base, W_OK))
-		base = "/tmp";
-	if (!realpath(base, dir) ||
-	    snprintf(args->runtime, sizeof(args->runtime), "%s/sbxfs-XXXXXX", dir) >=
-		    (int)sizeof(args->runtime) ||
-	    !mkdtemp(args->runtime)) {
-		*args->runtime = 0;
-		return err_sys(err, -errno, "cannot make a directory in %s", base);
-	}
-	return 0;
-}
-
 /* ---- to the background */
 
 /* In the child: the descriptor to say "ready" to. In the parent this does not return. */
@@ -373,15 +353,12 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	fs->loop = loop_new();
 	if (!fs->loop)
 		return err_sys(err, -errno, "cannot make an event loop");
-	rc = make_runtime(args, err);
-	if (rc)
-		return rc;
 	fs->env = (struct engine_env){
 		.loop = fs->loop,
 		.kernel = args->kernel,
 		.initrd = args->initrd,
 		.libexec = args->libexec_dir,
-		.runtime = args->runtime,
+		.runtime = "", /* all that connects us to a machine is inherited descriptors */
 	};
 	fs->engine = engine_select(&fs->env, args->engine, fs->engine_how, sizeof(fs->engine_how), err);
 	if (!fs->engine)
@@ -393,7 +370,7 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 }
 
 /* Everything that was begun ends here; safe after an fs_init that failed on the way. */
-static void fs_release(struct fs *fs, struct arguments *args)
+static void fs_release(struct fs *fs)
 {
 	struct sandbox *sb;
 	struct object *image;
@@ -416,8 +393,6 @@ static void fs_release(struct fs *fs, struct arguments *args)
 	if (fs->store)
 		store_close(fs->store);
 	loop_free(fs->loop);
-	if (*args->runtime && rmdir(args->runtime) < 0)
-		log_warn("cannot remove %s: %s", args->runtime, strerror(errno));
 }
 
 static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err *err)
@@ -436,7 +411,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	if (!rc)
 		rc = session_mount(fs, args->mountpoint, args->mount_options, &fs->session, err);
 	if (rc) {
-		fs_release(fs, args);
+		fs_release(fs);
 		return rc;
 	}
 	fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -452,7 +427,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	watch_free(watch);
 	if (fd >= 0)
 		close(fd);
-	fs_release(fs, args);
+	fs_release(fs);
 	return rc;
 }
 
