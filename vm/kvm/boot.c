@@ -139,7 +139,7 @@ static int load_initrd(const struct guest_memory *memory, const char *path, stru
 	end = guest_low_size(memory);
 	if (end > (uint64_t)header->initrd_addr_max + 1)
 		end = (uint64_t)header->initrd_addr_max + 1;
-	if (!size || size > end - kernel_end) {
+	if (!size || end < kernel_end || size > end - kernel_end) {
 		rc = err_set(err, -ENOMEM, "%s does not fit into memory", path);
 		goto out;
 	}

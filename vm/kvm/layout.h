@@ -2,7 +2,7 @@
 /*
  * layout.h - the guest's addresses and interrupt lines
  *
- * dsdt.asl says the same to the guest; test_kvm_acpi compares the two. Nothing here may change without a new
+ * dsdt.asl says the same to the guest; test_kvm_boot compares the two. Nothing here may change without a new
  * STATE_VERSION (state.h): saved machines live at these addresses.
  */
 #ifndef SBX_VM_KVM_LAYOUT_H
