@@ -7,7 +7,7 @@
  *
  *   floor      the KVM calls alone: VM, memory slot over a private mapping of the template, irqchip, vCPU,
  *              registers, one exit
- *   cold       a sbx-vmm process from vfork(2) to that exit
+ *   cold       a sbx-vmm process from posix_spawn(3) to that exit
  *   generic    a sbx-vmm process with an empty machine, given the template
  *   restored   one that has loaded it, told to run
  *   empty_call a request to such a process that does nothing: what of the above is the socket
@@ -21,6 +21,7 @@
 #include <linux/kvm.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -75,11 +76,19 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* Of sorted times. */
+static double percentile_us(const uint64_t *ns, unsigned n, unsigned percent)
+{
+	const unsigned at = n * percent / 100;
+
+	return (double)ns[at] / 1000;
+}
+
 static void report(const char *name, uint64_t *ns, unsigned n)
 {
 	qsort(ns, n, sizeof(*ns), compare);
 	printf("{\"name\": \"%s\", \"n\": %u, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f}\n", name,
-	       n, (double)ns[n / 2] / 1000, (double)ns[n * 9 / 10] / 1000, (double)ns[n * 99 / 100] / 1000);
+	       n, percentile_us(ns, n, 50), percentile_us(ns, n, 90), percentile_us(ns, n, 99));
 	fflush(stdout);
 }
 
@@ -262,7 +271,9 @@ struct child {
 static void child_start(struct child *child, const struct bench *bench)
 {
 	char program[4096], args[4][24];
-	int control[2], console[2];
+	char *const argv[] = { program, "--control", args[0], "--console", args[1], "--stats",
+			       args[2], "--memory",  args[3], "--cpus",    "1",     NULL };
+	int control[2], console[2], rc;
 
 	child->stats = memfd_create("stats", 0);
 	if (child->stats < 0 || ftruncate(child->stats, sizeof(struct vmm_stats)) < 0 ||
@@ -274,14 +285,9 @@ static void child_start(struct child *child, const struct bench *bench)
 	snprintf(args[1], sizeof(args[1]), "%d", console[1]);
 	snprintf(args[2], sizeof(args[2]), "%d", child->stats);
 	snprintf(args[3], sizeof(args[3]), "%llu", (unsigned long long)bench->memory);
-	child->pid = vfork();
-	if (child->pid < 0)
-		die("vfork: %m");
-	if (!child->pid) {
-		execl(program, program, "--control", args[0], "--console", args[1], "--stats", args[2],
-		      "--memory", args[3], "--cpus", "1", NULL);
-		_exit(127);
-	}
+	rc = posix_spawn(&child->pid, program, NULL, NULL, argv, environ);
+	if (rc)
+		die("cannot start %s: %s", program, strerror(rc));
 	close(control[1]);
 	close(console[1]);
 	child->control = control[0];

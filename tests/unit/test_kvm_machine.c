@@ -39,7 +39,7 @@ enum {
 	extern const char guest_##name[], guest_##name##_end[];                                              \
 	__asm__(".pushsection .rodata\nguest_" #name ":\n" text "\nguest_" #name "_end:\n.popsection\n")
 
-#define GUEST_SIZE(name) ((size_t)((uintptr_t)name##_end - (uintptr_t)name))
+#define GUEST_SIZE(name) ((size_t)((uintptr_t)name##_end - (uintptr_t)(name)))
 
 /* Counts at two places, and puts '.' out after every step; what else is in registers stays there. */
 GUEST(count, "mov $0x200000, %ebx\n"
