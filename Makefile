@@ -117,10 +117,21 @@ $(B)/bench_kvm: $(call obj,tests/bench_kvm.c) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
 
-build/fuzz/%: tests/fuzz/%.c $(LIB_SRC) $(FS_SRC) build/vm/kvm/dsdt.hex | $(DEPS)
+# The library once more, instrumented for libFuzzer.
+FUZZ_CC = $(CLANG) $(BASE_CFLAGS) $(PKG_CFLAGS) -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+build/fuzz/obj/%.o: %.c | $(DEPS)
 	@mkdir -p $(@D)
+	$(Q)$(FUZZ_CC) -fsanitize=fuzzer-no-link -MMD -MP -c -o $@ $<
+
+build/fuzz/obj/vm/kvm/acpi.o: build/vm/kvm/dsdt.hex
+
+build/fuzz/libsbx.a: $(patsubst %.c,build/fuzz/obj/%.o,$(LIB_SRC) $(FS_SRC))
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+build/fuzz/%: build/fuzz/obj/tests/fuzz/%.o build/fuzz/libsbx.a
 	$(if $(V),,@echo "  FUZZ  $@")
-	$(Q)$(CLANG) $(BASE_CFLAGS) $(PKG_CFLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< $(LIB_SRC) $(FS_SRC) $(PKG_LIBS) -lm
+	$(Q)$(FUZZ_CC) -fsanitize=fuzzer -o $@ $^ $(PKG_LIBS) -lm
 
 fuzz: $(FUZZ)
 
@@ -153,4 +164,7 @@ clean:
 	rm -rf build
 .PHONY: install clean
 
--include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+# Objects are kept, also those only a test needs.
+.SECONDARY:
+
+-include $(shell find $(B)/obj build/fuzz/obj -name '*.d' 2>/dev/null)
