@@ -271,8 +271,8 @@ struct child {
 static void child_start(struct child *child, const struct bench *bench)
 {
 	char program[4096], args[4][24];
-	char *const argv[] = { program, "--control", args[0], "--console", args[1], "--stats",
-			       args[2], "--memory",  args[3], "--cpus",    "1",     NULL };
+	const char *const argv[] = { program, "--control", args[0], "--console", args[1], "--stats",
+				     args[2], "--memory",  args[3], "--cpus",    "1",     NULL };
 	int control[2], console[2], rc;
 
 	child->stats = memfd_create("stats", 0);
@@ -285,7 +285,7 @@ static void child_start(struct child *child, const struct bench *bench)
 	snprintf(args[1], sizeof(args[1]), "%d", console[1]);
 	snprintf(args[2], sizeof(args[2]), "%d", child->stats);
 	snprintf(args[3], sizeof(args[3]), "%llu", (unsigned long long)bench->memory);
-	rc = posix_spawn(&child->pid, program, NULL, NULL, argv, environ);
+	rc = posix_spawn(&child->pid, program, NULL, NULL, (char *const *)argv, environ);
 	if (rc)
 		die("cannot start %s: %s", program, strerror(rc));
 	close(control[1]);
