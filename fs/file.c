@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/fs.h"
+
 static struct file *file_of(const struct fuse_file_info *fi)
 {
 	return (struct file *)(uintptr_t)fi->fh;
@@ -59,11 +61,20 @@ static void file_free(struct file *file)
 	if (file->entry->stream && file->entry->stream->release)
 		file->entry->stream->release(file);
 	list_del(&file->link);
+	list_del(&file->all);
 	if (file->poll)
 		fuse_pollhandle_destroy(file->poll);
 	buf_release(&file->text);
 	object_unref(file->obj);
 	free(file);
+}
+
+void files_close(struct fs *fs)
+{
+	struct file *file;
+
+	while ((file = list_first(&fs->files, struct file, all)))
+		file_free(file);
 }
 
 void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, struct fuse_file_info *fi)
@@ -85,12 +96,14 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 	file->entry = entry;
 	file->seen = obj->version;
 	list_init(&file->link);
+	list_add(&obj->fs->files, &file->all);
 	if (entry->flags & ENTRY_POLL)
 		list_add(&obj->files, &file->link);
 	if (stream && stream->open)
 		rc = stream->open(file, fi->flags);
 	if (rc) {
 		list_del(&file->link);
+		list_del(&file->all);
 		object_unref(obj);
 		free(file);
 		fuse_reply_err(req, -rc);

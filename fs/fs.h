@@ -36,14 +36,16 @@ struct fs {
 	struct options options;
 	struct session *session;
 
-	struct object root;    /* never gone, never freed */
-	uint64_t objects;      /* how many there ever were: the next inode number */
-	struct list nodes;     /* struct node: what the kernel knows */
-	struct list requests;  /* struct request: those that wait */
-	struct list images;    /* struct object, by siblings: images that were looked at */
-	struct list sandboxes; /* struct sandbox */
-	struct list snapshots; /* struct snapshot: named ones */
-	struct list pool;      /* struct ready: machines kept ready (pool.c) */
+	struct object root;      /* never gone, never freed */
+	uint64_t objects;        /* how many there ever were: the next inode number */
+	struct list nodes;       /* struct node: what the kernel knows */
+	struct list files;       /* struct file: open ones */
+	struct list guest_files; /* struct guest_file: open ones */
+	struct list requests;    /* struct request: those that wait */
+	struct list images;      /* struct object, by siblings: images that were looked at */
+	struct list sandboxes;   /* struct sandbox */
+	struct list snapshots;   /* struct snapshot: named ones */
+	struct list pool;        /* struct ready: machines kept ready (pool.c) */
 	struct timer pool_timer;
 	unsigned forking; /* forks under way */
 	unsigned working; /* workers of snapshots under way */

@@ -29,7 +29,8 @@ struct guest_node {
 
 /* An open file. */
 struct guest_file {
-	struct list link;
+	struct list all;         /* fs->guest_files */
+	struct list link;        /* node->files */
 	struct guest_node *node; /* a reference */
 	uint64_t epoch;          /* of the machine that has the handle */
 	uint32_t handle;
@@ -51,6 +52,9 @@ struct guest_call {
 
 /* The node for the tree's lookup of fs/. */
 struct node *guestfs_root(struct object *obj, const struct entry *entry);
+
+/* The mount is gone: what is still open is closed. */
+void guest_files_close(struct fs *fs);
 
 /* ---- shared by guestfs.c and guestio.c */
 

@@ -47,8 +47,17 @@ static void file_free(struct guest_file *file)
 {
 	close_handle(file->node->sb, file->epoch, file->handle);
 	list_del(&file->link);
+	list_del(&file->all);
 	guest_unref(file->node);
 	free(file);
+}
+
+void guest_files_close(struct fs *fs)
+{
+	struct guest_file *file;
+
+	while ((file = list_first(&fs->guest_files, struct guest_file, all)))
+		file_free(file);
 }
 
 static struct guest_file *file_new(struct guest_node *gn, uint32_t handle, struct fuse_file_info *fi)
@@ -63,6 +72,7 @@ static struct guest_file *file_new(struct guest_node *gn, uint32_t handle, struc
 	file->epoch = gn->sb->epoch;
 	file->handle = handle;
 	list_add(&gn->files, &file->link);
+	list_add(&gn->sb->obj.fs->guest_files, &file->all);
 	fi->fh = (uintptr_t)file;
 	fi->direct_io = 1;
 	fi->noflush = 1;

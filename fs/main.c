@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "fs/fs.h"
+#include "fs/guestfs.h"
 #include "fs/pool.h"
 #include "fs/sandbox.h"
 #include "fs/session.h"
@@ -344,6 +345,8 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	int rc;
 
 	list_init(&fs->nodes);
+	list_init(&fs->files);
+	list_init(&fs->guest_files);
 	list_init(&fs->requests);
 	list_init(&fs->images);
 	list_init(&fs->sandboxes);
@@ -384,6 +387,8 @@ static void fs_release(struct fs *fs)
 	pool_drop(fs);
 	while (fs->working)
 		loop_once(fs->loop, -1);
+	files_close(fs);
+	guest_files_close(fs);
 	nodes_forget(fs);
 	session_free(fs->session);
 	while ((image = list_first(&fs->images, struct object, siblings)))

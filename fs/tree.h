@@ -20,6 +20,7 @@ struct entry;
 
 /* An open file. */
 struct file {
+	struct list all;    /* fs->files */
 	struct object *obj; /* a reference */
 	const struct entry *entry;
 	struct buf text; /* what `show` gave when it was last read from its beginning */
@@ -29,6 +30,9 @@ struct file {
 	struct fuse_pollhandle *poll; /* who polls it; NULL: nobody since the last wake */
 	void *priv;                   /* the stream's */
 };
+
+/* The mount is gone: what is still open is closed. */
+void files_close(struct fs *fs);
 
 /* Wake who polls these files (struct file, by link). */
 void files_wake(struct list *files);
