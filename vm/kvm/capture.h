@@ -3,8 +3,8 @@
  * capture.h - a stopped machine into a template: its state, and its RAM as it is now, while it may go on
  *
  * The RAM is frozen by fork(2): the kernel gives a child process all our memory, copied on write, and the
- * child writes what is not zero to a memfd in its own time. The machine stands still for the fork(2) only, 2
- * to 4 ms for 256 MiB of touched RAM, and it makes no difference whether it booted or is itself a fork.
+ * child writes what is not zero to a memfd in its own time. The machine stands still for the fork(2) only,
+ * and it makes no difference whether it booted or is itself a fork (docs/kvm.md has the numbers).
  */
 #ifndef SBX_VM_KVM_CAPTURE_H
 #define SBX_VM_KVM_CAPTURE_H

@@ -2,8 +2,10 @@
 /*
  * memory.c - the guest's RAM
  *
- * Transparent huge pages are off: a fork that writes one byte of a huge page would copy 2 MiB of it, and the
- * copy that a capture makes with fork(2) likewise.
+ * Zero pages are huge pages where the host has them: a capture freezes RAM with fork(2), whose cost is the
+ * number of page table entries, and with huge pages the pause is 0.6 ms instead of 20 ms for 250 MiB
+ * (docs/kvm.md). A write after that splits a huge page and copies 4 KiB of it. A template's pages are small,
+ * and so are the copies that forks make of them.
  */
 #include "vm/kvm/memory.h"
 
@@ -28,7 +30,7 @@ int guest_memory_reserve(struct guest_memory *memory, uint64_t size, struct err 
 	return 0;
 }
 
-static int map(struct guest_memory *memory, int flags, int fd, struct err *err)
+static int map(struct guest_memory *memory, int flags, int fd, int advice, struct err *err)
 {
 	/*
 	 * Over the reserved range, in place: KVM has been told of these addresses already and takes what the
@@ -37,14 +39,14 @@ static int map(struct guest_memory *memory, int flags, int fd, struct err *err)
 	if (mmap(memory->host, memory->size, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE | flags, fd, 0) == MAP_FAILED)
 		return err_sys(err, -errno, "cannot map the guest's memory");
-	/* Fails on kernels without huge pages only, where there is nothing to turn off. */
-	(void)madvise(memory->host, memory->size, MADV_NOHUGEPAGE);
+	/* Fails on kernels without huge pages only, where it makes no difference. */
+	(void)madvise(memory->host, memory->size, advice);
 	return 0;
 }
 
 int guest_memory_map_zero(struct guest_memory *memory, struct err *err)
 {
-	return map(memory, MAP_ANONYMOUS, -1, err);
+	return map(memory, MAP_ANONYMOUS, -1, MADV_HUGEPAGE, err);
 }
 
 int guest_memory_map_template(struct guest_memory *memory, int fd, struct err *err)
@@ -66,7 +68,7 @@ int guest_memory_map_template(struct guest_memory *memory, int fd, struct err *e
 	seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0 || (seals & want) != want)
 		return err_set(err, -EINVAL, "the template's memory is not sealed");
-	rc = map(memory, 0, fd, err);
+	rc = map(memory, 0, fd, MADV_NOHUGEPAGE, err);
 	if (!rc)
 		memory->template_fd = fd;
 	return rc;
