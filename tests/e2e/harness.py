@@ -331,34 +331,34 @@ class Mount:
     def start(self):
         self.runtime.mkdir(exist_ok=True)
         self.before = children()
-        stale = self.mounted()
         env = dict(os.environ, TMPDIR=str(self.runtime), XDG_RUNTIME_DIR=str(self.runtime))
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         self.pidfd = os.pidfd_open(self.process.pid)
-        self.wait_mounted(stale)
+        self.wait_mounted()
         self.connection = os.minor(os.stat(self.path).st_dev)
         return self
 
-    def mounted(self):
-        """The lines of /proc/self/mountinfo that are about this mount; each mount has an id of its own."""
-        with open("/proc/self/mountinfo") as mounts:
-            return {line for line in mounts if f" {self.path} " in line}
+    def answers(self):
+        """Mounted, and not by a daemon that died."""
+        try:
+            os.statvfs(self.path)  # never answered from a cache
+        except OSError:
+            return False
+        return os.path.ismount(self.path)
 
-    def wait_mounted(self, stale):
+    def wait_mounted(self):
         with open("/proc/self/mountinfo") as mounts:
             poller = select.poll()
             poller.register(mounts, select.POLLPRI)
             poller.register(self.pidfd, select.POLLIN)
             deadline = time.monotonic() + limit(20)
-            while True:
-                mounts.seek(0)  # and so its next change will wake us
-                mounts.read()
-                if self.mounted() - stale:
-                    return
+            while not self.answers():
                 assert self.process.poll() is None, f"sbxfs ended with {self.process.returncode}: {self.log}"
                 assert time.monotonic() < deadline, f"sbxfs did not mount: {self.log}"
                 poller.poll(1000)
+                mounts.seek(0)
+                mounts.read()  # so that the next change wakes us
 
     @property
     def log(self):

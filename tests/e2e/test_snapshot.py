@@ -200,6 +200,7 @@ def test_open_files_of_a_deleted_snapshot(vm):
 
 
 BUSY = """
+echo $$ > /run/busy
 n=0
 while :; do
     n=$((n+1))
@@ -218,12 +219,12 @@ def test_snapshots_of_a_busy_machine(vm):
         snap = vm.snapshot()
         vm.ctl("resume")
         fork = snap.fork(f"w{i}")
-        fork.sh("pkill -f root/bus[y]")
+        fork.sh("kill $(cat /run/busy)")
         disk, memory = (int(n) for n in fork.run("cat /root/disk /run/memory").split())
         assert disk - memory in (0, 1) and memory >= last
         last = memory
         fork.remove()
-    vm.sh("pkill -f root/bus[y]")
+    vm.sh("kill $(cat /run/busy)")
 
 
 def test_a_job_with_output_under_way(vm):
