@@ -280,6 +280,9 @@ static void child_start(struct child *child, const struct bench *bench)
 	    socketpair(AF_UNIX, SOCK_SEQPACKET, 0, control) < 0 ||
 	    socketpair(AF_UNIX, SOCK_STREAM, 0, console) < 0)
 		die("%m");
+	/* The child must not hold our ends open: it ends when we do. */
+	(void)fcntl(control[0], F_SETFD, FD_CLOEXEC);
+	(void)fcntl(console[0], F_SETFD, FD_CLOEXEC);
 	snprintf(program, sizeof(program), "%s/sbx-vmm", bench->libexec);
 	snprintf(args[0], sizeof(args[0]), "%d", control[1]);
 	snprintf(args[1], sizeof(args[1]), "%d", console[1]);

@@ -85,6 +85,14 @@ static const int allowed[] = {
 	SCMP_SYS(exit_group),
 };
 
+#ifdef __SANITIZE_ADDRESS__
+/* AddressSanitizer's run-time calls what it likes, up to tracing its own process: no list would hold. */
+int sandbox_enter(struct err *err)
+{
+	(void)err;
+	return 0;
+}
+#else
 int sandbox_enter(struct err *err)
 {
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
@@ -104,3 +112,4 @@ int sandbox_enter(struct err *err)
 	seccomp_release(filter);
 	return rc ? err_sys(err, rc, "cannot enter the system call filter") : 0;
 }
+#endif
