@@ -27,10 +27,12 @@ enum { TB_MIB = 64 };
 
 /*
  * edd=off, pci=off: no probing of what is not there. cryptomgr.notests, nowatchdog: work at boot that
- * nobody looks at. panic=-1: a panicking kernel reboots, which ends QEMU (-no-reboot).
+ * nobody looks at. panic=-1 reboot=t: a panicking kernel reboots, by a triple fault since microvm has no
+ * other reset (docs/system/i386/microvm.rst), and that ends QEMU (-no-reboot).
  */
 #define KERNEL_ARGS                                                                                          \
-	"console=ttyS0 quiet panic=-1 edd=off pci=off nowatchdog cryptomgr.notests random.trust_cpu=on"
+	"console=ttyS0 quiet panic=-1 reboot=t edd=off pci=off nowatchdog cryptomgr.notests "                \
+	"random.trust_cpu=on"
 /*
  * TCG's clocks are the host's; measuring one against another under load only finds them wrong (tsc.c). TCG
  * translates away every speculation there is, and the mitigations cost a tenth of the boot.
