@@ -210,7 +210,7 @@ static struct template *capture(struct vm *vm, char disk[PATH_MAX])
 	await(&ncaptured);
 	CHECK(captured_err.code == 0 && !strcmp(captured->engine, "kvm") && captured->pause_ns > 0);
 	CHECK(captured->ram_size == machine.memory_max && captured->machine.cpus_max == 2);
-	strcpy(disk, next);
+	memcpy(disk, next, PATH_MAX);
 	return captured;
 }
 
@@ -238,16 +238,18 @@ static void forks_go_on_where_their_source_was(void)
 	struct vm_usage usage;
 
 	source = boot(disk);
-	CHECK(count(source) == '1' && count(source) == '2');
-	strcpy(layer, disk);
+	CHECK(count(source) == '1');
+	CHECK(count(source) == '2');
+	memcpy(layer, disk, PATH_MAX);
 	first = capture(source, disk);
-	CHECK(count(source) == '3' && count(source) == '4');
+	CHECK(count(source) == '3');
+	CHECK(count(source) == '4');
 	fork = fork_of(first, layer, fork_disk);
 	CHECK(count(fork) == '3' && count(source) == '5');
 	CHECK(engine_kvm.pid(fork) > 0 && engine_kvm.usage(fork, &usage) == 0 && usage.exits > 0);
 
 	/* A fork of a fork, and of the same source again. */
-	strcpy(fork_layer, fork_disk);
+	memcpy(fork_layer, fork_disk, PATH_MAX);
 	second = capture(fork, fork_disk);
 	engine_kvm.destroy(fork);
 	grandchild = fork_of(second, fork_layer, other);
@@ -295,7 +297,7 @@ static void start_may_come_before_prepared(void)
 	unsigned i;
 
 	source = boot(disk);
-	strcpy(layer, disk);
+	memcpy(layer, disk, PATH_MAX);
 	template = capture(source, disk);
 	/* More than the pool has ready, so that some wait for their process to be made. */
 	for (i = 0; i < 6; i++) {
