@@ -54,7 +54,7 @@ struct guest_call {
 struct node *guestfs_root(struct object *obj, const struct entry *entry);
 
 /* The mount is gone: what is still open is closed. */
-void guest_files_close(struct fs *fs);
+void guestfs_close_all(struct fs *fs);
 
 /* ---- shared by guestfs.c and guestio.c */
 

@@ -52,7 +52,7 @@ static void file_free(struct guest_file *file)
 	free(file);
 }
 
-void guest_files_close(struct fs *fs)
+void guestfs_close_all(struct fs *fs)
 {
 	struct guest_file *file;
 

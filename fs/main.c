@@ -388,7 +388,7 @@ static void fs_release(struct fs *fs)
 	while (fs->working)
 		loop_once(fs->loop, -1);
 	files_close(fs);
-	guest_files_close(fs);
+	guestfs_close_all(fs);
 	nodes_forget(fs);
 	session_free(fs->session);
 	while ((image = list_first(&fs->images, struct object, siblings)))
