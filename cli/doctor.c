@@ -113,32 +113,30 @@ static int check_engines(const struct engine_env *env)
 	return 0;
 }
 
-/* Where `make` and `make install` put the guest's files, seen from this program. */
-static void find_guest(char *ret, size_t size)
+/*
+ * What `make` and `make install` put elsewhere than beside this program: the first of two places that has
+ * `file`, or else the second.
+ */
+static void find_beside(char *ret, size_t size, const char *first, const char *second, const char *file)
 {
-	static const char *const places[] = { "guest", "../guest", "../share/sbxfs" };
-	char self[PATH_MAX];
+	char self[PATH_MAX], path[PATH_MAX + 64];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	size_t i;
+	char *slash;
 
-	if (n < 0)
-		n = 0;
-	self[n] = '\0';
-	if (strrchr(self, '/'))
-		*strrchr(self, '/') = '\0';
-	for (i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		snprintf(ret, size, "%s/%s", self, places[i]);
-		if (!access(ret, F_OK))
-			return;
-	}
-	snprintf(ret, size, "%s/guest", self);
+	self[n > 0 ? n : 0] = '\0';
+	slash = strrchr(self, '/');
+	if (slash)
+		*slash = '\0';
+	snprintf(path, sizeof(path), "%s/%s/%s", self, first, file);
+	snprintf(ret, size, "%s/%s", self, access(path, F_OK) ? second : first);
 }
 
 int cmd_doctor(int argc, char **argv)
 {
 	static const struct option options[] = { { "guest", required_argument, NULL, 'g' }, { 0 } };
 	char guest[PATH_MAX + 32] = "", kernel[sizeof(guest) + 16], initrd[sizeof(guest) + 16];
-	struct engine_env env = { .kernel = kernel, .initrd = initrd, .libexec = "", .runtime = "/tmp" };
+	char libexec[PATH_MAX + 32];
+	struct engine_env env = { .kernel = kernel, .initrd = initrd, .libexec = libexec, .runtime = "" };
 	int opt, status;
 
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -149,7 +147,8 @@ int cmd_doctor(int argc, char **argv)
 		snprintf(guest, sizeof(guest), "%s", optarg);
 	}
 	if (!guest[0])
-		find_guest(guest, sizeof(guest));
+		find_beside(guest, sizeof(guest), "guest", "../share/sbxfs", "vmlinuz");
+	find_beside(libexec, sizeof(libexec), ".", "../libexec/sbxfs", "sbx-vmm");
 	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", guest);
 	snprintf(initrd, sizeof(initrd), "%s/initramfs", guest);
 	env.loop = loop_new();
