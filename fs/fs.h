@@ -16,6 +16,7 @@
 #include "vm/engine.h"
 
 struct session;
+struct ready;
 
 /* What the command line decides. */
 struct options {
@@ -47,6 +48,7 @@ struct fs {
 	struct list snapshots;   /* struct snapshot: named ones */
 	struct list pool;        /* struct ready: machines kept ready (pool.c) */
 	struct timer pool_timer;
+	struct ready *pool_preparing; /* the one under way, or NULL */
 	unsigned forking; /* forks under way */
 	unsigned working; /* workers of snapshots under way */
 	uint64_t forks_made;

@@ -262,8 +262,6 @@ static void on_fork_attached(void *arg, const struct err *err)
 		return;
 	if (err->code)
 		fail_start(sb, err);
-	else
-		agent_job_list(sb->agent, job_inherit, on_jobs_listed, sb);
 }
 
 static void on_fork_started(void *arg, const struct err *err)
@@ -272,10 +270,14 @@ static void on_fork_started(void *arg, const struct err *err)
 
 	if (!sb->vm)
 		return;
-	if (err->code)
+	if (err->code) {
 		fail_start(sb, err);
-	else
-		attach(sb, ATTACH_FORK, !sb->quiesced, sb->obj.fs->options.fork_timeout_ms, on_fork_attached);
+		return;
+	}
+	/* Both are asked at once, which saves a round trip: a guest that refuses the first ends the second.
+	 */
+	attach(sb, ATTACH_FORK, !sb->quiesced, sb->obj.fs->options.fork_timeout_ms, on_fork_attached);
+	agent_job_list(sb->agent, job_inherit, on_jobs_listed, sb);
 }
 
 int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, done_fn done, void *arg,

@@ -4,12 +4,14 @@
  *
  * Stocks are ordered by use, the most recent first. One machine is prepared at a time, some milliseconds
  * after the last fork, so that a burst of forks has the host's CPUs to itself; where the total is reached,
- * the stock used least recently gives way.
+ * the stock used least recently gives way. A machine is loaded and then rehearsed (rehearsal.h). One that is
+ * still loading can be taken, and is then a fork without a rehearsal; one that is rehearsing cannot.
  */
 #include "fs/pool.h"
 
 #include <stdlib.h>
 
+#include "fs/rehearsal.h"
 #include "util/log.h"
 
 enum { IDLE_NS = 20 * 1000 * 1000 };
@@ -27,6 +29,7 @@ struct ready {
 	struct stock *stock;
 	struct vm *vm;
 	struct layer *disk;
+	struct rehearsal *rehearsal; /* under way */
 };
 
 static void refill(void *arg);
@@ -42,6 +45,9 @@ static void ready_free(struct ready *ready, bool destroy)
 
 	list_del(&ready->link);
 	ready->stock->count--;
+	if (fs->pool_preparing == ready)
+		fs->pool_preparing = NULL;
+	rehearsal_cancel(ready->rehearsal);
 	if (destroy) {
 		fs->engine->destroy(ready->vm);
 		layer_unref(ready->disk);
@@ -70,7 +76,7 @@ static struct stock *find(const struct fs *fs, const struct template *template)
 	return NULL;
 }
 
-unsigned pool_count(const struct fs *fs)
+static unsigned count(const struct fs *fs)
 {
 	struct stock *stock;
 	unsigned n = 0;
@@ -80,10 +86,26 @@ unsigned pool_count(const struct fs *fs)
 	return n;
 }
 
+unsigned pool_count(const struct fs *fs)
+{
+	return count(fs) - (fs->pool_preparing ? 1 : 0);
+}
+
+/* The one prepared first; the one under way is last. */
+static struct ready *best(const struct stock *stock)
+{
+	struct ready *ready;
+
+	list_for_each (ready, &stock->machines, link)
+		if (!ready->rehearsal)
+			return ready;
+	return NULL;
+}
+
 bool pool_take(struct fs *fs, const struct template *template, struct vm **ret_vm, struct layer **ret_disk)
 {
 	struct stock *stock = find(fs, template);
-	struct ready *ready = stock ? list_first(&stock->machines, struct ready, link) : NULL;
+	struct ready *ready = stock ? best(stock) : NULL;
 
 	if (!ready)
 		return false;
@@ -130,15 +152,6 @@ void pool_drop(struct fs *fs)
 		stock_free(stock);
 }
 
-/* The machine may be somebody's by now: this is only the moment to prepare the next one. */
-static void on_prepared(void *arg, const struct err *err)
-{
-	if (!err->code)
-		schedule(arg);
-	else
-		log_warn("cannot keep a machine ready: %s", err->text);
-}
-
 static void on_exited(void *owner, bool clean, const char *why)
 {
 	(void)clean;
@@ -147,6 +160,47 @@ static void on_exited(void *owner, bool clean, const char *why)
 }
 
 static const struct vm_events events = { .exited = on_exited };
+
+/* It will not get better: no further one is made until the next fork asks. */
+static void give_up(struct ready *ready, const struct err *err)
+{
+	log_warn("cannot keep a machine ready: %s", err->text);
+	if (ready)
+		ready_free(ready, true);
+}
+
+static void on_rehearsed(void *arg, const struct err *err)
+{
+	struct ready *ready = arg;
+	struct fs *fs = ready->stock->fs;
+
+	ready->rehearsal = NULL;
+	if (err->code) {
+		give_up(ready, err);
+		return;
+	}
+	fs->pool_preparing = NULL;
+	schedule(fs);
+}
+
+static void on_loaded(void *arg, const struct err *err)
+{
+	struct fs *fs = arg;
+	/* NULL: it is somebody's by now. No other was begun since, as long as that fork is under way. */
+	struct ready *ready = fs->pool_preparing;
+	struct err failed = *err;
+
+	if (!failed.code && ready && ready->stock->template->quiesced &&
+	    !rehearse(fs, ready->vm, ready->stock->template, &events, ready, on_rehearsed, ready,
+		      &ready->rehearsal, &failed))
+		return;
+	if (failed.code) {
+		give_up(ready, &failed);
+		return;
+	}
+	fs->pool_preparing = NULL;
+	schedule(fs);
+}
 
 static void prepare(struct stock *stock)
 {
@@ -158,8 +212,8 @@ static void prepare(struct stock *stock)
 		return;
 	ready->stock = stock;
 	if (layer_overlay(fs->store, stock->template->disk, &ready->disk, &err) ||
-	    fs->engine->prepare(&fs->env, stock->template, layer_path(ready->disk), &events, ready,
-				on_prepared, fs, &ready->vm, &err)) {
+	    fs->engine->prepare(&fs->env, stock->template, layer_path(ready->disk), &events, ready, on_loaded,
+				fs, &ready->vm, &err)) {
 		log_warn("cannot keep a machine ready: %s", err.text);
 		layer_unref(ready->disk);
 		free(ready);
@@ -167,6 +221,7 @@ static void prepare(struct stock *stock)
 	}
 	list_add(&stock->machines, &ready->link);
 	stock->count++;
+	fs->pool_preparing = ready;
 }
 
 static void refill(void *arg)
@@ -175,6 +230,8 @@ static void refill(void *arg)
 	struct stock *stock, *last;
 	struct ready *ready;
 
+	if (fs->pool_preparing)
+		return; /* its end schedules the next */
 	if (fs->forking) {
 		schedule(fs);
 		return;
@@ -182,7 +239,7 @@ static void refill(void *arg)
 	list_for_each (stock, &fs->pool, link) {
 		if (stock->count >= fs->options.pool)
 			continue;
-		if (pool_count(fs) >= fs->options.pool_total) {
+		if (count(fs) >= fs->options.pool_total) {
 			last = list_entry(fs->pool.prev, struct stock, link);
 			if (last == stock || !last->count)
 				return;

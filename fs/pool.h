@@ -16,7 +16,7 @@ bool pool_take(struct fs *fs, const struct template *template, struct vm **ret_v
 void pool_want(struct fs *fs, struct template *template);
 /* It will not be forked again. */
 void pool_forget(struct fs *fs, const struct template *template);
-/* Machines that wait. */
+/* Machines that are ready, rehearsed (rehearsal.h) and waiting. */
 unsigned pool_count(const struct fs *fs);
 void pool_drop(struct fs *fs);
 

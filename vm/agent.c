@@ -29,7 +29,8 @@ enum {
 	ERRNO_LAST = EHWPOISON, /* the last one Linux has; a guest may send anything */
 };
 
-static const unsigned list_timeout_ms = 10000;
+/* It may be asked before the identity is confirmed, which hooks delay. */
+static const unsigned list_timeout_ms = 60000;
 /* How long a reply nobody waits for is still expected. */
 static const unsigned orphan_timeout_ms = 60000;
 

@@ -84,7 +84,8 @@ struct engine {
 	int (*prepare)(const struct engine_env *env, struct template *template, const char *disk,
 		       const struct vm_events *events, void *owner, vm_done_fn done, void *arg,
 		       struct vm **ret, struct err *err);
-	/* Let a prepared machine run. A machine prepared without an owner gets one here. */
+	/* Let a prepared machine run, or one that was started before and is paused, for this owner from now
+	 * on. */
 	void (*start)(struct vm *vm, const struct vm_events *events, void *owner, vm_done_fn done, void *arg);
 
 	/* Stop and continue the vCPUs. Pausing a paused one succeeds. */

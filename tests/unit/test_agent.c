@@ -701,6 +701,37 @@ static void a_fork_takes_over_the_jobs(void)
 	teardown(&f);
 }
 
+/* What happens to a job while nobody but a rehearsal listens is in the list that the fork gets. */
+static void a_rehearsal_takes_nothing_from_the_fork(void)
+{
+	const struct job_spec spec = { .name = "worker", .cmd = (char *)"read x; exit 5", .stdin_open = 1 };
+	struct fixture f;
+
+	setup_real(&f);
+	start(&f, 1, &spec, false);
+	UNTIL(&f, f.jobs[1].stdin_max);
+	agent_job_stdin(f.agent, 1, "x\n", 2);
+	f.done = 0;
+	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
+	UNTIL(&f, f.done);
+	CHECK(!f.err.code);
+	attach_soon(&f, ATTACH_REHEARSE, 9, false);
+	UNTIL(&f, f.done && f.jobs[1].exited);
+	CHECK(!f.err.code && f.jobs[1].code == 5);
+	f.done = 0;
+	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
+	UNTIL(&f, f.done);
+	CHECK(!f.err.code);
+	attach_soon(&f, ATTACH_FORK, 9, false);
+	UNTIL(&f, f.done);
+	CHECK(!f.err.code);
+	f.done = 0;
+	agent_job_list(f.agent, on_info, on_done, &f);
+	UNTIL(&f, f.done);
+	CHECK(f.infos == 1 && f.info.id == 1 && f.info.state == JOB_EXITED && f.info.code == 5);
+	teardown(&f);
+}
+
 /* A quiesced guest says nothing, whatever happens in it; and says it afterwards. */
 static void a_quiesced_guest_is_silent(void)
 {
@@ -1044,6 +1075,7 @@ int main(void)
 	TEST(a_terminal);
 	TEST(a_killed_group_ends);
 	TEST(a_fork_takes_over_the_jobs);
+	TEST(a_rehearsal_takes_nothing_from_the_fork);
 	TEST(a_quiesced_guest_is_silent);
 	TEST(a_refused_identity);
 	TEST(a_cut_stream_is_mended);

@@ -15,6 +15,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/random.h>
 #include <signal.h>
 #include <stdio.h>
@@ -83,6 +84,8 @@ static int write_etc(const char *path, const char *text, struct err *err)
 	return rc;
 }
 
+static const char hostname_file[] = "/etc/hostname", machine_id_file[] = "/etc/machine-id";
+
 static int set_names(const struct guest_identity *identity, struct err *err)
 {
 	char text[PROTO_NAME_MAX + 2], id[IDENTITY_MACHINE_ID * 2 + 2];
@@ -92,13 +95,13 @@ static int set_names(const struct guest_identity *identity, struct err *err)
 	if (sethostname(identity->name, strlen(identity->name)) < 0)
 		return err_sys(err, -errno, "cannot set the host name");
 	snprintf(text, sizeof(text), "%s\n", identity->name);
-	rc = write_etc("/etc/hostname", text, err);
+	rc = write_etc(hostname_file, text, err);
 	if (rc)
 		return rc;
 	for (i = 0; i < IDENTITY_MACHINE_ID; i++)
 		snprintf(id + 2 * i, 3, "%02x", identity->machine_id[i]);
 	snprintf(id + sizeof(id) - 2, 2, "\n");
-	return write_etc("/etc/machine-id", id, err);
+	return write_etc(machine_id_file, id, err);
 }
 
 /* Programs watch these: each changes in one step. */
@@ -240,6 +243,51 @@ static int run_hooks(const struct guest_identity *identity, struct err *err)
 	return rc;
 }
 
+/* ---- a rehearsal */
+
+/* Write what the file has already. */
+static int rewrite(const char *path, struct err *err)
+{
+	char text[256];
+	ssize_t n;
+	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return 0;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (n <= 0 || n == sizeof(text) - 1)
+		return 0;
+	text[n] = '\0';
+	return write_etc(path, text, err);
+}
+
+/*
+ * What a fork's identity makes the guest do, so that all it needs is in memory and translated when the fork
+ * comes; nothing that a program could tell from before is different afterwards.
+ */
+static int rehearse_names(struct err *err)
+{
+	char name[HOST_NAME_MAX + 1];
+	struct dirent **hooks;
+	int i, n, rc;
+
+	if (gethostname(name, sizeof(name)) < 0 || sethostname(name, strlen(name)) < 0)
+		return err_sys(err, -errno, "cannot set the host name");
+	rc = rewrite(hostname_file, err);
+	if (!rc)
+		rc = rewrite(machine_id_file, err);
+	if (!rc)
+		rc = publish("rehearsal", "", err);
+	unlink("/run/sbx/rehearsal");
+	n = scandir(hooks_dir, &hooks, NULL, alphasort);
+	for (i = 0; i < n; i++)
+		free(hooks[i]);
+	if (n >= 0)
+		free(hooks);
+	return rc;
+}
+
 int identity_apply(const struct guest_identity *identity, struct err *err)
 {
 	int rc;
@@ -249,6 +297,8 @@ int identity_apply(const struct guest_identity *identity, struct err *err)
 	rc = add_entropy(identity, err);
 	if (!rc)
 		rc = set_clock(identity, err);
+	if (!rc && identity->kind == ATTACH_REHEARSE)
+		return rehearse_names(err);
 	if (!rc)
 		rc = set_names(identity, err);
 	if (!rc)

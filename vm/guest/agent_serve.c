@@ -139,7 +139,7 @@ static int identity_get(struct reader *r, struct guest_identity *ret, struct err
 	machine_id = get_bytes(r, &id_len);
 	n = get_u32(r);
 	if (r->bad || entropy_len != IDENTITY_ENTROPY || id_len != IDENTITY_MACHINE_ID ||
-	    n > IDENTITY_ENV_MAX || ret->kind > ATTACH_RESUME)
+	    n > IDENTITY_ENV_MAX || ret->kind > ATTACH_REHEARSE)
 		return err_set(err, -EBADMSG, "the identity is malformed");
 	if (version != PROTO_VERSION)
 		return err_set(err, -EPROTO, "the host speaks version %u of the agent protocol, the guest %u",
@@ -178,7 +178,7 @@ static void attach(struct guest *guest, const struct frame *frame)
 	}
 	if (!err.code) {
 		guest->attached = true;
-		if (identity.kind != ATTACH_RESUME) {
+		if (identity.kind == ATTACH_BOOT || identity.kind == ATTACH_FORK) {
 			memcpy(guest->name, identity.name, sizeof(guest->name));
 			free_env(guest->env);
 			guest->env = identity.env;

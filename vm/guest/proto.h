@@ -104,6 +104,8 @@ enum attach_kind {
 			  closed */
 	ATTACH_RESUME, /* the same machine goes on, perhaps in another process: identity is as it was, only
 			  the clock is set */
+	ATTACH_REHEARSE, /* a machine that will be a fork goes through the motions of ATTACH_FORK: fresh
+			    entropy and the clock, but no name changes and no hook runs */
 };
 
 enum { IDENTITY_ENTROPY = 64, IDENTITY_MACHINE_ID = 16, IDENTITY_ENV_MAX = 256 };

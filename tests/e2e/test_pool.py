@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+"""Machines made ready ahead of time: a fork of one is like any other, only sooner."""
+import pytest
+
+from harness import eventually, fields, value
+
+
+@pytest.fixture
+def pooled(own_mount):
+    """A snapshot that machines are kept ready for, and a function that waits until one is."""
+    mount = own_mount(options=["--pool", "1"])
+    vm = mount.create("origin")
+    vm.sh("printf '#!/bin/sh\\necho \"$SBX_NAME\" >> /run/forked\\n' > /etc/sbx/fork.d/10-note")
+    vm.sh("chmod +x /etc/sbx/fork.d/10-note; cat /etc/hostname /etc/machine-id > /run/before")
+    reader = vm.job(name="reader")
+    with open(reader / "stdin", "wb", buffering=0):
+        reader.start("while read line; do echo got $line; done")
+        snap = vm.snapshot()
+    snap.fork("first").remove()
+
+    def ready():
+        eventually(lambda: int(fields(mount / "status")["machines_ready"]) == 1, 20, "no machine is made ready")
+
+    return snap, ready
+
+
+def test_a_machine_made_ready_is_a_fork_like_any_other(pooled):
+    """Its rehearsal ran no hook, gave it no name, raised no generation and left nothing."""
+    snap, ready = pooled
+    ready()
+    vm = snap.fork("w")
+    assert vm.run("hostname; cat /etc/hostname") == "w\nw\n"
+    assert vm.run("cat /run/forked") == "w\n"
+    assert vm.run("ls -A /run/sbx") == "generation\nname\n"
+    assert int(vm.run("cat /run/sbx/generation")) == int(vm.info["generation"]) == 2
+    assert vm.run("cat /etc/machine-id") not in vm.run("cat /run/before")
+    assert vm.run("ps -o comm | grep -cx sh") == "2\n", "the reader and this command's shell"
+
+
+def test_jobs_of_a_machine_made_ready(pooled):
+    snap, ready = pooled
+    ready()
+    vm = snap.fork("w")
+    with open(vm / "exec/reader/stdin", "wb", buffering=0) as stdin, open(vm / "exec/reader/stdout", "rb") as stdout:
+        stdin.write(b"line\n")
+        assert stdout.readline() == b"got line\n"
+    assert value(vm / "exec/reader/status") == "running"
+
+
+def test_random_numbers_of_machines_made_ready(pooled):
+    snap, ready = pooled
+    seen = set()
+    for i in range(3):
+        ready()
+        seen.add(snap.fork(f"w{i}").run("head -c 16 /dev/urandom | od -An -tx1; cat /proc/sys/kernel/random/uuid"))
+    assert len(seen) == 3
