@@ -168,6 +168,10 @@ static void a_kernel_is_put_where_it_wants_to_be(void)
 	CHECK(zero->hdr.ramdisk_image % 4096 == 0);
 	CHECK(zero->hdr.ramdisk_image + zero->hdr.ramdisk_size <= MEMORY);
 	CHECK(zero->hdr.ramdisk_image >= PREF + INIT_SIZE);
+	/* mov $value, %al; mov $port, %dx; out %al, %dx */
+	CHECK(!memcmp(
+		guest_ptr(&memory, 0xffff0, 6),
+		((const uint8_t[]){ 0xb0, POWER_RESET_VALUE, 0xba, POWER_RESET, POWER_PORT >> 8, 0xee }), 6));
 	CHECK(zero->e820_entries == 3 && zero->e820_table[2].addr == HIGH_RAM_ADDR);
 	CHECK(zero->e820_table[2].addr + zero->e820_table[2].size == MEMORY && zero->e820_table[2].type == 1);
 }

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "vm/kvm/layout.h"
+#include "vm/kvm/power.h"
 
 enum {
 	SECTOR = 512,
@@ -34,6 +35,8 @@ enum {
 	PTE_PRESENT = 1 << 0,
 	PTE_WRITE = 1 << 1,
 	PTE_HUGE = 1 << 7,
+
+	RESET_PORT = POWER_PORT + POWER_RESET,
 
 	CODE_SELECTOR = 0x10, /* __BOOT_CS */
 	DATA_SELECTOR = 0x18, /* __BOOT_DS */
@@ -198,6 +201,22 @@ int boot_write_tables(const struct guest_memory *memory, struct err *err)
 	return 0;
 }
 
+/*
+ * All the firmware there is: where a PC's begins after a reset, which is where a kernel jumps to in 16-bit
+ * mode that has no better way to reset (Linux on reduced-hardware ACPI, unless told reboot=a).
+ */
+static void write_reset_code(const struct guest_memory *memory)
+{
+	/* mov $value, %al; mov $port, %dx; out %al, %dx; 1: hlt; jmp 1b */
+	static const uint8_t code[] = {
+		0xb0, POWER_RESET_VALUE, 0xba, RESET_PORT & 0xff, RESET_PORT >> 8, 0xee, 0xf4, 0xeb, 0xfd
+	};
+	void *to = guest_ptr(memory, RESET_ADDR, sizeof(code));
+
+	if (to)
+		memcpy(to, code, sizeof(code));
+}
+
 int boot_load(const struct guest_memory *memory, const char *kernel, const char *initrd, const char *cmdline,
 	      uint64_t *ret_entry, struct err *err)
 {
@@ -219,6 +238,7 @@ int boot_load(const struct guest_memory *memory, const char *kernel, const char 
 		return rc;
 	memcpy(cmdline_ptr, cmdline, strlen(cmdline) + 1);
 	write_zero_page(memory, params, &header);
+	write_reset_code(memory);
 	*ret_entry = header.pref_address + ENTRY_64;
 	return 0;
 }

@@ -21,9 +21,11 @@
 #include "vm/usage.h"
 
 /* edd=off, pci=off: no probing of what is not there. cryptomgr.notests, nowatchdog: work that nobody looks
- * at. panic=-1: a panicking kernel resets, which ends the machine. */
+ * at. panic=-1 reboot=a: a panicking kernel resets through the register that ACPI names, and that ends the
+ * machine. */
 #define KERNEL_ARGS                                                                                          \
-	"console=ttyS0 quiet panic=-1 edd=off pci=off nowatchdog cryptomgr.notests random.trust_cpu=on"
+	"console=ttyS0 quiet panic=-1 reboot=a edd=off pci=off nowatchdog cryptomgr.notests "                \
+	"random.trust_cpu=on"
 
 /* A callback that is owed. */
 struct pending {

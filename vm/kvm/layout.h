@@ -18,6 +18,7 @@
 #define EBDA_ADDR 0x9fc00u /* end of conventional memory */
 #define ACPI_ADDR 0xe0000u /* firmware area, where a kernel looks for the RSDP */
 #define ACPI_SIZE 0x10000u
+#define RESET_ADDR 0xffff0u /* f000:fff0 */
 #define HIGH_RAM_ADDR 0x100000u
 
 /* Devices in memory; the I/O APIC is at IOAPIC_BASE (irq.h). */
