@@ -223,6 +223,19 @@ static int run_hook(const char *name, const struct guest_identity *identity, con
 	return 0;
 }
 
+/* The first look at the directory waits for the disk: a machine that boots has it, and its forks do not. */
+static void look_at_hooks(void)
+{
+	struct dirent **names;
+	int n = scandir(hooks_dir, &names, NULL, alphasort);
+
+	if (n < 0)
+		return;
+	while (n)
+		free(names[--n]);
+	free(names);
+}
+
 static int run_hooks(const struct guest_identity *identity, struct err *err)
 {
 	struct dirent **names;
@@ -269,8 +282,7 @@ static int rewrite(const char *path, struct err *err)
 static int rehearse_names(struct err *err)
 {
 	char name[HOST_NAME_MAX + 1];
-	struct dirent **hooks;
-	int i, n, rc;
+	int rc;
 
 	if (gethostname(name, sizeof(name)) < 0 || sethostname(name, strlen(name)) < 0)
 		return err_sys(err, -errno, "cannot set the host name");
@@ -280,11 +292,7 @@ static int rehearse_names(struct err *err)
 	if (!rc)
 		rc = publish("rehearsal", "", err);
 	unlink("/run/sbx/rehearsal");
-	n = scandir(hooks_dir, &hooks, NULL, alphasort);
-	for (i = 0; i < n; i++)
-		free(hooks[i]);
-	if (n >= 0)
-		free(hooks);
+	look_at_hooks();
 	return rc;
 }
 
@@ -305,5 +313,7 @@ int identity_apply(const struct guest_identity *identity, struct err *err)
 		rc = publish_all(identity, err);
 	if (!rc && identity->kind == ATTACH_FORK)
 		rc = run_hooks(identity, err);
+	else if (!rc)
+		look_at_hooks();
 	return rc;
 }
