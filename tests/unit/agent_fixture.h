@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * agent_fixture.h - the host's end of an agent channel over a socket pair, for unit tests
+ *
+ * The other end is played by hand (setup_by_hand), or is the real agent in a child process, with a machine
+ * that only notes what it is told (setup_real). What callbacks say is kept in the fixture.
+ */
+#ifndef SBX_TESTS_AGENT_FIXTURE_H
+#define SBX_TESTS_AGENT_FIXTURE_H
+
+#include "vm/agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/unit/unit.h"
+#include "vm/guest/agent.h"
+
+enum { NJOBS = 8, WAIT_MS = 20000 };
+
+/* What a job has said. */
+struct seen {
+	bool started, exited, signaled, ended[3];
+	int err;
+	char reason[ERR_TEXT_MAX];
+	uint32_t pid, code;
+	uint64_t stdin_max;
+	struct buf out[3];
+};
+
+struct fixture {
+	struct loop *loop;
+	struct agent *agent;
+	int fd, peer; /* the host's end; the guest's, when it is played by hand, or -1 */
+	pid_t guest;
+	bool ready, drained;
+	unsigned done, infos;
+	struct err err;
+	int fs_err;
+	struct buf results;
+	struct job_info info; /* the last one; without its spec */
+	char info_name[PROTO_NAME_MAX + 1];
+	struct seen jobs[NJOBS];
+};
+
+/* ---- callbacks */
+
+static inline void on_ready(void *owner)
+{
+	((struct fixture *)owner)->ready = true;
+}
+
+static inline void on_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid)
+{
+	struct fixture *f = owner;
+
+	CHECK(job < NJOBS);
+	f->jobs[job].started = true;
+	f->jobs[job].pid = pid;
+	f->jobs[job].err = err;
+	snprintf(f->jobs[job].reason, sizeof(f->jobs[job].reason), "%s", reason);
+}
+
+static inline void on_output(void *owner, uint32_t job, int stream, const void *data, size_t n)
+{
+	struct fixture *f = owner;
+
+	CHECK(job < NJOBS);
+	CHECK(!f->jobs[job].ended[stream]);
+	if (n)
+		buf_add(&f->jobs[job].out[stream], data, n);
+	else
+		f->jobs[job].ended[stream] = true;
+}
+
+static inline void on_stdin_max(void *owner, uint32_t job, uint64_t offset)
+{
+	struct fixture *f = owner;
+
+	CHECK(job < NJOBS);
+	f->jobs[job].stdin_max = offset;
+}
+
+static inline void on_exit_of(void *owner, uint32_t job, bool signaled, uint32_t code)
+{
+	struct fixture *f = owner;
+
+	CHECK(job < NJOBS);
+	CHECK(!f->jobs[job].exited);
+	f->jobs[job].exited = true;
+	f->jobs[job].signaled = signaled;
+	f->jobs[job].code = code;
+}
+
+static const struct agent_events events = { on_ready, on_started, on_output, on_stdin_max, on_exit_of };
+
+static inline void on_done(void *arg, const struct err *err)
+{
+	struct fixture *f = arg;
+
+	f->done++;
+	f->err = *err;
+}
+
+static inline void on_fs(void *arg, int err, struct reader *results)
+{
+	struct fixture *f = arg;
+
+	f->done++;
+	f->fs_err = err;
+	buf_clear(&f->results);
+	buf_add(&f->results, results->p, reader_left(results));
+}
+
+static inline void on_info(void *arg, const struct job_info *info)
+{
+	struct fixture *f = arg;
+
+	f->infos++;
+	f->info = *info;
+	snprintf(f->info_name, sizeof(f->info_name), "%s", info->spec.name);
+}
+
+static inline void on_drain(void *owner)
+{
+	((struct fixture *)owner)->drained = true;
+}
+
+/* Run the loop until the condition holds. */
+#define UNTIL(f, cond)                                                                                       \
+	do {                                                                                                 \
+		const uint64_t end_ = now_mono_ns() + WAIT_MS * 1000000ull;                                  \
+                                                                                                             \
+		while (!(cond)) {                                                                            \
+			CHECK(now_mono_ns() < end_);                                                         \
+			CHECK(!loop_once((f)->loop, 100));                                                   \
+		}                                                                                            \
+	} while (0)
+
+/* ---- set up */
+
+static inline void setup(struct fixture *f, int host, int peer)
+{
+	*f = (struct fixture){ .fd = host, .peer = peer };
+	f->loop = loop_new();
+	CHECK(f->loop);
+	f->agent = agent_new(f->loop, host, &events, f);
+	CHECK(f->agent);
+}
+
+static inline void setup_by_hand(struct fixture *f)
+{
+	int fds[2];
+
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds));
+	setup(f, fds[0], fds[1]);
+}
+
+static inline void teardown(struct fixture *f)
+{
+	int i, j, status;
+
+	agent_free(f->agent);
+	close(f->fd);
+	if (f->peer >= 0)
+		close(f->peer);
+	if (f->guest) {
+		CHECK(waitpid(f->guest, &status, 0) == f->guest);
+		CHECK(WIFEXITED(status) && !WEXITSTATUS(status));
+	}
+	for (i = 0; i < NJOBS; i++)
+		for (j = 0; j < 3; j++)
+			buf_release(&f->jobs[i].out[j]);
+	buf_release(&f->results);
+	loop_free(f->loop);
+}
+
+static inline void attach_soon(struct fixture *f, enum attach_kind kind, uint32_t generation, bool resync)
+{
+	static char *const env[] = { (char *)"MACHINE=m", (char *)"BOTH=machine", NULL };
+	const struct identity identity = { "vm", generation, kind, resync, env };
+
+	f->done = 0;
+	agent_attach(f->agent, &identity, WAIT_MS, on_done, f);
+	CHECK(!f->done);
+}
+
+/* ---- the real agent */
+
+/* What the machine was told; the child's own. */
+static uint32_t machine_cpus = 1;
+
+static inline int fake_attach(const struct guest_identity *identity, struct err *err)
+{
+	if (!strcmp(identity->name, "refused"))
+		return err_set(err, -EIO, "a hook failed");
+	return 0;
+}
+
+static inline int fake_resize(uint32_t cpus, uint64_t memory, struct err *err)
+{
+	return memory > 1 << 30 ? err_set(err, -EBUSY, "%u CPUs, too much memory", cpus) : 0;
+}
+
+static inline void fake_size(uint32_t *ret_cpus, uint64_t *ret_memory)
+{
+	*ret_cpus = machine_cpus;
+	*ret_memory = 512 << 20;
+}
+
+static inline void fake_poweroff(void)
+{
+	_exit(0);
+}
+
+static const struct guest_machine fake_machine = { fake_attach, fake_resize, fake_size, fake_poweroff,
+						   false };
+
+static inline void setup_real(struct fixture *f)
+{
+	int fds[2];
+	pid_t pid;
+
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds));
+	pid = fork();
+	if (!pid) {
+		close(fds[0]);
+		_exit(guest_serve(fds[1], &fake_machine) != 0);
+	}
+	CHECK(pid > 0);
+	close(fds[1]);
+	setup(f, fds[0], -1);
+	f->guest = pid;
+	UNTIL(f, f->ready);
+	attach_soon(f, ATTACH_BOOT, 1, false);
+	UNTIL(f, f->done);
+	CHECK(!f->err.code);
+}
+
+#endif
