@@ -24,7 +24,8 @@ struct capture {
 	struct layer *next; /* overlay to be; NULL once it is the sandbox's disk */
 	struct layer *disk; /* the captured layer, from `frozen` on */
 	struct template *template;
-	uint32_t generation; /* of the channel, and whether it was empty, at the capture */
+	struct machine machine; /* as it is at the capture */
+	uint32_t generation;    /* of the channel, and whether it was empty, at the capture */
 	bool quiesced;
 	bool resuming, captured;
 	struct err err; /* why it failed, while the sandbox is resumed */
@@ -91,6 +92,8 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 		if (c->was_running && !c->resuming && c->sb->state != SANDBOX_RUNNING)
 			go_on(c);
 	} else {
+		/* The engine knows the machine it started; the guest was given other sizes since. */
+		template->machine = c->machine;
 		template->disk = layer_ref(c->disk);
 		template->generation = c->generation;
 		template->quiesced = c->quiesced;
@@ -106,6 +109,7 @@ static void take(struct capture *c)
 	const struct vm_capture calls = { on_frozen, on_captured, c };
 	struct err err = { 0 };
 
+	c->machine = sb->machine;
 	c->generation = sb->generation;
 	c->quiesced = sb->quiesced;
 	layer_freeze(sb->disk);

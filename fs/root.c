@@ -92,6 +92,8 @@ static void verb_create(struct object *obj, const struct command *command, struc
 		object_ref(&creation->sb->obj);
 		rc = configure(creation->sb, &want, &err);
 		if (!rc)
+			rc = machine_check_start(&creation->sb->machine, &err);
+		if (!rc)
 			rc = task_begin(creation->sb, "create", on_task_end, creation, &err);
 		if (rc) {
 			creation_end(creation, &err);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "util/size.h"
+#include "vm/kernel_args.h"
 
 static int set_memory(uint64_t *field, const char *key, const char *value, struct err *err)
 {
@@ -60,6 +61,18 @@ int machine_check(const struct machine *machine, struct err *err)
 		return err_set(err, -ERANGE, "cpus (%u) is above cpus_max (%u)", machine->cpus,
 			       machine->cpus_max);
 	return 0;
+}
+
+int machine_check_start(const struct machine *machine, struct err *err)
+{
+	const uint64_t floor = memory_floor(machine);
+
+	if (machine->memory >= floor)
+		return 0;
+	return err_set(err, -ERANGE,
+		       "memory (%" PRIu64 "M) is below the %" PRIu64 "M that a guest with memory_max=%" PRIu64
+		       "M needs",
+		       machine->memory >> 20, floor >> 20, machine->memory_max >> 20);
 }
 
 /* ---- environments */

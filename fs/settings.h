@@ -25,6 +25,8 @@ enum { CPUS_LIMIT = 64 };
 int machine_set(struct machine *machine, const char *key, const char *value, struct err *err);
 /* -ERANGE where memory or cpus is above its maximum. */
 int machine_check(const struct machine *machine, struct err *err);
+/* Likewise before a start: where memory is less than what a guest with this memory_max needs. */
+int machine_check_start(const struct machine *machine, struct err *err);
 
 /*
  * The text of an `env` file: lines K=V, where K is a name as shells have it. Each line's newline is added

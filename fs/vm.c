@@ -66,7 +66,8 @@ static void verb_start(struct object *obj, const struct command *command, struct
 	struct err err;
 
 	(void)command;
-	if (power && machine_boot(power->sb, power_step, power, &err))
+	if (power && (machine_check_start(&power->sb->machine, &err) ||
+		      machine_boot(power->sb, power_step, power, &err)))
 		task_end(power->sb, &err);
 }
 

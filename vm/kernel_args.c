@@ -4,28 +4,63 @@
  *
  * maxcpus= leaves the other CPUs for later (1.3 s of a TCG boot with four); the agent brings them up through
  * sysfs. Memory above the setting is taken offline by the agent (sbx.memory=), which works for blocks in
- * ZONE_MOVABLE only: movablecore= says how much of the RAM is that. The kernel's own data lives in the rest,
- * at least 256 MiB and a quarter of the maximum (admin-guide/mm/memory-hotplug.rst warns of larger ratios),
- * and never more than the setting. nokaslr, or the kernel may load itself into the part that is to be
- * movable.
+ * ZONE_MOVABLE only: movablecore= says how much of the RAM is that. nokaslr, or the kernel may load itself
+ * into the part that is to be movable.
+ *
+ * Two parts of the RAM stay with the kernel. Its own data lives below the movable zone, in at least 256 MiB
+ * and an eighth of the maximum where `memory` leaves room for it (admin-guide/mm/memory-hotplug.rst warns of
+ * larger ratios). What it allocates before there are zones, most of it the page structures of all RAM (64
+ * bytes a page), is at the top. So the memory cannot go below both together: the agent refuses that
+ * (sbx.floor=).
  */
 #include "vm/kernel_args.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
+#define BLOCK (UINT64_C(128) << 20) /* the unit in which a kernel takes memory offline */
 #define NORMAL_MIN (UINT64_C(256) << 20)
+#define EARLY (UINT64_C(16) << 20) /* hash tables and such, before there are zones */
+
+static uint64_t align_up(uint64_t n)
+{
+	return (n + BLOCK - 1) / BLOCK * BLOCK;
+}
+
+static uint64_t top_size(const struct machine *machine)
+{
+	return align_up(machine->memory_max / 64 + EARLY);
+}
+
+/* Bytes from the bottom that are not movable. */
+static uint64_t normal_size(const struct machine *machine)
+{
+	const uint64_t top = top_size(machine);
+	uint64_t normal = machine->memory_max / 8;
+
+	if (machine->memory_max <= NORMAL_MIN && machine->memory == machine->memory_max)
+		return machine->memory_max;
+	if (normal < NORMAL_MIN)
+		normal = NORMAL_MIN;
+	if (machine->memory < top + BLOCK)
+		normal = BLOCK;
+	else if (normal > machine->memory - top)
+		normal = machine->memory - top;
+	return normal < machine->memory_max ? normal : machine->memory_max;
+}
+
+uint64_t memory_floor(const struct machine *machine)
+{
+	const uint64_t floor = align_up(normal_size(machine)) + top_size(machine);
+
+	return floor < machine->memory_max ? floor : machine->memory_max;
+}
 
 void kernel_args(const struct machine *machine, char ret[KERNEL_ARGS_SIZE])
 {
-	uint64_t normal = machine->memory_max / 4;
-
-	if (normal < NORMAL_MIN)
-		normal = NORMAL_MIN;
-	if (normal > machine->memory)
-		normal = machine->memory;
 	snprintf(ret, KERNEL_ARGS_SIZE,
-		 "maxcpus=%" PRIu32 " sbx.cpus=%" PRIu32 " nokaslr sbx.memory=%" PRIu64
+		 "maxcpus=%" PRIu32 " sbx.cpus=%" PRIu32 " nokaslr sbx.memory=%" PRIu64 " sbx.floor=%" PRIu64
 		 " movablecore=%" PRIu64,
-		 machine->cpus, machine->cpus, machine->memory, machine->memory_max - normal);
+		 machine->cpus, machine->cpus, machine->memory, memory_floor(machine),
+		 machine->memory_max - normal_size(machine));
 }

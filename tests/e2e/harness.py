@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
-SCALE = 10 if os.environ.get("LAB") else 1
+LAB = bool(os.environ.get("LAB"))
+SCALE = 10 if LAB else 1
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 # A background process of the guest that counts in memory. The file is renamed, so that it is never seen empty.

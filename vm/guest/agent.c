@@ -90,7 +90,7 @@ static void poweroff(void)
 
 static const struct guest_machine machine = {
 	.attach = attach,
-	.resize = size_apply,
+	.resize = size_change,
 	.size = size_get,
 	.poweroff = poweroff,
 	.host_returns = true,

@@ -142,7 +142,13 @@ void guest_files_close(struct guest_files *files);
 /* ---- agent_identity.c, agent_size.c, agent_boot.c: the machine */
 
 int identity_apply(const struct guest_identity *identity, struct err *err);
+/* At boot: as near as it goes to what is asked. 0: leave that as it is. */
 int size_apply(uint32_t cpus, uint64_t memory, struct err *err);
+/*
+ * Later, in a child process: all of it or nothing. -ERANGE: there are not so many CPUs, or the kernel needs more
+ * memory; -EBUSY: so much memory is in use.
+ */
+int size_change(uint32_t cpus, uint64_t memory, struct err *err);
 void size_get(uint32_t *ret_cpus, uint64_t *ret_memory);
 /* Write a string to a file of sysfs or procfs, or another; 0 or a negative errno. */
 int write_file(const char *path, int flags, const char *text);

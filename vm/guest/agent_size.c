@@ -13,12 +13,24 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum { BLOCKS_MAX = 4096 };
+
+/* Moving what is in a block elsewhere can take for ever. The host is told "no" after this many seconds. */
+enum { SIZE_SECONDS = 7 };
+
+static volatile sig_atomic_t expired;
+
+static void on_alarm(int signal)
+{
+	(void)signal;
+	expired = 1;
+}
 
 static const char cpu_dir[] = "/sys/devices/system/cpu";
 static const char memory_dir[] = "/sys/devices/system/memory";
@@ -147,50 +159,124 @@ static unsigned blocks_online(const struct blocks *blocks)
 	return n;
 }
 
-static int memory_apply(uint64_t memory, struct err *err)
+/* Bring blocks online or offline, one by one, until `want` are online; returns how many are. */
+static unsigned reach(const struct blocks *blocks, unsigned want)
+{
+	unsigned i, number, online = blocks_online(blocks);
+
+	for (i = 0; i < blocks->n && online < want && !expired; i++) {
+		number = blocks->numbers[i];
+		online += !block_online(number) && !block_set(number, "online_movable");
+	}
+	for (i = blocks->n; i > 0 && online > want && !expired; i--) {
+		number = blocks->numbers[i - 1];
+		if (block_online(number) && block_movable(number) && !block_set(number, "offline"))
+			online--;
+	}
+	return online;
+}
+
+/* What the kernel cannot do without, in bytes; vm/kernel_args.c. 0: not known. */
+static uint64_t floor_get(void)
+{
+	char line[2048];
+	const char *word;
+
+	if (read_word("/proc/cmdline", line, sizeof(line)))
+		return 0;
+	word = strstr(line, "sbx.floor=");
+	return word ? strtoull(word + strlen("sbx.floor="), NULL, 10) : 0;
+}
+
+/* What programs could still be given, in bytes; proc(5). */
+static uint64_t memory_available(void)
+{
+	FILE *file = fopen("/proc/meminfo", "re");
+	uint64_t kib = UINT64_MAX >> 10;
+	char line[128];
+
+	while (file && fgets(line, sizeof(line), file) && sscanf(line, "MemAvailable: %" SCNu64, &kib) != 1)
+		;
+	if (file)
+		fclose(file);
+	return kib << 10;
+}
+
+/* Why `want` blocks online cannot be, as far as that is known without trying; 0 if nothing is in the way. */
+static int check_shrink(const struct blocks *blocks, unsigned online, unsigned want, struct err *err)
+{
+	const uint64_t floor = floor_get();
+	const uint64_t available = memory_available();
+
+	if (want * blocks->size < floor)
+		return err_set(err, -ERANGE,
+			       "memory cannot go below %" PRIu64
+			       " MiB, which the guest's kernel keeps for itself (%" PRIu64
+			       " MiB were asked for)",
+			       floor >> 20, want * blocks->size >> 20);
+	if (available < (online - want) * blocks->size)
+		return err_set(err, -EBUSY,
+			       "the guest can spare %" PRIu64 " MiB of its %" PRIu64
+			       " MiB, too little to get to %" PRIu64 " MiB",
+			       available >> 20, online * blocks->size >> 20, want * blocks->size >> 20);
+	return 0;
+}
+
+/* `whole`: all of it or nothing; otherwise as far as it goes. */
+static int memory_apply(uint64_t memory, bool whole, struct err *err)
 {
 	static struct blocks blocks;
-	unsigned i, online, want;
-	bool movable;
+	unsigned before, online, want;
 	int rc;
 
 	rc = blocks_get(&blocks);
 	if (rc)
 		return err_sys(err, rc, "the guest's kernel cannot change its memory");
-	want = memory / blocks.size + (memory % blocks.size > 0) < blocks.n
-		       ? (unsigned)(memory / blocks.size + (memory % blocks.size > 0))
-		       : blocks.n;
-	online = blocks_online(&blocks);
-	for (i = 0; i < blocks.n && online < want; i++)
-		if (!block_online(blocks.numbers[i]) && !block_set(blocks.numbers[i], "online_movable"))
-			online++;
-	/*
-	 * Movable ones first, from the top. The others are the kernel's own, and it needs room too; but a
-	 * kernel booted without movablecore= has no movable ones, and gives up what it does not use.
-	 */
-	for (movable = true; online > want; movable = false) {
-		for (i = blocks.n; i > 0 && online > want; i--)
-			if (block_online(blocks.numbers[i - 1]) &&
-			    block_movable(blocks.numbers[i - 1]) == movable &&
-			    !block_set(blocks.numbers[i - 1], "offline"))
-				online--;
-		if (!movable)
-			break;
-	}
+	want = (unsigned)(memory / blocks.size + (memory % blocks.size > 0) < blocks.n
+				  ? memory / blocks.size + (memory % blocks.size > 0)
+				  : blocks.n);
+	before = blocks_online(&blocks);
+	rc = whole && want < before ? check_shrink(&blocks, before, want, err) : 0;
+	if (rc)
+		return rc;
+	online = reach(&blocks, want);
 	if (online == want)
 		return 0;
+	expired = 0;
+	if (whole)
+		reach(&blocks, before);
 	return err_set(err, -EBUSY,
-		       "the guest has %" PRIu64 " MiB online and could not get to %" PRIu64 " MiB",
-		       online * blocks.size >> 20, want * blocks.size >> 20);
+		       "the guest has %" PRIu64 " MiB online and could not get beyond %" PRIu64
+		       " MiB to %" PRIu64 " MiB",
+		       before * blocks.size >> 20, online * blocks.size >> 20, want * blocks.size >> 20);
 }
 
 /* ---- both */
 
 int size_apply(uint32_t cpus, uint64_t memory, struct err *err)
 {
-	int rc = cpus ? cpus_apply(cpus, err) : 0;
+	const int rc = cpus ? cpus_apply(cpus, err) : 0;
 
-	return rc || !memory ? rc : memory_apply(memory, err);
+	return rc || !memory ? rc : memory_apply(memory, false, err);
+}
+
+int size_change(uint32_t cpus, uint64_t memory, struct err *err)
+{
+	const struct sigaction expire = { .sa_handler = on_alarm }; /* interrupts a write to sysfs */
+	struct err ignored;
+	uint32_t before;
+	uint64_t now;
+	int rc;
+
+	sigaction(SIGALRM, &expire, NULL);
+	alarm(SIZE_SECONDS);
+	size_get(&before, &now);
+	rc = cpus ? cpus_apply(cpus, err) : 0;
+	if (!rc && memory)
+		rc = memory_apply(memory, true, err);
+	if (rc && cpus)
+		(void)cpus_apply(before, &ignored);
+	return rc;
 }
 
 void size_get(uint32_t *ret_cpus, uint64_t *ret_memory)
