@@ -84,7 +84,7 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 	int rc = 0;
 
 	if (obj->gone) {
-		fuse_reply_err(req, ENODEV);
+		fuse_reply_err(req, object_gone_errno(obj, ENODEV));
 		return;
 	}
 	file = calloc(1, sizeof(*file));

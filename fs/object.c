@@ -2,6 +2,8 @@
 /* object.c - what the directories of the tree stand for */
 #include "fs/object.h"
 
+#include <errno.h>
+
 #include <stdio.h>
 
 #include "fs/fs.h"
@@ -60,4 +62,10 @@ void object_report(struct object *obj, const struct err *err)
 	buf_clear(&obj->log->error);
 	if (err->code)
 		buf_printf(&obj->log->error, "%s\n", err->text);
+}
+
+int object_gone_errno(const struct object *obj, int otherwise)
+{
+	/* On ESTALE the kernel walks the path once more and believes no name it has cached (path_openat). */
+	return obj->stale ? ESTALE : otherwise;
 }

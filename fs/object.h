@@ -34,6 +34,7 @@ struct object {
 	struct fs *fs;
 	unsigned refs;
 	bool gone;
+	bool stale; /* gone, and not by an rmdir: the kernel has to look cached names up again */
 	char name[STORE_NAME_MAX + 1];
 	struct owner owner;
 	uint64_t ino;         /* its files' inode numbers are this plus a hash of their names */
@@ -62,6 +63,8 @@ void object_unref(struct object *obj); /* NULL is allowed */
 void object_changed(struct object *obj);
 /* From now on its open files answer ENODEV; pollers wake. Drops no reference. */
 void object_remove(struct object *obj);
+/* The errno of asking for a name below it, or of opening a file of it, once it is gone. */
+int object_gone_errno(const struct object *obj, int otherwise);
 /* The outcome of a command given to it: the sentence, or nothing, for the file `error`. */
 void object_report(struct object *obj, const struct err *err);
 

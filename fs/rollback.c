@@ -41,10 +41,13 @@ static void rollback_end(void *arg, const struct err *err)
 static void on_restored(void *arg, const struct err *err)
 {
 	struct rollback *r = arg;
+	struct err failed = r->err;
 
 	/* Whether or not it is back where it was, the rollback itself failed. */
-	(void)err;
-	task_end(r->sb, &r->err);
+	if (err->code)
+		err_set(&failed, r->err.code, "%.100s; nor did it come back as it was: %.100s", r->err.text,
+			err->text);
+	task_end(r->sb, &failed);
 }
 
 /* Take the machine, its disk and its jobs away, and start a fork of `source` instead. */
@@ -54,8 +57,10 @@ static int replace(struct rollback *r, struct source *source, done_fn done, stru
 	struct job *job;
 
 	machine_drop(sb);
-	while ((job = list_first(&sb->jobs, struct job, link)))
+	while ((job = list_first(&sb->jobs, struct job, link))) {
+		job->obj.stale = true;
 		job_remove(job);
+	}
 	layer_unref(sb->disk);
 	sb->disk = NULL;
 	return source_machine(source, sb, NULL, done, r, err);

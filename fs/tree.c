@@ -9,6 +9,8 @@
  *
  * Names that only users of the tree take away are cached by the kernel for ever: a mkdir that waits holds its
  * directory's lock, and looking up a cached name does not need it. Names that are not there are never cached.
+ * The one who takes names away unasked is a rollback, which puts other jobs in the place of those there are:
+ * what the kernel still has of them answers ESTALE, on which it looks the whole path up anew.
  */
 #include "fs/tree.h"
 
@@ -201,7 +203,7 @@ static void tree_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	if (!entry && !obj->gone && dir->entry->dir->find)
 		obj = dir->entry->dir->find(obj, name, &entry);
 	if (!entry || !obj) {
-		fuse_reply_err(req, ENOENT);
+		fuse_reply_err(req, object_gone_errno(dir->obj, ENOENT));
 		return;
 	}
 	rc = tree_entry(obj, entry, false, &param, &node);
@@ -227,8 +229,13 @@ static void reply_attr(fuse_req_t req, const struct tree_node *tn)
 
 static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+	const struct tree_node *tn = tree_node_of(req, ino);
+
 	(void)fi;
-	reply_attr(req, tree_node_of(req, ino));
+	if (tn->obj->stale)
+		fuse_reply_err(req, object_gone_errno(tn->obj, 0));
+	else
+		reply_attr(req, tn);
 }
 
 /*
@@ -284,7 +291,7 @@ static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 	struct err err;
 
 	if (dir->obj->gone) {
-		fuse_reply_err(req, ENOENT);
+		fuse_reply_err(req, object_gone_errno(dir->obj, ENOENT));
 	} else if (!dir->entry->dir || !dir->entry->dir->mkdir) {
 		fuse_reply_err(req, EPERM);
 	} else {
@@ -409,8 +416,13 @@ static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 	struct tree_node *tn = tree_node_of(req, ino);
 	const struct dir_ops *dir = tn->entry->dir;
 	const struct entry *entry;
-	struct listing *listing = calloc(1, sizeof(*listing));
+	struct listing *listing;
 
+	if (tn->obj->stale) {
+		fuse_reply_err(req, object_gone_errno(tn->obj, 0));
+		return;
+	}
+	listing = calloc(1, sizeof(*listing));
 	if (listing) {
 		add_item(listing, ".", place_ino(tn->obj, tn->entry), S_IFDIR);
 		add_item(listing, "..", place_ino(tn->obj, tn->entry), S_IFDIR);

@@ -434,7 +434,6 @@ static void destroy(struct agent *agent)
 	if (agent->dropped || agent->in.skipped)
 		log_debug("agent channel: %llu frames and %llu bytes were dropped",
 			  (unsigned long long)agent->dropped, (unsigned long long)agent->in.skipped);
-	watch_free(agent->watch);
 	frame_parser_release(&agent->in);
 	buf_release(&agent->out);
 	buf_release(&agent->held);
@@ -492,6 +491,9 @@ void agent_free(struct agent *agent)
 	if (!agent || agent->freed)
 		return;
 	agent->freed = true;
+	/* Now, not when a callback returns: the number of the descriptor may be another's by then. */
+	watch_free(agent->watch);
+	agent->watch = NULL;
 	while ((call = list_first(&agent->calls, struct agent_call, link)))
 		finish(call, &err, NULL);
 	if (!agent->busy)
