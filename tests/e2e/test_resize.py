@@ -28,6 +28,15 @@ def has(vm, memory, cpus):
     return True
 
 
+def give(vm, memory, cpus):
+    for name, setting in ("memory", f"{memory}M\n"), ("cpus", f"{cpus}\n"):
+        try:
+            write(vm / name, setting)
+        except OSError as e:
+            raise AssertionError(f"{name} {setting.strip()}: {read(vm / 'error')}") from e
+    return has(vm, memory, cpus)
+
+
 def refused(vm, name, setting, code, *words):
     """Nothing has changed, and `error` has the numbers."""
     before = value(vm / name), free(vm), nproc(vm)
@@ -173,13 +182,9 @@ def test_twenty_times_without_drift(sbx):
     assert has(vm, 1024, 4)
     large, small, private = set(), set(), []
     for _ in range(5 if LAB else 20):
-        write(vm / "memory", "512M\n")
-        write(vm / "cpus", "1\n")
-        assert has(vm, 512, 1)
+        assert give(vm, 512, 1)
         small.add(free(vm))
-        write(vm / "memory", "1G\n")
-        write(vm / "cpus", "4\n")
-        assert has(vm, 1024, 4)
+        assert give(vm, 1024, 4)
         large.add(free(vm))
         private.append(int(fields(vm / "stats")["private"]))
     assert len(large) == len(small) == 1, (large, small)
