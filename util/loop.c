@@ -33,6 +33,9 @@ struct work {
 	void (*done)(void *arg, int result);
 	void *arg;
 	int result;
+	struct loop *loop; /* of one with a thread of its own */
+	pthread_t thread;
+	bool own_thread;
 };
 
 struct loop {
@@ -76,6 +79,19 @@ static void kick(struct loop *loop)
 
 	/* Cannot fail but for an overflow of the counter, which wakes the loop as well. */
 	(void)!write(loop->eventfd, &one, sizeof(one));
+}
+
+static void *thread(void *arg)
+{
+	struct work *work = arg;
+	struct loop *loop = work->loop;
+
+	work->result = work->run(work->arg);
+	pthread_mutex_lock(&loop->lock);
+	list_add(&loop->finished, &work->link);
+	kick(loop);
+	pthread_mutex_unlock(&loop->lock);
+	return NULL;
 }
 
 static void *worker(void *arg)
@@ -122,6 +138,8 @@ static void finish_work(void *arg, uint32_t events)
 	pthread_mutex_unlock(&loop->lock);
 	while ((work = list_first(&batch, struct work, link))) {
 		list_del(&work->link);
+		if (work->own_thread)
+			pthread_join(work->thread, NULL);
 		work->done(work->arg, work->result);
 		free(work);
 	}
@@ -341,10 +359,22 @@ bool timer_running(const struct timer *timer)
 	return timer->loop;
 }
 
+/* Signals belong to the loop's thread. */
+static int start_thread(pthread_t *ret, void *(*run)(void *arg), void *arg)
+{
+	sigset_t all, old;
+	int rc;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(ret, NULL, run, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return rc;
+}
+
 int loop_work(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg)
 {
 	struct work *work = malloc(sizeof(*work));
-	sigset_t all, old;
 	int rc = 0;
 
 	if (!work)
@@ -352,11 +382,7 @@ int loop_work(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, 
 	*work = (struct work){ .run = run, .done = done, .arg = arg };
 	pthread_mutex_lock(&loop->lock);
 	if (loop->queued >= loop->idle && loop->nthreads < WORKERS_MAX) {
-		/* Signals belong to the loop's thread. */
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &old);
-		rc = pthread_create(&loop->threads[loop->nthreads], NULL, worker, loop);
-		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		rc = start_thread(&loop->threads[loop->nthreads], worker, loop);
 		if (!rc)
 			loop->nthreads++;
 		else if (loop->nthreads)
@@ -368,6 +394,21 @@ int loop_work(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, 
 		pthread_cond_signal(&loop->more);
 	}
 	pthread_mutex_unlock(&loop->lock);
+	if (rc)
+		free(work);
+	return -rc;
+}
+
+int loop_thread(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg)
+{
+	struct work *work = malloc(sizeof(*work));
+	int rc;
+
+	if (!work)
+		return -ENOMEM;
+	*work = (struct work){ .run = run, .done = done, .arg = arg, .loop = loop, .own_thread = true };
+	/* It ends in finish_work, on this thread, and so not before work->thread is set. */
+	rc = start_thread(&work->thread, thread, work);
 	if (rc)
 		free(work);
 	return -rc;

@@ -64,6 +64,8 @@ bool timer_running(const struct timer *timer);
  * done.
  */
 int loop_work(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg);
+/* The same on a thread of its own, for work that waits for others: it holds up nobody, however long. */
+int loop_thread(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg);
 
 /* Call fn(arg) on the loop soon, not from this stack frame. Returns 0 or -ENOMEM. */
 int loop_defer(struct loop *loop, void (*fn)(void *arg), void *arg);

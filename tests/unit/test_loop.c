@@ -174,6 +174,47 @@ static void work_runs_elsewhere_and_ends_here(void)
 	loop_free(loop);
 }
 
+struct waiting {
+	struct job job;
+	int fd;
+};
+
+static int wait_for_others(void *arg)
+{
+	struct waiting *waiting = arg;
+	char byte;
+
+	CHECK(read(waiting->fd, &byte, 1) == 1);
+	return run_job(&waiting->job);
+}
+
+/* More than there are workers, all of them waiting for what comes after them. */
+static void work_that_waits_has_a_thread_of_its_own(void)
+{
+	enum { N = 20 };
+	struct loop *loop = new_loop();
+	struct waiting waiting[N];
+	int i, left = N + 1, fds[2];
+	struct job last = { .loop = loop, .loop_thread = pthread_self(), .left = &left };
+
+	CHECK(pipe(fds) == 0);
+	for (i = 0; i < N; i++) {
+		waiting[i] = (struct waiting){ last, fds[0] };
+		CHECK(loop_thread(loop, wait_for_others, job_done, &waiting[i]) == 0);
+	}
+	CHECK(loop_work(loop, run_job, job_done, &last) == 0);
+	while (left > N)
+		CHECK(loop_once(loop, -1) == 0);
+	CHECK(write(fds[1], "12345678901234567890", N) == N);
+	while (left)
+		CHECK(loop_once(loop, -1) == 0);
+	for (i = 0; i < N; i++)
+		CHECK(waiting[i].job.seen == 2);
+	close(fds[0]);
+	close(fds[1]);
+	loop_free(loop);
+}
+
 struct again {
 	struct loop *loop;
 	int calls;
@@ -206,6 +247,7 @@ int main(void)
 	TEST(watched_events_can_change);
 	TEST(timers_fire_in_the_order_of_their_time);
 	TEST(work_runs_elsewhere_and_ends_here);
+	TEST(work_that_waits_has_a_thread_of_its_own);
 	TEST(deferred_calls_come_later_and_in_order);
 	return 0;
 }
