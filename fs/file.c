@@ -111,10 +111,29 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 	}
 	fi->fh = (uintptr_t)file;
 	fi->direct_io = 1;
-	fi->noflush = 1; /* nothing to hear of at close, and an error where the daemon is gone */
+	/* Mostly there is nothing to hear of at close, and an error where the daemon is gone. */
+	fi->noflush = !stream || !stream->flush;
 	fi->nonseekable = stream && !stream->seekable;
 	if (fuse_reply_open(req, fi))
 		file_free(file);
+}
+
+void file_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct file *file = file_of(fi);
+	const struct stream_ops *stream = file->entry->stream;
+	struct request *request;
+
+	(void)ino;
+	if (!stream || !stream->flush || file->obj->gone) {
+		fuse_reply_err(req, file->obj->gone ? ENODEV : 0);
+		return;
+	}
+	request = request_new(req, 0);
+	if (!request)
+		return;
+	request->owner = fi->lock_owner;
+	stream->flush(file, request);
 }
 
 void file_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -243,6 +262,8 @@ void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, o
 	}
 	if (entry->command || (entry->stream && entry->stream->write)) {
 		request = request_new(req, size);
+		if (request)
+			request->owner = fi->lock_owner;
 		if (request && entry->command)
 			entry->command(file->obj, data, request);
 		else if (request)

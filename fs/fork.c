@@ -95,7 +95,7 @@ static void on_template(void *arg, const struct err *err)
 		buf_add(&source->meta.env, buf_bytes(&snap->meta.env), snap->meta.env.len);
 		snapshot_path(snap, source->path, sizeof(source->path));
 		snprintf(source->named, sizeof(source->named), "%s",
-			 snap->source ? snap->meta.parent : snap->obj.name);
+			 snap->named ? snap->obj.name : snap->meta.parent);
 		source->keep = true;
 	}
 	source_end(source, &failed);

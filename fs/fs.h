@@ -50,7 +50,9 @@ struct fs {
 	struct timer pool_timer;
 	struct ready *pool_preparing; /* the one under way, or NULL */
 	unsigned forking; /* forks under way */
-	unsigned working; /* workers of snapshots under way */
+	unsigned working;        /* threads at work on the store */
+	struct list workers;     /* struct worker: of them, those of snapshots (snapwork.c) */
+	struct timer work_timer; /* tells how far they are */
 	uint64_t forks_made;
 };
 

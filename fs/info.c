@@ -71,6 +71,22 @@ int sandbox_stats(struct object *obj, struct buf *text, struct err *err)
 	return 0;
 }
 
+static void put_status(struct snapshot *snap, struct buf *text)
+{
+	buf_printf(text, "status ");
+	snapshot_status(snap, text);
+	buf_printf(text, "\n");
+}
+
+static uint64_t disk_stored(const struct layer *layer)
+{
+	uint64_t sum = 0;
+
+	for (; layer; layer = layer_base(layer))
+		sum += layer_stored(layer);
+	return sum;
+}
+
 int snapshot_info(struct object *obj, struct buf *text, struct err *err)
 {
 	struct snapshot *snap = snapshot_of(obj);
@@ -78,8 +94,13 @@ int snapshot_info(struct object *obj, struct buf *text, struct err *err)
 	const struct template *template = snap->template;
 	uint64_t logical, stored, own;
 	struct stat st = { 0 };
-	int rc = snapshot_read_meta(snap, err);
+	int rc;
 
+	if (snapshot_is_empty(snap)) {
+		put_status(snap, text);
+		return 0;
+	}
+	rc = snapshot_read_meta(snap, err);
 	if (rc)
 		return rc;
 	put_word(text, "source", meta->source);
@@ -92,21 +113,20 @@ int snapshot_info(struct object *obj, struct buf *text, struct err *err)
 	put_number(text, "cpus", meta->machine.cpus);
 	put_number(text, "cpus_max", meta->machine.cpus_max);
 	put_number(text, "pause_us", meta->pause_ns / 1000);
-	logical = meta->ram_logical;
+	logical = meta->ram_logical + meta->disk_logical;
 	stored = meta->ram_stored + meta->disk_stored;
 	own = meta->own;
-	if (snap->source) { /* not stored: what it takes of this host's memory and disk */
+	if (!snap->stored) { /* what it takes of this host's memory and disk */
 		if (!fstat(template->ram_fd, &st))
-			stored = (uint64_t)st.st_blocks * 512;
-		own = stored + layer_stored(template->disk);
-		stored = own;
+			own = (uint64_t)st.st_blocks * 512;
+		logical += layer_virtual_size(template->disk);
+		stored = own + disk_stored(template->disk);
+		own += layer_stored(template->disk);
 	}
 	put_number(text, "logical", logical);
 	put_number(text, "stored", stored);
 	put_number(text, "own", own);
-	buf_printf(text, "status ");
-	snapshot_status(snap, text);
-	buf_printf(text, "\n");
+	put_status(snap, text);
 	return 0;
 }
 

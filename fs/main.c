@@ -352,6 +352,7 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	list_init(&fs->sandboxes);
 	list_init(&fs->snapshots);
 	list_init(&fs->pool);
+	list_init(&fs->workers);
 	object_init(&fs->root, OBJECT_ROOT, fs, "", &owner, root_free);
 	fs->loop = loop_new();
 	if (!fs->loop)
@@ -385,10 +386,10 @@ static void fs_release(struct fs *fs)
 		sandbox_remove(sb);
 	snapshots_cancel(fs);
 	pool_drop(fs);
-	while (fs->working)
-		loop_once(fs->loop, -1);
 	files_close(fs);
 	guestfs_close_all(fs);
+	while (fs->working)
+		loop_once(fs->loop, -1);
 	nodes_forget(fs);
 	session_free(fs->session);
 	while ((image = list_first(&fs->images, struct object, siblings)))

@@ -27,7 +27,7 @@ struct owner {
 	mode_t mode; /* permissions of its directory */
 };
 
-enum object_kind { OBJECT_ROOT, OBJECT_IMAGE, OBJECT_SANDBOX, OBJECT_SNAPSHOT, OBJECT_JOB };
+enum object_kind { OBJECT_ROOT, OBJECT_IMAGE, OBJECT_SANDBOX, OBJECT_SNAPSHOT, OBJECT_ARCHIVE, OBJECT_JOB };
 
 struct object {
 	enum object_kind kind;

@@ -123,6 +123,15 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 	ops_of(req, ino)->write(req, ino, data, size, off, fi);
 }
 
+/* What nobody listens to is said not to be sent (noflush); older kernels send it. */
+static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	if (ops_of(req, ino)->flush)
+		ops_of(req, ino)->flush(req, ino, fi);
+	else
+		fuse_reply_err(req, 0);
+}
+
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	ops_of(req, ino)->release(req, ino, fi);
@@ -164,7 +173,7 @@ static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, s
 	ops_of(req, ino)->poll(req, ino, fi, ph);
 }
 
-/* No flush, no extended attributes: the kernel asks once, hears ENOSYS, and does not ask again. */
+/* No extended attributes: the kernel asks once, hears ENOSYS, and does not ask again. */
 static const struct fuse_lowlevel_ops session_ops = {
 	.lookup = op_lookup,
 	.forget = op_forget,
@@ -182,6 +191,7 @@ static const struct fuse_lowlevel_ops session_ops = {
 	.open = op_open,
 	.read = op_read,
 	.write = op_write,
+	.flush = op_flush,
 	.release = op_release,
 	.fsync = op_fsync,
 	.opendir = op_opendir,

@@ -6,9 +6,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "fs/archive.h"
 #include "fs/fork.h"
 #include "fs/info.h"
-#include "fs/snapshot.h"
+#include "fs/lineage.h"
+#include "fs/snapwork.h"
 
 /* ---- the directory of one */
 
@@ -43,7 +45,7 @@ static const struct verb verbs[] = {
 
 static unsigned verb_state(const struct object *obj)
 {
-	return snapshot_of(obj)->source ? UNNAMED : NAMED;
+	return snapshot_of(obj)->named ? NAMED : UNNAMED;
 }
 
 static int ctl_text(struct object *obj, struct buf *text, struct err *err)
@@ -56,6 +58,14 @@ static int ctl_text(struct object *obj, struct buf *text, struct err *err)
 static void ctl_command(struct object *obj, const char *text, struct request *request)
 {
 	ctl_write(verbs, verb_state(obj), verb_state(obj) == NAMED ? "named" : "unnamed", obj, text, request);
+}
+
+static int status_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	snapshot_status(snapshot_of(obj), text);
+	buf_printf(text, "\n");
+	return 0;
 }
 
 static const struct entry files[] = {
@@ -75,20 +85,56 @@ static const struct entry files[] = {
 	  .flags = ENTRY_POLL,
 	  .show = snapshot_info,
 	  .help = "source, parent, created, engine, memory, cpus, pause_us, sizes, status" },
+	{ .name = "status",
+	  .mode = S_IFREG | 0444,
+	  .flags = ENTRY_POLL,
+	  .show = status_show,
+	  .help = "ready | saving N% | loading N% | verifying N% | importing N% | empty | damaged; poll works" },
 	{ .name = "forks",
 	  .mode = S_IFDIR | 0755,
 	  .dir = &forks_dir,
 	  .help = "mkdir W makes sandbox /W; lists the living ones as links" },
+	{ .name = "archive",
+	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_FRESH,
+	  .stream = &archive_ops,
+	  .help = "all of it in one file, to read; to write, in an empty one: closing it ends the import" },
+	{ .name = "archive.since",
+	  .mode = S_IFDIR | 0755,
+	  .dir = &archive_since_dir,
+	  .help = "the same without what another named snapshot has" },
+	{ .name = "children",
+	  .mode = S_IFDIR | 0755,
+	  .dir = &children_dir,
+	  .help = "named snapshots that were taken after it" },
 	{ 0 },
 };
 
-static const struct dir_ops snapshot_dir = { .entries = files };
+/* `parent` is there only where there is one. */
+static struct object *snapshot_dir_find(struct object *dir, const char *name, const struct entry **ret)
+{
+	*ret = &parent_entry;
+	return !strcmp(name, parent_entry.name) && has_parent(snapshot_of(dir)) ? dir : NULL;
+}
+
+static void snapshot_dir_list(struct object *dir, struct listing *listing)
+{
+	if (has_parent(snapshot_of(dir)))
+		listing_add(listing, parent_entry.name, dir, &parent_entry);
+}
+
+static const struct dir_ops snapshot_dir = {
+	.entries = files,
+	.child = &parent_entry,
+	.find = snapshot_dir_find,
+	.list = snapshot_dir_list,
+};
 
 static const struct entry named_entry = {
 	.name = "NAME",
 	.mode = S_IFDIR,
 	.dir = &snapshot_dir,
-	.help = "a named snapshot, in the store: survives the sandbox and the daemon"
+	.help = "a named snapshot, in the store: survives the sandbox and the daemon; mkdir makes an empty one"
 };
 
 static const struct entry unnamed_entry = {
@@ -186,10 +232,11 @@ static void rename_named(struct object *dir, const char *name, struct object *to
 	}
 	if (!snap)
 		err_set(&err, -ENOENT, "there is no snapshot %.64s", name);
-	else if (!list_empty(&snap->workers))
-		err_set(&err, -EBUSY, "snapshot %s is in use: it is being loaded or checked", name);
+	else if (worker_busy(snap))
+		err_set(&err, -EBUSY, "snapshot %s is in use: it is %s", name,
+			worker_busy(snap)->kind->doing);
 	if (err.code || snapshot_name_check(fs, to_name, &err) ||
-	    snapshot_rename(fs->store, name, to_name, &err)) {
+	    (snap->stored && snapshot_rename(fs->store, name, to_name, &err))) {
 		tree_refuse(request, dir, &err);
 		return;
 	}
@@ -224,12 +271,25 @@ static int named_rmdir(struct object *dir, const char *name, struct err *err)
 
 	if (!snap)
 		return err_set(err, -ENOENT, "there is no snapshot %.64s", name);
-	rc = snapshot_remove(dir->fs->store, name, err);
+	rc = snap->stored ? snapshot_remove(dir->fs->store, name, err) : 0;
 	if (rc)
 		return rc;
 	snapshot_name_moved(dir->fs, name, "");
 	snapshot_drop(snap);
 	return 0;
+}
+
+/* A place for an archive. */
+static void named_mkdir(struct object *dir, const char *name, const struct owner *owner,
+			struct request *request)
+{
+	struct snapshot *snap;
+	struct err err;
+
+	if (snapshot_new_empty(dir->fs, name, owner, &snap, &err))
+		tree_refuse(request, dir, &err);
+	else
+		tree_made(request, &snap->obj, &named_entry, false);
 }
 
 static const struct entry no_entries[] = { { 0 } };
@@ -239,6 +299,7 @@ const struct dir_ops snapshots_dir = {
 	.child = &named_entry,
 	.find = named_find,
 	.list = named_list,
+	.mkdir = named_mkdir,
 	.rmdir = named_rmdir,
 	.rename = rename_named,
 };

@@ -116,7 +116,8 @@ void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret)
 	ret->st_atim = ret->st_mtim = ret->st_ctim;
 	if (S_ISREG(entry->mode))
 		ret->st_size = obj->gone ? 0 : (off_t)file_size(obj, entry, &err);
-	if (!entry->stream)
+	/* cp reads what has as many blocks as bytes from front to back; otherwise it seeks for holes first. */
+	if (!entry->stream || (entry->stream->size && !entry->stream->seekable))
 		ret->st_blocks = (ret->st_size + 511) / 512;
 }
 
@@ -513,6 +514,7 @@ const struct fuse_lowlevel_ops tree_ops = {
 	.open = tree_open,
 	.read = file_read,
 	.write = file_write,
+	.flush = file_flush,
 	.release = file_release,
 	.fsync = file_fsync,
 	.opendir = tree_opendir,
