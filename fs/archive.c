@@ -31,8 +31,8 @@ struct transfer {
 
 /* What an export leaves out: a snapshot seen from another. Its `error` is the snapshot's. */
 struct delta {
-	struct object obj; /* named as the base */
-	struct list link;  /* snap->deltas */
+	struct object obj;     /* named as the base */
+	struct list link;      /* snap->deltas */
 	struct snapshot *snap; /* a reference */
 };
 
@@ -80,32 +80,39 @@ static void answer_all(struct list *requests, int code)
 }
 
 /* A pipe whose ends are ours, non-blocking, and the worker's. */
-static int make_pipe(struct transfer *transfer, bool reading, watch_fn fn, int *ret_worker_fd)
+static int make_pipe(struct transfer *transfer, struct worker *worker, bool reading, watch_fn fn,
+		     struct err *err)
 {
 	int fds[2];
 
 	if (pipe2(fds, O_CLOEXEC) < 0)
-		return -errno;
+		return err_sys(err, -errno, "archive");
 	transfer->fd = fds[reading ? 0 : 1];
-	*ret_worker_fd = fds[reading ? 1 : 0];
+	worker->fd = fds[reading ? 1 : 0];
 	/* A user may have used up what pipes he may have: a small one does as well. */
 	(void)fcntl(transfer->fd, F_SETPIPE_SZ, PIPE_SIZE);
+	if (fcntl(transfer->fd, F_SETFL, O_NONBLOCK) < 0)
+		return err_sys(err, -errno, "archive");
 	transfer->watch = watch_new(transfer->fs->loop, transfer->fd, 0, fn, transfer);
-	if (!transfer->watch || fcntl(transfer->fd, F_SETFL, O_NONBLOCK) < 0) {
-		close(*ret_worker_fd);
-		return transfer->watch ? -errno : -ENOMEM;
-	}
-	return 0;
+	return transfer->watch ? 0 : err_sys(err, -ENOMEM, "archive");
 }
 
-/* The worker has something to do: it is ended by `done`, whatever happens. */
-static void transfer_start(struct transfer *transfer, struct file *file, struct worker *worker, int worker_fd)
+/* What the worker is to do has begun: its `done` ends the transfer, whatever happens. */
+static void transfer_start(struct transfer *transfer, struct file *file, struct worker *worker)
 {
-	worker->fd = worker_fd;
 	transfer->worker = worker;
 	transfer->open = true;
 	file->priv = transfer;
 	worker_start(worker);
+}
+
+/* It cannot begin. */
+static void transfer_abandon(struct transfer *transfer, struct worker *worker)
+{
+	if (worker->fd >= 0)
+		close(worker->fd);
+	free(worker);
+	transfer_free(transfer);
 }
 
 static struct transfer *transfer_new(struct fs *fs)
@@ -188,28 +195,21 @@ static int start_export(struct file *file, struct err *err)
 	struct snapshot *snap = snapshot_at(file->obj, &since);
 	struct transfer *transfer = transfer_new(snap->obj.fs);
 	struct worker *worker = transfer ? worker_new(snap, &export_kind, on_exported, transfer) : NULL;
-	int worker_fd, rc;
+	int rc;
 
 	if (!worker) {
 		free(transfer);
 		return err_sys(err, -ENOMEM, "archive");
 	}
-	rc = make_pipe(transfer, true, on_readable, &worker_fd);
-	if (rc) {
-		err_sys(err, rc, "archive");
-	} else {
+	rc = make_pipe(transfer, worker, true, on_readable, err);
+	if (!rc)
 		rc = archive_export_begin(snap->obj.fs->store, snap->obj.name, since, &worker->progress,
 					  &worker->export, err);
-		if (rc)
-			close(worker_fd);
-	}
-	if (rc) {
-		transfer_free(transfer);
-		free(worker);
-		return rc;
-	}
-	transfer_start(transfer, file, worker, worker_fd);
-	return 0;
+	if (rc)
+		transfer_abandon(transfer, worker);
+	else
+		transfer_start(transfer, file, worker);
+	return rc;
 }
 
 static void archive_read(struct file *file, uint64_t offset, bool nonblock, struct request *request)
@@ -300,7 +300,7 @@ static int start_import(struct file *file, struct err *err)
 	struct snapshot *snap = snapshot_of(file->obj);
 	struct transfer *transfer;
 	struct worker *worker;
-	int worker_fd, rc;
+	int rc;
 
 	if (!snapshot_is_empty(snap) || worker_busy(snap))
 		return err_set(err, -EBUSY, "archive: another import into %s came first", snap->obj.name);
@@ -311,51 +311,51 @@ static int start_import(struct file *file, struct err *err)
 		return err_sys(err, -ENOMEM, "archive");
 	}
 	memcpy(worker->name, snap->obj.name, sizeof(worker->name));
-	rc = make_pipe(transfer, false, on_writable, &worker_fd);
-	if (rc) {
-		err_sys(err, rc, "archive");
-	} else {
+	rc = make_pipe(transfer, worker, false, on_writable, err);
+	if (!rc)
 		rc = archive_import_begin(snap->obj.fs->store, snap->obj.name, &worker->progress,
 					  &worker->import, err);
-		if (rc)
-			close(worker_fd);
+	if (rc)
+		transfer_abandon(transfer, worker);
+	else
+		transfer_start(transfer, file, worker);
+	return rc;
+}
+
+/* May more be written? */
+static int writable(struct file *file, struct err *err)
+{
+	const struct transfer *transfer = file->priv;
+
+	if (!transfer)
+		return start_import(file, err);
+	if (!transfer->worker && transfer->err.code) {
+		*err = transfer->err;
+		return err->code;
 	}
-	if (rc) {
-		transfer_free(transfer);
-		free(worker);
-		return rc;
-	}
-	transfer_start(transfer, file, worker, worker_fd);
+	if (!transfer->worker || transfer->complete)
+		return err_set(err, -EINVAL, "archive: it was closed, and is complete");
 	return 0;
 }
 
 static void archive_write(struct file *file, const char *data, bool nonblock, struct request *request)
 {
-	struct transfer *transfer = file->priv;
+	struct transfer *transfer;
 	struct err err = { 0 };
 
 	(void)nonblock; /* a regular file's writer waits */
-	if (!transfer && !start_import(file, &err)) {
-		transfer = file->priv;
+	if (writable(file, &err)) {
 		object_report(file->obj, &err);
-	} else if (!transfer) {
-		object_report(file->obj, &err);
-	} else if (!transfer->worker) {
-		err.code = transfer->err.code ? transfer->err.code : -EINVAL;
-	} else if (transfer->complete) {
-		err_set(&err, -EINVAL, "archive: it was closed, and so is complete");
-		object_report(file->obj, &err);
-	}
-	if (!err.code) {
-		request->data = malloc(request->size);
-		if (!request->data)
-			err.code = -ENOMEM;
-	}
-	if (err.code) {
 		request_err(request, err.code);
 		return;
 	}
+	request->data = malloc(request->size);
+	if (!request->data) {
+		request_err(request, -ENOMEM);
+		return;
+	}
 	memcpy(request->data, data, request->size);
+	transfer = file->priv;
 	transfer->writer = request->owner;
 	list_add(&transfer->waiting, &request->link);
 	pump(transfer);
@@ -405,9 +405,10 @@ static int archive_open(struct file *file, int flags)
 		else if (worker_busy(snap))
 			err_set(&err, -EBUSY, "snapshot %s is being imported already", snap->obj.name);
 	} else if (!snap->stored) {
-		err_set(&err, -EBUSY, "archive: %s", !snap->named ? "only a named snapshot has one: mv it" :
-					     worker_busy(snap)	  ? "the snapshot is on its way to the store" :
-								    "the snapshot is empty");
+		err_set(&err, -EBUSY, "archive: %s",
+			!snap->named        ? "only a named snapshot has one: mv it"
+			: worker_busy(snap) ? "the snapshot is on its way to the store"
+					    : "the snapshot is empty");
 	}
 	if (err.code)
 		object_report(file->obj, &err);
@@ -453,11 +454,13 @@ const struct stream_ops archive_ops = {
 
 static const struct entry no_entries[] = { { 0 } };
 
-static const struct entry since_entry = { .name = "BASE",
-					  .mode = S_IFREG | 0444,
-					  .flags = ENTRY_VOLATILE,
-					  .stream = &archive_ops,
-					  .help = "what the other side, which has snapshot BASE, lacks of it" };
+static const struct entry since_entry = {
+	.name = "BASE",
+	.mode = S_IFREG | 0444,
+	.flags = ENTRY_VOLATILE,
+	.stream = &archive_ops,
+	.help = "what the other side, which has snapshot BASE, lacks of it"
+};
 
 static void delta_free(struct object *obj)
 {

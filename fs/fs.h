@@ -53,6 +53,8 @@ struct fs {
 	unsigned working;        /* threads at work on the store */
 	struct list workers;     /* struct worker: of them, those of snapshots (snapwork.c) */
 	struct timer work_timer; /* tells how far they are */
+	struct list browsed;     /* struct snapfs: helpers for files of snapshots, the last used first */
+	unsigned browse_opening; /* of them, those that may still have to open their layers */
 	uint64_t forks_made;
 };
 

@@ -2,9 +2,8 @@
 /*
  * guestfs.c - fs/: names of a guest's files, through its agent
  *
- * A name that the guest gives to another file becomes another node, so that the kernel's inode is always of
- * one type. The kernel's ".." goes up our nodes, which are as deep as the path in the guest, so symlink.c can
- * tell by the depth what stays inside.
+ * The kernel's ".." goes up our nodes, which are as deep as the path in the guest, so symlink.c can tell by
+ * the depth what stays inside.
  */
 #include "fs/guestfs.h"
 
@@ -17,316 +16,12 @@
 
 #include "fs/symlink.h"
 
-static const double GUEST_CACHE_S = 0.1; /* one walk of a path, not two questions a component */
-
-static const struct fuse_lowlevel_ops guest_ops;
-
-/* ---- nodes */
-
-struct guest_node *guest_node_of(fuse_req_t req, fuse_ino_t ino)
-{
-	return container_of(node_of(req, ino), struct guest_node, node);
-}
-
-struct guest_node *guest_ref(struct guest_node *gn)
-{
-	gn->refs++;
-	return gn;
-}
-
-void guest_unref(struct guest_node *gn)
-{
-	struct guest_node *parent;
-
-	while (gn && !--gn->refs) {
-		parent = gn->parent;
-		list_del(&gn->siblings);
-		if (gn->sb->guest_root == gn)
-			gn->sb->guest_root = NULL;
-		object_unref(&gn->sb->obj);
-		list_del(&gn->node.link);
-		free(gn->name);
-		free(gn);
-		gn = parent;
-	}
-}
-
-/* The kernel forgot it. */
-static void guest_forgotten(struct node *node)
-{
-	struct guest_node *gn = container_of(node, struct guest_node, node);
-
-	gn->known = false;
-	guest_unref(gn);
-}
-
-/* One reference. */
-static struct guest_node *guest_node_new(struct sandbox *sb, struct guest_node *parent, const char *name)
-{
-	struct guest_node *gn = calloc(1, sizeof(*gn));
-
-	if (!gn)
-		return NULL;
-	gn->name = strdup(name);
-	if (!gn->name) {
-		free(gn);
-		return NULL;
-	}
-	node_init(sb->obj.fs, &gn->node, &guest_ops, guest_forgotten);
-	gn->refs = 1;
-	gn->sb = sandbox_of(object_ref(&sb->obj));
-	gn->parent = parent ? guest_ref(parent) : NULL;
-	list_init(&gn->siblings);
-	list_init(&gn->children);
-	list_init(&gn->files);
-	if (parent)
-		list_add(&parent->children, &gn->siblings);
-	return gn;
-}
-
-/* The kernel is told of it: it holds a reference until it forgets. */
-static struct node *known(struct guest_node *gn)
-{
-	if (!gn->known)
-		guest_ref(gn);
-	gn->known = true;
-	return &gn->node;
-}
-
-struct node *guestfs_root(struct object *obj, const struct entry *entry)
-{
-	struct sandbox *sb = sandbox_of(obj);
-	struct guest_node *gn = sb->guest_root;
-	struct node *node;
-
-	if (gn)
-		return known(gn);
-	gn = guest_node_new(sb, NULL, "");
-	if (!gn)
-		return NULL;
-	gn->entry = entry;
-	sb->guest_root = gn;
-	node = known(gn);
-	guest_unref(gn);
-	return node;
-}
-
-static struct guest_node *find_child(struct guest_node *dir, const char *name)
-{
-	struct guest_node *gn;
-
-	list_for_each (gn, &dir->children, siblings)
-		if (!gn->detached && !strcmp(gn->name, name))
-			return gn;
-	return NULL;
-}
-
 static void detach(struct guest_node *dir, const char *name)
 {
-	struct guest_node *gn = find_child(dir, name);
+	struct guest_node *gn = guest_child(dir, name);
 
 	if (gn)
 		gn->detached = true;
-}
-
-/* Put "/name" before the path that begins at *p, within `start`. */
-static int prepend(char **p, const char *start, const char *name)
-{
-	const size_t n = strlen(name);
-
-	if (n + 1 >= (size_t)(*p - start))
-		return -ENAMETOOLONG;
-	*p -= n + 1;
-	**p = '/';
-	memcpy(*p + 1, name, n);
-	return 0;
-}
-
-int guest_put_path(struct buf *args, const struct guest_node *dir, const char *name)
-{
-	char path[PATH_MAX], *p = path + sizeof(path) - 1;
-	const struct guest_node *gn;
-	int rc = 0;
-
-	*p = 0;
-	if (name)
-		rc = prepend(&p, path, name);
-	for (gn = dir; gn->parent && !rc; gn = gn->parent)
-		rc = gn->detached ? -ESTALE : prepend(&p, path, gn->name);
-	if (!rc)
-		buf_put_str(args, *p ? p : "/");
-	return rc;
-}
-
-int guest_usable(const struct guest_node *gn)
-{
-	return sandbox_usable(gn->sb, NULL);
-}
-
-/* ---- attributes */
-
-static unsigned depth_of(const struct guest_node *gn)
-{
-	unsigned depth = 0;
-
-	for (; gn->parent; gn = gn->parent)
-		depth++;
-	return depth;
-}
-
-/*
- * Inode numbers are the guest's with the sandbox and the depth above them: a guest has several filesystems,
- * and a directory with the number of one above it would look like a loop to find and du (/dev and /dev/pts
- * both are 1).
- */
-uint64_t guest_ino(const struct guest_node *gn, unsigned below, uint64_t ino)
-{
-	return (uint64_t)1 << 62 | (gn->sb->obj.ino >> 16 & 0x3fffff) << 40 |
-	       (uint64_t)((depth_of(gn) + below) & 0xff) << 32 | ((ino ^ ino >> 32) & 0xffffffff);
-}
-
-static struct timespec to_timespec(uint64_t ns)
-{
-	int64_t seconds = (int64_t)ns / 1000000000, rest = (int64_t)ns % 1000000000;
-
-	if (rest < 0) {
-		seconds--;
-		rest += 1000000000;
-	}
-	return (struct timespec){ (time_t)seconds, (long)rest };
-}
-
-void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret)
-{
-	*ret = (struct stat){
-		.st_ino = guest_ino(gn, 0, attr->ino),
-		.st_mode = attr->mode,
-		.st_nlink = attr->nlink,
-		.st_uid = attr->uid,
-		.st_gid = attr->gid,
-		.st_rdev = attr->rdev,
-		.st_size = (off_t)attr->size,
-		.st_blocks = (blkcnt_t)attr->blocks,
-		.st_blksize = PROTO_DATA_MAX,
-		.st_atim = to_timespec(attr->atime_ns),
-		.st_mtim = to_timespec(attr->mtime_ns),
-		.st_ctim = to_timespec(attr->ctime_ns),
-	};
-}
-
-/* ---- calls */
-
-void guest_call_free(struct guest_call *gc)
-{
-	guest_unref(gc->node);
-	guest_unref(gc->node2);
-	free(gc->name);
-	free(gc->name2);
-	free(gc);
-}
-
-static void on_interrupt(void *arg)
-{
-	struct guest_call *gc = arg;
-
-	gc->request = NULL;
-	if (gc->opens)
-		return; /* the handle in the answer has to be closed */
-	agent_fs_cancel(gc->call);
-	guest_call_free(gc);
-}
-
-static void on_reply(void *arg, int err, struct reader *results)
-{
-	struct guest_call *gc = arg;
-
-	gc->done(gc, err, results);
-}
-
-struct guest_call *guest_call_new(fuse_req_t req, struct guest_node *gn, const char *name,
-				  void (*done)(struct guest_call *gc, int err, struct reader *results))
-{
-	struct request *request = request_new(req, 0);
-	struct guest_call *gc;
-
-	if (!request)
-		return NULL;
-	gc = calloc(1, sizeof(*gc));
-	if (gc && name)
-		gc->name = strdup(name);
-	if (!gc || (name && !gc->name)) {
-		free(gc);
-		request_err(request, -ENOMEM);
-		return NULL;
-	}
-	gc->request = request;
-	gc->node = guest_ref(gn);
-	gc->done = done;
-	return gc;
-}
-
-void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args)
-{
-	if (!rc)
-		rc = guest_usable(gc->node);
-	if (!rc && args->failed)
-		rc = -ENOMEM;
-	if (!rc) {
-		gc->call = agent_fs(gc->node->sb->agent, op, args, GUEST_TIMEOUT_MS, on_reply, gc);
-		if (!gc->call)
-			rc = -ENOMEM;
-	}
-	buf_release(args);
-	if (rc) {
-		request_err(gc->request, rc);
-		guest_call_free(gc);
-		return;
-	}
-	gc->request->cancel = on_interrupt;
-	gc->request->arg = gc;
-}
-
-void guest_done_err(struct guest_call *gc, int err, struct reader *results)
-{
-	(void)results;
-	request_err(gc->request, err);
-	guest_call_free(gc);
-}
-
-/* ---- entries */
-
-int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry_param *ret,
-		struct guest_node **ret_node)
-{
-	struct guest_node *dir = gc->node2 ? gc->node2 : gc->node;
-	struct guest_node *gn = find_child(dir, gc->name);
-	struct fs_attr attr;
-
-	fs_attr_get(results, &attr);
-	if (results->bad)
-		return -EIO;
-	if (gn && (gn->ino != attr.ino || gn->type != (attr.mode & S_IFMT))) {
-		gn->detached = true;
-		gn = NULL;
-	}
-	if (gn)
-		guest_ref(gn);
-	else
-		gn = guest_node_new(dir->sb, dir, gc->name);
-	if (!gn)
-		return -ENOMEM;
-	gn->ino = attr.ino;
-	gn->type = attr.mode & S_IFMT;
-	*ret = (struct fuse_entry_param){
-		.ino = node_id(known(gn)),
-		.generation = 1,
-		.attr_timeout = GUEST_CACHE_S,
-		.entry_timeout = GUEST_CACHE_S,
-	};
-	guest_stat(gn, &attr, &ret->attr);
-	*ret_node = gn;
-	guest_unref(gn);
-	return 0;
 }
 
 static void done_entry(struct guest_call *gc, int err, struct reader *results)
@@ -386,7 +81,7 @@ static uint32_t any_handle(const struct guest_node *gn, const struct fuse_file_i
 	const struct guest_file *file =
 		fi ? (const void *)(uintptr_t)fi->fh : list_first(&gn->files, struct guest_file, link);
 
-	return file && file->epoch == gn->sb->epoch ? file->handle : 0;
+	return file && file->epoch == guest_epoch(gn) ? file->handle : 0;
 }
 
 static void send_setattr(struct guest_call *gc, const struct fuse_file_info *fi, unsigned valid,
@@ -411,7 +106,7 @@ static void root_getattr(fuse_req_t req, const struct guest_node *gn)
 {
 	struct stat st;
 
-	tree_attr(&gn->sb->obj, gn->entry, &st);
+	tree_attr(gn->guest->obj, gn->entry, &st);
 	fuse_reply_attr(req, &st, 0);
 }
 
@@ -457,7 +152,7 @@ static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int
 	struct guest_call *gc;
 
 	if (!gn->parent) {
-		fuse_reply_err(req, EPERM); /* the sandbox's place in our tree */
+		fuse_reply_err(req, gn->guest->ops->readonly ? EROFS : EPERM); /* a place in our tree */
 		return;
 	}
 	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
@@ -568,12 +263,12 @@ static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const 
 	struct guest_call *gc;
 	int rc;
 
-	if (from->ops != &guest_ops) {
+	if (from->ops != &guestfs_ops) {
 		fuse_reply_err(req, EXDEV);
 		return;
 	}
 	gn = container_of(from, struct guest_node, node);
-	if (gn->sb != dir->sb) {
+	if (gn->guest != dir->guest) {
 		fuse_reply_err(req, EXDEV);
 		return;
 	}
@@ -615,7 +310,7 @@ static void guest_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void done_rename(struct guest_call *gc, int err, struct reader *results)
 {
-	struct guest_node *gn = find_child(gc->node, gc->name);
+	struct guest_node *gn = guest_child(gc->node, gc->name);
 
 	if (!err && (gc->node != gc->node2 || strcmp(gc->name, gc->name2) != 0)) {
 		detach(gc->node2, gc->name2);
@@ -642,13 +337,13 @@ static void guest_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fu
 	struct guest_call *gc;
 	int rc;
 
-	if (to->ops != &guest_ops) {
+	if (to->ops != &guestfs_ops) {
 		fuse_reply_err(req, EXDEV);
 		return;
 	}
 	to_dir = container_of(to, struct guest_node, node);
-	if (to_dir->sb != dir->sb || flags & ~1u) { /* RENAME_NOREPLACE alone */
-		fuse_reply_err(req, to_dir->sb != dir->sb ? EXDEV : EINVAL);
+	if (to_dir->guest != dir->guest || flags & ~1u) { /* RENAME_NOREPLACE alone */
+		fuse_reply_err(req, to_dir->guest != dir->guest ? EXDEV : EINVAL);
 		return;
 	}
 	gc = guest_call_new(req, dir, name, done_rename);
@@ -693,7 +388,7 @@ static void guest_statfs(fuse_req_t req, fuse_ino_t ino)
 		guest_call_send(gc, FS_STATFS, guest_put_path(&args, gn, NULL), &args);
 }
 
-static const struct fuse_lowlevel_ops guest_ops = {
+const struct fuse_lowlevel_ops guestfs_ops = {
 	.lookup = guest_lookup,
 	.forget = guest_forget,
 	.getattr = guest_getattr,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * guestfs.h - fs/: the files of a guest, through its agent
+ * guestfs.h - fs/: the files of a guest, through its agent; or of a snapshot, through a helper like one
  *
  * A node is a name in a directory of the guest, and its path is made of its parents' names when it is needed.
  * Nothing is cached here, and by the kernel only for a moment, since the guest changes its files itself.
@@ -11,13 +11,25 @@
 #include "fs/sandbox.h"
 
 enum { GUEST_TIMEOUT_MS = 30000 };
+/* How long the kernel may keep what it was told: one walk of a path, not two questions a component. */
+#define GUEST_CACHE_S 0.1
+
+/* How an object's files are reached. */
+struct guest_ops {
+	/* 0 when there is an agent to ask, or why not. */
+	int (*usable)(struct object *obj);
+	struct agent *(*agent)(const struct object *obj); /* NULL: none */
+	uint64_t (*epoch)(const struct object *obj);      /* counts agents: another has other handles */
+	int lost;                                         /* errno when the agent ends while it is asked */
+	bool readonly;
+};
 
 struct guest_node {
 	struct node node;
 	unsigned refs; /* one while the kernel knows it, one for each child, open file and call under way */
 	bool known;    /* the kernel has it */
 	bool detached; /* its name was removed, or is another file's now */
-	struct sandbox *sb;        /* a reference */
+	struct guest *guest;       /* of an object; a reference to that is held */
 	const struct entry *entry; /* of the root: its place in our tree */
 	struct guest_node *parent; /* a reference; NULL: the root */
 	char *name;
@@ -51,12 +63,13 @@ struct guest_call {
 };
 
 /* The node for the tree's lookup of fs/. */
-struct node *guestfs_root(struct object *obj, const struct entry *entry);
+struct node *guestfs_root(struct guest *guest, const struct entry *entry);
+extern const struct fuse_lowlevel_ops guestfs_ops;
 
 /* The mount is gone: what is still open is closed. */
 void guestfs_close_all(struct fs *fs);
 
-/* ---- shared by guestfs.c and guestio.c */
+/* ---- shared by guestnode.c, guestfs.c and guestio.c */
 
 struct guest_node *guest_node_of(fuse_req_t req, fuse_ino_t ino);
 struct guest_node *guest_ref(struct guest_node *gn);
@@ -65,6 +78,12 @@ void guest_unref(struct guest_node *gn);
 int guest_put_path(struct buf *args, const struct guest_node *dir, const char *name);
 /* May it be used? 0 or a negative errno. */
 int guest_usable(const struct guest_node *gn);
+struct agent *guest_agent(const struct guest_node *gn);
+uint64_t guest_epoch(const struct guest_node *gn);
+/* An operation's errno as users see it. */
+int guest_errno(const struct guest_node *gn, int err);
+/* NULL: the kernel knows none of this name. */
+struct guest_node *guest_child(struct guest_node *dir, const char *name);
 /* The inode number of a file with the guest's number `ino`, `below` directories under gn. */
 uint64_t guest_ino(const struct guest_node *gn, unsigned below, uint64_t ino);
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret);

@@ -29,23 +29,24 @@ static int file_usable(const struct guest_file *file)
 {
 	int rc = guest_usable(file->node);
 
-	return !rc && file->epoch != file->node->sb->epoch ? -ESTALE : rc;
+	return !rc && file->epoch != guest_epoch(file->node) ? -ESTALE : rc;
 }
 
-static void close_handle(const struct sandbox *sb, uint64_t epoch, uint32_t handle)
+static void close_handle(const struct guest_node *gn, uint64_t epoch, uint32_t handle)
 {
+	struct agent *agent = guest_agent(gn);
 	struct buf args = { 0 };
 
-	if (epoch != sb->epoch || !sb->agent)
+	if (epoch != guest_epoch(gn) || !agent)
 		return; /* it went with its machine */
 	buf_put_u32(&args, handle);
-	(void)agent_fs(sb->agent, FS_CLOSE, &args, GUEST_TIMEOUT_MS, NULL, NULL);
+	(void)agent_fs(agent, FS_CLOSE, &args, GUEST_TIMEOUT_MS, NULL, NULL);
 	buf_release(&args);
 }
 
 static void file_free(struct guest_file *file)
 {
-	close_handle(file->node->sb, file->epoch, file->handle);
+	close_handle(file->node, file->epoch, file->handle);
 	list_del(&file->link);
 	list_del(&file->all);
 	guest_unref(file->node);
@@ -65,14 +66,14 @@ static struct guest_file *file_new(struct guest_node *gn, uint32_t handle, struc
 	struct guest_file *file = calloc(1, sizeof(*file));
 
 	if (!file) {
-		close_handle(gn->sb, gn->sb->epoch, handle);
+		close_handle(gn, guest_epoch(gn), handle);
 		return NULL;
 	}
 	file->node = guest_ref(gn);
-	file->epoch = gn->sb->epoch;
+	file->epoch = guest_epoch(gn);
 	file->handle = handle;
 	list_add(&gn->files, &file->link);
-	list_add(&gn->sb->obj.fs->guest_files, &file->all);
+	list_add(&gn->guest->obj->fs->guest_files, &file->all);
 	fi->fh = (uintptr_t)file;
 	fi->direct_io = 1;
 	fi->noflush = 1;
@@ -89,7 +90,7 @@ static void done_open(struct guest_call *gc, int err, struct reader *results)
 	if (!err && results->bad)
 		err = -EIO;
 	else if (!err && !gc->request)
-		close_handle(gn->sb, gn->sb->epoch, handle); /* nobody wants it any more */
+		close_handle(gn, guest_epoch(gn), handle); /* nobody wants it any more */
 	else if (!err && gc->name)
 		err = guest_entry(gc, results, &param, &gn);
 	if (!gc->request) {
@@ -147,8 +148,8 @@ void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 	rc = guest_put_path(&args, dir, name);
 	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND | O_EXCL));
 	buf_put_u32(&args, mode);
-	buf_put_u32(&args, dir->sb->obj.fs->root.owner.uid ? 0 : ctx->uid);
-	buf_put_u32(&args, dir->sb->obj.fs->root.owner.uid ? 0 : ctx->gid);
+	buf_put_u32(&args, dir->guest->obj->fs->root.owner.uid ? 0 : ctx->uid);
+	buf_put_u32(&args, dir->guest->obj->fs->root.owner.uid ? 0 : ctx->gid);
 	guest_call_send(gc, FS_CREATE, rc, &args);
 }
 
@@ -193,7 +194,8 @@ struct chunk {
 
 struct io {
 	struct request *request;
-	uint8_t *data; /* of a read */
+	const struct guest_node *node; /* of an open file, which outlives its requests */
+	uint8_t *data;                 /* of a read */
 	unsigned n, left;
 	struct chunk chunks[CHUNKS_MAX];
 };
@@ -244,7 +246,7 @@ static void answered(struct chunk *chunk, int err)
 	struct io *io = chunk->io;
 
 	chunk->call = NULL;
-	chunk->err = err;
+	chunk->err = guest_errno(io->node, err);
 	if (!--io->left)
 		io_end(io);
 }
@@ -294,6 +296,7 @@ static struct io *io_new(fuse_req_t req, const struct guest_file *file, size_t s
 		return NULL;
 	}
 	io->request = request;
+	io->node = file->node;
 	request->cancel = io_cancel;
 	request->arg = io;
 	return io;
@@ -319,7 +322,7 @@ static void io_run(struct io *io, const struct guest_file *file, const char *dat
 		else
 			buf_put_u32(&args, (uint32_t)n);
 		if (!args.failed)
-			chunk->call = agent_fs(file->node->sb->agent, data ? FS_WRITE : FS_READ, &args,
+			chunk->call = agent_fs(guest_agent(file->node), data ? FS_WRITE : FS_READ, &args,
 					       GUEST_TIMEOUT_MS, data ? on_written : on_read, chunk);
 		if (!chunk->call) {
 			chunk->err = -ENOMEM;

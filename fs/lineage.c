@@ -18,10 +18,12 @@ static void parent_target(struct object *obj, struct buf *text)
 	buf_printf(text, "%s%s", snap->named ? "../" : "../../../snapshots/", snap->meta.parent);
 }
 
-const struct entry parent_entry = { .name = "parent",
-				    .mode = S_IFLNK | 0777,
-				    .target = parent_target,
-				    .help = "a link to the named snapshot it was taken after, if there is one" };
+const struct entry parent_entry = {
+	.name = "parent",
+	.mode = S_IFLNK | 0777,
+	.target = parent_target,
+	.help = "a link to the named snapshot it was taken after, if there is one"
+};
 
 static void child_target(struct object *obj, struct buf *text)
 {

@@ -353,6 +353,7 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	list_init(&fs->snapshots);
 	list_init(&fs->pool);
 	list_init(&fs->workers);
+	list_init(&fs->browsed);
 	object_init(&fs->root, OBJECT_ROOT, fs, "", &owner, root_free);
 	fs->loop = loop_new();
 	if (!fs->loop)

@@ -52,7 +52,7 @@ struct sandbox {
 	uint32_t next_job;     /* job numbers are unique in the machine's whole history */
 	struct list snapshots; /* struct snapshot, unnamed ones, oldest first */
 	unsigned next_snapshot;
-	struct guest_node *guest_root; /* fs/, while the kernel knows it (guestfs.c) */
+	struct guest files; /* fs/ */
 
 	struct object *origin;                 /* what it was forked of; NULL: nothing, or that is gone */
 	struct list fork_link;                 /* origin->forks */

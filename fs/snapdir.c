@@ -10,6 +10,7 @@
 #include "fs/fork.h"
 #include "fs/info.h"
 #include "fs/lineage.h"
+#include "fs/snapfs.h"
 #include "fs/snapwork.h"
 
 /* ---- the directory of one */
@@ -89,11 +90,16 @@ static const struct entry files[] = {
 	  .mode = S_IFREG | 0444,
 	  .flags = ENTRY_POLL,
 	  .show = status_show,
-	  .help = "ready | saving N% | loading N% | verifying N% | importing N% | empty | damaged; poll works" },
+	  .help = "ready | saving N% | loading N% | verifying N% | importing N% | empty | damaged; poll "
+		  "works" },
 	{ .name = "forks",
 	  .mode = S_IFDIR | 0755,
 	  .dir = &forks_dir,
 	  .help = "mkdir W makes sandbox /W; lists the living ones as links" },
+	{ .name = "fs",
+	  .mode = S_IFDIR | 0555,
+	  .mount = snapfs_mount,
+	  .help = "its files, read-only, without booting it: what had reached its disk" },
 	{ .name = "archive",
 	  .mode = S_IFREG | 0644,
 	  .flags = ENTRY_FRESH,
@@ -130,12 +136,11 @@ static const struct dir_ops snapshot_dir = {
 	.list = snapshot_dir_list,
 };
 
-static const struct entry named_entry = {
-	.name = "NAME",
-	.mode = S_IFDIR,
-	.dir = &snapshot_dir,
-	.help = "a named snapshot, in the store: survives the sandbox and the daemon; mkdir makes an empty one"
-};
+static const struct entry named_entry = { .name = "NAME",
+					  .mode = S_IFDIR,
+					  .dir = &snapshot_dir,
+					  .help = "a named snapshot, in the store: survives the sandbox and "
+						  "the daemon; mkdir makes an empty one" };
 
 static const struct entry unnamed_entry = {
 	.name = "N",
@@ -230,9 +235,11 @@ static void rename_named(struct object *dir, const char *name, struct object *to
 		refuse(request, dir, -EPERM, "a snapshot can only be moved to a name in /snapshots");
 		return;
 	}
-	if (!snap)
-		err_set(&err, -ENOENT, "there is no snapshot %.64s", name);
-	else if (worker_busy(snap))
+	if (!snap) {
+		refuse(request, dir, -ENOENT, "there is no such snapshot");
+		return;
+	}
+	if (worker_busy(snap))
 		err_set(&err, -EBUSY, "snapshot %s is in use: it is %s", name,
 			worker_busy(snap)->kind->doing);
 	if (err.code || snapshot_name_check(fs, to_name, &err) ||

@@ -9,6 +9,7 @@
 
 #include "fs/archive.h"
 #include "fs/pool.h"
+#include "fs/snapfs.h"
 #include "fs/snapwork.h"
 
 struct snapshot *snapshot_of(const struct object *obj)
@@ -117,6 +118,7 @@ void snapshot_drop(struct snapshot *snap)
 	list_for_each (worker, &snap->workers, link)
 		worker_cancel(worker);
 	archive_forget(snap);
+	snapfs_end(snap->browsed);
 	if (snap->template)
 		pool_forget(snap->obj.fs, snap->template);
 	/* Somebody may be in its directory still; the memory goes now. */
@@ -241,4 +243,3 @@ int snapshot_read_meta(struct snapshot *snap, struct err *err)
 		*err = snap->damage;
 	return snap->damage.code;
 }
-

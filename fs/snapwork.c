@@ -180,8 +180,7 @@ int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *a
 		return err_sys(err, -ENOMEM, "cannot save a snapshot");
 	snprintf(worker->name, sizeof(worker->name), "%s", name);
 	snprintf(meta.name, sizeof(meta.name), "%s", name);
-	rc = snapshot_save_begin(fs->store, &meta, snap->template, &worker->progress,
-				 &worker->save, err);
+	rc = snapshot_save_begin(fs->store, &meta, snap->template, &worker->progress, &worker->save, err);
 	if (rc) {
 		free(worker);
 		return rc;
@@ -220,8 +219,8 @@ int snapshot_verify(struct snapshot *snap, done_fn done, void *arg, struct worke
 	worker = worker_new(snap, &verify_kind, done, arg);
 	if (!worker)
 		return err_sys(err, -ENOMEM, "verify");
-	rc = snapshot_verify_begin(snap->obj.fs->store, snap->obj.name, &worker->progress,
-				   &worker->verify, err);
+	rc = snapshot_verify_begin(snap->obj.fs->store, snap->obj.name, &worker->progress, &worker->verify,
+				   err);
 	if (rc) {
 		free(worker);
 		return rc;
@@ -268,8 +267,7 @@ static int load(struct snapshot *snap, struct err *err)
 
 	if (!worker)
 		return err_sys(err, -ENOMEM, "cannot load snapshot %s", snap->obj.name);
-	rc = snapshot_load_begin(snap->obj.fs->store, snap->obj.name, &worker->progress,
-				 &worker->load, err);
+	rc = snapshot_load_begin(snap->obj.fs->store, snap->obj.name, &worker->progress, &worker->load, err);
 	if (rc) {
 		free(worker);
 		return rc;

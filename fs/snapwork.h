@@ -3,8 +3,8 @@
  * snapwork.h - slow work on a snapshot, on threads: saving, loading, checking, archives
  *
  * The store's slow functions begin on the loop, run on a worker, and end on the loop. A worker that is not
- * wanted any more is asked to give up, and ends when it does; it holds a reference to its snapshot. Whoever is
- * interested in how far it is polls `status`.
+ * wanted any more is asked to give up, and ends when it does; it holds a reference to its snapshot. Whoever
+ * is interested in how far it is polls `status`.
  */
 #ifndef SBX_FS_SNAPWORK_H
 #define SBX_FS_SNAPWORK_H
@@ -20,8 +20,8 @@ struct work_kind {
 };
 
 struct worker {
-	struct list link; /* snap->workers */
-	struct list all;  /* fs->workers */
+	struct list link;      /* snap->workers */
+	struct list all;       /* fs->workers */
 	struct snapshot *snap; /* a reference */
 	const struct work_kind *kind;
 	struct progress progress;
@@ -45,7 +45,6 @@ struct worker {
 struct worker *worker_new(struct snapshot *snap, const struct work_kind *kind, done_fn done, void *arg);
 /* What it is to run has begun. From here on the worker ends itself and that, never from inside this call. */
 void worker_start(struct worker *worker);
-void worker_cancel(void *worker);
 /* The one that keeps the snapshot from being used otherwise; NULL: none does. */
 struct worker *worker_busy(const struct snapshot *snap);
 

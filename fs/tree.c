@@ -116,7 +116,7 @@ void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret)
 	ret->st_atim = ret->st_mtim = ret->st_ctim;
 	if (S_ISREG(entry->mode))
 		ret->st_size = obj->gone ? 0 : (off_t)file_size(obj, entry, &err);
-	/* cp reads what has as many blocks as bytes from front to back; otherwise it seeks for holes first. */
+	/* cp reads what has as many blocks as bytes from front to back; else it seeks for holes first. */
 	if (!entry->stream || (entry->stream->size && !entry->stream->seekable))
 		ret->st_blocks = (ret->st_size + 511) / 512;
 }

@@ -78,6 +78,13 @@ struct entry {
 	struct node *(*mount)(struct object *obj, const struct entry *entry);
 };
 
+/* An object's files that are not ours (guestfs.h). */
+struct guest {
+	struct object *obj;
+	const struct guest_ops *ops;
+	struct guest_node *root; /* while the kernel knows it */
+};
+
 struct listing;
 
 struct dir_ops {

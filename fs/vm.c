@@ -394,6 +394,35 @@ static int env_store(struct object *obj, const char *text, size_t n, struct err 
 	return 0;
 }
 
+/* ---- fs/ */
+
+static int files_usable(struct object *obj)
+{
+	return sandbox_usable(sandbox_of(obj), NULL);
+}
+
+static struct agent *files_agent(const struct object *obj)
+{
+	return sandbox_of(obj)->agent;
+}
+
+static uint64_t files_epoch(const struct object *obj)
+{
+	return sandbox_of(obj)->epoch;
+}
+
+static struct node *files_mount(struct object *obj, const struct entry *entry)
+{
+	static const struct guest_ops ops = {
+		.usable = files_usable, .agent = files_agent, .epoch = files_epoch, .lost = -EHOSTDOWN
+	};
+	struct sandbox *sb = sandbox_of(obj);
+
+	sb->files.obj = obj;
+	sb->files.ops = &ops;
+	return guestfs_root(&sb->files, entry);
+}
+
 /* ---- the directory */
 
 static const struct entry files[] = {
@@ -466,7 +495,7 @@ static const struct entry files[] = {
 	  .mode = S_IFDIR | 0755,
 	  .dir = &exec_dir,
 	  .help = "commands; mktemp -d exec/XXXX works" },
-	{ .name = "fs", .mode = S_IFDIR | 0755, .mount = guestfs_root, .help = "the guest's files" },
+	{ .name = "fs", .mode = S_IFDIR | 0755, .mount = files_mount, .help = "the guest's files" },
 	{ .name = "snapshots",
 	  .mode = S_IFDIR | 0755,
 	  .dir = &vm_snapshots_dir,

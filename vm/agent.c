@@ -500,6 +500,11 @@ void agent_free(struct agent *agent)
 		destroy(agent);
 }
 
+bool agent_idle(const struct agent *agent)
+{
+	return list_empty(&agent->calls);
+}
+
 size_t agent_backlog(const struct agent *agent)
 {
 	return agent->out.len + agent->held.len;

@@ -88,6 +88,8 @@ struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf
 			    agent_fs_fn fn, void *arg);
 void agent_fs_cancel(struct agent_call *call);
 
+/* Nothing is pending. */
+bool agent_idle(const struct agent *agent);
 /* Bytes not yet taken by the guest: a caller that has much to send waits while this is large. */
 size_t agent_backlog(const struct agent *agent);
 /* Called on the loop when the backlog falls below 256 KiB again. */

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""Archives, lineage, status and files of snapshots: what is in a snapshot's directory besides forks."""
+import errno
+import os
+import subprocess
+import threading
+
+import pytest
+
+from harness import Snapshot, fails, limit, read, read_bytes, value, write, write_all
+
+pytestmark = pytest.mark.timeout(limit(180))
+
+
+def disk_names(state):
+    return {d: set(os.listdir(state / d)) for d in ("objects", "layers", "sums", "snapshots", "tmp")}
+
+
+@pytest.fixture(scope="module")
+def archive(shared, tmp_path_factory):
+    """A file: the archive of a snapshot that is deleted since."""
+    mount = shared.get()
+    vm = shared.prepared().fork("archived")
+    vm.sh("echo in memory > /run/kept; echo on disk > /root/kept; sync")
+    vm.ctl("snapshot archived")
+    path = tmp_path_factory.mktemp("archive") / "a.sbx"
+    mount.ok(f"cat snapshots/archived/archive > {path} && rmdir archived snapshots/archived")
+    return path
+
+
+def test_there_and_back(sbx, archive):
+    sbx.ok(f"mkdir snapshots/b && cat snapshots/b/status && cat {archive} > snapshots/b/archive")
+    assert value(sbx / "snapshots/b/status") == "ready"
+    w = Snapshot(sbx / "snapshots/b").fork("w")
+    assert w.run("cat /run/kept /root/kept") == "in memory\non disk\n"
+    assert sbx.ok("cp snapshots/b/archive /dev/stdout | cmp - " + str(archive)) == ""
+    assert sbx.ok(f"busybox cat snapshots/b/archive | cmp - {archive}") == ""
+    # It lasts like any other.
+    os.rename(sbx / "snapshots/b", sbx / "snapshots/c")
+    assert sbx.named() == ["c"]
+
+
+def test_an_empty_snapshot(sbx):
+    os.mkdir(sbx / "snapshots/e")
+    snap = Snapshot(sbx / "snapshots/e")
+    assert value(snap / "status") == "empty" and read(snap / "info") == "status empty\n"
+    with fails(errno.EBUSY, snap / "error"):
+        snap.fork("w")
+    with fails(errno.EBUSY, snap / "error"):
+        snap.ctl("verify")
+    with fails(errno.EBUSY, snap / "error"):
+        read(snap / "archive")
+    with fails(errno.EEXIST):
+        os.mkdir(sbx / "snapshots/e")
+    assert os.listdir(snap / "children") == [] and not os.path.lexists(snap / "parent")
+    os.rename(snap.path, sbx / "snapshots/f")
+    os.rmdir(sbx / "snapshots/f")
+    assert sbx.named() == []
+
+
+def import_fails(sbx, data):
+    """Write it and close: the errno of the one that failed. Nothing but the empty directory is left."""
+    before = disk_names(sbx.state)
+    os.mkdir(sbx / "snapshots/bad")
+    fd = os.open(sbx / "snapshots/bad/archive", os.O_WRONLY)
+    with pytest.raises(OSError) as raised:
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)
+    assert value(sbx / "snapshots/bad/status") == "empty"
+    assert len(read(sbx / "snapshots/bad/error").split()) >= 3
+    os.rmdir(sbx / "snapshots/bad")
+    write(sbx / "ctl", "gc")  # what was discarded in the background is gone
+    assert disk_names(sbx.state) == before
+    return raised.value.errno
+
+
+def test_a_bad_archive(sbx, archive):
+    data = archive.read_bytes()
+    for n in (1, 24, 1000, len(data) // 2, len(data) - 1):
+        assert import_fails(sbx, data[:n]) == errno.EIO  # cut off
+    assert import_fails(sbx, data + b"x") == errno.EIO
+    for at in (0, 30, 5000, len(data) // 3, len(data) - 10):
+        assert import_fails(sbx, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) in (errno.EIO, errno.EINVAL)
+
+
+def test_what_writes_wrongly_is_refused(sbx, archive, prepared):
+    sbx.ok(f"mkdir snapshots/b && cat {archive} > snapshots/b/archive")
+    with fails(errno.EEXIST, sbx / "snapshots/b/error"):
+        os.open(sbx / "snapshots/b/archive", os.O_WRONLY)
+    with fails(errno.EEXIST, prepared / "error"):
+        os.open(prepared / "archive", os.O_WRONLY)
+    with fails(errno.EBUSY, prepared / "error"):
+        read_bytes(prepared / "archive")
+
+
+def test_an_import_that_is_given_up(sbx, archive):
+    data = archive.read_bytes()
+    os.mkdir(sbx / "snapshots/b")
+    fd = os.open(sbx / "snapshots/b/archive", os.O_WRONLY)
+    write_all(fd, data[: len(data) // 2])
+    assert value(sbx / "snapshots/b/status").startswith("importing ")
+    with fails(errno.EBUSY):
+        os.open(sbx / "snapshots/b/archive", os.O_WRONLY)
+    os.rmdir(sbx / "snapshots/b")
+    with fails(errno.ENODEV):
+        write_all(fd, data[len(data) // 2 :])
+    with pytest.raises(OSError):
+        os.close(fd)
+    assert sbx.named() == [] and sbx.alive
+
+
+def test_only_the_writer_ends_it(sbx, archive):
+    """A process that inherited the descriptor and exits does not end an import; a shell's redirection is one."""
+    sbx.ok(f"mkdir snapshots/b; exec 3> snapshots/b/archive; (true); (exit 0) 3>&3; cat {archive} >&3; (true); exec 3>&-",
+           shell="bash")  # fmt: skip
+    assert value(sbx / "snapshots/b/status") == "ready"
+
+
+def test_many_slow_readers_hold_up_nobody(sbx, prepared):
+    vm = prepared.fork("v")
+    vm.ctl("snapshot a")
+    fds = [os.open(sbx / "snapshots/a/archive", os.O_RDONLY) for _ in range(12)]
+    assert all(len(os.read(fd, 100)) for fd in fds)
+    vm.ctl("resume")
+    vm.ctl("snapshot b")  # more readers than there are workers
+    Snapshot(sbx / "snapshots/b").fork("w")
+    os.rmdir(sbx / "snapshots/a")
+    for fd in fds:
+        os.close(fd)
+
+
+def test_since(sbx, prepared, own_mount):
+    """What travels to a store that has the base is what differs."""
+    vm = prepared.fork("v")
+    vm.ctl("snapshot one")
+    vm.ctl("resume")
+    vm.sh("echo two > /run/two; echo two > /root/two; sync")
+    vm.ctl("snapshot two")
+    full, since = read_bytes(sbx / "snapshots/two/archive"), read_bytes(sbx / "snapshots/two/archive.since/one")
+    assert len(since) < len(full) / 4
+    assert sorted(os.listdir(sbx / "snapshots/two/archive.since")) == ["one"]
+    with fails(errno.ENOENT):
+        os.stat(sbx / "snapshots/two/archive.since/none")
+
+    other = own_mount()
+    for name, data in ("one", read_bytes(sbx / "snapshots/one/archive")), ("two", since):
+        os.mkdir(other / "snapshots" / name)
+        fd = os.open(other / "snapshots" / name / "archive", os.O_WRONLY)
+        write_all(fd, data)
+        os.close(fd)
+    assert os.readlink(other / "snapshots/two/parent") == "../one"
+    assert Snapshot(other / "snapshots/two").fork("w").run("cat /run/two /root/two") == "two\ntwo\n"
+    os.rmdir(other / "snapshots/two")
+    os.rmdir(other / "snapshots/one")
+    os.mkdir(other / "snapshots/two")
+    fd = os.open(other / "snapshots/two/archive", os.O_WRONLY)
+    with fails(errno.EINVAL, other / "snapshots/two/error"):  # its base is not there
+        try:
+            write_all(fd, since)
+        finally:
+            os.close(fd)
+
+
+def test_lineage(sbx, prepared):
+    vm = prepared.fork("v")
+    for name in "one", "two":
+        vm.ctl(f"checkpoint {name}")
+    vm.ctl("checkpoint")
+    snaps = sbx / "snapshots"
+    assert not os.path.lexists(snaps / "one/parent")
+    assert os.readlink(snaps / "two/parent") == "../one"
+    assert os.listdir(snaps / "one/children") == ["two"] and os.listdir(snaps / "two/children") == []
+    assert os.path.samefile(snaps / "one/children/two/parent", snaps / "one")
+    assert os.path.samefile(vm / "snapshots/1/parent", snaps / "two")
+    os.rename(snaps / "two", snaps / "zwei")
+    assert os.listdir(snaps / "one/children") == ["zwei"]
+    assert os.path.samefile(vm / "snapshots/1/parent", snaps / "zwei")
+    os.rmdir(snaps / "one")
+    assert not os.path.lexists(snaps / "zwei/parent") and Snapshot(snaps / "zwei").info["parent"] == "-"
+    Snapshot(snaps / "zwei").fork("w")  # what it needs of its parent stayed
+
+
+def test_status_while_saving(sbx, prepared):
+    """The snapshot is in the tree from the beginning, and says how far it is."""
+    vm = prepared.fork("v")
+    vm.sh("dd if=/dev/urandom of=/run/noise bs=1M count=48 2>&1")
+    seen, done = set(), threading.Event()
+
+    def save():
+        try:
+            vm.ctl("snapshot s")
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    while not done.is_set():
+        try:
+            seen.add(value(sbx / "snapshots/s/status"))
+        except FileNotFoundError:
+            pass
+    thread.join()
+    assert any(text.startswith("saving ") and text.endswith("%") for text in seen), seen
+    assert value(sbx / "snapshots/s/status") == "ready"
+
+
+def test_files_of_snapshots(sbx, prepared):
+    """Read-only, without booting it, and two of them can be compared."""
+    vm = prepared.fork("v")
+    vm.sh("echo kept > /root/kept; ln -s kept /root/link; sync")
+    vm.ctl("checkpoint a")
+    vm.sh("echo changed > /root/kept; mkdir /root/new; sync")
+    vm.ctl("checkpoint b")
+    vm.ctl("checkpoint")
+    a, b = sbx / "snapshots/a/fs", sbx / "snapshots/b/fs"
+    assert read(a / "root/kept") == "kept\n" and read(a / "root/link") == "kept\n"
+    assert read(vm / "snapshots/1/fs/root/kept") == "changed\n"
+    diff = sbx.shell("diff -r snapshots/a/fs snapshots/b/fs")
+    assert diff.returncode == 1 and diff.stderr == ""
+    assert "< kept\n---\n> changed\n" in diff.stdout and "Only in snapshots/b/fs/root: new\n" in diff.stdout
+    for attempt in (
+        lambda: os.mkdir(a / "root/d"),
+        lambda: os.unlink(a / "root/kept"),
+        lambda: os.open(a / "root/kept", os.O_WRONLY),
+        lambda: os.open(a / "root/new", os.O_WRONLY | os.O_CREAT),
+        lambda: os.chmod(a / "root/kept", 0o600),
+        lambda: os.utime(a),
+        lambda: os.rename(a / "root/kept", a / "root/k"),
+    ):
+        with fails(errno.EROFS):
+            attempt()
+    fd = os.open(a / "root/kept", os.O_RDONLY)
+    os.rmdir(sbx / "snapshots/a")
+    with pytest.raises(OSError):
+        os.read(fd, 10)
+    os.close(fd)
+
+
+def test_helpers_end(sbx, prepared):
+    """However many snapshots are looked into, there are few helpers; and none where there is no snapshot."""
+    vm = prepared.fork("v")
+    for i in range(20):
+        vm.ctl(f"checkpoint s{i}")
+        assert "root" in os.listdir(sbx / f"snapshots/s{i}/fs")
+    pids = subprocess.run(["pgrep", "-P", str(sbx.process.pid), "sbx-browse"], capture_output=True, text=True, check=True)
+    assert len(pids.stdout.split()) <= 16
+    for i in range(20):
+        os.rmdir(sbx / f"snapshots/s{i}")
+    gone = subprocess.run(["pgrep", "-P", str(sbx.process.pid), "sbx-browse"], capture_output=True, text=True, check=False)
+    assert gone.stdout == ""
