@@ -34,7 +34,7 @@ const struct engine *engine_select(const struct engine_env *env, const char *nam
 	const struct engine *const *engine;
 	char this_how[ERR_TEXT_MAX];
 	struct buf passed_over = { 0 };
-	struct err why;
+	struct err why = { 0 };
 
 	if (strcmp(name, "auto") != 0)
 		return select_named(env, name, how, how_size, err);
@@ -46,7 +46,7 @@ const struct engine *engine_select(const struct engine_env *env, const char *nam
 	if (!*engine)
 		err_set(err, -ENODEV, "no engine works here: %.*s", (int)passed_over.len,
 			(const char *)buf_bytes(&passed_over));
-	else if (passed_over.len)
+	else if (passed_over.len && !strstr(this_how, why.text)) /* it may have the same reason */
 		snprintf(how, how_size, "%s (not %.*s)", this_how, (int)passed_over.len,
 			 (const char *)buf_bytes(&passed_over));
 	else
