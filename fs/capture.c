@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "fs/compaction.h"
 #include "fs/machine.h"
 
 struct capture {
@@ -40,6 +41,7 @@ static void capture_end(void *arg, const struct err *err)
 
 	layer_unref(c->next);
 	layer_unref(c->disk);
+	compaction_want(c->sb->obj.fs);
 	if (err->code) {
 		template_unref(c->template);
 		c->template = NULL;

@@ -93,6 +93,7 @@ static void on_template(void *arg, const struct err *err)
 		source->meta.env = (struct buf){ 0 };
 		source->meta.requires = (struct buf){ 0 };
 		buf_add(&source->meta.env, buf_bytes(&snap->meta.env), snap->meta.env.len);
+		buf_add(&source->meta.requires, buf_bytes(&snap->meta.requires), snap->meta.requires.len);
 		snapshot_path(snap, source->path, sizeof(source->path));
 		snprintf(source->named, sizeof(source->named), "%s",
 			 snap->named ? snap->obj.name : snap->meta.parent);
@@ -237,11 +238,13 @@ int source_machine(struct source *source, struct sandbox *sb, const struct buf *
 	struct fs *fs = sb->obj.fs;
 	struct vm *vm = NULL;
 
+	buf_clear(&sb->requires);
+	buf_add(&sb->requires, buf_bytes(&meta->requires), meta->requires.len);
 	buf_clear(&sb->env);
 	env_merge(&sb->env, (const char *)buf_bytes(&meta->env), meta->env.len);
 	if (env)
 		env_merge(&sb->env, (const char *)buf_bytes(env), env->len);
-	if (sb->env.failed)
+	if (sb->env.failed || sb->requires.failed)
 		return err_sys(err, -ENOMEM, "cannot fork %s", sb->obj.name);
 	sb->next_job = meta->next_job;
 	snprintf(sb->image, sizeof(sb->image), "%s", meta->image);

@@ -49,11 +49,18 @@ struct fs {
 	struct list pool;        /* struct ready: machines kept ready (pool.c) */
 	struct timer pool_timer;
 	struct ready *pool_preparing; /* the one under way, or NULL */
-	unsigned forking; /* forks under way */
-	unsigned working;        /* threads at work on the store */
-	struct list workers;     /* struct worker: of them, those of snapshots (snapwork.c) */
-	struct timer work_timer; /* tells how far they are */
-	struct list browsed;     /* struct snapfs: helpers for files of snapshots, the last used first */
+	unsigned forking;             /* forks under way */
+	unsigned working;             /* threads at work on the store */
+	struct list workers;          /* struct worker: of them, those of snapshots (snapwork.c) */
+	struct timer work_timer;      /* tells how far they are */
+	struct list browsed;          /* struct snapfs: helpers for files of snapshots, the last used first */
+	struct {
+		struct compact *compact; /* under way, or NULL */
+		struct progress progress;
+		struct timer timer;
+		bool wanted;     /* there may be something to do */
+		bool settling;   /* there are files to let go of */
+	} compaction;            /* compaction.c */
 	unsigned browse_opening; /* of them, those that may still have to open their layers */
 	uint64_t forks_made;
 };

@@ -23,6 +23,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/compaction.h"
 #include "fs/fs.h"
 #include "fs/guestfs.h"
 #include "fs/pool.h"
@@ -371,7 +372,10 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	rc = store_open(args->state_dir, &fs->store, err);
 	if (rc)
 		return rc;
-	return snapshots_load(fs, err);
+	rc = snapshots_load(fs, err);
+	if (!rc)
+		compaction_want(fs);
+	return rc;
 }
 
 /* Everything that was begun ends here; safe after an fs_init that failed on the way. */
@@ -387,6 +391,7 @@ static void fs_release(struct fs *fs)
 		sandbox_remove(sb);
 	snapshots_cancel(fs);
 	pool_drop(fs);
+	compaction_cancel(fs);
 	files_close(fs);
 	guestfs_close_all(fs);
 	while (fs->working)

@@ -49,6 +49,7 @@ static void sandbox_free(struct object *obj)
 	console_release(&sb->console);
 	layer_unref(sb->disk);
 	buf_release(&sb->env);
+	buf_release(&sb->requires);
 	free(sb);
 }
 

@@ -37,8 +37,9 @@ struct sandbox {
 
 	char image[STORE_NAME_MAX + 1];
 	struct machine machine;
-	struct buf env;     /* lines K=V */
-	struct layer *disk; /* its own overlay, kept from one start to the next; NULL before the first */
+	struct buf env;      /* lines K=V */
+	struct buf requires; /* of a fork: what its origin needs of a host (requires.h) */
+	struct layer *disk;  /* its own overlay, kept from one start to the next; NULL before the first */
 
 	struct vm *vm;       /* NULL: no machine */
 	struct agent *agent; /* with vm */

@@ -8,7 +8,9 @@
 #include <string.h>
 
 #include "fs/archive.h"
+#include "fs/compaction.h"
 #include "fs/pool.h"
+#include "fs/requires.h"
 #include "fs/snapfs.h"
 #include "fs/snapwork.h"
 
@@ -74,7 +76,8 @@ int snapshot_meta_of(const struct sandbox *sb, const struct template *template, 
 	snprintf(ret->image, sizeof(ret->image), "%s", sb->image);
 	snprintf(ret->engine, sizeof(ret->engine), "%s", template->engine);
 	buf_add(&ret->env, buf_bytes(&sb->env), sb->env.len);
-	return ret->env.failed ? -ENOMEM : 0;
+	requires_put(sb, &ret->requires);
+	return ret->env.failed || ret->requires.failed ? -ENOMEM : 0;
 }
 
 int snapshot_new(struct sandbox *sb, struct template *template, struct snapshot **ret, struct err *err)
@@ -166,6 +169,7 @@ void snapshot_published(struct snapshot *snap, const char *name, struct sandbox 
 		snprintf(source->parent_named, sizeof(source->parent_named), "%s", name);
 	snap->stored = true;
 	snapshot_name(snap, name);
+	compaction_want(snap->obj.fs);
 	/* What was stored, and how big it is. */
 	snapshot_read_meta(snap, NULL);
 }

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/requires.h"
+
 enum { TELL_MS = 100 };
 
 /* ---- any */
@@ -285,10 +287,7 @@ static int loadable(struct snapshot *snap, struct err *err)
 		return err_set(err, -EBUSY, "snapshot %s is empty until an archive was imported into it",
 			       snap->obj.name);
 	rc = snapshot_read_meta(snap, err);
-	if (!rc && strcmp(snap->meta.engine, snap->obj.fs->engine->name) != 0)
-		rc = err_set(err, -EINVAL, "snapshot %s is of engine %s, this is %s", snap->obj.name,
-			     snap->meta.engine, snap->obj.fs->engine->name);
-	return rc;
+	return rc ? rc : requires_check(snap->obj.fs, &snap->meta, snap->obj.name, err);
 }
 
 void snapshot_template(struct snapshot *snap, template_fn done, void *arg)

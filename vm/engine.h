@@ -18,6 +18,7 @@
 #include <sys/types.h>
 
 #include "snap/template.h"
+#include "util/buf.h"
 #include "util/err.h"
 #include "util/loop.h"
 
@@ -68,6 +69,11 @@ struct engine {
 	 * way ("KVM on SVM", "TCG: /dev/kvm emulates ring 0 at 1.5 MIPS"). May take 200 ms.
 	 */
 	int (*probe)(const struct engine_env *env, char *how, size_t how_size, struct err *err);
+
+	/* What a host must have to restore what is captured on this one: "key value" lines. And whether this
+	 * host has what such a line asks for; what it does not know it has not. */
+	void (*requires)(struct buf *text);
+	bool (*provides)(const char *key, const char *value);
 
 	/* Start a machine from power-on. `disk` is a qcow2 file it may write, for itself alone. done: the VMM
 	 * runs the guest. */

@@ -13,9 +13,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "vm/cpu_flags.h"
 #include "vm/engine.h"
 #include "vm/kernel_args.h"
 #include "vm/kvm/shell.h"
+#include "vm/kvm/state.h"
 #include "vm/probe.h"
 #include "vm/process.h"
 #include "vm/usage.h"
@@ -395,6 +397,20 @@ static int kvm_engine_probe(const struct engine_env *env, char *how, size_t how_
 	return 0;
 }
 
+static void kvm_requires(struct buf *text)
+{
+	buf_printf(text, "state %d\n", STATE_VERSION);
+	cpu_flags_put(text);
+}
+
+/* What the guest's CPUs were told is compared bit by bit when the state is loaded (cpuid.c). */
+static bool kvm_provides(const char *key, const char *value)
+{
+	if (!strcmp(key, "state"))
+		return strtoul(value, NULL, 10) == STATE_VERSION;
+	return !strcmp(key, "cpu") && cpu_flags_have(value);
+}
+
 static void kvm_shutdown(void)
 {
 	shell_pool_clear();
@@ -404,6 +420,8 @@ static void kvm_shutdown(void)
 const struct engine engine_kvm = {
 	.name = "kvm",
 	.probe = kvm_engine_probe,
+	.requires = kvm_requires,
+	.provides = kvm_provides,
 	.boot = kvm_boot,
 	.prepare = kvm_prepare,
 	.start = kvm_start,

@@ -203,6 +203,7 @@ static void on_qmp_ready(void *owner, const char *version)
 	char uri[32];
 
 	snprintf(vm->version, sizeof(vm->version), "%s", version);
+	qemu_version_seen(version);
 	if (!vm->base) {
 		set_ready(vm);
 		return;
@@ -542,6 +543,8 @@ static void qemu_shutdown(void)
 const struct engine engine_qemu = {
 	.name = "qemu",
 	.probe = qemu_probe,
+	.requires = qemu_requires,
+	.provides = qemu_provides,
 	.boot = qemu_boot,
 	.prepare = qemu_prepare,
 	.start = qemu_start,

@@ -34,8 +34,6 @@ int state_header_write(int fd, const struct vm *vm, struct err *err)
 
 int state_header_check(int fd, const struct vm *vm, struct err *err)
 {
-	/* 250 ppm, what KVM tolerates as well before it scales */
-	const unsigned tolerance = tsc_khz() / 4000;
 	char line[STATE_HEADER + 1] = { 0 };
 	char accel[8];
 	unsigned theirs[2], ours[2], khz;
@@ -52,7 +50,7 @@ int state_header_check(int fd, const struct vm *vm, struct err *err)
 	if (memcmp(theirs, ours, sizeof(ours)) != 0)
 		return err_set(err, -EINVAL, "the snapshot was taken by QEMU %u.%u, this host has %u.%u",
 			       theirs[0], theirs[1], ours[0], ours[1]);
-	if (!vm->kvm && (khz > tsc_khz() + tolerance || khz + tolerance < tsc_khz()))
+	if (!vm->kvm && !tsc_fits(khz))
 		return err_set(
 			err, -EINVAL,
 			"the snapshot's clock runs at %u kHz, this host's at %u kHz, and TCG cannot scale",

@@ -54,3 +54,10 @@ unsigned tsc_khz(void)
 	}
 	return khz;
 }
+
+bool tsc_fits(unsigned khz)
+{
+	const unsigned ours = tsc_khz(), tolerance = ours / 4000;
+
+	return khz <= ours + tolerance && khz + tolerance >= ours;
+}

@@ -91,4 +91,11 @@ void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture 
 /* The machine has died (err says why), or is being destroyed (NULL: nobody is told). */
 void capture_abort(struct vm *vm, const struct err *err);
 
+/* ---- requires.c, for the engine's table */
+
+/* The version of a QEMU that ran here. */
+void qemu_version_seen(const char *version);
+void qemu_requires(struct buf *text);
+bool qemu_provides(const char *key, const char *value);
+
 #endif

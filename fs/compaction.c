@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * compaction.c - chains of disk layers are kept short, in the background
+ *
+ * One layer is merged at a time, a moment after the last capture, so that a burst of work has the host to
+ * itself. The files that merging made unnecessary go when no machine and no helper is being started: one may
+ * have read a layer's name and not have opened it yet.
+ */
+#include "fs/compaction.h"
+
+#include <errno.h>
+
+#include "fs/sandbox.h"
+#include "snap/compact.h"
+#include "util/log.h"
+
+enum { DELAY_MS = 500 };
+
+static void next(void *arg);
+
+static void later(struct fs *fs)
+{
+	if (!timer_running(&fs->compaction.timer))
+		timer_start(fs->loop, &fs->compaction.timer, DELAY_MS * 1000000ull, next, fs);
+}
+
+void compaction_want(struct fs *fs)
+{
+	fs->compaction.wanted = true;
+	later(fs);
+}
+
+void compaction_cancel(struct fs *fs)
+{
+	timer_stop(&fs->compaction.timer);
+	fs->compaction.wanted = fs->compaction.settling = false;
+	atomic_store(&fs->compaction.progress.cancel, true);
+}
+
+/* Nothing opens layers at this moment. */
+static bool quiet(const struct fs *fs)
+{
+	const struct sandbox *sb;
+
+	if (fs->forking || fs->pool_preparing || fs->browse_opening || !list_empty(&fs->workers))
+		return false;
+	list_for_each (sb, &fs->sandboxes, link)
+		if (sb->task.verb)
+			return false;
+	return true;
+}
+
+static int run(void *arg)
+{
+	return compact_run(((struct fs *)arg)->compaction.compact);
+}
+
+static void finished(void *arg, int result)
+{
+	struct fs *fs = arg;
+	struct err err = { 0 };
+
+	fs->working--;
+	result = compact_end(fs->compaction.compact, result, &err);
+	fs->compaction.compact = NULL;
+	if (atomic_load(&fs->compaction.progress.cancel))
+		return;
+	/* One that failed is tried again when another layer is frozen. */
+	if (!result || result == -EAGAIN)
+		fs->compaction.wanted = true;
+	else
+		log_warn("cannot merge disk layers: %s", err.text);
+	fs->compaction.settling |= !result;
+	later(fs);
+}
+
+static void begin(struct fs *fs)
+{
+	struct err err = { 0 };
+
+	fs->compaction.wanted = false;
+	if (compact_begin(fs->store, COMPACT_DEPTH, &fs->compaction.progress, &fs->compaction.compact, &err))
+		log_warn("cannot merge disk layers: %s", err.text);
+	if (!fs->compaction.compact)
+		return;
+	fs->working++;
+	if (loop_work(fs->loop, run, finished, fs))
+		finished(fs, -ENOMEM);
+}
+
+static void next(void *arg)
+{
+	struct fs *fs = arg;
+	const bool now = quiet(fs);
+
+	if (fs->compaction.settling && now) {
+		compact_settle(fs->store);
+		fs->compaction.settling = false;
+	}
+	if (fs->compaction.wanted && now && !fs->compaction.compact)
+		begin(fs);
+	if (fs->compaction.settling || (fs->compaction.wanted && !fs->compaction.compact))
+		later(fs);
+}
