@@ -31,6 +31,9 @@ enum {
 
 /* It may be asked before the identity is confirmed, which hooks delay. */
 static const unsigned list_timeout_ms = 60000;
+/* The guest's wall clock is wrong by less than this, but for a host that is busy for longer at each try. */
+static const uint64_t clock_late_ns = 20000000;
+enum { CLOCKS = 8 };
 /* How long a reply nobody waits for is still expected. */
 static const unsigned orphan_timeout_ms = 60000;
 
@@ -40,7 +43,9 @@ struct agent_call {
 	struct timer timer;
 	uint16_t answer; /* the frame type that ends it; 0: none, it failed at once */
 	uint32_t tag;
-	struct err err; /* how it ends when its timer does it */
+	struct err err;   /* how it ends when its timer does it */
+	uint64_t sent_ns; /* ATTACH, and then F_CLOCK: when it went out */
+	unsigned clocks;  /* how often F_CLOCK may still be sent */
 
 	agent_done_fn done;
 	agent_fs_fn fs;
@@ -269,6 +274,23 @@ static void result_get(struct reader *r, struct err *err)
 			err->text[i] = '?';
 }
 
+/*
+ * The clock is behind by as long as the time was on its way to the guest: on a busy host long enough to be
+ * noticed. So the time is sent until an answer is quick, or patience ends.
+ */
+static void send_clock(struct agent_call *call)
+{
+	struct buf payload = { 0 };
+
+	call->answer = F_CLOCKED;
+	call->tag = ++call->agent->last_tag;
+	call->clocks--;
+	call->sent_ns = now_mono_ns();
+	buf_put_u64(&payload, now_real_ns());
+	send_call(call, F_CLOCK, &payload);
+	buf_release(&payload);
+}
+
 static bool on_done(struct agent *agent, const struct frame *frame)
 {
 	/* ATTACHED needs no tag, its generation is one. */
@@ -281,7 +303,10 @@ static bool on_done(struct agent *agent, const struct frame *frame)
 		return false;
 	if (frame->type == F_ATTACHED || frame->type == F_RESIZED)
 		result_get(&r, &err);
-	finish(call, &err, NULL);
+	if (!err.code && call->clocks && now_mono_ns() - call->sent_ns > clock_late_ns)
+		send_clock(call);
+	else
+		finish(call, &err, NULL);
 	return true;
 }
 
@@ -377,6 +402,7 @@ static bool dispatch(struct agent *agent, const struct frame *frame)
 	case F_ATTACHED:
 	case F_QUIESCED:
 	case F_RESIZED:
+	case F_CLOCKED:
 	case F_JOB_LIST_END:
 		return on_done(agent, frame);
 	case F_FS_REPLY:
@@ -555,6 +581,9 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 	if (!call || agent->lost)
 		return;
 	call->tag = identity->generation;
+	call->sent_ns = now_mono_ns();
+	if (identity->kind == ATTACH_FORK || identity->kind == ATTACH_RESUME)
+		call->clocks = CLOCKS;
 	if (identity->resync)
 		buf_add(&agent->out, zeros, sizeof(zeros));
 	rc = put_identity(&payload, identity);
@@ -580,7 +609,7 @@ void agent_quiesce(struct agent *agent, unsigned timeout_ms, agent_done_fn done,
 
 void agent_unquiesce(struct agent *agent)
 {
-	(void)send_frame(agent, F_UNQUIESCE, 0, NULL, 0);
+	send_numbers(agent, F_UNQUIESCE, 0, now_real_ns(), 8);
 	release_held(agent);
 }
 

@@ -123,17 +123,6 @@ def test_fork_of_what_does_not_run(sbx, vm):
     assert not os.path.exists(sbx / "w")
 
 
-def test_forks_of_forks(prepared):
-    """Memory and files are right at every level."""
-    vm = prepared.fork("g0")
-    for level in range(1, 5):
-        vm.sh(f"echo {level} >> /root/levels; echo {level} >> /run/levels")
-        vm = vm.fork(f"g{level}") if level % 2 else vm.snapshot().fork(f"g{level}")
-        expect = "".join(f"{i}\n" for i in range(1, level + 1))
-        assert vm.run("cat /root/levels") == expect and vm.run("cat /run/levels") == expect
-        assert vm.run("hostname") == f"g{level}\n"
-
-
 def test_many_snapshots_of_a_fork(prepared):
     vm = prepared.fork("w")
     for i in range(4):

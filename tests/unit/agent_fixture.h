@@ -220,8 +220,16 @@ static inline void fake_poweroff(void)
 	_exit(0);
 }
 
-static const struct guest_machine fake_machine = { fake_attach, fake_resize, fake_size, fake_poweroff,
-						   false };
+/* The time of the last F_CLOCK or F_UNQUIESCE. */
+static uint64_t fake_time_ns;
+
+static void fake_clock(uint64_t real_ns)
+{
+	fake_time_ns = real_ns;
+}
+
+static const struct guest_machine fake_machine = { fake_attach, fake_resize,   fake_size,
+						   fake_clock,  fake_poweroff, false };
 
 static inline void setup_real(struct fixture *f)
 {

@@ -3,6 +3,8 @@
  * test_agent.c - the host's end of the agent channel against frames made by hand, as a broken or hostile
  * guest might send them
  */
+#include <time.h>
+
 #include "tests/unit/agent_fixture.h"
 
 static void say(const struct fixture *f, uint16_t type, uint16_t generation, uint32_t id, const void *data,
@@ -158,6 +160,37 @@ static void reasons_are_one_printable_line(void)
 	teardown(&f);
 }
 
+/* A guest that got its time late is sent it again, as often as its answers are late, within bounds. */
+static void a_late_clock_is_set_again(void)
+{
+	const struct timespec late = { .tv_nsec = 30000000 };
+	struct frame_parser parser = { 0 };
+	struct frame frame;
+	struct fixture f;
+	uint8_t bytes[4096];
+	ssize_t n = 0;
+	unsigned i;
+
+	setup_by_hand(&f);
+	attach_soon(&f, ATTACH_FORK, 1, false);
+	drain_peer(&f);
+	nanosleep(&late, NULL);
+	say(&f, F_ATTACHED, 1, 0, "\0\0\0\0\0\0\0\0", 8);
+	for (i = 0; i < 20; i++) {
+		UNTIL(&f, f.done || (n = read(f.peer, bytes, sizeof(bytes))) > 0);
+		if (f.done)
+			break;
+		CHECK(!frame_parser_feed(&parser, bytes, (size_t)n) && frame_parser_next(&parser, &frame));
+		CHECK(frame.type == F_CLOCK && frame.len == 8);
+		say(&f, F_CLOCKED, 1, frame.id + 1, NULL, 0); /* not what was asked */
+		nanosleep(&late, NULL);
+		say(&f, F_CLOCKED, 1, frame.id, NULL, 0);
+	}
+	CHECK(f.done && !f.err.code && i > 1 && i < 20);
+	frame_parser_release(&parser);
+	teardown(&f);
+}
+
 static void a_guest_that_does_not_read_is_waited_for(void)
 {
 	static const char data[PROTO_DATA_MAX];
@@ -230,6 +263,7 @@ int main(void)
 	TEST(stale_frames_are_dropped);
 	TEST(malformed_frames_are_dropped);
 	TEST(reasons_are_one_printable_line);
+	TEST(a_late_clock_is_set_again);
 	TEST(a_guest_that_does_not_read_is_waited_for);
 	TEST(a_cancelled_open_is_closed_again);
 	TEST(too_large_a_job_fails);

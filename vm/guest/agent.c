@@ -92,6 +92,7 @@ static const struct guest_machine machine = {
 	.attach = attach,
 	.resize = size_change,
 	.size = size_get,
+	.clock = clock_forward,
 	.poweroff = poweroff,
 	.host_returns = true,
 };

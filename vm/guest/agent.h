@@ -49,6 +49,8 @@ struct guest_machine {
 	int (*resize)(uint32_t cpus, uint64_t memory, struct err *err);
 	/* What is online. */
 	void (*size)(uint32_t *ret_cpus, uint64_t *ret_memory);
+	/* Put the wall clock (ns since 1970) forward if it is behind. */
+	void (*clock)(uint64_t real_ns);
 	/* Ends all processes and the machine; of a machine it does not return. */
 	void (*poweroff)(void);
 	/* A host that closed the channel may open it again (SIGIO tells); otherwise guest_serve returns. */
@@ -139,17 +141,19 @@ void guest_child_reset(void);
 void guest_files_frame(struct guest *guest, const struct frame *frame);
 void guest_files_close(struct guest_files *files);
 
-/* ---- agent_identity.c, agent_size.c, agent_boot.c: the machine */
+/* ---- agent_identity.c, agent_clock.c, agent_size.c, agent_boot.c: the machine */
 
 int identity_apply(const struct guest_identity *identity, struct err *err);
 /* At boot: as near as it goes to what is asked. 0: leave that as it is. */
 int size_apply(uint32_t cpus, uint64_t memory, struct err *err);
 /*
- * Later, in a child process: all of it or nothing. -ERANGE: there are not so many CPUs, or the kernel needs more
- * memory; -EBUSY: so much memory is in use.
+ * Later, in a child process: all of it or nothing. -ERANGE: there are not so many CPUs, or the kernel needs
+ * more memory; -EBUSY: so much memory is in use.
  */
 int size_change(uint32_t cpus, uint64_t memory, struct err *err);
 void size_get(uint32_t *ret_cpus, uint64_t *ret_memory);
+/* For the host's time, which was right when it was sent: put the clock forward to it, never back. */
+void clock_forward(uint64_t real_ns);
 /* Write a string to a file of sysfs or procfs, or another; 0 or a negative errno. */
 int write_file(const char *path, int flags, const char *text);
 

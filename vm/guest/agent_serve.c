@@ -271,6 +271,17 @@ static void resize_ready(struct guest *guest, short revents)
 	resize_answer(guest, tag, &err);
 }
 
+/* ---- the clock */
+
+static void set_clock(struct guest *guest, const struct frame *frame)
+{
+	struct reader r = reader_init(frame->payload, frame->len);
+	const uint64_t real_ns = get_u64(&r);
+
+	if (!r.bad)
+		guest->machine->clock(real_ns);
+}
+
 /* ---- frames */
 
 static void handle(struct guest *guest, const struct frame *frame)
@@ -289,6 +300,7 @@ static void handle(struct guest *guest, const struct frame *frame)
 		guest->quiesced = true;
 		return;
 	case F_UNQUIESCE:
+		set_clock(guest, frame);
 		guest->quiesced = false;
 		return;
 	case F_POWEROFF:
@@ -304,7 +316,10 @@ static void handle(struct guest *guest, const struct frame *frame)
 		guest_send(guest, F_PONG, frame->id, NULL, 0);
 	else if (!guest->attached)
 		return;
-	else if (frame->type == F_FS)
+	else if (frame->type == F_CLOCK) {
+		set_clock(guest, frame);
+		guest_send(guest, F_CLOCKED, frame->id, NULL, 0);
+	} else if (frame->type == F_FS)
 		guest_files_frame(guest, frame);
 	else if (frame->type == F_RESIZE)
 		resize(guest, frame);

@@ -65,7 +65,7 @@ enum frame_type {
 	F_ATTACHED,  /* G: i32 errno, str reason. Identity is applied, hooks ran: commands may come */
 	F_QUIESCE,   /* H: a capture or pause comes */
 	F_QUIESCED,  /* G: id is echoed; the last frame until F_ATTACH or F_UNQUIESCE */
-	F_UNQUIESCE, /* H: go on in the same generation (after a pause, or a capture that failed) */
+	F_UNQUIESCE, /* H: u64 wall clock. Go on in the same generation (after a pause, or a capture) */
 	F_PING,      /* H: id is echoed */
 	F_PONG,      /* G */
 	F_POWEROFF,  /* H: TERM to all, sync, power off */
@@ -96,14 +96,16 @@ enum frame_type {
 	/* The machine */
 	F_RESIZE = 80, /* H: u32 cpus, u64 memory in bytes the guest should have */
 	F_RESIZED,     /* G: i32 errno, str reason, u32 cpus, u64 memory now */
+	F_CLOCK,   /* H: u64 wall clock (ns since 1970), to which the guest's is put forward, never back */
+	F_CLOCKED, /* G: tag in id */
 };
 
 enum attach_kind {
-	ATTACH_BOOT,   /* first ever: apply all of the identity */
-	ATTACH_FORK,   /* a new machine that began as a copy: new identity, open files of the old host's are
-			  closed */
-	ATTACH_RESUME, /* the same machine goes on, perhaps in another process: identity is as it was, only
-			  the clock is set */
+	ATTACH_BOOT,     /* first ever: apply all of the identity */
+	ATTACH_FORK,     /* a new machine that began as a copy: new identity, open files of the old host's are
+			    closed */
+	ATTACH_RESUME,   /* the same machine goes on, perhaps in another process: identity is as it was, only
+			    the clock is set */
 	ATTACH_REHEARSE, /* a machine that will be a fork goes through the motions of ATTACH_FORK: fresh
 			    entropy and the clock, but no name changes and no hook runs */
 };
