@@ -2,7 +2,7 @@
 /*
  * capture.c - turn a sandbox's machine into a template
  *
- *   running: quiesce the channel, stop the vCPUs
+ *   running: sync the guest's disk if that is wanted, quiesce the channel, stop the vCPUs
  *   freeze the disk's layer, make an overlay on it, engine->capture
  *   frozen:  the overlay is the disk from here on; a sandbox that shall go on is resumed at once
  *   done:    the template gets the frozen layer
@@ -18,6 +18,9 @@
 
 #include "fs/compaction.h"
 #include "fs/machine.h"
+
+/* A guest that takes longer is captured as it is: its memory has all there is. */
+enum { SYNC_MS = 2000 };
 
 struct capture {
 	struct sandbox *sb;
@@ -135,7 +138,28 @@ static void on_paused(void *arg, const struct err *err)
 	take(c);
 }
 
-int capture(struct sandbox *sb, const char *verb, bool go_on_after, capture_done_fn done, void *arg,
+/*
+ * Files that a guest has written and its kernel not yet are in its memory, and so in every fork, but a
+ * snapshot's fs/ is read from the disk. The guest runs on meanwhile: this is no part of the pause.
+ */
+static void on_synced(void *arg, int err, struct reader *results)
+{
+	struct capture *c = arg;
+
+	(void)err;
+	(void)results;
+	if (c->sb->vm)
+		machine_pause(c->sb, on_paused, c);
+}
+
+static bool sync_disk(struct capture *c)
+{
+	const struct buf none = { 0 };
+
+	return agent_fs(c->sb->agent, FS_SYNC, &none, SYNC_MS, on_synced, c);
+}
+
+int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_done_fn done, void *arg,
 	    struct err *err)
 {
 	struct capture *c;
@@ -149,7 +173,7 @@ int capture(struct sandbox *sb, const char *verb, bool go_on_after, capture_done
 		return err_sys(err, -ENOMEM, "%s", verb);
 	*c = (struct capture){ .sb = sb,
 			       .was_running = sb->state == SANDBOX_RUNNING,
-			       .go_on = go_on_after,
+			       .go_on = flags & CAPTURE_GO_ON,
 			       .done = done,
 			       .arg = arg };
 	rc = task_begin(sb, verb, capture_end, c, err);
@@ -157,9 +181,9 @@ int capture(struct sandbox *sb, const char *verb, bool go_on_after, capture_done
 		free(c);
 		return rc;
 	}
-	if (c->was_running)
-		machine_pause(sb, on_paused, c);
-	else
+	if (!c->was_running)
 		take(c);
+	else if (!(flags & CAPTURE_SYNC) || !sync_disk(c))
+		machine_pause(sb, on_paused, c);
 	return 0;
 }

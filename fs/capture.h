@@ -8,11 +8,13 @@
 /* err->code == 0: template, one reference, the caller's. */
 typedef void (*capture_done_fn)(void *arg, const struct err *err, struct template *template);
 
-/*
- * Capture a running or paused sandbox, as its task `verb`. A running one goes on after the pause where
- * `go_on`, and stays paused otherwise. -EBUSY, or -EHOSTDOWN when it has no machine.
- */
-int capture(struct sandbox *sb, const char *verb, bool go_on, capture_done_fn done, void *arg,
+enum capture_flags {
+	CAPTURE_GO_ON = 1, /* a running one goes on after the pause, and does not stay paused */
+	CAPTURE_SYNC = 2,  /* what a running guest has not written to its disk yet is written first */
+};
+
+/* Capture a running or paused sandbox, as its task `verb`. -EBUSY, or -EHOSTDOWN when it has no machine. */
+int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_done_fn done, void *arg,
 	    struct err *err);
 
 #endif

@@ -118,7 +118,7 @@ void source_get(struct object *origin, source_fn done, void *arg)
 	source->arg = arg;
 	if (!is_sandbox(origin))
 		snapshot_template(snapshot_of(origin), on_template, source);
-	else if (capture(sandbox_of(origin), "fork", true, on_capture, source, &err))
+	else if (capture(sandbox_of(origin), "fork", CAPTURE_GO_ON, on_capture, source, &err))
 		source_end(source, &err);
 }
 

@@ -114,7 +114,7 @@ static void on_target(void *arg, const struct err *err, struct source *target)
 	struct err failed = *err;
 
 	r->target = target;
-	if (failed.code || capture(r->sb, "rollback", false, on_captured, r, &failed))
+	if (failed.code || capture(r->sb, "rollback", CAPTURE_SYNC, on_captured, r, &failed))
 		rollback_end(r, &failed);
 }
 

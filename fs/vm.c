@@ -187,7 +187,8 @@ static void shoot(struct object *obj, const struct command *command, struct call
 			snprintf(shot->name, sizeof(shot->name), "%s", command->word[1]);
 		shot->sb = sandbox_of(object_ref(obj));
 		shot->call = call;
-		if (!capture(shot->sb, go_on ? "checkpoint" : "snapshot", go_on, on_captured, shot, &err))
+		if (!capture(shot->sb, go_on ? "checkpoint" : "snapshot",
+			     CAPTURE_SYNC | (go_on ? CAPTURE_GO_ON : 0), on_captured, shot, &err))
 			return;
 		object_unref(obj);
 	}

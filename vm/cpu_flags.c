@@ -22,6 +22,7 @@ static const char *const relied_on[] = {
 static const char *flags(void)
 {
 	static char line[8192];
+	size_t n;
 	FILE *file;
 
 	if (*line)
@@ -32,8 +33,9 @@ static const char *flags(void)
 			break;
 	if (file)
 		fclose(file);
-	line[strcspn(line, "\n")] = 0;
-	strcat(line, " ");
+	n = strcspn(line, "\n");
+	line[n] = ' ';
+	line[n + 1] = 0;
 	return line;
 }
 

@@ -467,6 +467,19 @@ static int op_statfs(struct guest_request *rq)
 	return 0;
 }
 
+static int op_sync(struct guest_request *rq)
+{
+	const int fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc;
+
+	(void)rq;
+	if (fd < 0)
+		return -errno;
+	rc = syncfs(fd) < 0 ? -errno : 0;
+	close(fd);
+	return rc;
+}
+
 static int (*const ops[])(struct guest_request *rq) = {
 	[FS_GETATTR] = op_getattr,   [FS_SETATTR] = op_setattr,     [FS_READDIR] = op_readdir,
 	[FS_READLINK] = op_readlink, [FS_OPEN] = op_open,           [FS_CREATE] = op_create,
@@ -474,6 +487,7 @@ static int (*const ops[])(struct guest_request *rq) = {
 	[FS_FSYNC] = op_fsync,       [FS_MKDIR] = guest_op_mkdir,   [FS_UNLINK] = guest_op_unlink,
 	[FS_RMDIR] = guest_op_rmdir, [FS_RENAME] = guest_op_rename, [FS_SYMLINK] = guest_op_symlink,
 	[FS_LINK] = guest_op_link,   [FS_MKNOD] = guest_op_mknod,   [FS_STATFS] = op_statfs,
+	[FS_SYNC] = op_sync,
 };
 
 void guest_files_frame(struct guest *guest, const struct frame *frame)

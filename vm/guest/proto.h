@@ -147,6 +147,7 @@ enum fs_op {
 	FS_MKNOD,   /* str path, u32 mode, u64 rdev, u32 uid, u32 gid -> attr */
 	FS_STATFS,  /* str path -> u64 bsize, u64 blocks, u64 bfree, u64 bavail, u64 files, u64 ffree, u32
 		       namemax */
+	FS_SYNC,    /* what was written to the root filesystem reaches the disk */
 };
 
 enum fs_valid { FSV_MODE = 1, FSV_UID = 2, FSV_GID = 4, FSV_SIZE = 8, FSV_ATIME = 16, FSV_MTIME = 32 };
