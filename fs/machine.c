@@ -240,7 +240,8 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 
 /* ---- fork */
 
-static void on_jobs_listed(void *arg, const struct err *err)
+/* Its identity is confirmed, or its jobs are known. */
+static void on_fork_answer(void *arg, const struct err *err)
 {
 	struct sandbox *sb = arg;
 
@@ -250,18 +251,10 @@ static void on_jobs_listed(void *arg, const struct err *err)
 		fail_start(sb, err);
 		return;
 	}
+	if (--sb->task.awaited)
+		return;
 	sandbox_set_state(sb, SANDBOX_RUNNING);
 	step_end(sb, err);
-}
-
-static void on_fork_attached(void *arg, const struct err *err)
-{
-	struct sandbox *sb = arg;
-
-	if (!sb->vm)
-		return;
-	if (err->code)
-		fail_start(sb, err);
 }
 
 static void on_fork_started(void *arg, const struct err *err)
@@ -274,10 +267,10 @@ static void on_fork_started(void *arg, const struct err *err)
 		fail_start(sb, err);
 		return;
 	}
-	/* Both are asked at once, which saves a round trip: a guest that refuses the first ends the second.
-	 */
-	attach(sb, ATTACH_FORK, !sb->quiesced, sb->obj.fs->options.fork_timeout_ms, on_fork_attached);
-	agent_job_list(sb->agent, job_inherit, on_jobs_listed, sb);
+	/* Asked at once, which saves a round trip: a guest that refuses the one ends the other. */
+	sb->task.awaited = 2;
+	attach(sb, ATTACH_FORK, !sb->quiesced, sb->obj.fs->options.fork_timeout_ms, on_fork_answer);
+	agent_job_list(sb->agent, job_inherit, on_fork_answer, sb);
 }
 
 int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, done_fn done, void *arg,

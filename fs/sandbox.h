@@ -27,6 +27,7 @@ struct task {
 	/* The step of machine.c that it waits for. */
 	done_fn step;
 	void *step_arg;
+	unsigned awaited; /* answers of the guest's that the step waits for */
 };
 
 struct sandbox {
