@@ -7,10 +7,11 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 
-from harness import Snapshot, fails, limit, read, read_all, wait_gone, write
+from harness import Snapshot, eventually, fails, limit, read, read_all, wait_gone, write
 
 
 def test_mount_and_end(own_mount):
@@ -147,8 +148,18 @@ def test_a_state_directory_below_the_mount_is_refused(build, tmp_path):
 
 
 def test_no_descriptor_leaks(sbx, prepared):
-    """As many open files after as before."""
-    count = lambda: len(os.listdir(f"/proc/{sbx.process.pid}/fd"))  # noqa: E731
+    """As many open files after as before, when the machines that are kept ready have come and gone."""
+
+    def count():
+        seen = [-1]
+
+        def settled():
+            seen.append(len(os.listdir(f"/proc/{sbx.process.pid}/fd")))
+            time.sleep(limit(0.2))
+            return seen[-1] == seen[-2]
+
+        eventually(settled, 10, "the number of open files changes without end")
+        return seen[-1]
 
     def round_trip(i):
         vm = prepared.fork(f"w{i}")
