@@ -41,18 +41,34 @@ def suite(build, engine, *args):
     return ["/usr/bin/python3", "-m", "pytest", "-q", "tests/e2e", "--build", build, "--engine", engine, *args]
 
 
-def engines():
-    """Those this build has, and whether they run here."""
+def engine_of_this_host():
+    """`auto` is kvm wherever that runs."""
     done = subprocess.run([TOP / "build/sbx", "doctor"], capture_output=True, text=True, check=False)
-    found = {}
-    for line in done.stdout.splitlines():
-        words = line.split()
-        if words[:1] in (["ok"], ["no"]) and words[1] in ("qemu", "kvm"):
-            found[words[1]] = words[0] == "ok"
-    return found
+    return next((line.split()[1] for line in done.stdout.splitlines() if line.startswith("engine ")), None)
 
 
-ENGINES = engines()
+KVM_WORKS = engine_of_this_host() == "kvm"
+LAB_SECONDS = 2700
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lab(request):
+    """
+    The suite in the lab, if its test is among the chosen. The lab has one CPU, so it is started first and runs beside the
+    programs, which have one thread each; its test waits for it.
+    """
+    if KVM_WORKS or not any(item.name == test_suite_in_the_lab.__name__ for item in request.session.items):
+        yield None
+        return
+    command = "for t in build/unit/test_kvm_*; do $t || exit; done; exec " + " ".join(suite("build", "kvm"))
+    log = TOP / "build/lab.log"
+    with open(log, "wb") as out:
+        argv = [TOP / "tests/lab/lab", "-t", str(LAB_SECONDS), "sh", "-c", command]
+        process = subprocess.Popen(argv, cwd=TOP, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+    yield process, log
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)  # the lab has files to remove
+        process.wait()
 
 
 @pytest.mark.timeout(120)
@@ -77,16 +93,24 @@ def test_fuzz(program, tmp_path):
     run([program, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-print_final_stats=1", crashes, corpus], FUZZ_SECONDS + 50)
 
 
+@pytest.mark.timeout(LAB_SECONDS + 100)
+@pytest.mark.skipif(KVM_WORKS, reason="this host runs the kvm engine itself")
+def test_suite_in_the_lab(lab):
+    """The end-to-end suite with the engine kvm, and the unit tests of it, on hardware virtualization that QEMU emulates."""
+    process, log = lab
+    code = process.wait(LAB_SECONDS + 60)
+    print(log.read_text(errors="replace"))
+    assert code == 0, f"the lab ended with {code}"
+
+
+@pytest.mark.timeout(2400)
+@pytest.mark.skipif(not KVM_WORKS, reason="this host does not run the kvm engine: the lab does")
+def test_suite_on_kvm():
+    run(suite("build", "kvm"), 2390)
+
+
 @pytest.mark.timeout(2400)
 @pytest.mark.skipif(not (TOP / "build/san/sbxfs").exists(), reason="there is no sanitizer build")
 def test_suite_sanitized():
     """The end-to-end suite with a daemon that watches its own memory."""
     run(suite("build/san", "qemu"), 2390, SANITIZER_ENV)
-
-
-if ENGINES.get("kvm"):
-
-    @pytest.mark.timeout(2400)
-    def test_suite_on_kvm():
-        """Where this host itself can; in the lab it is run by hand (docs/testing.md)."""
-        run(suite("build", "kvm"), 2390)
