@@ -1,21 +1,24 @@
 # lib.sh - a mount to play on, for the examples: sourced, not run
 #
-# Uses the mount in $SBX if that is set, and otherwise makes a temporary one, which ends with the script. $SBX_STATE keeps
-# a temporary mount's state (its images) from one run to the next.
+# $SBX is the mount: the one in $SBX_MOUNT if that is set, and otherwise a temporary one, which ends with the script.
+# $SBX_STATE is the state directory that belongs to it; set for a temporary mount, it keeps the images from one run to
+# the next. $SBX_OPTIONS are more options for a temporary mount.
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-PATH=$top/build:$PATH
+PATH=${SBX_BUILD:-$top/build}:$PATH
 
-if [ -z "${SBX-}" ]; then
+SBX=${SBX_MOUNT-}
+if [ -z "$SBX" ]; then
 	tmp=$(mktemp -d)
 	SBX=$tmp/sbx
 	: "${SBX_STATE:=$tmp/state}"
-	export SBX SBX_STATE
 	mkdir "$SBX"
-	sbxfs -f --state "$SBX_STATE" "$SBX" &
+	# shellcheck disable=SC2086 # they are several words
+	sbxfs -f --state "$SBX_STATE" ${SBX_OPTIONS-} "$SBX" &
 	daemon=$!
+	# The script may still have files of the mount open: the daemon is told to end, and does not wait for them.
 	finish() {
-		fusermount3 -uz "$SBX" || true
+		kill "$daemon" 2> /dev/null || true
 		wait "$daemon" || true
 		rm -rf "$tmp"
 	}
@@ -28,7 +31,7 @@ fi
 
 # need_image NAME PACKAGE...: make an image of Debian packages unless it is there.
 need_image() {
-	[ -e "$SBX/images/$1" ] || "$top/examples/debian-image" "$@"
+	[ -e "$SBX/images/$1" ] || SBX_STATE=${SBX_STATE-} "$top/examples/debian-image" "$@"
 }
 
 # in_vm VM LINE: run a command line in a machine and print what it prints.
