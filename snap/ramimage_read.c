@@ -17,7 +17,7 @@
 #include "snap/io.h"
 #include "snap/parallel.h"
 
-enum { BATCH = 16 };
+enum { BATCH = 4 };
 
 struct ram_reader {
 	const struct ramimage *image;
