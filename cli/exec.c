@@ -14,7 +14,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
-#include <mntent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -26,6 +25,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "cli/mount.h"
 #include "cli/sbx.h"
 #include "util/buf.h"
 
@@ -43,48 +43,12 @@ static int fail(const char *what, const char *path)
 	return -1;
 }
 
-/* Where the only sbxfs is mounted. */
-static int find_mount(char *ret, size_t size)
-{
-	const char *env = getenv("SBX_MOUNT");
-	struct mntent *m;
-	unsigned found = 0;
-	FILE *mounts;
-
-	if (env && *env) {
-		snprintf(ret, size, "%s", env);
-		return 0;
-	}
-	mounts = setmntent("/proc/mounts", "r");
-	if (!mounts)
-		return fail("cannot read", "/proc/mounts");
-	while ((m = getmntent(mounts)))
-		if (!strcmp(m->mnt_type, "fuse.sbxfs") && !found++)
-			snprintf(ret, size, "%s", m->mnt_dir);
-	endmntent(mounts);
-	if (found == 1)
-		return 0;
-	fprintf(stderr, "sbx: %s; set SBX_MOUNT, or give the path of the sandbox\n",
-		found ? "more than one sbxfs is mounted" : "no sbxfs is mounted");
-	return -1;
-}
-
 static int find_vm(struct job *job, const char *vm)
 {
-	char mount[PATH_MAX], state[PATH_MAX + 8];
-	int n;
+	char state[PATH_MAX + 8];
 
-	if (strchr(vm, '/')) {
-		n = snprintf(job->vm, sizeof(job->vm), "%s", vm);
-	} else {
-		if (find_mount(mount, sizeof(mount)))
-			return -1;
-		n = snprintf(job->vm, sizeof(job->vm), "%s/%s", mount, vm);
-	}
-	if (n < 0 || (size_t)n >= sizeof(job->vm)) {
-		errno = ENAMETOOLONG;
-		return fail("cannot use", vm);
-	}
+	if (find_in_mount("", vm, job->vm))
+		return -1;
 	snprintf(state, sizeof(state), "%s/state", job->vm);
 	return access(state, F_OK) ? fail("no sandbox", job->vm) : 0;
 }

@@ -20,6 +20,8 @@ static const struct command {
 	  cmd_exec },
 	{ "image", "ls | build base | import NAME DIR|TAR | rm NAME  [--state DIR]",
 	  "images in a state directory", cmd_image },
+	{ "snapshot", "save VM NAME | load FILE|- NAME | verify NAME", "snapshots, with a progress bar",
+	  cmd_snapshot },
 	{ "doctor", "[--guest DIR]", "what this host can do, and why", cmd_doctor },
 };
 
@@ -29,7 +31,7 @@ static void usage(FILE *out)
 
 	fprintf(out, "usage: sbx COMMAND ...\n");
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		fprintf(out, "  %-7s %s\n          %s\n", commands[i].name, commands[i].args,
+		fprintf(out, "  %-8s %s\n           %s\n", commands[i].name, commands[i].args,
 			commands[i].what);
 	fprintf(out, "VM is a sandbox's name, looked up in $SBX_MOUNT or the one mounted sbxfs, or the path "
 		     "of its "

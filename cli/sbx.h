@@ -17,6 +17,7 @@ enum {
 };
 
 int cmd_exec(int argc, char **argv);
+int cmd_snapshot(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 
 #endif

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""build/sbx: exec, image, doctor."""
+"""build/sbx: exec, image, snapshot, doctor."""
 import fcntl
 import io
 import os
@@ -271,3 +271,53 @@ def test_image_names(build, new_state, rootfs):
         assert done.returncode != 0 and done.stderr
     assert image(build, state, "import", "base", rootfs).returncode != 0
     assert len(image(build, state, "ls").stdout.splitlines()) == 2  # the heading, and base
+
+
+# ---- snapshot
+
+
+def test_snapshot(cli, sbx, vm, tmp_path):
+    """save, load and verify, and what they say when they cannot."""
+    vm.sh("echo kept > /run/kept")
+    done = cli("snapshot", "save", "vm", "a")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert sbx.named() == ["a"] and vm.state == "paused"
+    assert cli("snapshot", "verify", "a").returncode == 0
+    sbx.ok(f"cat snapshots/a/archive > {tmp_path}/a.sbx")
+    archive = (tmp_path / "a.sbx").read_bytes()
+    assert cli("snapshot", "load", tmp_path / "a.sbx", "b").returncode == 0
+    assert cli("snapshot", "load", "-", "c", input=archive).returncode == 0
+    assert sbx.named() == ["a", "b", "c"]
+    os.mkdir(sbx / "snapshots/c/forks/w")
+    assert (sbx / "w/fs/run/kept").read_text() == "kept\n"
+    for args, data, word in (
+        (("save", "vm", "a"), b"", b"already"),
+        (("save", "nosuch", "d"), b"", b"No such file"),
+        (("save", "vm", "no name"), b"", b"name"),
+        (("load", "-", "a"), archive, b"exists"),
+        (("load", "-", "d"), archive[:-1], b"cut off"),
+        (("load", "/nosuch", "d"), b"", b"/nosuch"),
+        (("verify", "nosuch"), b"", b"nosuch"),
+    ):
+        done = cli("snapshot", *args, input=data)
+        assert done.returncode == 125 and word in done.stderr, done.stderr
+    assert sbx.named() == ["a", "b", "c"]
+    assert cli("snapshot", "save", "vm").returncode == 2
+
+
+def test_snapshot_bar(build, sbx, vm):
+    """A terminal is told how far it is."""
+    vm.sh("dd if=/dev/urandom of=/run/noise bs=1M count=48 2>&1")
+    master, slave = pty.openpty()
+    env = dict(os.environ, SBX_MOUNT=str(sbx.path))
+    process = subprocess.Popen([build / "sbx", "snapshot", "save", "vm", "a"], stderr=slave, env=env)
+    os.close(slave)
+    text = b""
+    try:
+        while part := os.read(master, 4096):
+            text += part
+    except OSError:  # EIO: its end is closed
+        pass
+    os.close(master)
+    assert process.wait(limit(30)) == 0
+    assert b"saving" in text and b"%" in text
