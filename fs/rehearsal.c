@@ -145,33 +145,8 @@ static void on_started(void *arg, const struct err *err)
 	agent_job_list(r->agent, on_job_info, on_listed, r);
 }
 
-static void ignore_ready(void *owner)
-{
-	(void)owner;
-}
-
-static void ignore_stdin_max(void *owner, uint32_t job, uint64_t offset)
-{
-	(void)owner;
-	(void)job;
-	(void)offset;
-}
-
-static void ignore_exit(void *owner, uint32_t job, bool signaled, uint32_t code)
-{
-	(void)owner;
-	(void)job;
-	(void)signaled;
-	(void)code;
-}
-
-static const struct agent_events agent_events = {
-	.ready = ignore_ready,
-	.job_started = on_job_started,
-	.job_output = on_job_output,
-	.job_stdin_max = ignore_stdin_max,
-	.job_exit = ignore_exit,
-};
+static const struct agent_events agent_events = { .job_started = on_job_started,
+						  .job_output = on_job_output };
 
 int rehearse(struct fs *fs, struct vm *vm, const struct template *template, const struct vm_events *events,
 	     void *owner, vm_done_fn done, void *arg, struct rehearsal **ret, struct err *err)

@@ -90,7 +90,7 @@ static void finish(struct agent_call *call, const struct err *err, struct reader
 		c.done(c.arg, err);
 	else if (c.fs)
 		c.fs(c.arg, err->code, results ? results : &nothing);
-	else if (c.refused)
+	else if (c.refused && c.agent->events->job_started)
 		c.agent->events->job_started(c.agent->owner, c.tag, err->code, err->text, 0);
 }
 
@@ -356,7 +356,8 @@ static bool on_job_started(struct agent *agent, const struct frame *frame)
 	pid = get_u32(&r);
 	if (r.bad && !err.code)
 		return false;
-	agent->events->job_started(agent->owner, frame->id, err.code, err.text, pid);
+	if (agent->events->job_started)
+		agent->events->job_started(agent->owner, frame->id, err.code, err.text, pid);
 	return true;
 }
 
@@ -365,7 +366,7 @@ static bool on_stdin_max(struct agent *agent, const struct frame *frame)
 	struct reader r = reader_init(frame->payload, frame->len);
 	const uint64_t max = get_u64(&r);
 
-	if (!r.bad)
+	if (!r.bad && agent->events->job_stdin_max)
 		agent->events->job_stdin_max(agent->owner, frame->id, max);
 	return !r.bad;
 }
@@ -378,7 +379,8 @@ static bool on_job_exit(struct agent *agent, const struct frame *frame)
 
 	if (r.bad || how > 1)
 		return false;
-	agent->events->job_exit(agent->owner, frame->id, how, code);
+	if (agent->events->job_exit)
+		agent->events->job_exit(agent->owner, frame->id, how, code);
 	return true;
 }
 
@@ -387,7 +389,8 @@ static bool on_ready(struct agent *agent)
 	/* The guest boots once. */
 	if (agent->generation)
 		return false;
-	agent->events->ready(agent->owner);
+	if (agent->events->ready)
+		agent->events->ready(agent->owner);
 	return true;
 }
 
@@ -415,8 +418,10 @@ static bool dispatch(struct agent *agent, const struct frame *frame)
 		return on_stdin_max(agent, frame);
 	case F_JOB_STDOUT:
 	case F_JOB_STDERR:
-		agent->events->job_output(agent->owner, frame->id, frame->type == F_JOB_STDOUT ? 1 : 2,
-					  frame->payload, frame->len);
+		if (agent->events->job_output)
+			agent->events->job_output(agent->owner, frame->id,
+						  frame->type == F_JOB_STDOUT ? 1 : 2, frame->payload,
+						  frame->len);
 		return true;
 	case F_JOB_EXIT:
 		return on_job_exit(agent, frame);

@@ -19,7 +19,8 @@
 
 struct agent;
 
-/* Things the guest says of jobs, for whoever owns the agent. `data` is valid during the call. */
+/* Things the guest says of jobs, for whoever owns the agent; NULL: not interested. `data` is valid during the
+ * call. */
 struct agent_events {
 	void (*ready)(void *owner); /* the agent of a booting guest waits for agent_attach */
 	void (*job_started)(void *owner, uint32_t job, int err, const char *reason, uint32_t pid);

@@ -26,51 +26,7 @@ struct browse {
 };
 
 /* A helper has no jobs; one that a disk has taken over may say otherwise, and nobody listens. */
-static void ignore_ready(void *owner)
-{
-	(void)owner;
-}
-
-static void ignore_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid)
-{
-	(void)owner;
-	(void)job;
-	(void)err;
-	(void)reason;
-	(void)pid;
-}
-
-static void ignore_output(void *owner, uint32_t job, int stream, const void *data, size_t n)
-{
-	(void)owner;
-	(void)job;
-	(void)stream;
-	(void)data;
-	(void)n;
-}
-
-static void ignore_stdin_max(void *owner, uint32_t job, uint64_t offset)
-{
-	(void)owner;
-	(void)job;
-	(void)offset;
-}
-
-static void ignore_exit(void *owner, uint32_t job, bool signaled, uint32_t code)
-{
-	(void)owner;
-	(void)job;
-	(void)signaled;
-	(void)code;
-}
-
-static const struct agent_events events = {
-	.ready = ignore_ready,
-	.job_started = ignore_started,
-	.job_output = ignore_output,
-	.job_stdin_max = ignore_stdin_max,
-	.job_exit = ignore_exit,
-};
+static const struct agent_events events = { 0 };
 
 static void on_attached(void *arg, const struct err *err)
 {
