@@ -6,6 +6,10 @@
  * until execve, and its page tables, which may be large, are not copied. Until then the child shares our
  * memory, so it makes system calls only, and it reports a failure by storing errno where we see it.
  *
+ * A process that ends gives back its memory, which takes milliseconds of a CPU. A hundred that are abandoned
+ * at once would leave little of the host to a machine that is started then, so all are stopped, and killed a
+ * few at a time.
+ *
  * Every other descriptor is closed in the child, whether or not somebody forgot O_CLOEXEC. The end of a child
  * is seen through its pidfd, which no other process can ever reuse.
  */
@@ -22,7 +26,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { STACK_BYTES = 64 << 10 }; /* of a child until execve; execvp puts a path of PATH_MAX on it */
+enum {
+	STACK_BYTES = 64 << 10, /* of a child until execve; execvp puts a path of PATH_MAX on it */
+	DYING_MAX = 2,          /* abandoned ones that are killed at a time */
+};
 
 struct process {
 	struct list link;
@@ -31,10 +38,12 @@ struct process {
 	struct watch *watch;
 	process_exit_fn fn; /* NULL: abandoned */
 	void *arg;
+	bool dying; /* abandoned and killed, not yet reaped */
 };
 
 /* Children not yet reaped; they belong to the daemon as a whole, as the kernel sees it. */
 static struct list children = LIST_INIT(children);
+static unsigned dying;
 
 unsigned process_count(void)
 {
@@ -107,6 +116,26 @@ IN_CHILD static int child(void *arg)
 	return 127;
 }
 
+static void put_down(struct process *process)
+{
+	process->dying = true;
+	dying++;
+	kill(process->pid, SIGKILL);
+}
+
+/* The next of those that wait for it. */
+static void put_down_next(void)
+{
+	struct process *process;
+
+	list_for_each (process, &children, link) {
+		if (dying >= DYING_MAX)
+			return;
+		if (!process->fn && !process->dying)
+			put_down(process);
+	}
+}
+
 static void reap(struct process *process)
 {
 	process_exit_fn fn = process->fn;
@@ -118,7 +147,9 @@ static void reap(struct process *process)
 	watch_free(process->watch);
 	close(process->pidfd);
 	list_del(&process->link);
+	dying -= process->dying;
 	free(process);
+	put_down_next();
 	if (fn)
 		fn(fn_arg, status);
 }
@@ -133,7 +164,10 @@ void process_reap_abandoned(void)
 {
 	struct process *process, *next;
 
-	/* They were sent SIGKILL, so the wait is short. */
+	/* All at once: nobody else waits for the host by now. */
+	list_for_each (process, &children, link)
+		if (!process->fn && !process->dying)
+			put_down(process);
 	list_for_each_safe (process, next, &children, link)
 		if (!process->fn)
 			reap(process);
@@ -199,5 +233,8 @@ void process_kill(struct process *process, int signal)
 void process_abandon(struct process *process)
 {
 	process->fn = NULL;
-	kill(process->pid, SIGKILL);
+	if (dying < DYING_MAX)
+		put_down(process);
+	else
+		kill(process->pid, SIGSTOP);
 }

@@ -30,7 +30,8 @@ int process_spawn(struct loop *loop, const struct process_spec *spec, process_ex
 		  struct process **ret, struct err *err);
 pid_t process_pid(const struct process *process);
 void process_kill(struct process *process, int signal);
-/* SIGKILL, and nobody is told: the process is reaped in the background. */
+/* It does nothing from now on, is killed soon, and nobody is told: the process is reaped in the background.
+ */
 void process_abandon(struct process *process);
 /* Wait until no abandoned child is left. */
 void process_reap_abandoned(void);
