@@ -23,17 +23,22 @@
 
 enum { KILLS = 50 };
 
-/* An archive of "kept", in memory. */
-static int export_kept(struct store *store)
+/* An archive, in memory, of a snapshot that is gone, so that an import has a layer to bring along. */
+static int archive_of_another(struct store *store, struct layer *base)
 {
+	struct layer *disk = frozen_overlay(store, base);
+	struct template *template = make_template(disk, make_ram(3, 0, 0, 0));
 	struct progress progress = { 0 };
 	int fd = memfd_new("archive", 0);
 	struct err err = { 0 };
 	struct export *work;
 
-	CHECK(fd >= 0);
-	CHECK(!archive_export_begin(store, "kept", NULL, &progress, &work, &err));
+	CHECK(fd >= 0 && !save(store, "another", "", template));
+	CHECK(!archive_export_begin(store, "another", NULL, &progress, &work, &err));
 	CHECK(!archive_export_end(work, archive_export_run(work, fd), &err));
+	template_unref(template);
+	layer_unref(disk);
+	CHECK(!snapshot_remove(store, "another", &err));
 	return fd;
 }
 
@@ -63,15 +68,12 @@ static void compact_once(struct store *store)
 
 /* What goes on when the kill comes: saves with a parent and without one, an import, a merge of layers; a name
  * that moves, names that go. */
-static void busy(void)
+static void busy(int archive)
 {
 	struct store *store;
 	struct err err = { 0 };
 
-	int archive;
-
 	CHECK(!store_open(dir, &store, &err));
-	archive = export_kept(store);
 	for (;;) {
 		struct template *template;
 		struct layer *overlay;
@@ -122,8 +124,10 @@ static void kill_9_at_any_moment(void)
 	int ram = make_ram(1, 0, 0, 0);
 	struct template *template = make_template(disk, dup(ram)), *loaded;
 	struct err err = { 0 };
+	int archive;
 
 	CHECK(!save(store, "kept", "", template));
+	archive = archive_of_another(store, base);
 	template_unref(template);
 	layer_unref(disk);
 	layer_unref(base);
@@ -137,7 +141,7 @@ static void kill_9_at_any_moment(void)
 
 		CHECK(pid >= 0);
 		if (!pid)
-			busy();
+			busy(archive);
 		nanosleep(&wait, NULL); /* the moment of the kill, not a wait for something */
 		kill(pid, SIGKILL);
 		CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
@@ -159,6 +163,7 @@ static void kill_9_at_any_moment(void)
 	store = reopen(store);
 	/* Of "kept": an object of three files, the image's layer and its own, each with sums. */
 	CHECK(count_files("objects") == 3 && count_files("layers") == 2 && count_files("sums") == 2);
+	close(archive);
 	close(ram);
 	drop_store(store);
 }
