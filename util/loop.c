@@ -81,6 +81,13 @@ static void kick(struct loop *loop)
 	(void)!write(loop->eventfd, &one, sizeof(one));
 }
 
+/* loop->lock is held. */
+static void ended(struct loop *loop, struct work *work)
+{
+	list_add(&loop->finished, &work->link);
+	kick(loop);
+}
+
 static void *thread(void *arg)
 {
 	struct work *work = arg;
@@ -88,8 +95,7 @@ static void *thread(void *arg)
 
 	work->result = work->run(work->arg);
 	pthread_mutex_lock(&loop->lock);
-	list_add(&loop->finished, &work->link);
-	kick(loop);
+	ended(loop, work);
 	pthread_mutex_unlock(&loop->lock);
 	return NULL;
 }
@@ -113,8 +119,7 @@ static void *worker(void *arg)
 		pthread_mutex_unlock(&loop->lock);
 		work->result = work->run(work->arg);
 		pthread_mutex_lock(&loop->lock);
-		list_add(&loop->finished, &work->link);
-		kick(loop);
+		ended(loop, work);
 	}
 	pthread_mutex_unlock(&loop->lock);
 	return NULL;

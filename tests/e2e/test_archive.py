@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from harness import Snapshot, eventually, fails, limit, read, read_bytes, value, write, write_all
+from harness import Snapshot, eventually, fails, limit, poll_until, read, read_bytes, value, write, write_all
 
 pytestmark = pytest.mark.timeout(limit(180))
 
@@ -186,24 +186,14 @@ def test_status_while_saving(sbx, prepared):
     """The snapshot is in the tree from the beginning, and says how far it is."""
     vm = prepared.fork("v")
     vm.sh("dd if=/dev/urandom of=/run/noise bs=1M count=48 2>&1")
-    seen, done = set(), threading.Event()
-
-    def save():
-        try:
-            vm.ctl("snapshot s")
-        finally:
-            done.set()
-
-    thread = threading.Thread(target=save)
+    seen = set()
+    thread = threading.Thread(target=vm.ctl, args=["snapshot s"])
     thread.start()
-    while not done.is_set():
-        try:
-            seen.add(value(sbx / "snapshots/s/status"))
-        except FileNotFoundError:
-            pass
+    status = sbx / "snapshots/s/status"
+    eventually(status.exists, 10, "a snapshot that is being saved is not in the tree")
+    poll_until(status, lambda text: seen.add(text) or text == "ready", 30)
     thread.join()
     assert any(text.startswith("saving ") and text.endswith("%") for text in seen), seen
-    assert value(sbx / "snapshots/s/status") == "ready"
 
 
 def test_files_of_snapshots(sbx, prepared):

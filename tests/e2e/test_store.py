@@ -105,6 +105,14 @@ def test_a_second_snapshot_stores_what_changed(sbx, prepared):
     info = Snapshot(sbx / "snapshots/two").info
     assert 8 * MIB < int(info["own"]) <= 16 * MIB
     assert int(info["logical"]) > int(info["stored"]) >= int(info["own"])
+    # What is its own is what deleting it frees.
+    vm.remove()
+    write(sbx / "ctl", "gc")
+    before = stored(sbx.state)
+    own = int(Snapshot(sbx / "snapshots/two").info["own"])
+    os.rmdir(sbx / "snapshots/two")
+    write(sbx / "ctl", "gc")
+    assert abs(before - stored(sbx.state) - own) < MIB // 4
 
 
 def test_layers_are_merged_while_machines_run(own_mount):
@@ -188,7 +196,7 @@ def test_kills_at_random_moments(own_mount):
         ready, stop = set(mount.named()), threading.Event()
         thread = threading.Thread(target=busy, args=(mount, archive, stop))
         thread.start()
-        time.sleep(dice.uniform(0, 1.0))  # the moment of the kill, not a wait for something
+        time.sleep(dice.uniform(0, limit(1.0)))  # the moment of the kill, not a wait for something
         mount.kill()
         stop.set()
         thread.join(limit(20))
@@ -324,7 +332,11 @@ def test_damage_is_named(copy, own_mount):
     snap = Snapshot(mount / "snapshots/golden")
     with fails(errno.EIO, snap / "error"):
         snap.fork("w")
-    assert re.search(rf"{ram.parent.name}/ram.*block \d+", (snap / "error").read_text())
+    where = rf"{ram.parent.name}/ram.*block \d+"
+    assert re.search(where, (snap / "error").read_text())
+    with fails(errno.EIO):
+        read_bytes(snap / "archive")
+    assert re.search(r"block \d+", (snap / "error").read_text())
 
 
 def rewrite(path, change):
