@@ -45,6 +45,8 @@ static int attach(const struct guest_identity *identity, struct err *err)
 		*err = boot_failure;
 		return err->code;
 	}
+	if (identity->kind == ATTACH_FORK || identity->kind == ATTACH_REHEARSE)
+		report_forked();
 	return identity_apply(identity, err);
 }
 

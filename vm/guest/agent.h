@@ -141,9 +141,11 @@ void guest_child_reset(void);
 void guest_files_frame(struct guest *guest, const struct frame *frame);
 void guest_files_close(struct guest_files *files);
 
-/* ---- agent_identity.c, agent_clock.c, agent_size.c, agent_boot.c: the machine */
+/* ---- agent_identity.c, agent_clock.c, agent_report.c, agent_size.c, agent_boot.c: the machine */
 
 int identity_apply(const struct guest_identity *identity, struct err *err);
+/* In a fork: tell the host no more what memory is free, where it asked for that until then only. */
+void report_forked(void);
 /* At boot: as near as it goes to what is asked. 0: leave that as it is. */
 int size_apply(uint32_t cpus, uint64_t memory, struct err *err);
 /*

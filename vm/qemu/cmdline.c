@@ -32,7 +32,7 @@ enum { TB_MIB = 64 };
  */
 #define KERNEL_ARGS                                                                                          \
 	"console=ttyS0 quiet panic=-1 reboot=t edd=off pci=off nowatchdog cryptomgr.notests "                \
-	"random.trust_cpu=on"
+	"random.trust_cpu=on sbx.report=boot"
 /*
  * TCG's clocks are the host's; measuring one against another under load only finds them wrong (tsc.c). TCG
  * translates away every speculation there is, and the mitigations cost a tenth of the boot.
@@ -133,6 +133,9 @@ static void add_devices(struct qemu_args *args, const struct qemu_config *config
 {
 	static const char *const rng[] = { "-object", "rng-builtin,id=rng", "-device",
 					   "virtio-rng-device,rng=rng", NULL };
+	/* The guest says which memory is free; docs/design.md has why a fork's does not (sbx.report=boot). */
+	static const char *const balloon[] = { "-device", "virtio-balloon-device,free-page-reporting=on",
+					       NULL };
 	cJSON *disk = qemu_disk_node(0, config->disk, false);
 	char *text = disk ? cJSON_PrintUnformatted(disk) : NULL;
 
@@ -159,6 +162,7 @@ static void add_devices(struct qemu_args *args, const struct qemu_config *config
 	/* A full host disk is the guest's EIO, not a machine that stops by itself. */
 	arg(args, "virtio-blk-device,drive=disk0,werror=report,rerror=report");
 	args_list(args, rng);
+	args_list(args, balloon);
 	cJSON_free(text);
 	cJSON_Delete(disk);
 }

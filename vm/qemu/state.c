@@ -15,7 +15,7 @@
 #include "vm/qemu/tsc.h"
 #include "vm/qemu/vm.h"
 
-#define MAGIC "sbxfs-qemu-1"
+#define MAGIC "sbxfs-qemu-2"
 
 static const char *accel_name(bool kvm)
 {
