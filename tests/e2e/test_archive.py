@@ -28,12 +28,12 @@ def archive(shared, tmp_path_factory):
     return path
 
 
-def test_there_and_back(sbx, archive):
+def test_there_and_back(sbx, archive, tmp_path):
     sbx.ok(f"mkdir snapshots/b && cat snapshots/b/status && cat {archive} > snapshots/b/archive")
     assert value(sbx / "snapshots/b/status") == "ready"
     w = Snapshot(sbx / "snapshots/b").fork("w")
     assert w.run("cat /run/kept /root/kept") == "in memory\non disk\n"
-    assert sbx.ok("cp snapshots/b/archive /dev/stdout | cmp - " + str(archive)) == ""
+    sbx.ok(f"cp snapshots/b/archive {tmp_path}/copy && cmp {tmp_path}/copy {archive}")
     assert sbx.ok(f"busybox cat snapshots/b/archive | cmp - {archive}") == ""
     # It lasts like any other.
     os.rename(sbx / "snapshots/b", sbx / "snapshots/c")
@@ -109,6 +109,22 @@ def test_an_import_that_is_given_up(sbx, archive):
     with pytest.raises(OSError):
         os.close(fd)
     assert sbx.named() == [] and sbx.alive
+
+
+def test_a_killed_writer(sbx, archive):
+    """The directory is as empty as before, and takes another."""
+    data = archive.read_bytes()
+    os.mkdir(sbx / "snapshots/b")
+    cat = subprocess.Popen(["sh", "-c", "exec cat > snapshots/b/archive"], cwd=sbx.path, stdin=subprocess.PIPE)
+    cat.stdin.write(data[: len(data) // 2])
+    cat.stdin.flush()
+    poll_until(sbx / "snapshots/b/status", lambda text: text.startswith("importing "), 10)
+    cat.kill()
+    cat.wait()
+    cat.stdin.close()
+    poll_until(sbx / "snapshots/b/status", lambda text: text == "empty", 10)
+    sbx.ok(f"cat {archive} > snapshots/b/archive")
+    assert Snapshot(sbx / "snapshots/b").fork("w").run("cat /run/kept") == "in memory\n"
 
 
 def test_only_the_writer_ends_it(sbx, archive):
