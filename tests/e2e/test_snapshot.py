@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -266,23 +267,32 @@ def test_ordinary_tools_list_snapshots(sbx, vm):
     assert subprocess.run(["test", "-d", sbx / "snapshots/golden"], check=False).returncode == 0
 
 
-def test_what_is_freed_is_not_in_a_snapshot(sbx):
-    """A machine that booted says which memory is free; what was there is in no snapshot, and memory is right."""
+def test_what_is_freed_is_given_back(sbx):
+    """A guest says which memory is free; what was there is in no snapshot, and what is not free stays right."""
     vm = sbx.create("freed", memory="256M")
-    if not int(vm.run("ls -d /sys/bus/virtio/drivers/virtio_balloon/virtio* | wc -l")):
-        pytest.skip("this engine takes no free memory back")
+    assert int(vm.run("ls -d /sys/bus/virtio/drivers/virtio_balloon/virtio* | wc -l")) == 1
     vm.sh("mount -t tmpfs -o size=200M none /mnt && dd if=/dev/urandom of=/mnt/kept bs=1M count=10 2> /dev/null")
     kept = vm.sh("md5sum < /mnt/kept")
-    vm.sh("dd if=/dev/urandom of=/mnt/freed bs=1M count=100 2> /dev/null")
-    full = int(fields(vm / "stats")["private"])
-    vm.sh("rm /mnt/freed")
-    eventually(lambda: int(fields(vm / "stats")["private"]) < full - (80 << 20), 15, "nothing is given back")
+
+    def private(one):
+        return int(fields(one / "stats")["private"])
+
+    def free_some(one, gives):
+        one.sh("dd if=/dev/urandom of=/mnt/freed bs=1M count=100 2> /dev/null")
+        full = private(one)
+        one.sh("rm /mnt/freed")
+        if gives:
+            eventually(lambda: private(one) < full - (80 << 20), 15, "nothing is given back")
+        else:
+            time.sleep(3)  # more than the guest's kernel waits
+        assert one.sh("md5sum < /mnt/kept") == kept
+
+    free_some(vm, True)
     vm.ctl("checkpoint freed")
     snap = Snapshot(sbx / "snapshots/freed")
     assert int(snap.info["stored"]) < 100 << 20
-    for one in vm, snap.fork("w"):
-        assert one.sh("md5sum < /mnt/kept") == kept
-        one.sh("dd if=/dev/urandom of=/mnt/again bs=1M count=100 2> /dev/null")
-        again = one.sh("md5sum < /mnt/again")
-        one.sh("dd if=/mnt/again of=/mnt/copy bs=1M count=50 2> /dev/null; rm /mnt/copy; sleep 3")
-        assert one.sh("md5sum < /mnt/kept; md5sum < /mnt/again") == kept + again
+    fork = snap.fork("w")
+    # QEMU can take nothing back from a fork, so its guest does not say (docs/design.md).
+    free_some(fork, vm.info["engine"] == "kvm")
+    again = fork.snapshot().fork("w2")
+    assert again.sh("md5sum < /mnt/kept") == vm.sh("md5sum < /mnt/kept") == kept

@@ -17,6 +17,7 @@
 
 #include "tests/fuzz/qcow2_image.h"
 #include "util/log.h"
+#include "vm/kvm/virtio_balloon.h"
 #include "vm/kvm/virtio_blk.h"
 #include "vm/kvm/virtio_console.h"
 #include "vm/kvm/virtio_mmio.h"
@@ -69,7 +70,7 @@ static void open_disk(struct machine_with_device *m)
 		abort();
 }
 
-/* Devices 0 to 2; RAM is all zero. */
+/* Devices 0 to 3; RAM is all zero. */
 static void machine_make(struct machine_with_device *m, unsigned kind)
 {
 	struct virtio_host host = { .memory = &m->ram, .irqchip = &m->irqchip, .gsi = 16 };
@@ -86,13 +87,15 @@ static void machine_make(struct machine_with_device *m, unsigned kind)
 	memset(m->ram.host, 0, RAM_SIZE);
 	irq_init(&m->irqchip, -1);
 	host.loop = m->loop;
-	if (kind % 3 == 0) {
+	if (kind % 4 == 0) {
 		rc = virtio_rng_new(&host, &dev, NULL);
-	} else if (kind % 3 == 1) {
+	} else if (kind % 4 == 1) {
 		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds))
 			abort();
 		m->peer = fds[0];
 		rc = virtio_console_new(&host, fds[1], "sbx.agent", &dev, NULL);
+	} else if (kind % 4 == 2) {
+		rc = virtio_balloon_new(&host, &dev, NULL);
 	} else {
 		open_disk(m);
 		rc = virtio_blk_new(&host, m->disk, "root", &dev, NULL);

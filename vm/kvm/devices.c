@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "vm/kvm/qcow2.h"
+#include "vm/kvm/virtio_balloon.h"
 #include "vm/kvm/virtio_blk.h"
 #include "vm/kvm/virtio_console.h"
 #include "vm/kvm/virtio_rng.h"
@@ -57,13 +58,18 @@ static int add_disk(struct vmm *vmm, const char *path, struct err *err)
 int devices_add(struct vmm *vmm, const char *disk, struct err *err)
 {
 	const struct virtio_host rng = host(vmm, VIRTIO_RNG);
+	const struct virtio_host balloon = host(vmm, VIRTIO_BALLOON);
 	int rc = add_console(vmm, err);
 
 	if (!rc)
 		rc = add_disk(vmm, disk, err);
 	if (!rc)
 		rc = virtio_rng_new(&rng, &vmm->virtio[VIRTIO_RNG].dev, err);
-	return rc ? rc : plug(vmm, VIRTIO_RNG, err);
+	if (!rc)
+		rc = plug(vmm, VIRTIO_RNG, err);
+	if (!rc)
+		rc = virtio_balloon_new(&balloon, &vmm->virtio[VIRTIO_BALLOON].dev, err);
+	return rc ? rc : plug(vmm, VIRTIO_BALLOON, err);
 }
 
 void devices_release(struct vmm *vmm)

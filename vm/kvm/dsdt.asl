@@ -56,5 +56,17 @@ DefinitionBlock ("", "DSDT", 2, "SBXFS", "SBXVMM", 1)
                 Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive) { 18 }
             })
         }
+
+        Device (VIO3)
+        {
+            Name (_HID, "LNRO0005")
+            Name (_UID, 3)
+            Name (_CCA, 1)
+            Name (_CRS, ResourceTemplate ()
+            {
+                Memory32Fixed (ReadWrite, 0xD0003000, 0x1000)
+                Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive) { 19 }
+            })
+        }
     }
 }

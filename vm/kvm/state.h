@@ -25,7 +25,7 @@
 
 struct vmm;
 
-enum { STATE_VERSION = 1 };
+enum { STATE_VERSION = 2 };
 
 /* The vCPUs stand and the disk is drained. RAM must be taken before the loop runs on: saving may change it.
  */
