@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""The pool keeps within its bounds, and a burst that is larger than it is only as slow as without."""
+import time
+
+from harness import Sandbox, eventually, fields, limit, value
+
+
+def ready(mount):
+    return int(fields(mount / "status")["machines_ready"])
+
+
+def watch(mount, seconds, most):
+    """Look for some time, in which the pool is refilled, and never see more than `most`."""
+    end = time.monotonic() + limit(seconds)
+    while time.monotonic() < end:
+        assert ready(mount) <= most
+        time.sleep(0.02)
+
+
+def test_bounds(own_mount):
+    """--pool for each snapshot, --pool-total for all; the snapshot forked last has its share first."""
+    mount = own_mount(options=["--pool", "2", "--pool-total", "3"])
+    vm = mount.create("origin")
+    snaps = []
+    for i in range(2):
+        snaps.append(vm.snapshot())
+        vm.ctl("resume")
+    assert ready(mount) == 0  # nothing was forked yet
+    snaps[0].fork("a").remove()
+    eventually(lambda: ready(mount) == 2, 20, "the pool does not fill")
+    snaps[1].fork("b").remove()
+    eventually(lambda: ready(mount) == 3, 20, "the pool does not fill up to its total")
+    watch(mount, 1, 3)
+    # A burst of three times as many is served, and the pool is full again afterwards, not fuller.
+    snaps[1].ctl("fork 9 w")
+    assert all(value(mount / f"w{i}/state") == "running" for i in range(1, 10))
+    assert [Sandbox(mount / f"w{i}").run("hostname") for i in (1, 9)] == ["w1\n", "w9\n"]
+    eventually(lambda: ready(mount) == 3, 20, "the pool does not fill after a burst")
+    watch(mount, 1, 3)
+    # A snapshot that is gone needs none.
+    for snap in snaps:
+        snap.remove()
+    eventually(lambda: ready(mount) == 0, 10, "machines are kept ready for what is gone")
+
+
+def test_no_pool(own_mount):
+    mount = own_mount(options=["--pool", "0"])
+    snap = mount.create("origin").snapshot()
+    snap.fork("a")
+    watch(mount, 0.5, 0)
+    assert snap.fork("b").run("hostname") == "b\n"
