@@ -5,10 +5,11 @@ import os
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from harness import Snapshot, eventually, fails, fields, limit, read, value
+from harness import LAB, Snapshot, eventually, fails, fields, limit, read, value
 
 
 def counter(vm):
@@ -296,3 +297,18 @@ def test_what_is_freed_is_given_back(sbx):
     free_some(fork, vm.info["engine"] == "kvm")
     again = fork.snapshot().fork("w2")
     assert again.sh("md5sum < /mnt/kept") == vm.sh("md5sum < /mnt/kept") == kept
+
+
+def test_captured_often(vm):
+    """The disk is right after any number of captures, and the machine has few of their layers open."""
+    times = 20 if LAB else 70
+    for i in range(times):
+        vm.sh(f"echo {i} >> /root/log; dd if=/dev/urandom of=/root/data{i % 5} bs=64k count=4 2> /dev/null")
+        vm.ctl("checkpoint")
+        Snapshot((vm / "snapshots/latest").resolve()).remove()
+    look = "md5sum /root/data*; sync; echo 3 > /proc/sys/vm/drop_caches; md5sum /root/data*; cat /root/log"
+    lines = vm.sh(look).splitlines()
+    assert lines[:5] == lines[5:10] and lines[10:] == [str(i) for i in range(times)]
+    assert vm.fork("w").sh(look).splitlines() == lines
+    links = [os.readlink(fd) for fd in Path(f"/proc/{vm.pid}/fd").iterdir() if fd.is_symlink()]
+    assert len([link for link in links if "/layers/" in link]) < 60

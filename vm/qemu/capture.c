@@ -13,6 +13,11 @@
  *   4. blockdev-snapshot: the machine writes to the next overlay; the old one is complete and read-only
  *   5. tell `frozen`; copy the rest of the RAM; seal; tell `done`
  *
+ * Each adds a node to the chain QEMU has open, and QEMU goes through all of them at each switch. So at times
+ * the next overlay is opened with all that is below it by then, which the store has merged in the meantime
+ * (snap/compact.h), and takes the place of the chain at the disk device itself (qom-set). That the stopped
+ * machine's layer is opened a second time, to be read, is what every fork does.
+ *
  * Until 4 the machine is as it was and can be left so. The same process goes on throughout, so its agent
  * channel, its console and everything else it holds open need no attention.
  *
@@ -36,6 +41,8 @@
 /* QEMU's name for the state memfd while it is passed. */
 #define FDSET 1
 #define FDSET_PATH "/dev/fdset/1"
+
+enum { NODES_MAX = 24 }; /* nodes added to a chain before the disk is opened anew; 0.1 ms each and switch */
 
 static void clear(struct capture *capture)
 {
@@ -161,6 +168,23 @@ static void on_rest(void *arg, int result)
 	vm_release(vm);
 }
 
+/* The machine has its disk open twice: let go of the chain it had, from the top, since each holds the next.
+ */
+static void drop_old_nodes(struct vm *vm)
+{
+	char name[QEMU_NODE_NAME_MAX];
+	unsigned n = vm->overlays;
+	cJSON *args;
+
+	while (n-- > vm->oldest) {
+		qemu_disk_node_name(name, n);
+		args = cJSON_CreateObject();
+		cJSON_AddStringToObject(args, "node-name", name);
+		vm_command(vm, "blockdev-del", args, -1, ignore_reply, NULL);
+	}
+	vm->oldest = vm->overlays;
+}
+
 static void on_switched(void *arg, const struct err *err, const cJSON *ret)
 {
 	struct vm *vm = arg;
@@ -170,6 +194,8 @@ static void on_switched(void *arg, const struct err *err, const cJSON *ret)
 	if (failed(vm, err))
 		return;
 	vm->overlays++;
+	if (capture->anew)
+		drop_old_nodes(vm);
 	capture->frozen = true;
 	capture->template->pause_ns = vm->stop_ns + now_mono_ns() - capture->began_ns;
 	vm_hold(vm);
@@ -192,9 +218,16 @@ static void on_live(void *arg, int result)
 	qemu_disk_node_name(node, vm->overlays);
 	qemu_disk_node_name(overlay, vm->overlays + 1);
 	args = cJSON_CreateObject();
-	cJSON_AddStringToObject(args, "node", node);
-	cJSON_AddStringToObject(args, "overlay", overlay);
-	vm_command(vm, "blockdev-snapshot", args, -1, on_switched, vm);
+	if (vm->capture.anew) {
+		cJSON_AddStringToObject(args, "path", "/machine/peripheral/" QEMU_DISK_ID);
+		cJSON_AddStringToObject(args, "property", "drive");
+		cJSON_AddStringToObject(args, "value", overlay);
+		vm_command(vm, "qom-set", args, -1, on_switched, vm);
+	} else {
+		cJSON_AddStringToObject(args, "node", node);
+		cJSON_AddStringToObject(args, "overlay", overlay);
+		vm_command(vm, "blockdev-snapshot", args, -1, on_switched, vm);
+	}
 out:
 	vm_release(vm);
 }
@@ -291,8 +324,9 @@ static void begin(void *arg)
 		finish(vm);
 		return;
 	}
-	vm_command(vm, "blockdev-add", qemu_disk_node(vm->overlays + 1, capture->next_disk, true), -1,
-		   on_node_added, vm);
+	capture->anew = vm->overlays - vm->oldest >= NODES_MAX;
+	vm_command(vm, "blockdev-add", qemu_disk_node(vm->overlays + 1, capture->next_disk, !capture->anew),
+		   -1, on_node_added, vm);
 }
 
 void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture *calls)

@@ -160,7 +160,7 @@ static void add_devices(struct qemu_args *args, const struct qemu_config *config
 		args->failed = true;
 	arg(args, "-device");
 	/* A full host disk is the guest's EIO, not a machine that stops by itself. */
-	arg(args, "virtio-blk-device,drive=disk0,werror=report,rerror=report");
+	arg(args, "virtio-blk-device,id=" QEMU_DISK_ID ",drive=disk0,werror=report,rerror=report");
 	args_list(args, rng);
 	args_list(args, balloon);
 	cJSON_free(text);

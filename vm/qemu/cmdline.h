@@ -41,6 +41,9 @@ void qemu_args_release(struct qemu_args *args);
  */
 cJSON *qemu_disk_node(unsigned n, const char *path, bool detached);
 
+/* Of the disk device. */
+#define QEMU_DISK_ID "disk"
+
 enum { QEMU_NODE_NAME_MAX = 24 };
 void qemu_disk_node_name(char name[QEMU_NODE_NAME_MAX], unsigned n);
 

@@ -25,6 +25,7 @@ struct capture {
 	int state_fd;
 	struct ram_copy *ram;
 	struct template *template;
+	bool anew; /* the disk is opened as a whole, not only its next overlay */
 	bool node_added, fd_passed; /* to be undone on failure */
 	bool frozen;
 	bool working; /* a thread has `ram`, and a hold on the machine */
@@ -64,6 +65,7 @@ struct vm {
 	uint64_t op_began_ns;
 	uint64_t stop_ns;  /* how long the last stop took */
 	unsigned overlays; /* the number of the disk node it writes to */
+	unsigned oldest;   /* the number of the first that it has open, with all below it */
 	struct timer defer;
 	struct capture capture;
 };
