@@ -12,7 +12,8 @@
  *   restored   one that has loaded it, told to run
  *   empty_call a request to such a process that does nothing: what of the above is the socket
  *
- * Besides, the pause and the whole of a capture. One JSON object a line; times in microseconds.
+ * Besides, the pause and the whole of a capture, of the machine that booted and of a fork that has written to
+ * as much. One JSON object a line; times in microseconds.
  *
  * usage: bench_kvm [-n ROUNDS] [-m MIB] [-t TOUCHED_MIB] LIBEXEC
  */
@@ -135,7 +136,6 @@ static void source_open(struct source *source, const struct bench *bench)
 	struct vmm_config config = {
 		.memory = bench->memory, .cpus = 1, .agent_fd = -1, .stats = &source->stats, .ended = on_ended
 	};
-	struct vmm *vmm;
 	struct err err;
 	int fds[2];
 
@@ -147,59 +147,99 @@ static void source_open(struct source *source, const struct bench *bench)
 	config.console_fd = fds[1];
 	if (vmm_create(source->loop, &config, &source->vmm, &err))
 		die("%s", err.text);
+}
+
+static void source_close(struct source *source)
+{
+	vmm_free(source->vmm);
+	loop_free(source->loop);
+	close(source->console);
+}
+
+static void touch(struct vmm *vmm, const struct bench *bench)
+{
+	memset(guest_ptr(&vmm->memory, 2 << 20, bench->touched), 0x5a, bench->touched);
+}
+
+/* As a machine that booted. */
+static void source_boot(struct source *source, const struct bench *bench)
+{
+	struct vmm *vmm;
+	struct err err;
+
+	source_open(source, bench);
 	vmm = source->vmm;
 	if (guest_memory_map_zero(&vmm->memory, &err) || devices_add(vmm, NULL, &err) ||
 	    boot_write_tables(&vmm->memory, &err) || boot_set_registers(vmm->vcpus[0].fd, CODE, &err))
 		die("%s", err.text);
 	memcpy(guest_ptr(&vmm->memory, CODE, 4096), bench_guest,
 	       (size_t)((uintptr_t)bench_guest_end - (uintptr_t)bench_guest));
-	memset(guest_ptr(&vmm->memory, 2 << 20, bench->touched), 0x5a, bench->touched);
+	touch(vmm, bench);
 	vmm->content = VMM_FULL;
 }
 
-/* Capture it `rounds` times; the last capture is what is forked. */
-static void bench_capture(struct bench *bench)
+/* As a fork that has written to all of that again, for which it has small pages of its own. */
+static void source_fork(struct source *source, const struct bench *bench)
 {
-	uint64_t *pause = calloc(bench->rounds, sizeof(*pause)),
-		 *whole = calloc(bench->rounds, sizeof(*whole));
-	struct source source;
+	struct err err;
+
+	source_open(source, bench);
+	if (vmm_load(source->vmm, dup(bench->ram_fd), bench->state_fd, NULL, &err))
+		die("%s", err.text);
+	touch(source->vmm, bench);
+}
+
+/* Capture it up to 20 times, and keep the last capture. */
+static void capture_often(struct source *source, const struct bench *bench, const char *pause_name,
+			  const char *whole_name)
+{
+	uint64_t pause[20] = { 0 }, whole[20] = { 0 }, start;
 	struct capture *capture;
 	struct err err;
-	uint64_t start;
 	unsigned i, n = bench->rounds < 20 ? bench->rounds : 20;
 
-	source_open(&source, bench);
 	for (i = 0; i < n; i++) {
-		pthread_mutex_lock(&source.vmm->lock);
-		if (vmm_run(source.vmm, &err))
+		pthread_mutex_lock(&source->vmm->lock);
+		if (vmm_run(source->vmm, &err))
 			die("%s", err.text);
-		pthread_mutex_unlock(&source.vmm->lock);
-		wait_console(source.console);
-		source.done = false;
+		pthread_mutex_unlock(&source->vmm->lock);
+		wait_console(source->console);
+		source->done = false;
 		start = now_mono_ns();
-		pthread_mutex_lock(&source.vmm->lock);
-		if (vmm_stop(source.vmm, &err) ||
-		    capture_start(source.vmm, NULL, on_captured, &source, &capture, &err))
+		pthread_mutex_lock(&source->vmm->lock);
+		if (vmm_stop(source->vmm, &err) ||
+		    capture_start(source->vmm, NULL, on_captured, source, &capture, &err))
 			die("%s", err.text);
 		pause[i] = now_mono_ns() - start;
-		pthread_mutex_unlock(&source.vmm->lock);
-		while (!source.done)
-			loop_once(source.loop, -1);
+		pthread_mutex_unlock(&source->vmm->lock);
+		while (!source->done)
+			loop_once(source->loop, -1);
 		whole[i] = now_mono_ns() - start;
 		if (i + 1 < n) {
-			close(source.ram_fd);
-			close(source.state_fd);
+			close(source->ram_fd);
+			close(source->state_fd);
 		}
 	}
+	report(pause_name, pause, n);
+	report(whole_name, whole, n);
+}
+
+/* The capture of the machine that booted is what all that follows forks. */
+static void bench_capture(struct bench *bench)
+{
+	struct source source;
+
+	source_boot(&source, bench);
+	capture_often(&source, bench, "capture_pause", "capture");
 	bench->ram_fd = source.ram_fd;
 	bench->state_fd = source.state_fd;
-	vmm_free(source.vmm);
-	loop_free(source.loop);
-	close(source.console);
-	report("capture_pause", pause, n);
-	report("capture", whole, n);
-	free(pause);
-	free(whole);
+	source_close(&source);
+
+	source_fork(&source, bench);
+	capture_often(&source, bench, "fork_capture_pause", "fork_capture");
+	close(source.ram_fd);
+	close(source.state_fd);
+	source_close(&source);
 }
 
 /* ---- the floor */

@@ -98,8 +98,10 @@ def test_fuzz(program, tmp_path):
 def test_suite_in_the_lab(lab):
     """The end-to-end suite with the engine kvm, and the unit tests of it, on hardware virtualization that QEMU emulates."""
     process, log = lab
-    code = process.wait(LAB_SECONDS + 60)
-    print(log.read_text(errors="replace"))
+    try:
+        code = process.wait(LAB_SECONDS + 60)
+    finally:
+        print(log.read_text(errors="replace"))
     assert code == 0, f"the lab ended with {code}"
 
 
