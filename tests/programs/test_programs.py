@@ -60,7 +60,7 @@ def lab(request):
     if KVM_WORKS or not any(item.name == test_suite_in_the_lab.__name__ for item in request.session.items):
         yield None
         return
-    command = "for t in build/unit/test_kvm_*; do $t || exit; done; exec " + " ".join(suite("build", "kvm"))
+    command = "for t in build/unit/test_kvm_*; do $t || exit; done; exec " + " ".join(suite("build", "kvm", "--durations=15"))
     log = TOP / "build/lab.log"
     with open(log, "wb") as out:
         argv = [TOP / "tests/lab/lab", "-t", str(LAB_SECONDS), "sh", "-c", command]
