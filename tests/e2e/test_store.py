@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import Sandbox, Snapshot, eventually, fails, fields, limit, read_bytes, value, write, write_all
+from harness import LAB, Sandbox, Snapshot, eventually, fails, fields, limit, read_bytes, value, write, write_all
 
 pytestmark = pytest.mark.timeout(limit(240))
+
+# Takes minutes there, and is the same on every engine.
+not_in_the_lab = pytest.mark.skipif(LAB, reason="the store knows no engine")
 
 MIB = 1 << 20
 
@@ -62,6 +65,7 @@ def check_store(state):
 # ---- chains
 
 
+@not_in_the_lab
 def test_a_chain_with_every_second_link_gone(own_mount):
     """Each snapshot was forked, changed and saved again. Those that are left fork as before, and take no more room."""
     mount = own_mount()
@@ -180,6 +184,7 @@ def busy(mount, archive, stop):
             n += 100
 
 
+@not_in_the_lab
 def test_kills_at_random_moments(own_mount):
     """Whatever was ready is intact after each, and nothing is left that no name leads to."""
     mount = own_mount()
@@ -211,6 +216,7 @@ def test_kills_at_random_moments(own_mount):
     assert Snapshot(mount / "snapshots/kept").fork("w").run("cat /root/kept /run/kept") == "kept\nkept\n"
 
 
+@not_in_the_lab
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small filesystem")
 def test_a_full_disk(own_mount, base_state, tmp_path):
     small = tmp_path / "small"
@@ -250,6 +256,7 @@ def test_a_full_disk(own_mount, base_state, tmp_path):
         subprocess.run(["umount", "-l", small], check=True)
 
 
+@not_in_the_lab
 def test_leftovers_are_removed_and_named(own_mount, new_state):
     state = new_state()
     left = {
@@ -290,6 +297,7 @@ def copy(golden, tmp_path):
     return tmp_path / "s"
 
 
+@not_in_the_lab
 def test_a_flipped_byte_anywhere(copy, own_mount):
     """`verify` finds it, and nothing runs on it. (test_store.c flips thousands.)"""
     mount = own_mount(copy)
@@ -320,6 +328,7 @@ def test_a_flipped_byte_anywhere(copy, own_mount):
     assert snap.fork("w").run("cat /root/kept") == "kept\n"
 
 
+@not_in_the_lab
 def test_damage_is_named(copy, own_mount):
     """EIO, and `error` says which file and block."""
     ram = (copy / "snapshots/golden").resolve() / "ram"
