@@ -70,6 +70,8 @@ static void finished(void *arg, int result)
 	if (list_empty(&fs->workers))
 		timer_stop(&fs->work_timer);
 	worker->kind->end(worker, result, &err);
+	if (err.code && !*err.text) /* it never began */
+		err_sys(&err, err.code, "snapshot %s", snap->obj.name);
 	object_changed(&snap->obj); /* its status */
 	if (worker->done)
 		worker->done(worker->arg, &err);

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from harness import Snapshot, eventually, fails, limit, poll_until, read, read_bytes, value, write, write_all
+from harness import LAB, Snapshot, eventually, fails, limit, poll_until, read, read_bytes, value, write, write_all
 
 pytestmark = pytest.mark.timeout(limit(180))
 
@@ -220,7 +220,7 @@ def test_files_of_snapshots(sbx, prepared):
     vm.sh("echo changed > /root/kept; mkdir /root/new")
     vm.ctl("checkpoint b")
     vm.ctl("checkpoint")
-    a, b = sbx / "snapshots/a/fs", sbx / "snapshots/b/fs"
+    a = sbx / "snapshots/a/fs"
     assert read(a / "root/kept") == "kept\n" and read(a / "root/link") == "kept\n"
     assert read(vm / "snapshots/1/fs/root/kept") == "changed\n"
     diff = sbx.shell("diff -r snapshots/a/fs snapshots/b/fs")
@@ -246,13 +246,13 @@ def test_files_of_snapshots(sbx, prepared):
 
 def test_helpers_end(sbx, prepared):
     """However many snapshots are looked into, there are few helpers; and none where there is no snapshot."""
-    vm = prepared.fork("v")
-    for i in range(20):
+    vm, n = prepared.fork("v"), 4 if LAB else 20
+    for i in range(n):
         vm.ctl(f"checkpoint s{i}")
         assert "root" in os.listdir(sbx / f"snapshots/s{i}/fs")
     helpers = ["pgrep", "-P", str(sbx.process.pid), "sbx-browse"]
     count = lambda: len(subprocess.run(helpers, capture_output=True, check=False).stdout.split())  # noqa: E731
     eventually(lambda: 0 < count() <= 16, 10, "too many helpers")
-    for i in range(20):
+    for i in range(n):
         os.rmdir(sbx / f"snapshots/s{i}")
     eventually(lambda: not count(), 10, "a helper lives on")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import LAB, Sandbox, Snapshot, eventually, fails, fields, limit, read_bytes, value, write, write_all
+from harness import LAB, Mount, Sandbox, Snapshot, eventually, fails, limit, read_bytes, write, write_all
 
 pytestmark = pytest.mark.timeout(limit(240))
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(limit(240))
 not_in_the_lab = pytest.mark.skipif(LAB, reason="the store knows no engine")
 
 MIB = 1 << 20
+LINKS, SHOTS, KILLS, BYTES = (4, 20, 3, 1) if LAB else (10, 30, 10, 3)
 
 
 # ---- what a store must look like (docs/format.md)
@@ -71,26 +72,26 @@ def test_a_chain_with_every_second_link_gone(own_mount):
     mount = own_mount()
     mount.create("base").ctl("snapshot s0")
     os.rmdir(mount / "base")
-    for i in range(1, 11):
+    for i in range(1, LINKS + 1):
         vm = Snapshot(mount / f"snapshots/s{i - 1}").fork("vm")
         vm.sh(f"echo {i} >> /run/log; echo {i} >> /root/log; dd if=/dev/urandom of=/run/noise{i} bs=1M count=3 2>&1")
         vm.sh(f"md5sum /run/noise* > /run/sums; dd if=/dev/urandom of=/root/noise{i} bs=64K count=4 2>&1; sync")
         vm.ctl(f"snapshot s{i}")
         vm.remove()
-    own = {i: int(Snapshot(mount / f"snapshots/s{i}").info["own"]) for i in range(11)}
+    own = {i: int(Snapshot(mount / f"snapshots/s{i}").info["own"]) for i in range(LINKS + 1)}
     before = stored(mount.state)
-    for i in range(1, 10, 2):
+    for i in range(1, LINKS, 2):
         os.rmdir(mount / f"snapshots/s{i}")
     write(mount / "ctl", "gc")
     after = stored(mount.state)
     # What only a deleted one had is free: its state, and what of its memory its child wrote over.
-    assert after < before - sum(own[i] for i in range(1, 10, 2)) + 5 * MIB
+    assert after < before - sum(own[i] for i in range(1, LINKS, 2)) + 5 * MIB
     mount.stop()
     check_store(mount.state)
     assert stored(mount.state) <= after
     mount = own_mount(mount.state)
-    assert mount.named() == sorted(f"s{i}" for i in range(0, 11, 2))
-    for i in range(0, 11, 2):
+    assert mount.named() == sorted(f"s{i}" for i in range(0, LINKS + 1, 2))
+    for i in range(0, LINKS + 1, 2):
         snap = Snapshot(mount / f"snapshots/s{i}")
         snap.ctl("verify")
         vm = snap.fork(f"w{i}")
@@ -127,21 +128,21 @@ def test_layers_are_merged_while_machines_run(own_mount):
     reader = vm.job()
     go = os.open(reader / "stdin", os.O_WRONLY)
     reader.start("exec 3< /root/open; read go; md5sum <&3; md5sum < /root/open")
-    for i in range(30):
+    for i in range(SHOTS):
         vm.sh(f"head -c 200000 /dev/urandom > /root/file{i:02}; sync")
         vm.ctl("checkpoint" if i % 2 else f"checkpoint s{i}")
 
     def deepest():
         return max(len(chain(mount.state, layer)) for layer in os.listdir(mount.state / "layers"))
 
-    # A layer with 16 below it becomes one with one below it: half of 30 at least, and those on top follow.
+    # A layer with 16 below it becomes one with one below it: half of them at least, and those on top follow.
     eventually(lambda: deepest() <= 18, 30, f"the chain is {deepest()} layers deep")
-    assert vm.run("cat /root/file* | wc -c") == "6000000\n"
+    assert vm.run("cat /root/file* | wc -c") == f"{200000 * SHOTS}\n"
     write_all(go, b"go\n")
     os.close(go)
     before, now = reader.output().splitlines()
     assert before == now
-    for name in "s0", "s16", "s28":
+    for name in "s0", "s16", f"s{SHOTS - 2}":
         Snapshot(mount / "snapshots" / name).ctl("verify")
         fork = Snapshot(mount / "snapshots" / name).fork(name)
         assert fork.run("ls /root/file* | wc -l") == f"{int(name[1:]) + 1}\n"
@@ -196,7 +197,7 @@ def test_kills_at_random_moments(own_mount):
     vm.ctl("snapshot kept")
     vm.remove()
     dice = random.Random(1)
-    for i in range(10):
+    for i in range(KILLS):
         Snapshot(mount / "snapshots/kept").fork("busy")
         ready, stop = set(mount.named()), threading.Event()
         thread = threading.Thread(target=busy, args=(mount, archive, stop))
@@ -281,8 +282,6 @@ def test_leftovers_are_removed_and_named(own_mount, new_state):
 @pytest.fixture(scope="module")
 def golden(engine, build, guest, new_state, tmp_path_factory):
     """A stopped daemon's state directory with one snapshot, `golden`."""
-    from harness import Mount
-
     mount = Mount(build, guest, engine, tmp_path_factory.mktemp("golden"), new_state()).start()
     vm = mount.create("vm")
     vm.sh("echo kept > /root/kept; sync")
@@ -309,7 +308,7 @@ def test_a_flipped_byte_anywhere(copy, own_mount):
     dice = random.Random(2)
     for path in files:
         size = path.stat().st_size
-        for at in (0, size - 1, dice.randrange(size)):
+        for at in (dice.randrange(size), 0, size - 1)[:BYTES]:
             with open(path, "r+b", buffering=0) as f:
                 byte = os.pread(f.fileno(), 1, at)
                 os.pwrite(f.fileno(), bytes([byte[0] ^ 1 << dice.randrange(8)]), at)
