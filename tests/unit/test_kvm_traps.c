@@ -6,7 +6,6 @@
  * way, the clock; each through several generations where that may differ.
  */
 #include <linux/virtio_blk.h>
-#include <stdarg.h>
 #include <sys/wait.h>
 
 #include "tests/unit/kvm_vm.h"
@@ -371,18 +370,7 @@ enum { RING = 0x300000, REQUESTS = 40, REQUEST = 4096, HEADERS = 0x500000, BUFFE
 
 static char dir[] = "/tmp/sbx-traps-XXXXXX";
 
-static void sh(const char *fmt, ...)
-{
-	char cmd[1024];
-	va_list ap;
-	int n;
-
-	n = snprintf(cmd, sizeof(cmd), "cd %s && ", dir);
-	va_start(ap, fmt);
-	vsnprintf(cmd + n, sizeof(cmd) - (size_t)n, fmt, ap);
-	va_end(ap);
-	CHECK(system(cmd) == 0);
-}
+#define sh(...) sh_in(dir, __VA_ARGS__)
 
 /* We are the driver of its disk, in its RAM: the machine's guest leaves that alone. */
 static void drive(struct driver *d, struct test_vm *vm)

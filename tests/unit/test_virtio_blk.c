@@ -2,7 +2,6 @@
 /* test_virtio_blk.c - disk requests, from the ring to the file */
 #include <errno.h>
 #include <linux/virtio_blk.h>
-#include <stdarg.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,18 +15,7 @@ static struct loop *loop;
 static struct driver d;
 static struct qcow2 *disk;
 
-static void sh(const char *fmt, ...)
-{
-	char cmd[1024];
-	va_list ap;
-	int n;
-
-	n = snprintf(cmd, sizeof(cmd), "cd %s && ", dir);
-	va_start(ap, fmt);
-	vsnprintf(cmd + n, sizeof(cmd) - (size_t)n, fmt, ap);
-	va_end(ap);
-	CHECK(system(cmd) == 0);
-}
+#define sh(...) sh_in(dir, __VA_ARGS__)
 
 static void open_disk(bool writable)
 {

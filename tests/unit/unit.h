@@ -8,6 +8,7 @@
 #ifndef SBX_TESTS_UNIT_H
 #define SBX_TESTS_UNIT_H
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -26,5 +27,19 @@
 		printf("ok %s\n", #test);                                                                    \
 		fflush(stdout);                                                                              \
 	} while (0)
+
+/* A shell command in a directory; it must succeed. */
+__attribute__((format(printf, 2, 3))) static inline void sh_in(const char *dir, const char *fmt, ...)
+{
+	char cmd[1024];
+	va_list ap;
+	int n;
+
+	n = snprintf(cmd, sizeof(cmd), "cd %s && ", dir);
+	va_start(ap, fmt);
+	vsnprintf(cmd + n, sizeof(cmd) - (size_t)n, fmt, ap);
+	va_end(ap);
+	CHECK(system(cmd) == 0);
+}
 
 #endif
