@@ -54,14 +54,14 @@ struct fs {
 	struct list workers;          /* struct worker: of them, those of snapshots (snapwork.c) */
 	struct timer work_timer;      /* tells how far they are */
 	struct list browsed;          /* struct snapfs: helpers for files of snapshots, the last used first */
+	unsigned browse_opening;      /* of them, those that may still have to open their layers */
 	struct {
 		struct compact *compact; /* under way, or NULL */
 		struct progress progress;
 		struct timer timer;
-		bool wanted;     /* there may be something to do */
-		bool settling;   /* there are files to let go of */
-	} compaction;            /* compaction.c */
-	unsigned browse_opening; /* of them, those that may still have to open their layers */
+		bool wanted;   /* there may be something to do */
+		bool settling; /* there are files to let go of */
+	} compaction;          /* compaction.c */
 	uint64_t forks_made;
 };
 

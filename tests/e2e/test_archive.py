@@ -253,6 +253,10 @@ def test_helpers_end(sbx, prepared):
     helpers = ["pgrep", "-P", str(sbx.process.pid), "sbx-browse"]
     count = lambda: len(subprocess.run(helpers, capture_output=True, check=False).stdout.split())  # noqa: E731
     eventually(lambda: 0 < count() <= 16, 10, "too many helpers")
-    for i in range(n):
+    for i in range(1, n):
         os.rmdir(sbx / f"snapshots/s{i}")
-    eventually(lambda: not count(), 10, "a helper lives on")
+    fd = os.open(sbx / "snapshots/s0/fs/root/before", os.O_RDONLY)
+    eventually(lambda: count() == 1, 10, "a helper lives on")
+    os.close(fd)
+    eventually(lambda: not count(), 25, "the helper nobody asks lives on")
+    assert read(sbx / "snapshots/s0/fs/root/before") == "before\n"
