@@ -423,7 +423,10 @@ class Mount:
         for key, setting in {"image": "base", "memory_max": "512M", "memory": "256M", **settings}.items():
             write(vm / key, str(setting))
         if start:
-            vm.ctl("start")
+            try:
+                vm.ctl("start")
+            except OSError as e:
+                raise OSError(e.errno, f"{e.strerror}: {read(vm / 'error')}") from e
         return vm
 
     def sandboxes(self):
