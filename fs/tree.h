@@ -44,8 +44,8 @@ struct stream_ops {
 	void (*read)(struct file *file, uint64_t offset, bool nonblock, struct request *request);
 	void (*write)(struct file *file, const char *data, bool nonblock, struct request *request);
 	void (*flush)(struct file *file, struct request *request); /* close(2); NULL: nothing to hear of */
-	unsigned (*poll)(const struct file *file);  /* POLLIN... that hold now */
-	uint64_t (*size)(const struct object *obj); /* st_size; NULL: STREAM_SIZE */
+	unsigned (*poll)(const struct file *file);                 /* POLLIN... that hold now */
+	uint64_t (*size)(const struct object *obj);                /* st_size; NULL: STREAM_SIZE */
 	bool seekable;
 };
 

@@ -25,7 +25,7 @@ struct capture {
 	int state_fd;
 	struct ram_copy *ram;
 	struct template *template;
-	bool anew; /* the disk is opened as a whole, not only its next overlay */
+	bool anew;                  /* the disk is opened as a whole, not only its next overlay */
 	bool node_added, fd_passed; /* to be undone on failure */
 	bool frozen;
 	bool working; /* a thread has `ram`, and a hold on the machine */
