@@ -286,7 +286,7 @@ static void a_quiesced_guest_is_silent(void)
 	UNTIL(&f, f.jobs[1].started);
 	f.done = 0;
 	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
-	agent_job_want(f.agent, 1, 1, 1 << 20); /* after the quiesce: not heard */
+	agent_job_want(f.agent, 1, 1, 1 << 20); /* held back until it listens again */
 	UNTIL(&f, f.done);
 	CHECK(!f.err.code);
 	CHECK(!kill((pid_t)f.jobs[1].pid, SIGKILL));
@@ -294,7 +294,7 @@ static void a_quiesced_guest_is_silent(void)
 	CHECK(!f.jobs[1].exited && !f.jobs[1].out[1].len);
 	agent_unquiesce(f.agent);
 	UNTIL(&f, f.jobs[1].exited);
-	CHECK(f.jobs[1].signaled && !f.jobs[1].out[1].len);
+	CHECK(f.jobs[1].signaled);
 	teardown(&f);
 }
 
