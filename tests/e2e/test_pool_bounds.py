@@ -26,6 +26,8 @@ def test_bounds(own_mount):
         snaps.append(vm.snapshot())
         vm.ctl("resume")
     assert ready(mount) == 0  # nothing was forked yet
+    status = fields(mount / "status")
+    assert (status["pool"], status["pool_total"]) == ("2", "3")
     snaps[0].fork("a").remove()
     eventually(lambda: ready(mount) == 2, 20, "the pool does not fill")
     snaps[1].fork("b").remove()
