@@ -27,7 +27,7 @@
 
 enum { SLOT_SIGNALS, SLOT_PORT, SLOT_RESIZE, SLOT_JOBS };
 
-static const uint64_t resize_limit_ns = 10000000000u;
+static const uint64_t resize_limit_ns = 25000000000u;
 
 static uint64_t mono_ns(void)
 {

@@ -23,7 +23,7 @@
 enum { BLOCKS_MAX = 4096 };
 
 /* Moving what is in a block elsewhere can take for ever. The host is told "no" after this many seconds. */
-enum { SIZE_SECONDS = 7 };
+enum { SIZE_SECONDS = 20 };
 
 static volatile sig_atomic_t expired;
 
