@@ -54,8 +54,8 @@ LAB_SECONDS = 2700
 @pytest.fixture(scope="module", autouse=True)
 def lab(request):
     """
-    The suite in the lab, if its test is among the chosen. The lab has one CPU, so it is started first and runs beside the
-    programs, which have one thread each; its test waits for it.
+    The suite in the lab, if its test is among the chosen. The lab has one CPU, so it is started first and runs beside
+    everything else here; its test, the last one, waits for it.
     """
     if KVM_WORKS or not any(item.name == test_suite_in_the_lab.__name__ for item in request.session.items):
         yield None
@@ -93,6 +93,19 @@ def test_fuzz(program, tmp_path):
     run([program, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-print_final_stats=1", crashes, corpus], FUZZ_SECONDS + 50)
 
 
+@pytest.mark.timeout(2400)
+@pytest.mark.skipif(not (TOP / "build/san/sbxfs").exists(), reason="there is no sanitizer build")
+def test_suite_sanitized():
+    """The end-to-end suite with a daemon that watches its own memory."""
+    run(suite("build/san", "qemu"), 2390, SANITIZER_ENV)
+
+
+@pytest.mark.timeout(2400)
+@pytest.mark.skipif(not KVM_WORKS, reason="this host does not run the kvm engine: the lab does")
+def test_suite_on_kvm():
+    run(suite("build", "kvm"), 2390)
+
+
 @pytest.mark.timeout(LAB_SECONDS + 100)
 @pytest.mark.skipif(KVM_WORKS, reason="this host runs the kvm engine itself")
 def test_suite_in_the_lab(lab):
@@ -103,16 +116,3 @@ def test_suite_in_the_lab(lab):
     finally:
         print(log.read_text(errors="replace"))
     assert code == 0, f"the lab ended with {code}"
-
-
-@pytest.mark.timeout(2400)
-@pytest.mark.skipif(not KVM_WORKS, reason="this host does not run the kvm engine: the lab does")
-def test_suite_on_kvm():
-    run(suite("build", "kvm"), 2390)
-
-
-@pytest.mark.timeout(2400)
-@pytest.mark.skipif(not (TOP / "build/san/sbxfs").exists(), reason="there is no sanitizer build")
-def test_suite_sanitized():
-    """The end-to-end suite with a daemon that watches its own memory."""
-    run(suite("build/san", "qemu"), 2390, SANITIZER_ENV)
