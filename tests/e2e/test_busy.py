@@ -99,4 +99,4 @@ def test_captures_of_a_busy_machine_in_a_row(sbx, tmp_path):
         fork.ctl("kill")
         check_disk(layer, tmp_path)
         fork.remove()
-    assert vm.sh("ls /root/busy/*.sum")
+    assert vm.sh("ls /root/busy | grep sum")  # no glob: the workers remove files
