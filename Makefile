@@ -148,7 +148,7 @@ bench: all $(B)/manual/ramimage $(B)/bench_kvm
 # The engine kvm where there is none, beside what else runs there: ratios are what it is good for
 bench-lab: all $(B)/manual/ramimage $(B)/bench_kvm
 	-$(Q)tests/bench_msb.py
-	$(Q)tests/lab/lab -t 3600 -o $(B)/bench-lab tests/bench --engine kvm --output /out/bench.json
+	$(Q)tests/lab/lab -t 3600 -o $(B)/bench-lab tests/bench --engine kvm -n 50 --output /out/bench.json
 
 lab:
 	$(Q)tests/lab/lab sh -c '$(CMD)'
