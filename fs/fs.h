@@ -23,6 +23,7 @@ struct options {
 	struct machine machine;   /* of a new sandbox */
 	unsigned pool;            /* machines kept ready for each template that is forked */
 	unsigned pool_total;      /* and for all of them together */
+	uint64_t pool_memory;     /* no more of them once they have so many bytes of their own */
 	unsigned boot_timeout_ms; /* power-on until the guest's agent answers */
 	unsigned fork_timeout_ms; /* start of a fork's machine until it answers */
 	unsigned stop_timeout_ms; /* how long `stop` asks before it kills */

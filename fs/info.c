@@ -180,6 +180,8 @@ int root_status(struct object *obj, struct buf *text, struct err *err)
 	put_number(text, "machines_ready", pool_count(fs));
 	put_number(text, "pool", fs->options.pool);
 	put_number(text, "pool_total", fs->options.pool_total);
+	put_number(text, "pool_memory", fs->options.pool_memory);
+	put_number(text, "pool_memory_used", pool_memory(fs));
 	put_number(text, "memory_configured", memory);
 	put_number(text, "memory_resident", resident);
 	put_number(text, "memory_private", private);

@@ -52,6 +52,7 @@ static const char usage[] =
 	"  --memory-default SIZE  of a new sandbox (default: 512M)\n"
 	"  --pool N               machines kept ready for each snapshot that is forked (default: 2)\n"
 	"  --pool-total N         and for all of them together (default: 8)\n"
+	"  --pool-memory SIZE     no more of them once they have so much of their own (default: 1G)\n"
 	"  --boot-timeout S       seconds a guest may take to boot (default: 60)\n"
 	"  --fork-timeout S       seconds a fork may take to answer (default: 30)\n"
 	"  --guest DIR            where vmlinuz and initramfs are\n"
@@ -89,6 +90,14 @@ static int set_seconds(const char *option, const char *text, unsigned *ret_ms)
 	return 0;
 }
 
+static int set_size(const char *option, const char *text, uint64_t *ret)
+{
+	if (!size_parse(text, ret))
+		return 0;
+	fprintf(stderr, "sbxfs: %s: \"%s\" is not a size\n", option, text);
+	return -EINVAL;
+}
+
 static int set_memory(const char *text, struct machine *machine)
 {
 	struct err err;
@@ -110,6 +119,7 @@ enum {
 	OPT_MEMORY,
 	OPT_POOL,
 	OPT_POOL_TOTAL,
+	OPT_POOL_MEMORY,
 	OPT_BOOT,
 	OPT_FORK
 };
@@ -125,6 +135,7 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 		{ "memory-default", required_argument, NULL, OPT_MEMORY },
 		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "pool-total", required_argument, NULL, OPT_POOL_TOTAL },
+		{ "pool-memory", required_argument, NULL, OPT_POOL_MEMORY },
 		{ "boot-timeout", required_argument, NULL, OPT_BOOT },
 		{ "fork-timeout", required_argument, NULL, OPT_FORK },
 		{ "help", no_argument, NULL, 'h' },
@@ -154,6 +165,9 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 			break;
 		case OPT_POOL_TOTAL:
 			rc = set_number("--pool-total", optarg, 10000, &options->pool_total);
+			break;
+		case OPT_POOL_MEMORY:
+			rc = set_size("--pool-memory", optarg, &options->pool_memory);
 			break;
 		case OPT_BOOT:
 			rc = set_seconds("--boot-timeout", optarg, &options->boot_timeout_ms);
@@ -453,6 +467,7 @@ int main(int argc, char **argv)
 					  .cpus_max = 4 },
 			     .pool = 2,
 			     .pool_total = 8,
+			     .pool_memory = UINT64_C(1) << 30,
 			     .boot_timeout_ms = 60000,
 			     .fork_timeout_ms = 30000,
 			     .stop_timeout_ms = 10000 },

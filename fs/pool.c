@@ -3,9 +3,10 @@
  * pool.c - machines prepared ahead of time
  *
  * Stocks are ordered by use, the most recent first. One machine is prepared at a time, some milliseconds
- * after the last fork, so that a burst of forks has the host's CPUs to itself; where the total is reached,
- * the stock used least recently gives way. A machine is loaded and then rehearsed (rehearsal.h). One that is
- * still loading can be taken, and is then a fork without a rehearsal; one that is rehearsing cannot.
+ * after the last fork, so that a burst of forks has the host's CPUs to itself; where a bound on all of them
+ * is reached, the stock used least recently gives way. A machine is loaded and then rehearsed (rehearsal.h).
+ * One that is still loading can be taken, and is then a fork without a rehearsal; one that is rehearsing
+ * cannot.
  */
 #include "fs/pool.h"
 
@@ -30,6 +31,7 @@ struct ready {
 	struct vm *vm;
 	struct layer *disk;
 	struct rehearsal *rehearsal; /* under way */
+	uint64_t memory;             /* bytes that only it has; 0 while it is being prepared */
 };
 
 static void refill(void *arg);
@@ -89,6 +91,18 @@ static unsigned count(const struct fs *fs)
 unsigned pool_count(const struct fs *fs)
 {
 	return count(fs) - (fs->pool_preparing ? 1 : 0);
+}
+
+uint64_t pool_memory(const struct fs *fs)
+{
+	struct stock *stock;
+	struct ready *ready;
+	uint64_t sum = 0;
+
+	list_for_each (stock, &fs->pool, link)
+		list_for_each (ready, &stock->machines, link)
+			sum += ready->memory;
+	return sum;
 }
 
 /* The one prepared first; the one under way is last. */
@@ -169,6 +183,16 @@ static void give_up(struct ready *ready, const struct err *err)
 		ready_free(ready, true);
 }
 
+static void settle(struct ready *ready)
+{
+	struct fs *fs = ready->stock->fs;
+	struct vm_usage usage;
+
+	if (!fs->engine->usage(ready->vm, &usage))
+		ready->memory = usage.private;
+	fs->pool_preparing = NULL;
+}
+
 static void on_rehearsed(void *arg, const struct err *err)
 {
 	struct ready *ready = arg;
@@ -179,7 +203,7 @@ static void on_rehearsed(void *arg, const struct err *err)
 		give_up(ready, err);
 		return;
 	}
-	fs->pool_preparing = NULL;
+	settle(ready);
 	schedule(fs);
 }
 
@@ -198,7 +222,8 @@ static void on_loaded(void *arg, const struct err *err)
 		give_up(ready, &failed);
 		return;
 	}
-	fs->pool_preparing = NULL;
+	if (ready)
+		settle(ready);
 	schedule(fs);
 }
 
@@ -224,11 +249,38 @@ static void prepare(struct stock *stock)
 	fs->pool_preparing = ready;
 }
 
+/* The machine that can be spared best: of a stock used less recently than this one. NULL: there is none. */
+static struct ready *spare(const struct fs *fs, const struct stock *stock)
+{
+	struct stock *last = list_entry(fs->pool.prev, struct stock, link);
+	struct ready *ready;
+
+	for (; last != stock; last = list_entry(last->link.prev, struct stock, link)) {
+		ready = list_first(&last->machines, struct ready, link);
+		if (ready)
+			return ready;
+	}
+	return NULL;
+}
+
+/* Come within the bounds on all machines. */
+static bool make_room(struct fs *fs, const struct stock *stock)
+{
+	struct ready *ready;
+
+	while (count(fs) >= fs->options.pool_total || pool_memory(fs) >= fs->options.pool_memory) {
+		ready = spare(fs, stock);
+		if (!ready)
+			return false;
+		ready_free(ready, true);
+	}
+	return true;
+}
+
 static void refill(void *arg)
 {
 	struct fs *fs = arg;
-	struct stock *stock, *last;
-	struct ready *ready;
+	struct stock *stock;
 
 	if (fs->pool_preparing)
 		return; /* its end schedules the next */
@@ -239,14 +291,8 @@ static void refill(void *arg)
 	list_for_each (stock, &fs->pool, link) {
 		if (stock->count >= fs->options.pool)
 			continue;
-		if (count(fs) >= fs->options.pool_total) {
-			last = list_entry(fs->pool.prev, struct stock, link);
-			if (last == stock || !last->count)
-				return;
-			ready = list_first(&last->machines, struct ready, link);
-			ready_free(ready, true);
-		}
-		prepare(stock);
+		if (make_room(fs, stock))
+			prepare(stock);
 		return;
 	}
 }

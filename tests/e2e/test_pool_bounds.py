@@ -45,6 +45,24 @@ def test_bounds(own_mount):
     eventually(lambda: ready(mount) == 0, 10, "machines are kept ready for what is gone")
 
 
+def test_memory(own_mount):
+    """--pool-memory: any machine is above this bound, so there is one, and it has gone to who forked last."""
+    mount = own_mount(options=["--pool", "4", "--pool-memory", "64K"])
+    vm = mount.create("origin")
+    snaps = []
+    for i in range(2):
+        snaps.append(vm.snapshot())
+        vm.ctl("resume")
+    snaps[0].fork("a").remove()
+    eventually(lambda: ready(mount) == 1, 20, "the pool does not fill")
+    status = fields(mount / "status")
+    assert status["pool_memory"] == "65536" and int(status["pool_memory_used"]) > 65536
+    watch(mount, 1, 1)
+    snaps[1].fork("b").remove()
+    snaps[0].remove()  # had it kept its machine, the pool would be empty now
+    eventually(lambda: ready(mount) == 1, 20, "the pool does not follow who forks")
+
+
 def test_no_pool(own_mount):
     mount = own_mount(options=["--pool", "0"])
     snap = mount.create("origin").snapshot()
