@@ -60,9 +60,10 @@ struct fs {
 		struct compact *compact; /* under way, or NULL */
 		struct progress progress;
 		struct timer timer;
-		bool wanted;   /* there may be something to do */
-		bool settling; /* there are files to let go of */
-	} compaction;          /* compaction.c */
+		bool wanted;     /* there may be something to do */
+		bool settling;   /* there are files to let go of */
+		unsigned waited; /* how often it was put off */
+	} compaction;            /* compaction.c */
 	uint64_t forks_made;
 };
 
