@@ -8,7 +8,7 @@
  *
  * A process that ends gives back its memory, which takes milliseconds of a CPU. A hundred that are abandoned
  * at once would leave little of the host to a machine that is started then, so all are stopped, and killed a
- * few at a time.
+ * few at a time and at the lowest priority.
  *
  * Every other descriptor is closed in the child, whether or not somebody forgot O_CLOEXEC. The end of a child
  * is seen through its pidfd, which no other process can ever reuse.
@@ -23,12 +23,14 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 enum {
 	STACK_BYTES = 64 << 10, /* of a child until execve; execvp puts a path of PATH_MAX on it */
 	DYING_MAX = 2,          /* abandoned ones that are killed at a time */
+	LEAST_PRIORITY = 19,    /* setpriority(2) */
 };
 
 struct process {
@@ -120,6 +122,8 @@ static void put_down(struct process *process)
 {
 	process->dying = true;
 	dying++;
+	/* Each of its threads, for the last one gives back the memory, and does so at its own priority. */
+	(void)setpriority(PRIO_PGRP, (id_t)process->pid, LEAST_PRIORITY);
 	kill(process->pid, SIGKILL);
 }
 
