@@ -17,14 +17,19 @@ def watch(mount, seconds, most):
         time.sleep(0.02)
 
 
+def two_snapshots(mount):
+    vm = mount.create("origin")
+    snaps = []
+    for _ in range(2):
+        snaps.append(vm.snapshot())
+        vm.ctl("resume")
+    return snaps
+
+
 def test_bounds(own_mount):
     """--pool for each snapshot, --pool-total for all; the snapshot forked last has its share first."""
     mount = own_mount(options=["--pool", "2", "--pool-total", "3"])
-    vm = mount.create("origin")
-    snaps = []
-    for i in range(2):
-        snaps.append(vm.snapshot())
-        vm.ctl("resume")
+    snaps = two_snapshots(mount)
     assert ready(mount) == 0  # nothing was forked yet
     status = fields(mount / "status")
     assert (status["pool"], status["pool_total"]) == ("2", "3")
@@ -48,11 +53,7 @@ def test_bounds(own_mount):
 def test_memory(own_mount):
     """--pool-memory: any machine is above this bound, so there is one, and it has gone to who forked last."""
     mount = own_mount(options=["--pool", "4", "--pool-memory", "64K"])
-    vm = mount.create("origin")
-    snaps = []
-    for i in range(2):
-        snaps.append(vm.snapshot())
-        vm.ctl("resume")
+    snaps = two_snapshots(mount)
     snaps[0].fork("a").remove()
     eventually(lambda: ready(mount) == 1, 20, "the pool does not fill")
     status = fields(mount / "status")
