@@ -44,7 +44,8 @@ def test_jobs_of_a_machine_made_ready(pooled):
     with open(vm / "exec/reader/stdin", "wb", buffering=0) as stdin, open(vm / "exec/reader/stdout", "rb") as stdout:
         stdin.write(b"line\n")
         assert stdout.readline() == b"got line\n"
-    assert value(vm / "exec/reader/status") == "running"
+        assert value(vm / "exec/reader/status") == "running"
+    assert value(vm / "exec/reader/wait") == "exited 0"
 
 
 def test_random_numbers_of_machines_made_ready(pooled):
