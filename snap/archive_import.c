@@ -20,6 +20,7 @@
 
 #include "snap/archive.h"
 #include "snap/archive_priv.h"
+#include "snap/background.h"
 #include "snap/chain.h"
 #include "snap/image.h"
 #include "snap/io.h"
@@ -58,6 +59,7 @@ struct import {
 	unsigned nlayers;
 	char (*layers)[LAYER_FILE_MAX]; /* received */
 	unsigned nplaced;               /* of them, in layers/ */
+	char found[LAYER_FILE_MAX];     /* a base that came and was there already, or "" */
 	bool linked;                    /* the name was made */
 	struct err err;
 };
@@ -200,7 +202,7 @@ static bool received_layer(const struct import *import, const char *file)
 	for (unsigned i = 0; i < import->nlayers; i++)
 		if (!strcmp(import->layers[i], file))
 			return true;
-	return false;
+	return !strcmp(import->found, file);
 }
 
 static bool cancelled(const struct import *import)
@@ -502,6 +504,46 @@ static int write_manifest(struct import *import, int dir_fd)
 
 /* ---- taking place, on a worker */
 
+static bool same_content(int one, int two)
+{
+	enum { CHUNK = 256 * 1024 };
+	uint8_t *chunks = malloc(2 * CHUNK);
+	struct stat st[2];
+	uint64_t at, n;
+	bool same = chunks && !fstat(one, &st[0]) && !fstat(two, &st[1]) && S_ISREG(st[1].st_mode) &&
+		    st[0].st_size == st[1].st_size;
+
+	for (at = 0; same && at < (uint64_t)st[0].st_size; at += n) {
+		n = (uint64_t)st[0].st_size - at < CHUNK ? (uint64_t)st[0].st_size - at : CHUNK;
+		same = !pread_all(one, chunks, n, at) && !pread_all(two, chunks + CHUNK, n, at) &&
+		       !memcmp(chunks, chunks + CHUNK, n);
+	}
+	free(chunks);
+	return same;
+}
+
+/*
+ * A raw file that is in nobody's hands is the base of a snapshot that is gone, until gc takes it. What came
+ * under its name is not needed if it is the same, and else does not get the name.
+ */
+static bool base_is_there(struct import *import, const char *file)
+{
+	const struct store *store = import->store;
+	int here, there;
+	bool same;
+
+	if (import->found[0] || !id_valid(file, ".raw"))
+		return false;
+	here = openat(store->tmp_fd, file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	there = openat(store->layers_fd, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	same = here >= 0 && there >= 0 && same_content(here, there);
+	if (here >= 0)
+		close(here);
+	if (there >= 0)
+		close(there);
+	return same;
+}
+
 static int place_layers(struct import *import)
 {
 	struct store *store = import->store;
@@ -512,8 +554,17 @@ static int place_layers(struct import *import)
 
 		/* A file that is there and not held is a machine's present disk: not the archive's to name.
 		 */
-		if (renameat2(store->tmp_fd, file, store->layers_fd, file, RENAME_NOREPLACE) < 0)
-			return err_sys(&import->err, -errno, "cannot put layer %s in its place", file);
+		if (renameat2(store->tmp_fd, file, store->layers_fd, file, RENAME_NOREPLACE) < 0) {
+			rc = -errno;
+			if (rc != -EEXIST || !base_is_there(import, file))
+				return err_sys(&import->err, rc, "cannot put layer %s in its place", file);
+			rc = 0;
+			unlinkat(store->tmp_fd, file, 0);
+			memcpy(import->found, file, LAYER_FILE_MAX);
+			memmove(import->layers[import->nplaced], import->layers[--import->nlayers],
+				LAYER_FILE_MAX);
+			continue;
+		}
 		import->nplaced++;
 		rc = sums_write(store->layers_fd, file, store->sums_fd, store->tmp_fd, &import->err);
 	}
@@ -548,8 +599,12 @@ static int check_disk(struct import *import)
 int archive_import_run(struct import *import, int fd)
 {
 	struct store *store = import->store;
-	int dir_fd = open_dir_at(store->tmp_fd, import->id), rc;
+	int dir_fd, rc;
 
+	/* What an earlier import of the archive left, or a snapshot that is gone, has the names this one
+	 * brings. */
+	background_flush(store->background);
+	dir_fd = open_dir_at(store->tmp_fd, import->id);
 	if (dir_fd < 0)
 		return err_sys(&import->err, dir_fd, "cannot create a directory for the snapshot");
 	rc = receive(import, dir_fd, fd);

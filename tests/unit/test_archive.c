@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "snap/background.h"
 #include "snap/chain.h"
 #include "snap/image.h"
 #include "snap/io.h"
@@ -339,6 +341,29 @@ static void damage_is_found_and_leaves_nothing(void)
 	store_close(e);
 }
 
+/* A disk that is slow to sync. */
+static void be_slow(void *arg)
+{
+	const struct timespec time = { .tv_nsec = 200000000 };
+
+	(void)arg;
+	nanosleep(&time, NULL);
+}
+
+/* Its layers, which are deleted in the background, have the names of those that come. */
+static void what_was_removed_comes_back_at_once(void)
+{
+	struct store *store = open_store("back");
+	struct err err = { 0 };
+
+	CHECK(!import_from(store, "copy", "two.sbx", &err));
+	background_run(store->background, be_slow, NULL);
+	CHECK(!snapshot_remove(store, "copy", &err));
+	CHECK(!import_from(store, "copy", "two.sbx", &err));
+	check_snapshot(store, "copy", 2);
+	store_close(store);
+}
+
 static void giving_up_is_noticed(void)
 {
 	struct store *a = open_store("a");
@@ -375,6 +400,7 @@ int main(void)
 	TEST(since_leaves_out_what_the_base_has);
 	TEST(the_parent_is_known_again);
 	TEST(damage_is_found_and_leaves_nothing);
+	TEST(what_was_removed_comes_back_at_once);
 	TEST(giving_up_is_noticed);
 	CHECK(!remove_tree_at(AT_FDCWD, root));
 	return 0;
