@@ -28,6 +28,9 @@
 /* Why the machine cannot be used; told to the host in answer to ATTACH. */
 static struct err boot_failure;
 
+/* What a fork is to end; part of its memory, so that forks of forks find it ended. */
+static bool report_until_fork;
+
 static void say(const char *text)
 {
 	/* The console may be anything; it must not hold us up. */
@@ -45,8 +48,10 @@ static int attach(const struct guest_identity *identity, struct err *err)
 		*err = boot_failure;
 		return err->code;
 	}
-	if (identity->kind == ATTACH_FORK || identity->kind == ATTACH_REHEARSE)
-		report_forked();
+	if (report_until_fork && (identity->kind == ATTACH_FORK || identity->kind == ATTACH_REHEARSE)) {
+		report_end();
+		report_until_fork = false;
+	}
 	return identity_apply(identity, err);
 }
 
@@ -128,6 +133,7 @@ int main(void)
 		if (size_apply(args.cpus, args.memory, &err))
 			say(err.text);
 	}
+	report_until_fork = args.report_boot;
 	become_prompt();
 	port = boot_open_port(&err);
 	if (port >= 0) {

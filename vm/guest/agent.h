@@ -144,8 +144,8 @@ void guest_files_close(struct guest_files *files);
 /* ---- agent_identity.c, agent_clock.c, agent_report.c, agent_size.c, agent_boot.c: the machine */
 
 int identity_apply(const struct guest_identity *identity, struct err *err);
-/* In a fork: tell the host no more what memory is free, where it asked for that until then only. */
-void report_forked(void);
+/* Tell the host no more what memory is free. */
+void report_end(void);
 /* At boot: as near as it goes to what is asked. 0: leave that as it is. */
 int size_apply(uint32_t cpus, uint64_t memory, struct err *err);
 /*
@@ -161,8 +161,9 @@ int write_file(const char *path, int flags, const char *text);
 
 struct boot_args {
 	char root[64];
-	uint32_t cpus;   /* 0: leave them as they are */
-	uint64_t memory; /* likewise */
+	uint32_t cpus;    /* 0: leave them as they are */
+	uint64_t memory;  /* likewise */
+	bool report_boot; /* the host wants to know what memory is free, but not in a fork */
 };
 /* From the initramfs to the root disk. On failure the agent stays where it is, and err says why. */
 int boot_machine(struct boot_args *args, struct err *err);
