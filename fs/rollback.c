@@ -59,6 +59,7 @@ static int replace(struct rollback *r, struct source *source, done_fn done, stru
 	machine_drop(sb);
 	while ((job = list_first(&sb->jobs, struct job, link))) {
 		job->obj.stale = true;
+		tree_attr_changed(&job->obj);
 		job_remove(job);
 	}
 	layer_unref(sb->disk);

@@ -286,6 +286,13 @@ fail:
 	return rc;
 }
 
+void session_forget_attr(struct session *session, fuse_ino_t ino)
+{
+	/* An offset below 0: nothing of a content. The kernel may not know the node any more. */
+	if (session && session->mounted)
+		(void)fuse_lowlevel_notify_inval_inode(session->se, ino, -1, 0);
+}
+
 void session_unmount(struct session *session)
 {
 	watch_free(session->watch);

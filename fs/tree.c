@@ -23,6 +23,7 @@
 
 #include "fs/file.h"
 #include "fs/fs.h"
+#include "fs/session.h"
 
 static const double FOREVER = 1e6; /* seconds */
 
@@ -121,9 +122,22 @@ void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret)
 		ret->st_blocks = (ret->st_size + 511) / 512;
 }
 
-static double attr_timeout(const struct object *obj, const struct entry *entry)
+/*
+ * A path is walked by looking at the permissions of each of its directories: the kernel remembers them, and
+ * is told when they change. What has several nodes, or is a guest's, has its attributes asked for.
+ */
+static double attr_timeout(const struct entry *entry, bool several)
 {
-	return S_ISDIR(entry->mode) && obj == &obj->fs->root ? FOREVER : 0;
+	return S_ISDIR(entry->mode) && !several && !entry->mount ? FOREVER : 0;
+}
+
+void tree_attr_changed(const struct object *obj)
+{
+	const struct tree_node *tn;
+
+	list_for_each (tn, &obj->nodes, link)
+		session_forget_attr(obj->fs->session,
+				    tn->entry == &root_entry ? FUSE_ROOT_ID : (uintptr_t)&tn->node);
 }
 
 static double entry_timeout(const struct entry *entry)
@@ -134,13 +148,14 @@ static double entry_timeout(const struct entry *entry)
 int tree_entry(struct object *obj, const struct entry *entry, bool alias, struct fuse_entry_param *ret,
 	       struct node **ret_node)
 {
+	const bool several = alias || entry->flags & ENTRY_FRESH;
 	struct tree_node *tn;
 	struct node *node;
 
 	if (entry->mount) {
 		node = entry->mount(obj, entry);
 	} else {
-		tn = tree_node_new(obj, entry, alias || entry->flags & ENTRY_FRESH);
+		tn = tree_node_new(obj, entry, several);
 		node = tn ? &tn->node : NULL;
 	}
 	if (!node)
@@ -148,7 +163,7 @@ int tree_entry(struct object *obj, const struct entry *entry, bool alias, struct
 	*ret = (struct fuse_entry_param){
 		.ino = node_id(node),
 		.generation = 1,
-		.attr_timeout = attr_timeout(obj, entry),
+		.attr_timeout = attr_timeout(entry, several),
 		.entry_timeout = alias ? 0 : entry_timeout(entry),
 	};
 	tree_attr(obj, entry, &ret->attr);
@@ -225,7 +240,7 @@ static void reply_attr(fuse_req_t req, const struct tree_node *tn)
 	struct stat st;
 
 	tree_attr(tn->obj, tn->entry, &st);
-	fuse_reply_attr(req, &st, attr_timeout(tn->obj, tn->entry));
+	fuse_reply_attr(req, &st, attr_timeout(tn->entry, list_empty(&tn->link)));
 }
 
 static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -260,6 +275,8 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 		owner->uid = attr->st_uid;
 	if (to_set & FUSE_SET_ATTR_GID)
 		owner->gid = attr->st_gid;
+	if (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
+		tree_attr_changed(tn->obj);
 	reply_attr(req, tn);
 }
 

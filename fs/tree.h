@@ -118,6 +118,8 @@ void tree_made(struct request *request, struct object *obj, const struct entry *
 void tree_refuse(struct request *request, struct object *dir, const struct err *err);
 
 void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret);
+/* What tree_attr gives of its directories is another from now on: the kernel asks again. */
+void tree_attr_changed(const struct object *obj);
 
 extern const struct fuse_lowlevel_ops tree_ops;
 
