@@ -236,7 +236,7 @@ int source_machine(struct source *source, struct sandbox *sb, const struct buf *
 {
 	const struct snapshot_meta *meta = &source->meta;
 	struct fs *fs = sb->obj.fs;
-	struct vm *vm = NULL;
+	struct pooled pooled = { 0 };
 
 	buf_clear(&sb->requires);
 	buf_add(&sb->requires, buf_bytes(&meta->requires), meta->requires.len);
@@ -251,10 +251,11 @@ int source_machine(struct source *source, struct sandbox *sb, const struct buf *
 	snprintf(sb->parent, sizeof(sb->parent), "%s", source->path);
 	snprintf(sb->parent_named, sizeof(sb->parent_named), "%s", source->named);
 	sb->began_ns = now_mono_ns();
-	pool_take(fs, source->template, &vm, &sb->disk);
+	if (pool_take(fs, source->template, &pooled))
+		sb->disk = pooled.disk;
 	if (source->keep)
 		pool_want(fs, source->template);
-	return machine_fork(sb, source->template, vm, done, arg, err);
+	return machine_fork(sb, source->template, pooled.vm, pooled.loaded, done, arg, err);
 }
 
 void fork_run(struct fork *fork, struct source *source)

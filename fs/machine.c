@@ -240,7 +240,7 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 
 /* ---- fork */
 
-/* Its identity is confirmed, or its jobs are known. */
+/* It runs, its identity is confirmed, or its jobs are known. */
 static void on_fork_answer(void *arg, const struct err *err)
 {
 	struct sandbox *sb = arg;
@@ -257,24 +257,26 @@ static void on_fork_answer(void *arg, const struct err *err)
 	step_end(sb, err);
 }
 
-static void on_fork_started(void *arg, const struct err *err)
+/* Both at once, which saves a round trip: a guest that refuses the one ends the other. */
+static void introduce(struct sandbox *sb)
+{
+	agent_cork(sb->agent);
+	attach(sb, ATTACH_FORK, !sb->quiesced, sb->obj.fs->options.fork_timeout_ms, on_fork_answer);
+	agent_job_list(sb->agent, job_inherit, on_fork_answer, sb);
+	agent_uncork(sb->agent);
+}
+
+static void on_unloaded_started(void *arg, const struct err *err)
 {
 	struct sandbox *sb = arg;
 
-	if (!sb->vm)
-		return;
-	if (err->code) {
-		fail_start(sb, err);
-		return;
-	}
-	/* Asked at once, which saves a round trip: a guest that refuses the one ends the other. */
-	sb->task.awaited = 2;
-	attach(sb, ATTACH_FORK, !sb->quiesced, sb->obj.fs->options.fork_timeout_ms, on_fork_answer);
-	agent_job_list(sb->agent, job_inherit, on_fork_answer, sb);
+	if (sb->vm && !err->code)
+		introduce(sb);
+	on_fork_answer(arg, err);
 }
 
-int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, done_fn done, void *arg,
-		 struct err *err)
+int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, bool loaded, done_fn done,
+		 void *arg, struct err *err)
 {
 	struct fs *fs = sb->obj.fs;
 	int rc = 0;
@@ -298,7 +300,11 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, d
 	step_begin(sb, done, arg);
 	timer_start(fs->loop, &sb->task.timer, fs->options.fork_timeout_ms * 1000000ull, on_start_timeout,
 		    sb);
-	fs->engine->start(sb->vm, &vm_events, sb, on_fork_started, sb);
+	sb->task.awaited = 3;
+	/* What a loaded machine is told before it runs is there when it looks. */
+	if (loaded)
+		introduce(sb);
+	fs->engine->start(sb->vm, &vm_events, sb, loaded ? on_fork_answer : on_unloaded_started, sb);
 	return 0;
 }
 

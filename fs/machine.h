@@ -13,11 +13,11 @@
 /* Boot from the sandbox's disk, which is made of its image if there is none; running when done. */
 int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err);
 /*
- * Make the sandbox a fork of the template: its machine is `vm` on sb->disk, prepared, or NULL to prepare one.
- * Running, and its jobs known, when done.
+ * Make the sandbox a fork of the template: its machine is `vm` on sb->disk, prepared (`loaded`: and the
+ * engine is done with that), or NULL to prepare one. Running, and its jobs known, when done.
  */
-int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, done_fn done, void *arg,
-		 struct err *err);
+int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, bool loaded, done_fn done,
+		 void *arg, struct err *err);
 
 /* Empty the agent channel and stand still; sets sb->quiesced, not the state. A guest that is silent is
  * paused all the same. */

@@ -116,15 +116,14 @@ static struct ready *best(const struct stock *stock)
 	return NULL;
 }
 
-bool pool_take(struct fs *fs, const struct template *template, struct vm **ret_vm, struct layer **ret_disk)
+bool pool_take(struct fs *fs, const struct template *template, struct pooled *ret)
 {
 	struct stock *stock = find(fs, template);
 	struct ready *ready = stock ? best(stock) : NULL;
 
 	if (!ready)
 		return false;
-	*ret_vm = ready->vm;
-	*ret_disk = ready->disk;
+	*ret = (struct pooled){ ready->vm, ready->disk, ready != fs->pool_preparing };
 	ready_free(ready, false);
 	return true;
 }

@@ -11,8 +11,14 @@
 
 #include "fs/fs.h"
 
-/* A machine for the template, with its disk (a reference) and nobody's yet; false: none is ready. */
-bool pool_take(struct fs *fs, const struct template *template, struct vm **ret_vm, struct layer **ret_disk);
+struct pooled {
+	struct vm *vm;
+	struct layer *disk; /* a reference */
+	bool loaded;        /* the engine is done preparing it */
+};
+
+/* A machine for the template that is nobody's yet; false: there is none. */
+bool pool_take(struct fs *fs, const struct template *template, struct pooled *ret);
 /* The template was forked: keep machines for it. */
 void pool_want(struct fs *fs, struct template *template);
 /* It will not be forked again. */

@@ -66,6 +66,7 @@ struct agent {
 	struct buf held; /* while `holding` */
 	bool holding;    /* the guest is quiesced */
 	bool writing;    /* the watch waits for room */
+	bool corked;     /* more is to come before any of it is written */
 	uint32_t generation;
 	uint32_t last_tag;
 	struct list calls;
@@ -199,9 +200,21 @@ static int send_frame(struct agent *agent, uint16_t type, uint32_t id, const voi
 	}
 	if (agent->out.len >= DRAINED)
 		agent->full = true;
-	if (!agent->writing)
+	if (!agent->writing && !agent->corked)
 		write_some(agent);
 	return 0;
+}
+
+void agent_cork(struct agent *agent)
+{
+	agent->corked = true;
+}
+
+void agent_uncork(struct agent *agent)
+{
+	agent->corked = false;
+	if (!agent->writing && !agent->lost && !agent->freed)
+		write_some(agent);
 }
 
 /* The guest listens again. */

@@ -48,6 +48,10 @@ struct agent *agent_new(struct loop *loop, int fd, const struct agent_events *ev
 /* Pending callbacks are called with -EHOSTDOWN first. NULL is allowed. */
 void agent_free(struct agent *agent);
 
+/* What is sent between the two goes out in one piece, for which the guest wakes up once. */
+void agent_cork(struct agent *agent);
+void agent_uncork(struct agent *agent);
+
 /*
  * Give the guest its identity with fresh entropy and the wall clock of this moment; done when the guest
  * confirmed it, or -ETIMEDOUT after timeout_ms.

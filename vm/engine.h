@@ -91,7 +91,8 @@ struct engine {
 		       const struct vm_events *events, void *owner, vm_done_fn done, void *arg,
 		       struct vm **ret, struct err *err);
 	/* Let a prepared machine run, or one that was started before and is paused, for this owner from now
-	 * on. */
+	 * on. What was written to the agent channel of a machine whose prepare was done, or that is paused,
+	 * reaches the guest then. */
 	void (*start)(struct vm *vm, const struct vm_events *events, void *owner, vm_done_fn done, void *arg);
 
 	/* Stop and continue the vCPUs. Pausing a paused one succeeds. */
