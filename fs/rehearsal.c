@@ -2,10 +2,12 @@
 /*
  * rehearsal.c - let a prepared machine go through what a fork does first, and stop it again
  *
- *   start, ATTACH (rehearse) and JOB_LIST, an empty command until its end, QUIESCE, pause
+ *   start, ATTACH (rehearse) and JOB_LIST, an empty command until its end, ATTACH and JOB_LIST again,
+ * QUIESCE, pause
  *
  * It is the agent's ordinary protocol, so that what is exercised is what a fork and its first command use. A
- * guest that cannot run the command, for want of a shell, has rehearsed the rest.
+ * guest that cannot run the command, for want of a shell, has rehearsed the rest. The first round leaves
+ * memory that the second one uses, as a fork will, and the kernel has buried the command by then.
  */
 #include "fs/rehearsal.h"
 
@@ -70,11 +72,47 @@ static void on_quiesced(void *arg, const struct err *err)
 		r->fs->engine->pause(r->vm, on_paused, r);
 }
 
+static void on_attached(void *arg, const struct err *err)
+{
+	struct rehearsal *r = arg;
+
+	if (!r->ended && err->code)
+		end(r, err);
+}
+
+static void on_job_info(void *arg, const struct job_info *info)
+{
+	(void)arg;
+	(void)info;
+}
+
+static void introduce(struct rehearsal *r, agent_done_fn listed)
+{
+	const struct identity identity = { .name = "", .generation = r->generation, .kind = ATTACH_REHEARSE };
+
+	agent_cork(r->agent);
+	agent_attach(r->agent, &identity, STEP_MS, on_attached, r);
+	agent_job_list(r->agent, on_job_info, listed, r);
+	agent_uncork(r->agent);
+}
+
+static void on_listed_again(void *arg, const struct err *err)
+{
+	struct rehearsal *r = arg;
+
+	if (r->ended)
+		return;
+	if (err->code)
+		end(r, err);
+	else
+		agent_quiesce(r->agent, STEP_MS, on_quiesced, r);
+}
+
 static void on_command_ended(struct rehearsal *r)
 {
 	timer_stop(&r->timer);
 	agent_job_forget(r->agent, REHEARSAL_JOB);
-	agent_quiesce(r->agent, STEP_MS, on_quiesced, r);
+	introduce(r, on_listed_again);
 }
 
 static void on_timeout(void *arg)
@@ -92,12 +130,13 @@ static void on_job_started(void *owner, uint32_t job, int err, const char *reaso
 		on_command_ended(r);
 }
 
-static void on_job_output(void *owner, uint32_t job, int stream, const void *data, size_t n)
+static void on_job_exit(void *owner, uint32_t job, bool signaled, uint32_t code)
 {
 	struct rehearsal *r = owner;
 
-	(void)data;
-	if (job == REHEARSAL_JOB && stream == 1 && !n && timer_running(&r->timer))
+	(void)signaled;
+	(void)code;
+	if (job == REHEARSAL_JOB && timer_running(&r->timer))
 		on_command_ended(r);
 }
 
@@ -118,35 +157,15 @@ static void on_listed(void *arg, const struct err *err)
 	agent_job_want(r->agent, REHEARSAL_JOB, 1, PROTO_DATA_MAX);
 }
 
-static void on_attached(void *arg, const struct err *err)
-{
-	struct rehearsal *r = arg;
-
-	if (!r->ended && err->code)
-		end(r, err);
-}
-
-static void on_job_info(void *arg, const struct job_info *info)
-{
-	(void)arg;
-	(void)info;
-}
-
 static void on_started(void *arg, const struct err *err)
 {
-	struct rehearsal *r = arg;
-	const struct identity identity = { .name = "", .generation = r->generation, .kind = ATTACH_REHEARSE };
-
-	if (err->code) {
-		end(r, err);
-		return;
-	}
-	agent_attach(r->agent, &identity, STEP_MS, on_attached, r);
-	agent_job_list(r->agent, on_job_info, on_listed, r);
+	if (err->code)
+		end(arg, err);
+	else
+		introduce(arg, on_listed);
 }
 
-static const struct agent_events agent_events = { .job_started = on_job_started,
-						  .job_output = on_job_output };
+static const struct agent_events agent_events = { .job_started = on_job_started, .job_exit = on_job_exit };
 
 int rehearse(struct fs *fs, struct vm *vm, const struct template *template, const struct vm_events *events,
 	     void *owner, vm_done_fn done, void *arg, struct rehearsal **ret, struct err *err)

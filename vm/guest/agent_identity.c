@@ -36,8 +36,11 @@ static int add_entropy(const struct guest_identity *identity, struct err *err)
 		int bits, bytes;
 		uint8_t data[IDENTITY_ENTROPY];
 	} pool = { .bits = IDENTITY_ENTROPY * 8, .bytes = IDENTITY_ENTROPY };
-	int rc = 0, fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+	static int fd = -1; /* kept: a fork need not open it */
+	int rc = 0;
 
+	if (fd < 0)
+		fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return err_sys(err, -errno, "/dev/urandom");
 	memcpy(pool.data, identity->entropy, sizeof(pool.data));
@@ -45,7 +48,6 @@ static int add_entropy(const struct guest_identity *identity, struct err *err)
 	if (ioctl(fd, RNDADDENTROPY, &pool) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
 		rc = err_sys(err, -errno, "cannot reseed the kernel's random numbers");
 	explicit_bzero(&pool, sizeof(pool));
-	close(fd);
 	return rc;
 }
 
@@ -66,6 +68,7 @@ static int set_clock(const struct guest_identity *identity, struct err *err)
 static int write_etc(const char *path, const char *text, struct err *err)
 {
 	const size_t len = strlen(text);
+	struct stat st;
 	ssize_t n;
 	int rc = 0, fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
 
@@ -76,7 +79,8 @@ static int write_etc(const char *path, const char *text, struct err *err)
 		return err_sys(err, -errno, "%s", path);
 	}
 	n = write(fd, text, len);
-	if (n < 0 || ftruncate(fd, (off_t)len) < 0)
+	/* A truncation costs as much as the write, also one that changes nothing. */
+	if (n < 0 || fstat(fd, &st) < 0 || (st.st_size != (off_t)len && ftruncate(fd, (off_t)len) < 0))
 		rc = err_sys(err, -errno, "%s", path);
 	else if ((size_t)n != len)
 		rc = err_sys(err, -ENOSPC, "%s", path);
@@ -104,15 +108,21 @@ static int set_names(const struct guest_identity *identity, struct err *err)
 	return write_etc(machine_id_file, id, err);
 }
 
+static const char run_dir[] = "/run/sbx", name_file[] = "name", generation_file[] = "generation";
+
 /* Programs watch these: each changes in one step. */
 static int publish(const char *name, const char *text, struct err *err)
 {
 	char path[64], tmp[64];
 	int rc;
 
-	snprintf(path, sizeof(path), "/run/sbx/%s", name);
-	snprintf(tmp, sizeof(tmp), "/run/sbx/.%s", name);
+	snprintf(path, sizeof(path), "%s/%s", run_dir, name);
+	snprintf(tmp, sizeof(tmp), "%s/.%s", run_dir, name);
 	rc = write_file(tmp, O_CREAT | O_TRUNC, text);
+	if (rc == -ENOENT) {
+		mkdir(run_dir, 0755);
+		rc = write_file(tmp, O_CREAT | O_TRUNC, text);
+	}
 	if (!rc && rename(tmp, path) < 0)
 		rc = -errno;
 	return rc ? err_sys(err, rc, "%s", path) : 0;
@@ -123,13 +133,12 @@ static int publish_all(const struct guest_identity *identity, struct err *err)
 	char text[PROTO_NAME_MAX + 2];
 	int rc;
 
-	mkdir("/run/sbx", 0755);
 	snprintf(text, sizeof(text), "%s\n", identity->name);
-	rc = publish("name", text, err);
+	rc = publish(name_file, text, err);
 	if (rc)
 		return rc;
 	snprintf(text, sizeof(text), "%u\n", identity->generation);
-	return publish("generation", text, err);
+	return publish(generation_file, text, err);
 }
 
 /* ---- hooks */
@@ -258,26 +267,49 @@ static int run_hooks(const struct guest_identity *identity, struct err *err)
 
 /* ---- a rehearsal */
 
-/* Write what the file has already. */
-static int rewrite(const char *path, struct err *err)
+/* All of a small file, terminated; false: there is none, or it is none of ours. */
+static bool read_small(const char *path, char text[256])
 {
-	char text[256];
 	ssize_t n;
 	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
 	if (fd < 0)
-		return 0;
-	n = read(fd, text, sizeof(text) - 1);
+		return false;
+	n = read(fd, text, 255);
 	close(fd);
-	if (n <= 0 || n == sizeof(text) - 1)
-		return 0;
+	if (n <= 0 || n == 255)
+		return false;
 	text[n] = '\0';
-	return write_etc(path, text, err);
+	return true;
+}
+
+/* Write what the file has already: once with a line more, so that it is cut as for a name that is shorter. */
+static int rewrite(const char *path, struct err *err)
+{
+	char text[257];
+	int rc;
+
+	if (!read_small(path, text))
+		return 0;
+	strcat(text, "\n");
+	rc = write_etc(path, text, err);
+	text[strlen(text) - 1] = '\0';
+	return rc ? rc : write_etc(path, text, err);
+}
+
+/* Under the same name, whose place in the kernel's tables is then in memory. */
+static int republish(const char *name, struct err *err)
+{
+	char path[64], text[256];
+
+	snprintf(path, sizeof(path), "%s/%s", run_dir, name);
+	return read_small(path, text) ? publish(name, text, err) : 0;
 }
 
 /*
  * What a fork's identity makes the guest do, so that all it needs is in memory and translated when the fork
- * comes; nothing that a program could tell from before is different afterwards.
+ * comes. No file's content is different afterwards; one who watches them sees them written, as a fork does
+ * soon in any case.
  */
 static int rehearse_names(struct err *err)
 {
@@ -290,8 +322,9 @@ static int rehearse_names(struct err *err)
 	if (!rc)
 		rc = rewrite(machine_id_file, err);
 	if (!rc)
-		rc = publish("rehearsal", "", err);
-	unlink("/run/sbx/rehearsal");
+		rc = republish(name_file, err);
+	if (!rc)
+		rc = republish(generation_file, err);
 	look_at_hooks();
 	return rc;
 }
