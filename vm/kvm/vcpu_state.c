@@ -191,6 +191,20 @@ static int set_msrs(struct vcpu *vcpu, const struct kvm_msr_entry *want, uint32_
 	return 0;
 }
 
+/*
+ * KVM takes a TSC that is written within a second of what the machine's TSC is by then for an attempt to
+ * synchronise its vCPUs, and changes nothing (arch/x86/kvm/x86.c, kvm_synchronize_tsc; since Linux 6.7 not at
+ * the first write). A fork of a young guest in a young process would have a TSC that is off by up to a
+ * second, and its timer, set by the TSC, would be late by as much. A value far from both makes the next one
+ * count. The other vCPUs' are near the first one's and do get synchronised.
+ */
+static int detach_tsc(struct vcpu *vcpu, uint64_t tsc, struct err *err)
+{
+	const struct kvm_msr_entry far = { .index = MSR_TSC, .data = tsc + (UINT64_C(1) << 62) };
+
+	return vcpu->index ? 0 : set_msrs(vcpu, &far, 1, err);
+}
+
 static int load_msrs(struct vcpu *vcpu, struct reader *reader, struct err *err)
 {
 	struct kvm_msr_entry *entries, deadline = { 0 };
@@ -217,7 +231,9 @@ static int load_msrs(struct vcpu *vcpu, struct reader *reader, struct err *err)
 		else
 			entries[n++] = entry;
 	}
-	rc = set_msrs(vcpu, entries, n, err);
+	rc = detach_tsc(vcpu, tsc, err);
+	if (!rc)
+		rc = set_msrs(vcpu, entries, n, err);
 	/*
 	 * The deadline comes after the TSC that it is compared with, in a call of its own: KVM works through
 	 * the list in order, and this one is not in a fixed place. A deadline of zero means none, or one that
