@@ -44,6 +44,7 @@ struct virtio_console {
 	uint8_t say;
 	uint32_t tx_sent; /* bytes of the first chain in TX that are sent */
 	bool want_in, want_out;
+	bool held;
 	struct virtq_chain chain;
 };
 
@@ -73,7 +74,7 @@ static void receive(struct virtio_console *con)
 	ssize_t n;
 
 	con->want_in = false;
-	for (i = 0; i < CHAINS_A_TURN && con->fd >= 0 && con->guest_open; i++) {
+	for (i = 0; i < CHAINS_A_TURN && con->fd >= 0 && con->guest_open && !con->held; i++) {
 		if (!virtq_pop(vq, chain))
 			return;
 		if (!chain->nin) {
@@ -146,8 +147,10 @@ static void transmit(struct virtio_console *con)
 
 static void set_watch(struct virtio_console *con)
 {
+	const uint32_t in = con->want_in && !con->held ? EPOLLIN : 0, out = con->want_out ? EPOLLOUT : 0;
+
 	if (con->watch)
-		watch_set(con->watch, (con->want_in ? EPOLLIN : 0u) | (con->want_out ? EPOLLOUT : 0u));
+		watch_set(con->watch, in | out);
 }
 
 static void socket_ready(void *arg, uint32_t events)
@@ -160,8 +163,18 @@ static void socket_ready(void *arg, uint32_t events)
 		transmit(con);
 	/* A hang-up is reported whether or not it is asked for; while the guest does not read, the bytes that
 	 * came before it would be reported for ever. */
-	if (events & (EPOLLHUP | EPOLLERR) && !con->want_in)
+	if (events & (EPOLLHUP | EPOLLERR) && (!con->want_in || con->held))
 		hang_up(con);
+	set_watch(con);
+}
+
+void virtio_console_hold(struct virtio_device *dev, bool held)
+{
+	struct virtio_console *con = console_of(dev);
+
+	con->held = held;
+	if (con->want_in && !held)
+		receive(con);
 	set_watch(con);
 }
 

@@ -14,6 +14,7 @@
 #include "vm/kvm/qcow2.h"
 #include "vm/kvm/state.h"
 #include "vm/kvm/virtio_blk.h"
+#include "vm/kvm/virtio_console.h"
 
 static void on_power(void *arg, enum power_event event)
 {
@@ -166,6 +167,12 @@ int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, const char *disk, struct
 	return rc;
 }
 
+static void hold_channel(struct vmm *vmm, bool held)
+{
+	if (vmm->virtio[VIRTIO_CONSOLE].dev)
+		virtio_console_hold(vmm->virtio[VIRTIO_CONSOLE].dev, held);
+}
+
 int vmm_run(struct vmm *vmm, struct err *err)
 {
 	unsigned i;
@@ -187,6 +194,7 @@ int vmm_run(struct vmm *vmm, struct err *err)
 			(void)ioctl(vmm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
 		vmm->clock_held = false;
 	}
+	hold_channel(vmm, false);
 	vmm->running = true;
 	pthread_cond_broadcast(&vmm->go);
 	return 0;
@@ -204,6 +212,7 @@ int vmm_stop(struct vmm *vmm, struct err *err)
 	/* They may need the lock to finish the access they are in: waiting lets go of it. */
 	while (vmm->standing < vmm->ncpus)
 		pthread_cond_wait(&vmm->stands, &vmm->lock);
+	hold_channel(vmm, true);
 	if (vmm->virtio[VIRTIO_BLK].dev)
 		virtio_blk_drain(vmm->virtio[VIRTIO_BLK].dev);
 	if (!vmm->clock_held) {
