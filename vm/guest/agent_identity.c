@@ -90,22 +90,30 @@ static int write_etc(const char *path, const char *text, struct err *err)
 
 static const char hostname_file[] = "/etc/hostname", machine_id_file[] = "/etc/machine-id";
 
-static int set_names(const struct guest_identity *identity, struct err *err)
+/* The contents of its files. */
+struct texts {
+	char name[PROTO_NAME_MAX + 2], machine_id[IDENTITY_MACHINE_ID * 2 + 2], generation[16];
+};
+
+static void write_texts(const struct guest_identity *identity, struct texts *ret)
 {
-	char text[PROTO_NAME_MAX + 2], id[IDENTITY_MACHINE_ID * 2 + 2];
 	unsigned i;
+
+	snprintf(ret->name, sizeof(ret->name), "%s\n", identity->name);
+	for (i = 0; i < IDENTITY_MACHINE_ID; i++)
+		snprintf(ret->machine_id + 2 * i, 3, "%02x", identity->machine_id[i]);
+	snprintf(ret->machine_id + sizeof(ret->machine_id) - 2, 2, "\n");
+	snprintf(ret->generation, sizeof(ret->generation), "%u\n", identity->generation);
+}
+
+static int set_names(const struct guest_identity *identity, const struct texts *texts, struct err *err)
+{
 	int rc;
 
 	if (sethostname(identity->name, strlen(identity->name)) < 0)
 		return err_sys(err, -errno, "cannot set the host name");
-	snprintf(text, sizeof(text), "%s\n", identity->name);
-	rc = write_etc(hostname_file, text, err);
-	if (rc)
-		return rc;
-	for (i = 0; i < IDENTITY_MACHINE_ID; i++)
-		snprintf(id + 2 * i, 3, "%02x", identity->machine_id[i]);
-	snprintf(id + sizeof(id) - 2, 2, "\n");
-	return write_etc(machine_id_file, id, err);
+	rc = write_etc(hostname_file, texts->name, err);
+	return rc ? rc : write_etc(machine_id_file, texts->machine_id, err);
 }
 
 static const char run_dir[] = "/run/sbx", name_file[] = "name", generation_file[] = "generation";
@@ -128,17 +136,11 @@ static int publish(const char *name, const char *text, struct err *err)
 	return rc ? err_sys(err, rc, "%s", path) : 0;
 }
 
-static int publish_all(const struct guest_identity *identity, struct err *err)
+static int publish_all(const struct texts *texts, struct err *err)
 {
-	char text[PROTO_NAME_MAX + 2];
-	int rc;
+	const int rc = publish(name_file, texts->name, err);
 
-	snprintf(text, sizeof(text), "%s\n", identity->name);
-	rc = publish(name_file, text, err);
-	if (rc)
-		return rc;
-	snprintf(text, sizeof(text), "%u\n", identity->generation);
-	return publish(generation_file, text, err);
+	return rc ? rc : publish(generation_file, texts->generation, err);
 }
 
 /* ---- hooks */
@@ -331,19 +333,21 @@ static int rehearse_names(struct err *err)
 
 int identity_apply(const struct guest_identity *identity, struct err *err)
 {
+	struct texts texts;
 	int rc;
 
 	if (identity->kind == ATTACH_RESUME)
 		return set_clock(identity, err);
+	write_texts(identity, &texts);
 	rc = add_entropy(identity, err);
 	if (!rc)
 		rc = set_clock(identity, err);
 	if (!rc && identity->kind == ATTACH_REHEARSE)
 		return rehearse_names(err);
 	if (!rc)
-		rc = set_names(identity, err);
+		rc = set_names(identity, &texts, err);
 	if (!rc)
-		rc = publish_all(identity, err);
+		rc = publish_all(&texts, err);
 	if (!rc && identity->kind == ATTACH_FORK)
 		rc = run_hooks(identity, err);
 	else if (!rc)
