@@ -123,6 +123,7 @@ bool pool_take(struct fs *fs, const struct template *template, struct pooled *re
 
 	if (!ready)
 		return false;
+	fs->engine->background(ready->vm, false);
 	*ret = (struct pooled){ ready->vm, ready->disk, ready != fs->pool_preparing };
 	ready_free(ready, false);
 	return true;
@@ -243,6 +244,7 @@ static void prepare(struct stock *stock)
 		free(ready);
 		return;
 	}
+	fs->engine->background(ready->vm, true);
 	list_add(&stock->machines, &ready->link);
 	stock->count++;
 	fs->pool_preparing = ready;

@@ -118,6 +118,28 @@ IN_CHILD static int child(void *arg)
 	return 127;
 }
 
+/* May the daemon put a process back to its own priority? */
+static bool may_raise(int own)
+{
+	static enum { UNKNOWN, NO, YES } may;
+
+	if (may == UNKNOWN) {
+		may = setpriority(PRIO_PROCESS, 0, own - 1) < 0 ? NO : YES;
+		if (may == YES)
+			(void)setpriority(PRIO_PROCESS, 0, own);
+	}
+	return may == YES;
+}
+
+void process_background(struct process *process, bool background)
+{
+	const int own = getpriority(PRIO_PROCESS, 0);
+
+	/* Its group is it, with all of its threads. */
+	if (may_raise(own))
+		(void)setpriority(PRIO_PGRP, (id_t)process->pid, background ? LEAST_PRIORITY : own);
+}
+
 static void put_down(struct process *process)
 {
 	process->dying = true;

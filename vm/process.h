@@ -8,6 +8,7 @@
 #ifndef SBX_VM_PROCESS_H
 #define SBX_VM_PROCESS_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "util/err.h"
@@ -30,6 +31,11 @@ int process_spawn(struct loop *loop, const struct process_spec *spec, process_ex
 		  struct process **ret, struct err *err);
 pid_t process_pid(const struct process *process);
 void process_kill(struct process *process, int signal);
+/*
+ * Nobody waits for what it does: it takes what CPU time others leave. Nothing happens where the daemon may
+ * not take that back (CAP_SYS_NICE).
+ */
+void process_background(struct process *process, bool background);
 /* It does nothing from now on, is killed soon, and nobody is told: the process is reaped in the background.
  */
 void process_abandon(struct process *process);

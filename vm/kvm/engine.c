@@ -300,6 +300,11 @@ static void request(struct vm *vm, enum control_type type, vm_done_fn done, void
 		shell_break(vm->shell, &err);
 }
 
+static void kvm_background(struct vm *vm, bool background)
+{
+	shell_background(vm->shell, background);
+}
+
 static void kvm_start(struct vm *vm, const struct vm_events *events, void *owner, vm_done_fn done, void *arg)
 {
 	vm->events = events;
@@ -424,6 +429,7 @@ const struct engine engine_kvm = {
 	.provides = kvm_provides,
 	.boot = kvm_boot,
 	.prepare = kvm_prepare,
+	.background = kvm_background,
 	.start = kvm_start,
 	.pause = kvm_pause,
 	.resume = kvm_resume,

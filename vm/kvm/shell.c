@@ -283,6 +283,7 @@ int shell_get(const struct engine_env *env, uint64_t memory, unsigned cpus, cons
 	if (shell && shell->memory == memory && shell->cpus == cpus) {
 		list_del(&shell->pool);
 		pool.n--;
+		shell_background(shell, false);
 	} else {
 		rc = shell_new(env, memory, cpus, &shell, err);
 		if (rc)
@@ -292,6 +293,12 @@ int shell_get(const struct engine_env *env, uint64_t memory, unsigned cpus, cons
 	shell->owner = owner;
 	*ret = shell;
 	return 0;
+}
+
+void shell_background(struct shell *shell, bool background)
+{
+	if (shell->process)
+		process_background(shell->process, background);
 }
 
 int shell_agent_fd(const struct shell *shell)
@@ -332,6 +339,7 @@ static void refill(void *arg)
 	(void)arg;
 	if (pool.n >= POOL_SIZE || shell_new(pool.env, pool.memory, pool.cpus, &shell, NULL))
 		return; /* who needs one will make it, and hear why it cannot be made */
+	shell_background(shell, true);
 	list_add(&pool.shells, &shell->pool);
 	pool.n++;
 	/* One at a time: other events come between. */

@@ -29,6 +29,8 @@ struct shell_events {
 /* One from the pool, or a new one. Its events go to the owner from now on. */
 int shell_get(const struct engine_env *env, uint64_t memory, unsigned cpus, const struct shell_events *events,
 	      void *owner, struct shell **ret, struct err *err);
+/* As struct engine has it; those in the pool are in the background. */
+void shell_background(struct shell *shell, bool background);
 /* Kills it; nobody is told. NULL is allowed. */
 void shell_free(struct shell *shell);
 

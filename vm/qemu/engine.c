@@ -445,6 +445,12 @@ static bool begin(struct vm *vm, vm_done_fn done, void *arg)
 	return vm->process;
 }
 
+static void qemu_background(struct vm *vm, bool background)
+{
+	if (vm->process)
+		process_background(vm->process, background);
+}
+
 static void qemu_start(struct vm *vm, const struct vm_events *events, void *owner, vm_done_fn done, void *arg)
 {
 	vm->events = events;
@@ -547,6 +553,7 @@ const struct engine engine_qemu = {
 	.provides = qemu_provides,
 	.boot = qemu_boot,
 	.prepare = qemu_prepare,
+	.background = qemu_background,
 	.start = qemu_start,
 	.pause = qemu_pause,
 	.resume = qemu_resume,
