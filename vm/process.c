@@ -30,7 +30,8 @@
 enum {
 	STACK_BYTES = 64 << 10, /* of a child until execve; execvp puts a path of PATH_MAX on it */
 	DYING_MAX = 2,          /* abandoned ones that are killed at a time */
-	LEAST_PRIORITY = 19,    /* setpriority(2) */
+	BACKGROUND_STEP = 10,   /* of setpriority(2): a tenth of a CPU that another process wants too */
+	LEAST_PRIORITY = 19,
 };
 
 struct process {
@@ -137,7 +138,7 @@ void process_background(struct process *process, bool background)
 
 	/* Its group is it, with all of its threads. */
 	if (may_raise(own))
-		(void)setpriority(PRIO_PGRP, (id_t)process->pid, background ? LEAST_PRIORITY : own);
+		(void)setpriority(PRIO_PGRP, (id_t)process->pid, background ? own + BACKGROUND_STEP : own);
 }
 
 static void put_down(struct process *process)

@@ -32,7 +32,7 @@ int process_spawn(struct loop *loop, const struct process_spec *spec, process_ex
 pid_t process_pid(const struct process *process);
 void process_kill(struct process *process, int signal);
 /*
- * Nobody waits for what it does: it takes what CPU time others leave. Nothing happens where the daemon may
+ * Nobody waits for what it does: others go first. Nothing happens where the daemon may
  * not take that back (CAP_SYS_NICE).
  */
 void process_background(struct process *process, bool background);

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Machines made ready ahead of time: a fork of one is like any other, only sooner."""
+import os
+from pathlib import Path
+
 import pytest
 
-from harness import eventually, fields, value
+from harness import Sandbox, eventually, fields, value
 
 
 @pytest.fixture
@@ -55,3 +58,37 @@ def test_random_numbers_of_machines_made_ready(pooled):
         ready()
         seen.add(snap.fork(f"w{i}").run("head -c 16 /dev/urandom | od -An -tx1; cat /proc/sys/kernel/random/uuid"))
     assert len(seen) == 3
+
+
+def stat(path):
+    """The fields of a /proc/PID/stat from the third on, the state."""
+    return (path / "stat").read_text().rpartition(")")[2].split()
+
+
+def nice(pid):
+    """Of each of its threads."""
+    return {int(stat(task)[16]) for task in Path(f"/proc/{pid}/task").iterdir()}
+
+
+def siblings(pid):
+    parent = stat(Path(f"/proc/{pid}"))[1]
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if stat(process)[1] == parent:
+                found.add(int(process.name))
+        except OSError:
+            pass  # it has ended
+    return found
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only who may raise a priority lowers one")
+def test_machines_made_ready_let_others_go_first(pooled):
+    snap, ready = pooled
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    ready()
+    vm = snap.fork("w")
+    assert nice(vm.pid) == {mine}
+    ready()
+    sandboxes = {Sandbox(snap.root / name).pid for name in ("origin", "w")}
+    assert {mine + 10} in [nice(pid) for pid in siblings(vm.pid) - sandboxes]
