@@ -154,6 +154,8 @@ int size_apply(uint32_t cpus, uint64_t memory, struct err *err);
  */
 int size_change(uint32_t cpus, uint64_t memory, struct err *err);
 void size_get(uint32_t *ret_cpus, uint64_t *ret_memory);
+/* The wall clock, in ns since 1970; 0 or a negative errno. */
+int clock_set(uint64_t real_ns);
 /* For the host's time, which was right when it was sent: put the clock forward to it, never back. */
 void clock_forward(uint64_t real_ns);
 /* Write a string to a file of sysfs or procfs, or another; 0 or a negative errno. */

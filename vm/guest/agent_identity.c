@@ -53,12 +53,9 @@ static int add_entropy(const struct guest_identity *identity, struct err *err)
 
 static int set_clock(const struct guest_identity *identity, struct err *err)
 {
-	const struct timespec now = {
-		.tv_sec = (time_t)(identity->clock_ns / 1000000000u),
-		.tv_nsec = (long)(identity->clock_ns % 1000000000u),
-	};
+	const int rc = clock_set(identity->clock_ns);
 
-	return clock_settime(CLOCK_REALTIME, &now) < 0 ? err_sys(err, -errno, "cannot set the clock") : 0;
+	return rc ? err_sys(err, rc, "cannot set the clock") : 0;
 }
 
 /*
@@ -269,17 +266,19 @@ static int run_hooks(const struct guest_identity *identity, struct err *err)
 
 /* ---- a rehearsal */
 
+enum { SMALL = 255 }; /* bytes of a file that may be ours */
+
 /* All of a small file, terminated; false: there is none, or it is none of ours. */
-static bool read_small(const char *path, char text[256])
+static bool read_small(const char *path, char text[SMALL + 1])
 {
 	ssize_t n;
 	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
 	if (fd < 0)
 		return false;
-	n = read(fd, text, 255);
+	n = read(fd, text, SMALL);
 	close(fd);
-	if (n <= 0 || n == 255)
+	if (n <= 0 || n == SMALL)
 		return false;
 	text[n] = '\0';
 	return true;
@@ -288,21 +287,23 @@ static bool read_small(const char *path, char text[256])
 /* Write what the file has already: once with a line more, so that it is cut as for a name that is shorter. */
 static int rewrite(const char *path, struct err *err)
 {
-	char text[257];
+	char text[SMALL + 2];
+	size_t len;
 	int rc;
 
 	if (!read_small(path, text))
 		return 0;
-	strcat(text, "\n");
+	len = strlen(text);
+	memcpy(text + len, "\n", 2);
 	rc = write_etc(path, text, err);
-	text[strlen(text) - 1] = '\0';
+	text[len] = '\0';
 	return rc ? rc : write_etc(path, text, err);
 }
 
 /* Under the same name, whose place in the kernel's tables is then in memory. */
 static int republish(const char *name, struct err *err)
 {
-	char path[64], text[256];
+	char path[64], text[SMALL + 1];
 
 	snprintf(path, sizeof(path), "%s/%s", run_dir, name);
 	return read_small(path, text) ? publish(name, text, err) : 0;

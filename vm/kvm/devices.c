@@ -38,7 +38,7 @@ static int add_console(struct vmm *vmm, struct err *err)
 	rc = virtio_console_new(&h, fd, AGENT_PORT, &vmm->virtio[VIRTIO_CONSOLE].dev, err);
 	if (rc)
 		return rc;
-	vmm->config.agent_fd = -1; /* the device's */
+	vmm->config.agent_fd = -1;                                  /* the device's */
 	virtio_console_hold(vmm->virtio[VIRTIO_CONSOLE].dev, true); /* until the machine runs */
 	return plug(vmm, VIRTIO_CONSOLE, err);
 }
