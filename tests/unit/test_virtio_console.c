@@ -217,6 +217,32 @@ static void test_back_pressure(void)
 	detach();
 }
 
+/* Of a machine that stands: its memory stays as it is, and nobody is woken up again and again. */
+static void test_held(void)
+{
+	struct vring_used_elem elem;
+
+	attach();
+	open_port();
+	offer(BUFS + 0x3000, 100);
+	virtio_console_hold(d.mmio.dev, true);
+	CHECK(write(peer, "while held", 10) == 10);
+	turn();
+	kick(&d, RX);
+	CHECK(!take_used(&d, RX, &elem));
+	virtio_console_hold(d.mmio.dev, false);
+	CHECK(take_used(&d, RX, &elem) && elem.len == 10 && !memcmp(at(&d, BUFS + 0x3000), "while held", 10));
+	/* The other end may go meanwhile. */
+	offer(BUFS + 0x3000, 100);
+	virtio_console_hold(d.mmio.dev, true);
+	shutdown(peer, SHUT_RDWR);
+	turn();
+	virtio_console_hold(d.mmio.dev, false);
+	turn();
+	CHECK(!take_used(&d, RX, &elem) && !needs_reset(&d));
+	detach();
+}
+
 static void test_peer_gone(void)
 {
 	uint64_t start;
@@ -329,6 +355,7 @@ int main(void)
 	TEST(test_guest_to_host);
 	TEST(test_host_to_guest);
 	TEST(test_back_pressure);
+	TEST(test_held);
 	TEST(test_peer_gone);
 	TEST(test_bad_messages);
 	TEST(test_state_survives);
