@@ -268,7 +268,7 @@ static int run_hooks(const struct guest_identity *identity, struct err *err)
 
 enum { SMALL = 255 }; /* bytes of a file that may be ours */
 
-/* All of a small file, terminated; false: there is none, or it is none of ours. */
+/* All of a small text, terminated; false: there is none, or it is none of ours. */
 static bool read_small(const char *path, char text[SMALL + 1])
 {
 	ssize_t n;
@@ -278,7 +278,7 @@ static bool read_small(const char *path, char text[SMALL + 1])
 		return false;
 	n = read(fd, text, SMALL);
 	close(fd);
-	if (n <= 0 || n == SMALL)
+	if (n <= 0 || n == SMALL || memchr(text, '\0', (size_t)n))
 		return false;
 	text[n] = '\0';
 	return true;
