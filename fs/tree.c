@@ -136,8 +136,9 @@ void tree_attr_changed(const struct object *obj)
 	const struct tree_node *tn;
 
 	list_for_each (tn, &obj->nodes, link)
-		session_forget_attr(obj->fs->session,
-				    tn->entry == &root_entry ? FUSE_ROOT_ID : (uintptr_t)&tn->node);
+		if (S_ISDIR(tn->entry->mode))
+			session_forget_attr(obj->fs->session,
+					    tn->entry == &root_entry ? FUSE_ROOT_ID : (uintptr_t)&tn->node);
 }
 
 static double entry_timeout(const struct entry *entry)
@@ -265,6 +266,10 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	struct owner *owner = &tn->obj->owner;
 
 	(void)fi;
+	if (tn->obj->stale) {
+		fuse_reply_err(req, object_gone_errno(tn->obj, 0));
+		return;
+	}
 	if (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) && !is_own_dir(tn->entry)) {
 		fuse_reply_err(req, EPERM);
 		return;

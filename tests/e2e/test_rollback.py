@@ -89,6 +89,8 @@ def test_jobs_after_a_rollback(vm):
     assert os.read(stdout, 100) == b"2 b\n"
     later = vm.job("sleep 1000", name="later")
     vm.ctl(f"rollback {first.name}")
+    os.chmod(vm / "exec/server", 0o750)  # of the job there is now, not of the one the kernel has in mind
+    assert os.stat(vm / "exec/server").st_mode & 0o777 == 0o750
     assert os.listdir(vm / "exec") == ["server"]
     assert value(vm / "exec/server/status") == "running"
     with fails(errno.ENODEV):
