@@ -50,7 +50,7 @@ struct fs {
 	struct list pool;        /* struct ready: machines kept ready (pool.c) */
 	struct timer pool_timer;
 	struct ready *pool_preparing; /* the one under way, or NULL */
-	unsigned forking;             /* forks under way */
+	unsigned forking;             /* forks and rollbacks under way */
 	unsigned working;             /* threads at work on the store */
 	struct list workers;          /* struct worker: of them, those of snapshots (snapwork.c) */
 	struct timer work_timer;      /* tells how far they are */

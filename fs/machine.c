@@ -270,8 +270,11 @@ static void on_unloaded_started(void *arg, const struct err *err)
 {
 	struct sandbox *sb = arg;
 
-	if (sb->vm && !err->code)
+	if (sb->vm && !err->code) {
+		/* Again: a thread that was being made when it was told first may have missed it. */
+		sb->obj.fs->engine->background(sb->vm, false);
 		introduce(sb);
+	}
 	on_fork_answer(arg, err);
 }
 

@@ -31,6 +31,7 @@ static void rollback_end(void *arg, const struct err *err)
 {
 	struct rollback *r = arg;
 
+	r->sb->obj.fs->forking--;
 	call_done(r->call, err);
 	source_unref(r->target);
 	source_unref(r->replaced);
@@ -146,6 +147,7 @@ void rollback_verb(struct object *obj, const struct command *command, struct cal
 		return;
 	}
 	r->sb = sandbox_of(object_ref(obj));
+	r->sb->obj.fs->forking++;
 	r->call = call;
 	source_get(&target->obj, on_target, r);
 }

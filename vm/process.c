@@ -125,7 +125,8 @@ static bool may_raise(int own)
 	static enum { UNKNOWN, NO, YES } may;
 
 	if (may == UNKNOWN) {
-		may = setpriority(PRIO_PROCESS, 0, own - 1) < 0 ? NO : YES;
+		/* Nothing is above -20: setpriority would succeed without a right to. */
+		may = own <= -20 || setpriority(PRIO_PROCESS, 0, own - 1) < 0 ? NO : YES;
 		if (may == YES)
 			(void)setpriority(PRIO_PROCESS, 0, own);
 	}
