@@ -300,19 +300,30 @@ static int rewrite(const char *path, struct err *err)
 	return rc ? rc : write_etc(path, text, err);
 }
 
-/* Under the same name, whose place in the kernel's tables is then in memory. */
-static int republish(const char *name, struct err *err)
+/* As publish() does, but in the place of a file that is of no interest: a fork would wake up who watches the
+ * real one, and it is not one yet. */
+static int rehearse_publish(const char *name, struct err *err)
 {
-	char path[64], text[SMALL + 1];
+	char path[64], tmp[64], other[64];
+	int rc;
 
 	snprintf(path, sizeof(path), "%s/%s", run_dir, name);
-	return read_small(path, text) ? publish(name, text, err) : 0;
+	snprintf(tmp, sizeof(tmp), "%s/.%s", run_dir, name);
+	snprintf(other, sizeof(other), "%s/.rehearsal", run_dir);
+	if (access(path, F_OK) < 0)
+		return 0;
+	rc = write_file(other, O_CREAT | O_TRUNC, "");
+	if (!rc)
+		rc = write_file(tmp, O_CREAT | O_TRUNC, "\n");
+	if (!rc && rename(tmp, other) < 0)
+		rc = -errno;
+	unlink(other);
+	return rc ? err_sys(err, rc, "%s", other) : 0;
 }
 
 /*
  * What a fork's identity makes the guest do, so that all it needs is in memory and translated when the fork
- * comes. No file's content is different afterwards; one who watches them sees them written, as a fork does
- * soon in any case.
+ * comes. No file's content is different afterwards, and the two that programs watch are not touched.
  */
 static int rehearse_names(struct err *err)
 {
@@ -325,9 +336,9 @@ static int rehearse_names(struct err *err)
 	if (!rc)
 		rc = rewrite(machine_id_file, err);
 	if (!rc)
-		rc = republish(name_file, err);
+		rc = rehearse_publish(name_file, err);
 	if (!rc)
-		rc = republish(generation_file, err);
+		rc = rehearse_publish(generation_file, err);
 	look_at_hooks();
 	return rc;
 }

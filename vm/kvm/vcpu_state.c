@@ -202,7 +202,7 @@ static int detach_tsc(struct vcpu *vcpu, uint64_t tsc, struct err *err)
 {
 	const struct kvm_msr_entry far = { .index = MSR_TSC, .data = tsc + (UINT64_C(1) << 62) };
 
-	return vcpu->index ? 0 : set_msrs(vcpu, &far, 1, err);
+	return vcpu->index || !tsc ? 0 : set_msrs(vcpu, &far, 1, err);
 }
 
 static int load_msrs(struct vcpu *vcpu, struct reader *reader, struct err *err)
