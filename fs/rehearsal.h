@@ -4,9 +4,9 @@
  *
  * A machine that was only loaded runs its first instructions slowly: each page it touches is fetched or
  * copied, and TCG has translated nothing yet. A rehearsal runs it, gives it fresh entropy and the time, asks
- * for its jobs, runs an empty command and stops it. What remains of that is memory that is there, and code
- * that is translated; the machine's processes have run for that moment, as those of any fork have by the time
- * it is handed out.
+ * for its jobs, runs an empty command, does the first part once more and stops it. What remains of that is
+ * memory that is there, and code that is translated; the machine's processes have run for that moment, as
+ * those of any fork have by the time it is handed out.
  */
 #ifndef SBX_FS_REHEARSAL_H
 #define SBX_FS_REHEARSAL_H
