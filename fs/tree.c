@@ -244,14 +244,20 @@ static void reply_attr(fuse_req_t req, const struct tree_node *tn)
 	fuse_reply_attr(req, &st, attr_timeout(tn->entry, list_empty(&tn->link)));
 }
 
+/* Answers the request about one that is no more, so that the kernel walks the path anew. */
+static bool refuse_stale(fuse_req_t req, const struct object *obj)
+{
+	if (obj->stale)
+		fuse_reply_err(req, object_gone_errno(obj, 0));
+	return obj->stale;
+}
+
 static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	const struct tree_node *tn = tree_node_of(req, ino);
 
 	(void)fi;
-	if (tn->obj->stale)
-		fuse_reply_err(req, object_gone_errno(tn->obj, 0));
-	else
+	if (!refuse_stale(req, tn->obj))
 		reply_attr(req, tn);
 }
 
@@ -264,13 +270,12 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 {
 	struct tree_node *tn = tree_node_of(req, ino);
 	struct owner *owner = &tn->obj->owner;
+	const bool whose = to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID);
 
 	(void)fi;
-	if (tn->obj->stale) {
-		fuse_reply_err(req, object_gone_errno(tn->obj, 0));
+	if (refuse_stale(req, tn->obj))
 		return;
-	}
-	if (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) && !is_own_dir(tn->entry)) {
+	if (whose && !is_own_dir(tn->entry)) {
 		fuse_reply_err(req, EPERM);
 		return;
 	}
@@ -280,7 +285,7 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 		owner->uid = attr->st_uid;
 	if (to_set & FUSE_SET_ATTR_GID)
 		owner->gid = attr->st_gid;
-	if (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
+	if (whose)
 		tree_attr_changed(tn->obj);
 	reply_attr(req, tn);
 }
@@ -441,10 +446,8 @@ static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 	const struct entry *entry;
 	struct listing *listing;
 
-	if (tn->obj->stale) {
-		fuse_reply_err(req, object_gone_errno(tn->obj, 0));
+	if (refuse_stale(req, tn->obj))
 		return;
-	}
 	listing = calloc(1, sizeof(*listing));
 	if (listing) {
 		add_item(listing, ".", place_ino(tn->obj, tn->entry), S_IFDIR);
