@@ -115,13 +115,13 @@ static int set_names(const struct guest_identity *identity, const struct texts *
 
 static const char run_dir[] = "/run/sbx", name_file[] = "name", generation_file[] = "generation";
 
-/* Programs watch these: each changes in one step. */
-static int publish(const char *name, const char *text, struct err *err)
+/* Make a file in run_dir as .NAME, and put it in the place of `as`. */
+static int publish_as(const char *as, const char *name, const char *text, struct err *err)
 {
 	char path[64], tmp[64];
 	int rc;
 
-	snprintf(path, sizeof(path), "%s/%s", run_dir, name);
+	snprintf(path, sizeof(path), "%s/%s", run_dir, as);
 	snprintf(tmp, sizeof(tmp), "%s/.%s", run_dir, name);
 	rc = write_file(tmp, O_CREAT | O_TRUNC, text);
 	if (rc == -ENOENT) {
@@ -131,6 +131,12 @@ static int publish(const char *name, const char *text, struct err *err)
 	if (!rc && rename(tmp, path) < 0)
 		rc = -errno;
 	return rc ? err_sys(err, rc, "%s", path) : 0;
+}
+
+/* Programs watch these: each changes in one step. */
+static int publish(const char *name, const char *text, struct err *err)
+{
+	return publish_as(name, name, text, err);
 }
 
 static int publish_all(const struct texts *texts, struct err *err)
@@ -304,21 +310,18 @@ static int rewrite(const char *path, struct err *err)
  * real one, and it is not one yet. */
 static int rehearse_publish(const char *name, struct err *err)
 {
-	char path[64], tmp[64], other[64];
+	static const char as[] = ".rehearsal";
+	char path[64], other[64];
 	int rc;
 
 	snprintf(path, sizeof(path), "%s/%s", run_dir, name);
-	snprintf(tmp, sizeof(tmp), "%s/.%s", run_dir, name);
-	snprintf(other, sizeof(other), "%s/.rehearsal", run_dir);
+	snprintf(other, sizeof(other), "%s/%s", run_dir, as);
 	if (access(path, F_OK) < 0)
 		return 0;
 	rc = write_file(other, O_CREAT | O_TRUNC, "");
-	if (!rc)
-		rc = write_file(tmp, O_CREAT | O_TRUNC, "\n");
-	if (!rc && rename(tmp, other) < 0)
-		rc = -errno;
+	rc = rc ? err_sys(err, rc, "%s", other) : publish_as(as, name, "\n", err);
 	unlink(other);
-	return rc ? err_sys(err, rc, "%s", other) : 0;
+	return rc;
 }
 
 /*
