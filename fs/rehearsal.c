@@ -56,6 +56,17 @@ static void end(struct rehearsal *r, const struct err *err)
 	done(arg, &copy);
 }
 
+/* After a step with this outcome; false: it has ended, by this or before. */
+static bool goes_on(struct rehearsal *r, const struct err *err)
+{
+	if (r->ended)
+		return false;
+	if (!err->code)
+		return true;
+	end(r, err);
+	return false;
+}
+
 static void on_paused(void *arg, const struct err *err)
 {
 	end(arg, err);
@@ -65,20 +76,13 @@ static void on_quiesced(void *arg, const struct err *err)
 {
 	struct rehearsal *r = arg;
 
-	if (r->ended)
-		return;
-	if (err->code)
-		end(r, err);
-	else
+	if (goes_on(r, err))
 		r->fs->engine->pause(r->vm, on_paused, r);
 }
 
 static void on_attached(void *arg, const struct err *err)
 {
-	struct rehearsal *r = arg;
-
-	if (!r->ended && err->code)
-		end(r, err);
+	(void)goes_on(arg, err);
 }
 
 static void on_job_info(void *arg, const struct job_info *info)
@@ -101,11 +105,7 @@ static void on_listed_again(void *arg, const struct err *err)
 {
 	struct rehearsal *r = arg;
 
-	if (r->ended)
-		return;
-	if (err->code)
-		end(r, err);
-	else
+	if (goes_on(r, err))
 		agent_quiesce(r->agent, STEP_MS, on_quiesced, r);
 }
 
@@ -147,12 +147,8 @@ static void on_listed(void *arg, const struct err *err)
 	const struct job_spec spec = { .cmd = command, .cmd_len = 1, .merge = 1 };
 	struct rehearsal *r = arg;
 
-	if (r->ended)
+	if (!goes_on(r, err))
 		return;
-	if (err->code) {
-		end(r, err);
-		return;
-	}
 	timer_start(r->fs->loop, &r->timer, STEP_MS * 1000000ull, on_timeout, r);
 	agent_job_start(r->agent, REHEARSAL_JOB, &spec);
 	agent_job_want(r->agent, REHEARSAL_JOB, 1, PROTO_DATA_MAX);
@@ -160,9 +156,7 @@ static void on_listed(void *arg, const struct err *err)
 
 static void on_started(void *arg, const struct err *err)
 {
-	if (err->code)
-		end(arg, err);
-	else
+	if (goes_on(arg, err))
 		introduce(arg, on_listed);
 }
 

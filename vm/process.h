@@ -32,8 +32,8 @@ int process_spawn(struct loop *loop, const struct process_spec *spec, process_ex
 pid_t process_pid(const struct process *process);
 void process_kill(struct process *process, int signal);
 /*
- * Nobody waits for what it does: others go first. Nothing happens where the daemon may
- * not take that back (CAP_SYS_NICE).
+ * Nobody waits for what it does: others go first. Nothing happens where the daemon may not take that back
+ * (CAP_SYS_NICE).
  */
 void process_background(struct process *process, bool background);
 /* It does nothing from now on, is killed soon, and nobody is told: the process is reaped in the background.

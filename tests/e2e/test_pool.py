@@ -8,6 +8,11 @@ import pytest
 from harness import Sandbox, eventually, fields, value
 
 
+def until_ready(mount):
+    """Of a daemon with --pool 1 and one snapshot that was forked."""
+    eventually(lambda: int(fields(mount / "status")["machines_ready"]) == 1, 20, "no machine is made ready")
+
+
 @pytest.fixture
 def pooled(own_mount):
     """A snapshot that machines are kept ready for, and a function that waits until one is."""
@@ -21,10 +26,7 @@ def pooled(own_mount):
         snap = vm.snapshot()
     snap.fork("first").remove()
 
-    def ready():
-        eventually(lambda: int(fields(mount / "status")["machines_ready"]) == 1, 20, "no machine is made ready")
-
-    return snap, ready
+    return snap, lambda: until_ready(mount)
 
 
 def test_a_machine_made_ready_is_a_fork_like_any_other(pooled):
@@ -132,7 +134,7 @@ def test_a_rehearsal_wakes_nobody_who_watches(own_mount):
     eventually(lambda: seen(vm) == 1, 10, "nobody watches")
     snap = vm.snapshot()
     snap.fork("first").remove()
-    eventually(lambda: int(fields(mount / "status")["machines_ready"]) == 1, 20, "no machine is made ready")
+    until_ready(mount)
     w = snap.fork("w")
     eventually(lambda: seen(w), 10, "the fork was not noticed")
     assert seen(w) == 2
