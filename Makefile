@@ -31,11 +31,12 @@ PKG_LIBS = $(shell pkg-config --libs $(PKGS))
 LINK = $(CC) -pie -pthread -Wl,-z,relro,-z,now,--as-needed $(SANFLAGS) -o $@ $^ $(PKG_LIBS) -lm
 
 # Every program is one file with a main() and what it needs of the library.
-MAINS := fs/main.c cli/sbx.c vm/kvm/main.c vm/browse/main.c vm/guest/agent.c
-LIB_SRC := $(filter-out $(MAINS),$(wildcard util/*.c snap/*.c vm/*.c vm/qemu/*.c vm/kvm/*.c vm/browse/*.c vm/guest/*.c))
-FS_SRC := $(filter-out $(MAINS),$(wildcard fs/*.c))
-CLI_SRC := $(filter-out $(MAINS),$(wildcard cli/*.c))
-AGENT_SRC := $(wildcard vm/guest/agent*.c) vm/guest/proto.c util/buf.c util/err.c
+MAINS := fs/main.c cli/sbx.c vm/vmm/main.c vm/agent/browse/main.c vm/agent/guest/main.c
+sources = $(filter-out $(MAINS),$(sort $(shell find $(1) -name '*.c')))
+LIB_SRC := $(call sources,util snap vm)
+FS_SRC := $(call sources,fs)
+CLI_SRC := $(call sources,cli)
+AGENT_SRC := $(wildcard vm/agent/guest/*.c) vm/agent/proto.c util/buf.c util/err.c
 UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
@@ -57,14 +58,14 @@ $(B)/obj/%.o: %.c | $(DEPS)
 	$(Q)$(CC) $(BASE_CFLAGS) $(HARDEN) $(SANFLAGS) $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
 
 # The guest's ACPI devices, as a C array; sanitized or not, it is the same.
-build/vm/kvm/dsdt.hex: vm/kvm/dsdt.asl | $(DEPS)
+build/vm/vmm/dsdt.hex: vm/vmm/dsdt.asl | $(DEPS)
 	@mkdir -p $(@D)
 	$(Q)iasl -ve -tc -p $(basename $@) $< >/dev/null
 
-$(call obj,vm/kvm/acpi.c): build/vm/kvm/dsdt.hex
+$(call obj,vm/vmm/acpi.c): build/vm/vmm/dsdt.hex
 
 $(B)/libsbx.a: $(call obj,$(LIB_SRC))
-	$(Q)rm -f $@ && ar rcs $@ $^
+	$(Q)rm -f $@ && ar qcs $@ $^
 
 $(B)/sbxfs: $(call obj,fs/main.c $(FS_SRC)) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
@@ -74,26 +75,26 @@ $(B)/sbx: $(call obj,cli/sbx.c $(CLI_SRC)) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
 
-$(B)/sbx-vmm: $(call obj,vm/kvm/main.c) $(B)/libsbx.a
+$(B)/sbx-vmm: $(call obj,vm/vmm/main.c) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
 
-$(B)/sbx-browse: $(call obj,vm/browse/main.c) $(B)/libsbx.a
+$(B)/sbx-browse: $(call obj,vm/agent/browse/main.c) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
 
 # ---- the guest: never sanitized, it runs as PID 1 of another kernel
 
-build/guest/sbx-agent: $(AGENT_SRC) $(wildcard vm/guest/*.h util/*.h) | $(DEPS)
+build/guest/sbx-agent: $(AGENT_SRC) $(wildcard vm/agent/*.h vm/agent/guest/*.h util/*.h) | $(DEPS)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $@")
 	$(Q)$(CC) $(BASE_CFLAGS) -static -o $@ $(AGENT_SRC) && strip $@
 
-build/guest/vmlinuz: vm/guest/mkkernel | $(DEPS)
-	$(Q)vm/guest/mkkernel build/guest
+build/guest/vmlinuz: vm/agent/guest/mkkernel | $(DEPS)
+	$(Q)vm/agent/guest/mkkernel build/guest
 
-build/guest/initramfs: vm/guest/mkinitramfs build/guest/sbx-agent build/guest/vmlinuz
-	$(Q)vm/guest/mkinitramfs build/guest $@
+build/guest/initramfs: vm/agent/guest/mkinitramfs build/guest/sbx-agent build/guest/vmlinuz
+	$(Q)vm/agent/guest/mkinitramfs build/guest $@
 
 guest: build/guest/initramfs
 .PHONY: all guest
@@ -125,10 +126,10 @@ build/fuzz/obj/%.o: %.c | $(DEPS)
 	@mkdir -p $(@D)
 	$(Q)$(FUZZ_CC) -fsanitize=fuzzer-no-link -MMD -MP -c -o $@ $<
 
-build/fuzz/obj/vm/kvm/acpi.o: build/vm/kvm/dsdt.hex
+build/fuzz/obj/vm/vmm/acpi.o: build/vm/vmm/dsdt.hex
 
 build/fuzz/libsbx.a: $(patsubst %.c,build/fuzz/obj/%.o,$(LIB_SRC) $(FS_SRC))
-	$(Q)rm -f $@ && ar rcs $@ $^
+	$(Q)rm -f $@ && ar qcs $@ $^
 
 build/fuzz/%: build/fuzz/obj/tests/fuzz/%.o build/fuzz/libsbx.a
 	$(if $(V),,@echo "  FUZZ  $@")

@@ -9,9 +9,9 @@
 
 #include <stdint.h>
 
-#include "fs/node.h"
-#include "fs/object.h"
-#include "fs/settings.h"
+#include "fs/sandbox/settings.h"
+#include "fs/tree/node.h"
+#include "fs/tree/object.h"
 #include "snap/store.h"
 #include "vm/engine.h"
 

@@ -23,13 +23,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "fs/compaction.h"
 #include "fs/fs.h"
-#include "fs/guestfs.h"
-#include "fs/pool.h"
-#include "fs/sandbox.h"
-#include "fs/session.h"
-#include "fs/snapshot.h"
+#include "fs/guest/guest_names.h"
+#include "fs/pool/pool.h"
+#include "fs/sandbox/sandbox.h"
+#include "fs/snapshot/compaction.h"
+#include "fs/snapshot/snapshot.h"
+#include "fs/tree/session.h"
 #include "snap/image.h"
 #include "util/log.h"
 #include "util/size.h"

@@ -36,7 +36,7 @@ struct template
 	int state_fd;        /* sealed memfd: the engine's device state */
 	struct layer *disk;  /* immutable; a reference is held */
 	uint32_t generation; /* of the agent channel at capture */
-	int quiesced;        /* the agent channel was empty at capture (see vm/guest/proto.h) */
+	int quiesced;        /* the agent channel was empty at capture (see vm/agent/proto.h) */
 	uint64_t pause_ns;   /* how long the source stood still */
 };
 

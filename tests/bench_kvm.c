@@ -35,10 +35,10 @@
 #include <unistd.h>
 
 #include "util/loop.h"
-#include "vm/kvm/boot.h"
-#include "vm/kvm/capture.h"
-#include "vm/kvm/control.h"
-#include "vm/kvm/vmm.h"
+#include "vm/vmm/boot.h"
+#include "vm/vmm/control.h"
+#include "vm/vmm/freeze.h"
+#include "vm/vmm/vmm.h"
 
 enum { CODE = 0x100000 };
 

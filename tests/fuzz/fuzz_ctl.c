@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fs/ctl.h"
-#include "fs/settings.h"
-#include "fs/symlink.h"
+#include "fs/guest/symlink.h"
+#include "fs/sandbox/settings.h"
+#include "fs/tree/ctl.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vm/kvm/cpuid.h"
-#include "vm/kvm/state.h"
-#include "vm/kvm/vmm.h"
+#include "vm/vmm/cpuid.h"
+#include "vm/vmm/state.h"
+#include "vm/vmm/vmm.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -7,7 +7,7 @@
  */
 #include <stdlib.h>
 
-#include "vm/guest/proto.h"
+#include "vm/agent/proto.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

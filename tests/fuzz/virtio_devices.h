@@ -17,11 +17,11 @@
 
 #include "tests/fuzz/qcow2_image.h"
 #include "util/log.h"
-#include "vm/kvm/virtio_balloon.h"
-#include "vm/kvm/virtio_blk.h"
-#include "vm/kvm/virtio_console.h"
-#include "vm/kvm/virtio_mmio.h"
-#include "vm/kvm/virtio_rng.h"
+#include "vm/vmm/virtio/balloon.h"
+#include "vm/vmm/virtio/blk.h"
+#include "vm/vmm/virtio/console.h"
+#include "vm/vmm/virtio/rng.h"
+#include "vm/vmm/virtio/transport.h"
 
 enum { RAM_SIZE = 64 << 10, QUEUE_NUM = 8, QUEUE_STRIDE = 0x400 };
 

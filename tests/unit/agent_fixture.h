@@ -8,7 +8,7 @@
 #ifndef SBX_TESTS_AGENT_FIXTURE_H
 #define SBX_TESTS_AGENT_FIXTURE_H
 
-#include "vm/agent.h"
+#include "vm/agent/channel.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #include "tests/unit/unit.h"
-#include "vm/guest/agent.h"
+#include "vm/agent/guest/agent.h"
 
 enum { NJOBS = 8, WAIT_MS = 20000 };
 

@@ -19,9 +19,9 @@
 #include <unistd.h>
 
 #include "tests/unit/unit.h"
-#include "vm/kvm/boot.h"
-#include "vm/kvm/capture.h"
-#include "vm/kvm/vmm.h"
+#include "vm/vmm/boot.h"
+#include "vm/vmm/freeze.h"
+#include "vm/vmm/vmm.h"
 
 enum {
 	CODE = 0x100000,

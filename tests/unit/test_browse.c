@@ -12,8 +12,8 @@
 #include "snap/io.h"
 #include "snap/qcow2.h"
 #include "tests/unit/unit.h"
-#include "vm/browse/serve.h"
-#include "vm/guest/proto.h"
+#include "vm/agent/browse/serve.h"
+#include "vm/agent/proto.h"
 
 enum { MIB = 1 << 20, BIG = 3 * MIB + 17 };
 

@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fs/ctl.h"
-#include "fs/settings.h"
-#include "fs/symlink.h"
+#include "fs/guest/symlink.h"
+#include "fs/sandbox/settings.h"
+#include "fs/tree/ctl.h"
 #include "tests/unit/unit.h"
 
 static int parse(const char *text, struct command *ret)

@@ -8,11 +8,11 @@
 #include <unistd.h>
 
 #include "tests/unit/unit.h"
-#include "vm/kvm/acpi.h"
-#include "vm/kvm/boot.h"
-#include "vm/kvm/irq.h"
-#include "vm/kvm/layout.h"
-#include "vm/kvm/power.h"
+#include "vm/vmm/acpi.h"
+#include "vm/vmm/boot.h"
+#include "vm/vmm/irq.h"
+#include "vm/vmm/layout.h"
+#include "vm/vmm/power.h"
 
 enum { MEMORY = 64 << 20, SETUP_SECTS = 4, PAYLOAD = 8192, PREF = 16 << 20, INIT_SIZE = 8 << 20 };
 

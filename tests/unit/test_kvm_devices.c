@@ -8,12 +8,12 @@
 #include <unistd.h>
 
 #include "tests/unit/unit.h"
-#include "vm/kvm/irq.h"
-#include "vm/kvm/layout.h"
-#include "vm/kvm/memory.h"
-#include "vm/kvm/mmio.h"
-#include "vm/kvm/power.h"
-#include "vm/kvm/serial.h"
+#include "vm/vmm/irq.h"
+#include "vm/vmm/layout.h"
+#include "vm/vmm/memory.h"
+#include "vm/vmm/mmio.h"
+#include "vm/vmm/power.h"
+#include "vm/vmm/serial.h"
 
 /* ---- memory */
 

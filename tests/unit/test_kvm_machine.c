@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "tests/unit/kvm_vm.h"
-#include "vm/kvm/state.h"
+#include "vm/vmm/state.h"
 
 /* ---- guests */
 

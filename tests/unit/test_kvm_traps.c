@@ -10,7 +10,7 @@
 
 #include "tests/unit/kvm_vm.h"
 #include "tests/unit/virtio_driver.h"
-#include "vm/kvm/virtio_blk.h"
+#include "vm/vmm/virtio/blk.h"
 
 /* ---- guests */
 

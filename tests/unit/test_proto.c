@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "tests/unit/unit.h"
-#include "vm/guest/proto.h"
+#include "vm/agent/proto.h"
 
 static char *const env[] = { (char *)"A=1", (char *)"B=two  words", (char *)"C=", NULL };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* test_virtio_balloon.c - reported pages are given back, and only those */
 #include "tests/unit/virtio_driver.h"
-#include "vm/kvm/virtio_balloon.h"
+#include "vm/vmm/virtio/balloon.h"
 
 enum { INFLATE, DEFLATE, REPORTING };
 

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "tests/unit/virtio_driver.h"
-#include "vm/kvm/virtio_blk.h"
+#include "vm/vmm/virtio/blk.h"
 
 enum { HEADER = 0x100000, DATA = 0x110000, STATUS = 0x300000, DISK_SECTORS = 20000 };
 

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "tests/unit/virtio_driver.h"
-#include "vm/kvm/virtio_console.h"
+#include "vm/vmm/virtio/console.h"
 
 enum { RX, TX, CONTROL_RX, CONTROL_TX, NUM = 64, BUFS = 0x100000 };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* test_virtio_rng.c - entropy arrives, and differs */
 #include "tests/unit/virtio_driver.h"
-#include "vm/kvm/virtio_rng.h"
+#include "vm/vmm/virtio/rng.h"
 
 static struct driver d;
 

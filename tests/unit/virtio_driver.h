@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "tests/unit/unit.h"
-#include "vm/kvm/virtio_mmio.h"
+#include "vm/vmm/virtio/transport.h"
 
 enum { RAM_SIZE = 4 << 20, QUEUES_MAX = 4, GSI = 17 };
 

@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: MIT */
+/* exec.c - the directory exec/ and what is in it */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/sandbox/job.h"
+#include "fs/sandbox/sandbox.h"
+#include "util/size.h"
+
+/* ---- settings, before the start */
+
+static void add_line(struct buf *text, const struct buf *value)
+{
+	buf_add(text, buf_bytes(value), value->len);
+	if (value->len && buf_bytes(value)[value->len - 1] != '\n')
+		buf_add(text, "\n", 1);
+}
+
+static int check_pending(const struct job *job, struct err *err)
+{
+	if (job->phase != JOB_PENDING)
+		return err_set(err, -EBUSY, "exec/%s was started already", job->obj.name);
+	return 0;
+}
+
+static int set(struct job *job, struct buf *field, const char *what, const char *text, size_t n,
+	       struct err *err)
+{
+	int rc = check_pending(job, err);
+
+	if (!rc && memchr(text, 0, n))
+		rc = err_set(err, -EINVAL, "%s: there is a NUL byte in it", what);
+	if (rc)
+		return rc;
+	buf_clear(field);
+	buf_add(field, text, n);
+	return field->failed ? err_sys(err, -ENOMEM, "%s", what) : 0;
+}
+
+static int cmd_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	add_line(text, &job_of(obj)->cmd);
+	return 0;
+}
+
+static int cmd_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	struct job *job = job_of(obj);
+	int rc = check_pending(job, err);
+
+	if (rc)
+		return rc;
+	if (!n)
+		return err_set(err, -EINVAL, "exec/%s: the command is empty", obj->name);
+	buf_clear(&job->cmd);
+	buf_add(&job->cmd, text, n);
+	rc = job_start(job, false, err);
+	if (rc)
+		buf_clear(&job->cmd);
+	else
+		input_pump(job);
+	return rc;
+}
+
+static int cwd_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	add_line(text, &job_of(obj)->cwd);
+	return 0;
+}
+
+static int cwd_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	if (*text != '/')
+		return err_set(err, -EINVAL, "cwd: \"%.64s\" is not an absolute path", text);
+	return set(job_of(obj), &job_of(obj)->cwd, "cwd", text, n, err);
+}
+
+static int user_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	add_line(text, &job_of(obj)->user);
+	return 0;
+}
+
+static int user_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	return set(job_of(obj), &job_of(obj)->user, "user", text, n, err);
+}
+
+static int env_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	add_line(text, &job_of(obj)->env);
+	return 0;
+}
+
+static int env_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	struct job *job = job_of(obj);
+	int rc = check_pending(job, err);
+
+	if (!rc)
+		rc = env_check(text, n, err);
+	if (rc)
+		return rc;
+	buf_clear(&job->env);
+	env_merge(&job->env, text, n);
+	return job->env.failed ? err_sys(err, -ENOMEM, "env") : 0;
+}
+
+static int tty_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%d\n", job_of(obj)->tty);
+	return 0;
+}
+
+static int tty_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	struct job *job = job_of(obj);
+	int rc = check_pending(job, err);
+
+	if (rc)
+		return rc;
+	if (n != 1 || (*text != '0' && *text != '1'))
+		return err_set(err, -EINVAL, "tty: 0 or 1, not \"%.64s\"", text);
+	job->tty = *text == '1';
+	return 0;
+}
+
+/* ---- status */
+
+static int status_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	job_status(job_of(obj), text);
+	buf_add(text, "\n", 1);
+	return 0;
+}
+
+static void wait_read(struct file *file, uint64_t offset, bool nonblock, struct request *request)
+{
+	struct job *job = job_of(file->obj);
+	struct buf text = { 0 };
+	size_t n;
+
+	if (job->phase != JOB_ENDED) {
+		if (nonblock)
+			request_err(request, -EAGAIN);
+		else
+			list_add(&job->waiting, &request->link);
+		return;
+	}
+	status_show(file->obj, &text, NULL);
+	n = offset < text.len ? text.len - offset : 0;
+	request_data(request, n ? buf_bytes(&text) + offset : NULL, n < request->size ? n : request->size);
+	buf_release(&text);
+}
+
+static int wait_open(struct file *file, int flags)
+{
+	(void)flags;
+	list_add(&file->obj->files, &file->link);
+	return 0;
+}
+
+static unsigned wait_poll(const struct file *file)
+{
+	return job_of(file->obj)->phase == JOB_ENDED ? POLLIN | POLLRDNORM : 0;
+}
+
+static const struct stream_ops wait_ops = { .open = wait_open, .read = wait_read, .poll = wait_poll };
+
+/* ---- ctl */
+
+static int parse_signal(const char *text, uint32_t *ret, struct err *err)
+{
+	uint64_t number;
+	int i;
+
+	if (!number_parse(text, &number)) {
+		if (!number || number >= (uint64_t)NSIG)
+			return err_set(err, -EINVAL, "kill: no signal %.32s", text);
+		*ret = (uint32_t)number;
+		return 0;
+	}
+	if (!strncmp(text, "SIG", 3))
+		text += 3;
+	for (i = 1; i < NSIG; i++)
+		if (sigabbrev_np(i) && !strcmp(text, sigabbrev_np(i))) {
+			*ret = (uint32_t)i;
+			return 0;
+		}
+	return err_set(err, -EINVAL, "kill: no signal %.32s", text);
+}
+
+static void verb_kill(struct object *obj, const struct command *command, struct call *call)
+{
+	struct job *job = job_of(obj);
+	struct err err = { 0 };
+	uint32_t number = SIGTERM;
+
+	if ((command->n < 2 || !parse_signal(command->word[1], &number, &err)) && job->phase == JOB_STARTED &&
+	    !sandbox_usable(job->sb, &err))
+		agent_job_kill(job->sb->agent, job->id, number);
+	call_done(call, &err);
+}
+
+static void verb_eof(struct object *obj, const struct command *command, struct call *call)
+{
+	struct job *job = job_of(obj);
+	const struct err ok = { 0 };
+
+	(void)command;
+	job->in.eof = true;
+	input_pump(job);
+	call_done(call, &ok);
+}
+
+static void verb_resize(struct object *obj, const struct command *command, struct call *call)
+{
+	struct job *job = job_of(obj);
+	struct err err = { 0 };
+	uint64_t rows, cols;
+
+	if (number_parse(command->word[1], &rows) || number_parse(command->word[2], &cols) || !rows ||
+	    rows > UINT16_MAX || !cols || cols > UINT16_MAX) {
+		err_set(&err, -EINVAL, "resize: rows and columns are numbers from 1 to %d", UINT16_MAX);
+	} else if (job->phase != JOB_STARTED || !sandbox_usable(job->sb, &err)) {
+		job->rows = (uint16_t)rows;
+		job->cols = (uint16_t)cols;
+		if (job->phase == JOB_STARTED)
+			agent_job_resize(job->sb->agent, job->id, job->rows, job->cols);
+	}
+	call_done(call, &err);
+}
+
+#define IN(phase) (1u << (phase))
+
+static const struct verb job_verbs[] = {
+	{ "kill", "[SIG]", "send a signal to the command's process group; TERM if none is named", 0, 1,
+	  IN(JOB_STARTED) | IN(JOB_ENDED), 0, verb_kill },
+	{ "eof", "", "end of stdin, whoever still has it open", 0, 0, IN(JOB_PENDING) | IN(JOB_STARTED),
+	  IN(JOB_ENDED), verb_eof },
+	{ "resize", "R C", "rows and columns of its terminal", 2, 2, IN(JOB_PENDING) | IN(JOB_STARTED),
+	  IN(JOB_ENDED), verb_resize },
+	{ 0 },
+};
+
+static int ctl_text(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	ctl_show(job_verbs, job_of(obj)->phase, text);
+	return 0;
+}
+
+static void ctl_command(struct object *obj, const char *text, struct request *request)
+{
+	static const char *const names[] = { "pending", "running", "ended" };
+	const struct job *job = job_of(obj);
+
+	ctl_write(job_verbs, job->phase, names[job->phase], obj, text, request);
+}
+
+/* ---- the directories */
+
+static const struct entry job_files[] = {
+	{ .name = "cmd",
+	  .mode = S_IFREG | 0644,
+	  .show = cmd_show,
+	  .store = cmd_store,
+	  .help = "write a shell command line: starts it. Text with NUL bytes is an argv" },
+	{ .name = "cwd",
+	  .mode = S_IFREG | 0644,
+	  .show = cwd_show,
+	  .store = cwd_store,
+	  .help = "working directory; before the start, as env, user and tty" },
+	{ .name = "env",
+	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_APPEND,
+	  .show = env_show,
+	  .store = env_store,
+	  .help = "K=V lines on top of the sandbox's" },
+	{ .name = "user",
+	  .mode = S_IFREG | 0644,
+	  .show = user_show,
+	  .store = user_store,
+	  .help = "who runs it; root if empty" },
+	{ .name = "tty",
+	  .mode = S_IFREG | 0644,
+	  .show = tty_show,
+	  .store = tty_store,
+	  .help = "1: one terminal in place of three pipes" },
+	{ .name = "stdin",
+	  .mode = S_IFREG | 0200,
+	  .stream = &stdin_ops,
+	  .help = "what the command reads; its end comes when the last writer closes. Opened before the "
+		  "start, or empty" },
+	{ .name = "stdout",
+	  .mode = S_IFREG | 0444,
+	  .stream = &stdout_ops,
+	  .help = "blocks, poll works, ends when all processes closed it" },
+	{ .name = "stderr", .mode = S_IFREG | 0444, .stream = &stderr_ops, .help = "likewise" },
+	{ .name = "status",
+	  .mode = S_IFREG | 0444,
+	  .flags = ENTRY_POLL,
+	  .show = status_show,
+	  .help = "pending | running | exited N | signaled N | failed REASON; poll works" },
+	{ .name = "wait",
+	  .mode = S_IFREG | 0444,
+	  .stream = &wait_ops,
+	  .help = "blocks until the command ends, then reads like status" },
+	{ .name = "ctl",
+	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_FRESH,
+	  .show = ctl_text,
+	  .command = ctl_command,
+	  .verbs = job_verbs,
+	  .help = "verbs below; reading lists those that fit now" },
+	{ 0 },
+};
+
+static const struct dir_ops job_dir = { .entries = job_files };
+
+const struct entry job_entry = { .name = "J",
+				 .mode = S_IFDIR,
+				 .dir = &job_dir,
+				 .help = "a command: mkdir makes it (any name), rmdir kills and forgets it" };
+
+static struct job *find(const struct sandbox *sb, const char *name)
+{
+	struct job *job;
+
+	list_for_each (job, &sb->jobs, link)
+		if (!job->nameless && !strcmp(job->obj.name, name))
+			return job;
+	return NULL;
+}
+
+static struct object *exec_find(struct object *dir, const char *name, const struct entry **ret)
+{
+	struct job *job = find(sandbox_of(dir), name);
+
+	*ret = &job_entry;
+	return job ? &job->obj : NULL;
+}
+
+static void exec_list(struct object *dir, struct listing *listing)
+{
+	struct job *job;
+
+	list_for_each (job, &sandbox_of(dir)->jobs, link)
+		if (!job->nameless)
+			listing_add(listing, job->obj.name, &job->obj, &job_entry);
+}
+
+static void exec_mkdir(struct object *dir, const char *name, const struct owner *owner,
+		       struct request *request)
+{
+	struct job *job;
+
+	if (find(sandbox_of(dir), name)) {
+		request_err(request, -EEXIST);
+		return;
+	}
+	job = job_new(sandbox_of(dir), name, owner);
+	if (job)
+		tree_made(request, &job->obj, &job_entry, false);
+	else
+		request_err(request, -ENOMEM);
+}
+
+static int exec_rmdir(struct object *dir, const char *name, struct err *err)
+{
+	struct job *job = find(sandbox_of(dir), name);
+
+	if (!job)
+		return err_set(err, -ENOENT, "there is no exec/%s", name);
+	job_remove(job);
+	return 0;
+}
+
+static const struct entry no_entries[] = { { 0 } };
+
+const struct dir_ops exec_dir = {
+	.entries = no_entries,
+	.child = &job_entry,
+	.find = exec_find,
+	.list = exec_list,
+	.mkdir = exec_mkdir,
+	.rmdir = exec_rmdir,
+};

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: MIT */
+/* root.c - the root of the tree: images, sandboxes, the verbs create and gc, and the README */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/dirs/info.h"
+#include "fs/sandbox/machine.h"
+#include "fs/sandbox/sandbox.h"
+#include "fs/snapshot/snapshot.h"
+#include "fs/tree/readme.h"
+#include "util/log.h"
+
+/* ---- verbs */
+
+struct creation {
+	struct sandbox *sb; /* a reference */
+	struct call *call;
+};
+
+static void creation_end(struct creation *creation, const struct err *err)
+{
+	if (err->code && !creation->sb->obj.gone)
+		sandbox_remove(creation->sb);
+	else
+		creation->sb->born = true;
+	call_done(creation->call, err);
+	object_unref(&creation->sb->obj);
+	free(creation);
+}
+
+static void on_task_end(void *arg, const struct err *err)
+{
+	creation_end(arg, err);
+}
+
+static void on_booted(void *arg, const struct err *err)
+{
+	task_end(((struct creation *)arg)->sb, err);
+}
+
+/* The caller was interrupted. */
+static void on_cancel(void *arg)
+{
+	sandbox_remove(((struct creation *)arg)->sb);
+}
+
+static int configure(struct sandbox *sb, const struct overrides *want, struct err *err)
+{
+	struct machine *machine = &sb->machine;
+	int rc = 0;
+
+	if (want->image)
+		rc = sandbox_set_image(sb, want->image, err);
+	if (want->machine.memory)
+		machine->memory = want->machine.memory;
+	if (want->machine.cpus)
+		machine->cpus = want->machine.cpus;
+	if (want->machine.memory_max)
+		machine->memory_max = want->machine.memory_max;
+	if (want->machine.cpus_max)
+		machine->cpus_max = want->machine.cpus_max;
+	/* A maximum below the default of what it limits, which nobody asked for, limits that too. */
+	if (!want->machine.memory && machine->memory > machine->memory_max)
+		machine->memory = machine->memory_max;
+	if (!want->machine.cpus && machine->cpus > machine->cpus_max)
+		machine->cpus = machine->cpus_max;
+	env_merge(&sb->env, (const char *)buf_bytes(&want->env), want->env.len);
+	return rc ? rc : machine_check(machine, err);
+}
+
+static void verb_create(struct object *obj, const struct command *command, struct call *call)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(call->request->req);
+	const struct owner owner = { ctx->uid, ctx->gid, 0755 };
+	struct overrides want = { 0 };
+	struct creation *creation = calloc(1, sizeof(*creation));
+	struct err err = { 0 };
+	int rc;
+
+	if (!creation)
+		rc = err_sys(&err, -ENOMEM, "create");
+	else
+		rc = overrides_parse(command->word + 2, true, &want, &err);
+	if (!rc)
+		rc = sandbox_new(obj->fs, command->word[1], &owner, &creation->sb, &err);
+	if (!rc) {
+		creation->call = call;
+		object_ref(&creation->sb->obj);
+		rc = configure(creation->sb, &want, &err);
+		if (!rc)
+			rc = machine_check_start(&creation->sb->machine, &err);
+		if (!rc)
+			rc = task_begin(creation->sb, "create", on_task_end, creation, &err);
+		if (rc) {
+			creation_end(creation, &err);
+		} else {
+			call->cancel = on_cancel;
+			call->arg = creation;
+			if (machine_boot(creation->sb, on_booted, creation, &err))
+				task_end(creation->sb, &err);
+		}
+	} else {
+		free(creation);
+		call_done(call, &err);
+	}
+	overrides_release(&want);
+}
+
+static void verb_gc(struct object *obj, const struct command *command, struct call *call)
+{
+	struct err err = { 0 };
+	uint64_t freed = 0;
+
+	(void)command;
+	if (!store_gc(obj->fs->store, &freed, &err))
+		log_info("gc: %" PRIu64 " bytes freed", freed);
+	call_done(call, &err);
+}
+
+static const struct verb verbs[] = {
+	{ "create", "NAME [k=v ...]",
+	  "make, configure and start a sandbox in one step; keys are image, memory, cpus, memory_max, "
+	  "cpus_max, env.NAME",
+	  1, CTL_WORDS, 1, 0, verb_create },
+	{ "gc", "", "free what nothing in the store needs", 0, 0, 1, 0, verb_gc },
+	{ 0 },
+};
+
+static int ctl_text(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)obj;
+	(void)err;
+	ctl_show(verbs, 0, text);
+	return 0;
+}
+
+static void ctl_command(struct object *obj, const char *text, struct request *request)
+{
+	ctl_write(verbs, 0, "", obj, text, request);
+}
+
+/* ---- images */
+
+static const struct entry image_files[] = {
+	{ .name = "info",
+	  .mode = S_IFREG | 0444,
+	  .show = image_info,
+	  .help = "size, stored, created, source" },
+	{ 0 },
+};
+
+static const struct dir_ops image_dir = { .entries = image_files };
+
+static const struct entry image_entry = {
+	.name = "NAME",
+	.mode = S_IFDIR,
+	.flags = ENTRY_VOLATILE,
+	.dir = &image_dir,
+	.help = "a disk that sandboxes start from; `sbx image` makes and removes them",
+};
+
+static void image_free(struct object *obj)
+{
+	list_del(&obj->siblings);
+	free(obj);
+}
+
+/* Images come and go on disk. An object is made at the first look and kept: there are few. */
+static struct object *image_object(struct fs *fs, const char *name)
+{
+	struct object *obj;
+
+	list_for_each (obj, &fs->images, siblings)
+		if (!strcmp(obj->name, name))
+			return obj;
+	obj = calloc(1, sizeof(*obj));
+	if (!obj)
+		return NULL;
+	object_init(obj, OBJECT_IMAGE, fs, name, &fs->root.owner, image_free);
+	list_add(&fs->images, &obj->siblings);
+	return obj;
+}
+
+static struct object *images_find(struct object *dir, const char *name, const struct entry **ret)
+{
+	struct image image;
+
+	if (!name_valid(name) || image_get(dir->fs->store, name, &image, NULL))
+		return NULL;
+	image_release(&image);
+	*ret = &image_entry;
+	return image_object(dir->fs, name);
+}
+
+struct image_listing {
+	struct fs *fs;
+	struct listing *listing;
+};
+
+static void list_image(void *arg, const char *name)
+{
+	const struct image_listing *il = arg;
+	struct object *obj = image_object(il->fs, name);
+
+	if (obj)
+		listing_add(il->listing, name, obj, &image_entry);
+}
+
+static void images_list(struct object *dir, struct listing *listing)
+{
+	struct image_listing il = { dir->fs, listing };
+
+	(void)image_list(dir->fs->store, list_image, &il);
+}
+
+static const struct entry no_entries[] = { { 0 } };
+
+static const struct dir_ops images_dir = {
+	.entries = no_entries,
+	.child = &image_entry,
+	.find = images_find,
+	.list = images_list,
+};
+
+/* ---- the root */
+
+static struct object *root_find(struct object *dir, const char *name, const struct entry **ret)
+{
+	struct sandbox *sb = sandbox_find(dir->fs, name);
+
+	*ret = &sandbox_entry;
+	return sb && sb->born ? &sb->obj : NULL;
+}
+
+static void root_list(struct object *dir, struct listing *listing)
+{
+	struct sandbox *sb;
+
+	list_for_each (sb, &dir->fs->sandboxes, link)
+		if (sb->born)
+			listing_add(listing, sb->obj.name, &sb->obj, &sandbox_entry);
+}
+
+static void root_mkdir(struct object *dir, const char *name, const struct owner *owner,
+		       struct request *request)
+{
+	struct sandbox *sb;
+	struct err err;
+
+	if (sandbox_new(dir->fs, name, owner, &sb, &err)) {
+		tree_refuse(request, dir, &err);
+		return;
+	}
+	sb->born = true;
+	tree_made(request, &sb->obj, &sandbox_entry, false);
+}
+
+static int root_rmdir(struct object *dir, const char *name, struct err *err)
+{
+	struct sandbox *sb = sandbox_find(dir->fs, name);
+
+	if (!sb || !sb->born)
+		return err_set(err, -ENOENT, "there is no sandbox %.64s", name);
+	sandbox_remove(sb);
+	return 0;
+}
+
+static int readme_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)obj;
+	(void)err;
+	readme(text);
+	return 0;
+}
+
+static const struct entry root_files[] = {
+	{ .name = "ctl",
+	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_FRESH,
+	  .show = ctl_text,
+	  .command = ctl_command,
+	  .verbs = verbs,
+	  .help = "verbs below; so does every ctl: one write is one command, and returns when it is done" },
+	{ .name = "README", .mode = S_IFREG | 0444, .show = readme_show, .help = "this text" },
+	{ .name = "status",
+	  .mode = S_IFREG | 0444,
+	  .flags = ENTRY_COSTLY,
+	  .show = root_status,
+	  .help = "the engine and why, version, counts, memory" },
+	{ .name = "error",
+	  .mode = S_IFREG | 0444,
+	  .show = error_show,
+	  .help = "why the last command, mkdir or rmdir here failed; so does every error" },
+	{ .name = "images", .mode = S_IFDIR | 0755, .dir = &images_dir, .help = "what disks are made of" },
+	{ .name = "snapshots",
+	  .mode = S_IFDIR | 0755,
+	  .dir = &snapshots_dir,
+	  .help = "named snapshots; mv one here to save it, rmdir deletes it from disk" },
+	{ 0 },
+};
+
+static const struct dir_ops root_dir = {
+	.entries = root_files,
+	.child = &sandbox_entry,
+	.find = root_find,
+	.list = root_list,
+	.mkdir = root_mkdir,
+	.rmdir = root_rmdir,
+};
+
+const struct entry root_entry = { .name = "", .mode = S_IFDIR, .dir = &root_dir };

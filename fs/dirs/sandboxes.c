@@ -1,0 +1,561 @@
+/* SPDX-License-Identifier: MIT */
+/* sandboxes.c - the directory of a sandbox: its files, settings and verbs */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/dirs/info.h"
+#include "fs/fork/fork.h"
+#include "fs/fork/rollback.h"
+#include "fs/guest/guest_names.h"
+#include "fs/sandbox/capture.h"
+#include "fs/sandbox/job.h"
+#include "fs/sandbox/machine.h"
+#include "fs/snapshot/snapshot.h"
+
+static const struct err ok;
+
+/* ---- verbs */
+
+/* A verb whose whole work is one step of the machine. */
+struct power {
+	struct sandbox *sb;
+	struct call *call;
+};
+
+static void power_end(void *arg, const struct err *err)
+{
+	struct power *power = arg;
+
+	call_done(power->call, err);
+	free(power);
+}
+
+/* The step is done: so is the task. */
+static void power_step(void *arg, const struct err *err)
+{
+	task_end(((struct power *)arg)->sb, err);
+}
+
+/* NULL: it cannot begin, and the call is ended. */
+static struct power *power_begin(struct object *obj, const char *verb, struct call *call)
+{
+	struct power *power = malloc(sizeof(*power));
+	struct err err;
+
+	if (!power) {
+		err_sys(&err, -ENOMEM, "%s", verb);
+		call_done(call, &err);
+		return NULL;
+	}
+	*power = (struct power){ sandbox_of(obj), call };
+	if (task_begin(power->sb, verb, power_end, power, &err)) {
+		call_done(call, &err);
+		free(power);
+		return NULL;
+	}
+	return power;
+}
+
+static void verb_start(struct object *obj, const struct command *command, struct call *call)
+{
+	struct power *power = power_begin(obj, "start", call);
+	struct err err;
+
+	(void)command;
+	if (power && (machine_check_start(&power->sb->machine, &err) ||
+		      machine_boot(power->sb, power_step, power, &err)))
+		task_end(power->sb, &err);
+}
+
+static void verb_stop(struct object *obj, const struct command *command, struct call *call)
+{
+	struct power *power = power_begin(obj, "stop", call);
+
+	(void)command;
+	if (power)
+		machine_stop(power->sb, power_step, power);
+}
+
+static void verb_kill(struct object *obj, const struct command *command, struct call *call)
+{
+	struct sandbox *sb = sandbox_of(obj);
+	struct err err;
+
+	(void)command;
+	machine_drop(sb);
+	sandbox_set_state(sb, SANDBOX_STOPPED);
+	err_set(&err, -EHOSTDOWN, "%s: %s was killed", sb->task.verb ? sb->task.verb : "", obj->name);
+	task_end(sb, &err);
+	call_done(call, &ok);
+}
+
+static void on_paused(void *arg, const struct err *err)
+{
+	struct power *power = arg;
+
+	if (!err->code)
+		sandbox_set_state(power->sb, SANDBOX_PAUSED);
+	power_step(arg, err);
+}
+
+static void verb_pause(struct object *obj, const struct command *command, struct call *call)
+{
+	struct power *power = power_begin(obj, "pause", call);
+
+	(void)command;
+	if (power)
+		machine_pause(power->sb, on_paused, power);
+}
+
+static void verb_resume(struct object *obj, const struct command *command, struct call *call)
+{
+	struct power *power = power_begin(obj, "resume", call);
+
+	(void)command;
+	if (power)
+		machine_resume(power->sb, true, power_step, power);
+}
+
+/* ---- snapshot and checkpoint */
+
+struct shot {
+	struct sandbox *sb; /* a reference */
+	struct call *call;
+	struct snapshot *snap;
+	struct worker *worker;         /* the save under way */
+	char name[STORE_NAME_MAX + 1]; /* "": unnamed */
+};
+
+static void shot_end(struct shot *shot, const struct err *err)
+{
+	call_done(shot->call, err);
+	object_unref(&shot->sb->obj);
+	free(shot);
+}
+
+static void on_saved(void *arg, const struct err *err)
+{
+	struct shot *shot = arg;
+
+	if (err->code && !shot->snap->obj.gone)
+		snapshot_drop(shot->snap); /* it was to have this name or none */
+	shot_end(shot, err);
+}
+
+/* The caller was interrupted: give the save up. */
+static void shot_cancel(void *arg)
+{
+	worker_cancel(((struct shot *)arg)->worker);
+}
+
+static void on_captured(void *arg, const struct err *err, struct template *template)
+{
+	struct shot *shot = arg;
+	struct err failed = *err;
+
+	if (failed.code || snapshot_new(shot->sb, template, &shot->snap, &failed)) {
+		shot_end(shot, &failed);
+		return;
+	}
+	if (!*shot->name) {
+		snapshot_keep(shot->snap);
+		shot_end(shot, &failed);
+		return;
+	}
+	if (snapshot_save(shot->snap, shot->name, on_saved, shot, &shot->worker, &failed)) {
+		snapshot_drop(shot->snap);
+		shot_end(shot, &failed);
+		return;
+	}
+	shot->call->cancel = shot_cancel;
+	shot->call->arg = shot;
+}
+
+static void shoot(struct object *obj, const struct command *command, struct call *call, bool go_on)
+{
+	struct shot *shot = calloc(1, sizeof(*shot));
+	struct err err = { 0 };
+
+	if (!shot) {
+		err_sys(&err, -ENOMEM, "%s", command->word[0]);
+	} else if (command->n < 2 || !snapshot_name_check(obj->fs, command->word[1], &err)) {
+		if (command->n > 1)
+			snprintf(shot->name, sizeof(shot->name), "%s", command->word[1]);
+		shot->sb = sandbox_of(object_ref(obj));
+		shot->call = call;
+		if (!capture(shot->sb, go_on ? "checkpoint" : "snapshot",
+			     CAPTURE_SYNC | (go_on ? CAPTURE_GO_ON : 0), on_captured, shot, &err))
+			return;
+		object_unref(obj);
+	}
+	free(shot);
+	call_done(call, &err);
+}
+
+static void verb_snapshot(struct object *obj, const struct command *command, struct call *call)
+{
+	shoot(obj, command, call, false);
+}
+
+static void verb_checkpoint(struct object *obj, const struct command *command, struct call *call)
+{
+	shoot(obj, command, call, true);
+}
+
+#define IN(state) (1u << SANDBOX_##state)
+enum {
+	UP = IN(RUNNING) | IN(PAUSED),
+	DOWN = IN(CREATED) | IN(STOPPED) | IN(CRASHED),
+};
+
+static const struct verb verbs[] = {
+	{ "start", "", "boot it; returns when it answers commands", 0, 0, DOWN, IN(RUNNING), verb_start },
+	{ "stop", "", "ask the guest to power off, kill it if it does not", 0, 0, UP, DOWN, verb_stop },
+	{ "kill", "", "end it at once", 0, 0, UP | DOWN, 0, verb_kill },
+	{ "pause", "", "stand still", 0, 0, IN(RUNNING), IN(PAUSED), verb_pause },
+	{ "resume", "", "go on exactly where it was paused", 0, 0, IN(PAUSED), IN(RUNNING), verb_resume },
+	{ "snapshot", "[NAME]", "capture all of it; stays paused. With a name: saved when this returns", 0, 1,
+	  UP, 0, verb_snapshot },
+	{ "checkpoint", "[NAME]", "a snapshot that goes on running", 0, 1, UP, 0, verb_checkpoint },
+	{ "rollback", "SNAPSHOT", "put an earlier state back; the present one is kept as a snapshot", 1, 1,
+	  UP, 0, rollback_verb },
+	{ "fork", "W [k=v ...]", "make sandbox W, a running copy; or N PREFIX [k=v ...]: N of them", 1,
+	  CTL_WORDS, UP | DOWN, 0, fork_verb },
+	{ 0 },
+};
+
+static int ctl_text(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	ctl_show(verbs, sandbox_of(obj)->state, text);
+	return 0;
+}
+
+static void ctl_command(struct object *obj, const char *text, struct request *request)
+{
+	const struct sandbox *sb = sandbox_of(obj);
+
+	ctl_write(verbs, sb->state, sandbox_state_name(sb->state), obj, text, request);
+}
+
+/* ---- state and settings */
+
+static int state_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%s\n", sandbox_state_name(sandbox_of(obj)->state));
+	return 0;
+}
+
+/* Settings of the hardware hold from one start to the next; a machine that runs has those it began with. */
+static bool has_machine(const struct sandbox *sb)
+{
+	return sb->vm || sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED;
+}
+
+static int image_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%s\n", sandbox_of(obj)->image);
+	return 0;
+}
+
+static int image_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	struct sandbox *sb = sandbox_of(obj);
+
+	(void)n;
+	return sandbox_set_image(sb, text, err);
+}
+
+/* memory_max and cpus_max. */
+static int maximum_store(struct object *obj, const char *key, const char *text, struct err *err)
+{
+	struct sandbox *sb = sandbox_of(obj);
+	struct machine machine = sb->machine;
+	int rc;
+
+	if (has_machine(sb) || sb->state != SANDBOX_CREATED)
+		return err_set(err, -EBUSY, "%s is fixed once the sandbox was started", key);
+	rc = machine_set(&machine, key, text, err);
+	if (!rc)
+		rc = machine_check(&machine, err);
+	if (!rc)
+		sb->machine = machine;
+	return rc;
+}
+
+/* memory and cpus, which a running guest is given at once. */
+static void setting_write(struct object *obj, const char *key, const char *text, struct request *request)
+{
+	struct sandbox *sb = sandbox_of(obj);
+	struct machine machine = sb->machine;
+	struct call *call = call_new(obj, request);
+	struct power *power;
+	struct command command;
+	struct err err = { 0 };
+
+	if (!call)
+		return;
+	if (!command_parse(text, request->size, &command, &err) && command.n != 1)
+		err_set(&err, -EINVAL, "%s: one value is expected", key);
+	if (!err.code && !machine_set(&machine, key, command.word[0], &err))
+		machine_check(&machine, &err);
+	if (!err.code && has_machine(sb) && sb->state != SANDBOX_RUNNING)
+		err_set(&err, -EAGAIN, "%s: %s is paused; resume it first", key, obj->name);
+	if (err.code || !has_machine(sb)) {
+		if (!err.code)
+			sb->machine = machine;
+		call_done(call, &err);
+		return;
+	}
+	power = power_begin(obj, key, call);
+	if (power)
+		machine_resize(sb, &machine, power_step, power);
+}
+
+static int memory_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%" PRIu64 "\n", sandbox_of(obj)->machine.memory);
+	return 0;
+}
+
+static void memory_write(struct object *obj, const char *text, struct request *request)
+{
+	setting_write(obj, "memory", text, request);
+}
+
+static int memory_max_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%" PRIu64 "\n", sandbox_of(obj)->machine.memory_max);
+	return 0;
+}
+
+static int memory_max_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	(void)n;
+	return maximum_store(obj, "memory_max", text, err);
+}
+
+static int cpus_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%u\n", sandbox_of(obj)->machine.cpus);
+	return 0;
+}
+
+static void cpus_write(struct object *obj, const char *text, struct request *request)
+{
+	setting_write(obj, "cpus", text, request);
+}
+
+static int cpus_max_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%u\n", sandbox_of(obj)->machine.cpus_max);
+	return 0;
+}
+
+static int cpus_max_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	(void)n;
+	return maximum_store(obj, "cpus_max", text, err);
+}
+
+static int env_show(struct object *obj, struct buf *text, struct err *err)
+{
+	const struct sandbox *sb = sandbox_of(obj);
+
+	(void)err;
+	buf_add(text, buf_bytes(&sb->env), sb->env.len);
+	return 0;
+}
+
+static int env_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	struct sandbox *sb = sandbox_of(obj);
+	struct buf env = { 0 };
+	int rc = env_check(text, n, err);
+
+	if (rc)
+		return rc;
+	env_merge(&env, text, n);
+	if (env.failed) {
+		buf_release(&env);
+		return err_sys(err, -ENOMEM, "env");
+	}
+	buf_release(&sb->env);
+	sb->env = env;
+	return 0;
+}
+
+/* ---- fs/ */
+
+static int files_usable(struct object *obj)
+{
+	return sandbox_usable(sandbox_of(obj), NULL);
+}
+
+static struct agent *files_agent(const struct object *obj)
+{
+	return sandbox_of(obj)->agent;
+}
+
+static uint64_t files_epoch(const struct object *obj)
+{
+	return sandbox_of(obj)->epoch;
+}
+
+static struct node *files_mount(struct object *obj, const struct entry *entry)
+{
+	static const struct guest_ops ops = {
+		.usable = files_usable, .agent = files_agent, .epoch = files_epoch, .lost = -EHOSTDOWN
+	};
+	struct sandbox *sb = sandbox_of(obj);
+
+	sb->files.obj = obj;
+	sb->files.ops = &ops;
+	return guestfs_root(&sb->files, entry);
+}
+
+/* ---- the directory */
+
+static const struct entry files[] = {
+	{ .name = "ctl",
+	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_FRESH,
+	  .show = ctl_text,
+	  .command = ctl_command,
+	  .verbs = verbs,
+	  .help = "verbs below; reading lists those that fit now" },
+	{ .name = "error",
+	  .mode = S_IFREG | 0444,
+	  .show = error_show,
+	  .help = "why the last command here failed; empty if it did not" },
+	{ .name = "state",
+	  .mode = S_IFREG | 0444,
+	  .flags = ENTRY_POLL,
+	  .show = state_show,
+	  .help = "created | running | paused | stopped | crashed; poll wakes when it changes" },
+	{ .name = "info",
+	  .mode = S_IFREG | 0444,
+	  .show = sandbox_info,
+	  .help = "name, engine, image, parent, created, boot_us or fork_us, generation, pid of its VMM" },
+	{ .name = "image",
+	  .mode = S_IFREG | 0644,
+	  .show = image_show,
+	  .store = image_store,
+	  .help = "what its disk is made of; before the start only" },
+	{ .name = "memory",
+	  .mode = S_IFREG | 0644,
+	  .show = memory_show,
+	  .command = memory_write,
+	  .help = "bytes; K, M and G are understood" },
+	{ .name = "cpus",
+	  .mode = S_IFREG | 0644,
+	  .show = cpus_show,
+	  .command = cpus_write,
+	  .help = "how many" },
+	{ .name = "memory_max",
+	  .mode = S_IFREG | 0644,
+	  .show = memory_max_show,
+	  .store = memory_max_store,
+	  .help = "what memory can be set to; before the start only" },
+	{ .name = "cpus_max",
+	  .mode = S_IFREG | 0644,
+	  .show = cpus_max_show,
+	  .store = cpus_max_store,
+	  .help = "likewise for cpus" },
+	{ .name = "env",
+	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_APPEND,
+	  .show = env_show,
+	  .store = env_store,
+	  .help = "K=V lines for commands run from now on" },
+	{ .name = "console",
+	  .mode = S_IFREG | 0444,
+	  .stream = &console_ops,
+	  .help = "the serial console; tail -f works" },
+	{ .name = "stats",
+	  .mode = S_IFREG | 0444,
+	  .flags = ENTRY_COSTLY,
+	  .show = sandbox_stats,
+	  .help = "cpu_us, resident, private and shared memory, disk bytes" },
+	{ .name = "run",
+	  .mode = S_IFREG | 0600,
+	  .flags = ENTRY_FRESH,
+	  .stream = &run_ops,
+	  .help = "open read-write, write one command line, read its output to the end" },
+	{ .name = "exec",
+	  .mode = S_IFDIR | 0755,
+	  .dir = &exec_dir,
+	  .help = "commands; mktemp -d exec/XXXX works" },
+	{ .name = "fs", .mode = S_IFDIR | 0755, .mount = files_mount, .help = "the guest's files" },
+	{ .name = "snapshots",
+	  .mode = S_IFDIR | 0755,
+	  .dir = &vm_snapshots_dir,
+	  .help = "unnamed snapshots, which live as long as the sandbox, and the link latest" },
+	{ .name = "forks",
+	  .mode = S_IFDIR | 0755,
+	  .dir = &forks_dir,
+	  .help = "mkdir forks the sandbox as it is now; lists the living ones as links" },
+	{ 0 },
+};
+
+static const struct dir_ops sandbox_dir = { .entries = files };
+
+const struct entry sandbox_entry = {
+	.name = "VM",
+	.mode = S_IFDIR,
+	.dir = &sandbox_dir,
+	.help = "a sandbox; mkdir makes it (configure, then start), rmdir kills and removes it"
+};
+
+/* ---- forks/, of a sandbox or a snapshot */
+
+static void fork_target(struct object *obj, struct buf *text)
+{
+	const struct sandbox *sb = sandbox_of(obj);
+
+	buf_printf(text, "%s%s", sb->origin ? sb->origin->to_root : "../", obj->name);
+}
+
+const struct entry fork_link_entry = {
+	.name = "W", .mode = S_IFLNK | 0777, .target = fork_target, .help = "a link to the sandbox /W"
+};
+
+static struct object *forks_find(struct object *dir, const char *name, const struct entry **ret)
+{
+	struct sandbox *sb;
+
+	list_for_each (sb, &dir->forks, fork_link)
+		if (!strcmp(sb->obj.name, name)) {
+			*ret = &fork_link_entry;
+			return &sb->obj;
+		}
+	return NULL;
+}
+
+static void forks_list(struct object *dir, struct listing *listing)
+{
+	struct sandbox *sb;
+
+	list_for_each (sb, &dir->forks, fork_link)
+		listing_add(listing, sb->obj.name, &sb->obj, &fork_link_entry);
+}
+
+static const struct entry no_entries[] = { { 0 } };
+
+const struct dir_ops forks_dir = {
+	.entries = no_entries,
+	.child = &fork_link_entry,
+	.find = forks_find,
+	.list = forks_list,
+	.mkdir = fork_mkdir,
+};

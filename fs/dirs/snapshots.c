@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: MIT */
+/* snapshots.c - the directories of snapshots: /sbx/snapshots and /sbx/VM/snapshots */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/dirs/info.h"
+#include "fs/fork/fork.h"
+#include "fs/snapshot/archive.h"
+#include "fs/snapshot/files.h"
+#include "fs/snapshot/lineage.h"
+#include "fs/snapshot/work.h"
+
+/* ---- the directory of one */
+
+static void on_verify_cancel(void *arg)
+{
+	worker_cancel(arg);
+}
+
+static void verb_verify(struct object *obj, const struct command *command, struct call *call)
+{
+	struct worker *worker;
+	struct err err = { 0 };
+
+	(void)command;
+	if (snapshot_verify(snapshot_of(obj), call_done, call, &worker, &err)) {
+		call_done(call, &err);
+		return;
+	}
+	call->cancel = on_verify_cancel;
+	call->arg = worker;
+}
+
+enum { UNNAMED, NAMED }; /* the states of its verbs */
+
+static const struct verb verbs[] = {
+	{ "fork", "W [k=v ...]", "make sandbox W of it; or N PREFIX [k=v ...]: N of them", 1, CTL_WORDS,
+	  1u << UNNAMED | 1u << NAMED, 0, fork_verb },
+	{ "verify", "", "check every stored block; only what is named is stored", 0, 0, 1u << NAMED, 0,
+	  verb_verify },
+	{ 0 },
+};
+
+static unsigned verb_state(const struct object *obj)
+{
+	return snapshot_of(obj)->named ? NAMED : UNNAMED;
+}
+
+static int ctl_text(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	ctl_show(verbs, verb_state(obj), text);
+	return 0;
+}
+
+static void ctl_command(struct object *obj, const char *text, struct request *request)
+{
+	ctl_write(verbs, verb_state(obj), verb_state(obj) == NAMED ? "named" : "unnamed", obj, text, request);
+}
+
+static int status_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	snapshot_status(snapshot_of(obj), text);
+	buf_printf(text, "\n");
+	return 0;
+}
+
+static const struct entry files[] = {
+	{ .name = "ctl",
+	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_FRESH,
+	  .show = ctl_text,
+	  .command = ctl_command,
+	  .verbs = verbs,
+	  .help = "verbs below" },
+	{ .name = "error",
+	  .mode = S_IFREG | 0444,
+	  .show = error_show,
+	  .help = "why the last command or fork failed" },
+	{ .name = "info",
+	  .mode = S_IFREG | 0444,
+	  .flags = ENTRY_POLL,
+	  .show = snapshot_info,
+	  .help = "source, parent, created, engine, memory, cpus, pause_us, sizes, status" },
+	{ .name = "status",
+	  .mode = S_IFREG | 0444,
+	  .flags = ENTRY_POLL,
+	  .show = status_show,
+	  .help = "ready | saving N% | loading N% | verifying N% | importing N% | empty | damaged; poll "
+		  "works" },
+	{ .name = "forks",
+	  .mode = S_IFDIR | 0755,
+	  .dir = &forks_dir,
+	  .help = "mkdir W makes sandbox /W; lists the living ones as links" },
+	{ .name = "fs",
+	  .mode = S_IFDIR | 0555,
+	  .mount = snapfs_mount,
+	  .help = "its files, read-only, without booting it: what had reached its disk" },
+	{ .name = "archive",
+	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_FRESH,
+	  .stream = &archive_ops,
+	  .help = "all of it in one file, to read; to write, in an empty one: closing it ends the import" },
+	{ .name = "archive.since",
+	  .mode = S_IFDIR | 0755,
+	  .dir = &archive_since_dir,
+	  .help = "the same without what another named snapshot has" },
+	{ .name = "children",
+	  .mode = S_IFDIR | 0755,
+	  .dir = &children_dir,
+	  .help = "named snapshots that were taken after it" },
+	{ 0 },
+};
+
+/* `parent` is there only where there is one. */
+static struct object *snapshot_dir_find(struct object *dir, const char *name, const struct entry **ret)
+{
+	*ret = &parent_entry;
+	return !strcmp(name, parent_entry.name) && has_parent(snapshot_of(dir)) ? dir : NULL;
+}
+
+static void snapshot_dir_list(struct object *dir, struct listing *listing)
+{
+	if (has_parent(snapshot_of(dir)))
+		listing_add(listing, parent_entry.name, dir, &parent_entry);
+}
+
+static const struct dir_ops snapshot_dir = {
+	.entries = files,
+	.child = &parent_entry,
+	.find = snapshot_dir_find,
+	.list = snapshot_dir_list,
+};
+
+static const struct entry named_entry = { .name = "NAME",
+					  .mode = S_IFDIR,
+					  .dir = &snapshot_dir,
+					  .help = "a named snapshot, in the store: survives the sandbox and "
+						  "the daemon; mkdir makes an empty one" };
+
+static const struct entry unnamed_entry = {
+	.name = "N",
+	.mode = S_IFDIR,
+	.dir = &snapshot_dir,
+	.help = "an unnamed snapshot; mv it to /snapshots/NAME to save it"
+};
+
+/* ---- mv: saving and renaming */
+
+struct saving {
+	struct object *dir; /* a reference: whose `error` takes a failure */
+	struct request *request;
+	struct worker *worker;
+};
+
+static void on_saved(void *arg, const struct err *err)
+{
+	struct saving *saving = arg;
+
+	if (saving->request && err->code)
+		tree_refuse(saving->request, saving->dir, err);
+	else if (saving->request)
+		request_err(saving->request, 0);
+	object_unref(saving->dir);
+	free(saving);
+}
+
+static void on_interrupt(void *arg)
+{
+	struct saving *saving = arg;
+
+	saving->request = NULL;
+	worker_cancel(saving->worker);
+}
+
+/* Only /sbx/snapshots takes snapshots. */
+static bool is_named_dir(const struct entry *to)
+{
+	return to->dir == &snapshots_dir;
+}
+
+static void refuse(struct request *request, struct object *dir, int code, const char *why)
+{
+	struct err err;
+
+	err_set(&err, code, "%s", why);
+	tree_refuse(request, dir, &err);
+}
+
+static void save_by_rename(struct object *dir, const char *name, struct object *to_dir,
+			   const struct entry *to, const char *to_name, struct request *request)
+{
+	struct snapshot *snap = snapshot_find(&sandbox_of(dir)->snapshots, name);
+	struct saving *saving;
+	struct err err;
+
+	if (!is_named_dir(to)) {
+		refuse(request, dir, -EPERM, "a snapshot can only be moved to a name in /snapshots");
+		return;
+	}
+	if (!snap) {
+		refuse(request, dir, -ENOENT, "there is no such snapshot");
+		return;
+	}
+	saving = calloc(1, sizeof(*saving));
+	if (!saving) {
+		request_err(request, -ENOMEM);
+		return;
+	}
+	saving->dir = object_ref(dir);
+	saving->request = request;
+	if (snapshot_save(snap, to_name, on_saved, saving, &saving->worker, &err)) {
+		object_unref(saving->dir);
+		free(saving);
+		tree_refuse(request, to_dir, &err);
+		return;
+	}
+	request->cancel = on_interrupt;
+	request->arg = saving;
+}
+
+static void rename_named(struct object *dir, const char *name, struct object *to_dir, const struct entry *to,
+			 const char *to_name, struct request *request)
+{
+	struct fs *fs = dir->fs;
+	struct snapshot *snap = snapshot_find(&fs->snapshots, name);
+	struct err err = { 0 };
+
+	(void)to_dir;
+	if (!is_named_dir(to)) {
+		refuse(request, dir, -EPERM, "a snapshot can only be moved to a name in /snapshots");
+		return;
+	}
+	if (!snap) {
+		refuse(request, dir, -ENOENT, "there is no such snapshot");
+		return;
+	}
+	if (worker_busy(snap))
+		err_set(&err, -EBUSY, "snapshot %s is in use: it is %s", name,
+			worker_busy(snap)->kind->doing);
+	if (err.code || snapshot_name_check(fs, to_name, &err) ||
+	    (snap->stored && snapshot_rename(fs->store, name, to_name, &err))) {
+		tree_refuse(request, dir, &err);
+		return;
+	}
+	snapshot_name_moved(fs, name, to_name);
+	snprintf(snap->obj.name, sizeof(snap->obj.name), "%s", to_name);
+	object_changed(&snap->obj);
+	request_err(request, 0);
+}
+
+/* ---- /sbx/snapshots */
+
+static struct object *named_find(struct object *dir, const char *name, const struct entry **ret)
+{
+	struct snapshot *snap = snapshot_find(&dir->fs->snapshots, name);
+
+	*ret = &named_entry;
+	return snap ? &snap->obj : NULL;
+}
+
+static void named_list(struct object *dir, struct listing *listing)
+{
+	struct snapshot *snap;
+
+	list_for_each (snap, &dir->fs->snapshots, link)
+		listing_add(listing, snap->obj.name, &snap->obj, &named_entry);
+}
+
+static int named_rmdir(struct object *dir, const char *name, struct err *err)
+{
+	struct snapshot *snap = snapshot_find(&dir->fs->snapshots, name);
+	int rc;
+
+	if (!snap)
+		return err_set(err, -ENOENT, "there is no snapshot %.64s", name);
+	rc = snap->stored ? snapshot_remove(dir->fs->store, name, err) : 0;
+	if (rc)
+		return rc;
+	snapshot_name_moved(dir->fs, name, "");
+	snapshot_drop(snap);
+	return 0;
+}
+
+/* A place for an archive. */
+static void named_mkdir(struct object *dir, const char *name, const struct owner *owner,
+			struct request *request)
+{
+	struct snapshot *snap;
+	struct err err;
+
+	if (snapshot_new_empty(dir->fs, name, owner, &snap, &err))
+		tree_refuse(request, dir, &err);
+	else
+		tree_made(request, &snap->obj, &named_entry, false);
+}
+
+static const struct entry no_entries[] = { { 0 } };
+
+const struct dir_ops snapshots_dir = {
+	.entries = no_entries,
+	.child = &named_entry,
+	.find = named_find,
+	.list = named_list,
+	.mkdir = named_mkdir,
+	.rmdir = named_rmdir,
+	.rename = rename_named,
+};
+
+/* ---- /sbx/VM/snapshots */
+
+static void latest_target(struct object *obj, struct buf *text)
+{
+	buf_printf(text, "%s", obj->name);
+}
+
+static const struct entry latest_entry = { .name = "latest",
+					   .mode = S_IFLNK | 0777,
+					   .target = latest_target };
+
+static struct snapshot *latest(const struct sandbox *sb)
+{
+	return list_empty(&sb->snapshots) ? NULL : list_entry(sb->snapshots.prev, struct snapshot, link);
+}
+
+static struct object *unnamed_find(struct object *dir, const char *name, const struct entry **ret)
+{
+	struct sandbox *sb = sandbox_of(dir);
+	const bool link = !strcmp(name, latest_entry.name);
+	struct snapshot *snap = link ? latest(sb) : snapshot_find(&sb->snapshots, name);
+
+	*ret = link ? &latest_entry : &unnamed_entry;
+	return snap ? &snap->obj : NULL;
+}
+
+static void unnamed_list(struct object *dir, struct listing *listing)
+{
+	struct sandbox *sb = sandbox_of(dir);
+	struct snapshot *snap;
+
+	list_for_each (snap, &sb->snapshots, link)
+		listing_add(listing, snap->obj.name, &snap->obj, &unnamed_entry);
+	if (latest(sb))
+		listing_add(listing, latest_entry.name, &latest(sb)->obj, &latest_entry);
+}
+
+static int unnamed_rmdir(struct object *dir, const char *name, struct err *err)
+{
+	struct snapshot *snap = snapshot_find(&sandbox_of(dir)->snapshots, name);
+
+	if (!snap)
+		return err_set(err, -ENOENT, "there is no snapshot %.64s", name);
+	snapshot_drop(snap);
+	return 0;
+}
+
+const struct dir_ops vm_snapshots_dir = {
+	.entries = no_entries,
+	.child = &unnamed_entry,
+	.find = unnamed_find,
+	.list = unnamed_list,
+	.rmdir = unnamed_rmdir,
+	.rename = save_by_rename,
+};

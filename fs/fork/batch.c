@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * batch.c - many forks of one origin
+ *
+ * The source is found once. A few children are made at a time: more would only share the same CPUs, and all
+ * be late. A child that fails has its line in `error`, and the batch the errno of the first.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "fs/fork/fork.h"
+
+enum { AT_ONCE = 4 };
+
+struct batch {
+	struct call *call;
+	struct object *origin; /* a reference */
+	struct source *source;
+	struct owner owner;
+	struct overrides overrides;
+	char prefix[STORE_NAME_MAX + 1];
+	unsigned n, next, active;
+	int code; /* of the first that failed */
+	struct buf lines;
+	bool filling;
+};
+
+static void fill(struct batch *batch);
+
+static void batch_end(struct batch *batch)
+{
+	struct call *call = batch->call;
+	struct object *origin = batch->origin;
+	struct err err = { .code = batch->code };
+
+	object_ref(origin);
+	call_done(call, &err);
+	/* call_done wrote one sentence; here each child has its own. */
+	if (!origin->gone && err.code) {
+		buf_clear(&origin->error);
+		buf_add(&origin->error, buf_bytes(&batch->lines), batch->lines.len);
+	}
+	object_unref(origin);
+	source_unref(batch->source);
+	object_unref(batch->origin);
+	overrides_release(&batch->overrides);
+	buf_release(&batch->lines);
+	free(batch);
+}
+
+static void note(struct batch *batch, const char *name, const struct err *err)
+{
+	if (!batch->code)
+		batch->code = err->code;
+	buf_printf(&batch->lines, "%s: %s\n", name, err->text);
+}
+
+/* arg of a child's callback: which of the batch it is */
+struct child {
+	struct batch *batch;
+	char name[STORE_NAME_MAX + 16];
+};
+
+static void on_child(void *arg, const struct err *err, struct sandbox *sb)
+{
+	struct child *child = arg;
+	struct batch *batch = child->batch;
+
+	(void)sb;
+	if (err->code)
+		note(batch, child->name, err);
+	batch->active--;
+	free(child);
+	fill(batch);
+}
+
+static void start_child(struct batch *batch, unsigned number)
+{
+	struct child *child = calloc(1, sizeof(*child));
+	struct err err = { 0 };
+	struct fork *fork;
+
+	if (!child) {
+		err_sys(&err, -ENOMEM, "cannot fork");
+		note(batch, batch->prefix, &err);
+		return;
+	}
+	child->batch = batch;
+	snprintf(child->name, sizeof(child->name), "%s%u", batch->prefix, number);
+	if (fork_new(batch->origin, child->name, &batch->owner, &batch->overrides, on_child, child, &fork,
+		     &err)) {
+		note(batch, child->name, &err);
+		free(child);
+		return;
+	}
+	batch->active++;
+	fork_run(fork, batch->source);
+}
+
+static void fill(struct batch *batch)
+{
+	if (batch->filling)
+		return;
+	batch->filling = true;
+	while (batch->next <= batch->n && batch->active < AT_ONCE)
+		start_child(batch, batch->next++);
+	batch->filling = false;
+	if (batch->next > batch->n && !batch->active)
+		batch_end(batch);
+}
+
+static void on_source(void *arg, const struct err *err, struct source *source)
+{
+	struct batch *batch = arg;
+
+	batch->source = source;
+	if (err->code) {
+		batch->code = err->code;
+		buf_printf(&batch->lines, "%s\n", err->text);
+		batch_end(batch);
+		return;
+	}
+	fill(batch);
+}
+
+void fork_batch(struct object *origin, unsigned n, const char *prefix, const struct overrides *overrides,
+		struct call *call)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(call->request->req);
+	struct batch *batch = calloc(1, sizeof(*batch));
+	struct err err;
+
+	if (!batch) {
+		err_sys(&err, -ENOMEM, "fork");
+		call_done(call, &err);
+		return;
+	}
+	batch->call = call;
+	batch->origin = object_ref(origin);
+	batch->owner = (struct owner){ ctx->uid, ctx->gid, 0755 };
+	batch->overrides.machine = overrides->machine;
+	buf_add(&batch->overrides.env, buf_bytes(&overrides->env), overrides->env.len);
+	snprintf(batch->prefix, sizeof(batch->prefix), "%s", prefix);
+	batch->n = n;
+	batch->next = 1;
+	source_get(origin, on_source, batch);
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * rollback.c - put an earlier state of a sandbox back under the same name
+ *
+ * The earlier state is found first, which may mean loading it. Then the sandbox is captured, and the capture
+ * kept as an unnamed snapshot: what is replaced is not lost. Only then does its machine end, and a fork of
+ * the earlier state takes its place. Should that fork fail, the sandbox goes on as a fork of what was just
+ * captured.
+ */
+#include "fs/fork/rollback.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/fork/fork.h"
+#include "fs/sandbox/capture.h"
+#include "fs/sandbox/job.h"
+#include "fs/sandbox/machine.h"
+#include "fs/snapshot/snapshot.h"
+
+struct rollback {
+	struct sandbox *sb; /* a reference */
+	struct call *call;
+	struct source *target;
+	struct source *replaced; /* the state before, to go back to */
+	struct err err;          /* why the target could not be brought up */
+};
+
+static void rollback_end(void *arg, const struct err *err)
+{
+	struct rollback *r = arg;
+
+	r->sb->obj.fs->forking--;
+	call_done(r->call, err);
+	source_unref(r->target);
+	source_unref(r->replaced);
+	object_unref(&r->sb->obj);
+	free(r);
+}
+
+static void on_restored(void *arg, const struct err *err)
+{
+	struct rollback *r = arg;
+	struct err failed = r->err;
+
+	/* Whether or not it is back where it was, the rollback itself failed. */
+	if (err->code)
+		err_set(&failed, r->err.code, "%.100s; nor did it come back as it was: %.100s", r->err.text,
+			err->text);
+	task_end(r->sb, &failed);
+}
+
+/* Take the machine, its disk and its jobs away, and start a fork of `source` instead. */
+static int replace(struct rollback *r, struct source *source, done_fn done, struct err *err)
+{
+	struct sandbox *sb = r->sb;
+	struct job *job;
+
+	machine_drop(sb);
+	while ((job = list_first(&sb->jobs, struct job, link))) {
+		job->obj.stale = true;
+		tree_attr_changed(&job->obj);
+		job_remove(job);
+	}
+	layer_unref(sb->disk);
+	sb->disk = NULL;
+	return source_machine(source, sb, NULL, done, r, err);
+}
+
+static void on_machine(void *arg, const struct err *err)
+{
+	struct rollback *r = arg;
+	struct err failed;
+
+	if (!err->code) {
+		task_end(r->sb, err);
+		return;
+	}
+	r->err = *err;
+	if (replace(r, r->replaced, on_restored, &failed))
+		task_end(r->sb, err);
+}
+
+static void on_replaced(void *arg, const struct err *err, struct source *replaced)
+{
+	struct rollback *r = arg;
+	struct err failed = *err;
+
+	r->replaced = replaced;
+	if (!failed.code && !task_begin(r->sb, "rollback", rollback_end, r, &failed)) {
+		if (replace(r, r->target, on_machine, &failed))
+			on_machine(r, &failed);
+		return;
+	}
+	rollback_end(r, &failed);
+}
+
+static void on_captured(void *arg, const struct err *err, struct template *template)
+{
+	struct rollback *r = arg;
+	struct snapshot *snap = NULL;
+	struct err failed = *err;
+
+	if (!failed.code && !snapshot_new(r->sb, template, &snap, &failed)) {
+		snapshot_keep(snap);
+		source_get(&snap->obj, on_replaced, r);
+		return;
+	}
+	rollback_end(r, &failed);
+}
+
+static void on_target(void *arg, const struct err *err, struct source *target)
+{
+	struct rollback *r = arg;
+	struct err failed = *err;
+
+	r->target = target;
+	if (failed.code || capture(r->sb, "rollback", CAPTURE_SYNC, on_captured, r, &failed))
+		rollback_end(r, &failed);
+}
+
+static struct snapshot *find_target(struct sandbox *sb, const char *name)
+{
+	struct snapshot *snap;
+
+	if (!strcmp(name, "latest") && !list_empty(&sb->snapshots))
+		return list_entry(sb->snapshots.prev, struct snapshot, link);
+	snap = snapshot_find(&sb->snapshots, name);
+	return snap ? snap : snapshot_find(&sb->obj.fs->snapshots, name);
+}
+
+void rollback_verb(struct object *obj, const struct command *command, struct call *call)
+{
+	struct sandbox *sb = sandbox_of(obj);
+	struct snapshot *target = find_target(sb, command->word[1]);
+	struct rollback *r = target ? calloc(1, sizeof(*r)) : NULL;
+	struct err err;
+
+	if (!r) {
+		if (target)
+			err_sys(&err, -ENOMEM, "rollback");
+		else
+			err_set(&err, -ENOENT, "rollback: neither %s nor the store has a snapshot %.80s",
+				obj->name, command->word[1]);
+		call_done(call, &err);
+		return;
+	}
+	r->sb = sandbox_of(object_ref(obj));
+	r->sb->obj.fs->forking++;
+	r->call = call;
+	source_get(&target->obj, on_target, r);
+}

@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * guest_io.c - fs/: contents of a guest's files and directories
+ *
+ * A read or write of the kernel's (up to 1 MiB) becomes several of the agent's, all under way at once: the
+ * answers are put together when the last has come.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/guest/guest_names.h"
+
+enum { CHUNKS_MAX = 1024 * 1024 / PROTO_DATA_MAX + 1, DIR_BYTES_MAX = 64 << 20 };
+
+/* ---- open and close */
+
+static struct guest_file *file_of(const struct fuse_file_info *fi)
+{
+	return (struct guest_file *)(uintptr_t)fi->fh;
+}
+
+/* 0, or why the guest cannot be asked: its machine may be another one than the file was opened on. */
+static int file_usable(const struct guest_file *file)
+{
+	int rc = guest_usable(file->node);
+
+	return !rc && file->epoch != guest_epoch(file->node) ? -ESTALE : rc;
+}
+
+static void close_handle(const struct guest_node *gn, uint64_t epoch, uint32_t handle)
+{
+	struct agent *agent = guest_agent(gn);
+	struct buf args = { 0 };
+
+	if (epoch != guest_epoch(gn) || !agent)
+		return; /* it went with its machine */
+	buf_put_u32(&args, handle);
+	(void)agent_fs(agent, FS_CLOSE, &args, GUEST_TIMEOUT_MS, NULL, NULL);
+	buf_release(&args);
+}
+
+static void file_free(struct guest_file *file)
+{
+	close_handle(file->node, file->epoch, file->handle);
+	list_del(&file->link);
+	list_del(&file->all);
+	guest_unref(file->node);
+	free(file);
+}
+
+void guestfs_close_all(struct fs *fs)
+{
+	struct guest_file *file;
+
+	while ((file = list_first(&fs->guest_files, struct guest_file, all)))
+		file_free(file);
+}
+
+static struct guest_file *file_new(struct guest_node *gn, uint32_t handle, struct fuse_file_info *fi)
+{
+	struct guest_file *file = calloc(1, sizeof(*file));
+
+	if (!file) {
+		close_handle(gn, guest_epoch(gn), handle);
+		return NULL;
+	}
+	file->node = guest_ref(gn);
+	file->epoch = guest_epoch(gn);
+	file->handle = handle;
+	list_add(&gn->files, &file->link);
+	list_add(&gn->guest->obj->fs->guest_files, &file->all);
+	fi->fh = (uintptr_t)file;
+	fi->direct_io = 1;
+	fi->noflush = 1;
+	return file;
+}
+
+static void done_open(struct guest_call *gc, int err, struct reader *results)
+{
+	struct guest_node *gn = gc->node;
+	struct fuse_entry_param param;
+	struct guest_file *file = NULL;
+	const uint32_t handle = err ? 0 : get_u32(results);
+
+	if (!err && results->bad)
+		err = -EIO;
+	else if (!err && !gc->request)
+		close_handle(gn, guest_epoch(gn), handle); /* nobody wants it any more */
+	else if (!err && gc->name)
+		err = guest_entry(gc, results, &param, &gn);
+	if (!gc->request) {
+		guest_call_free(gc);
+		return;
+	}
+	if (!err) {
+		file = file_new(gn, handle, &gc->fi);
+		if (!file)
+			err = -ENOMEM;
+		if (err && gc->name)
+			node_forget(&gn->node, 1);
+	}
+	if (err) {
+		request_err(gc->request, err);
+	} else if (gc->name) {
+		if (request_create(gc->request, &param, &gc->fi)) {
+			file_free(file);
+			node_forget(&gn->node, 1);
+		}
+	} else if (request_open(gc->request, &gc->fi)) {
+		file_free(file);
+	}
+	guest_call_free(gc);
+}
+
+void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct guest_node *gn = guest_node_of(req, ino);
+	struct guest_call *gc = guest_call_new(req, gn, NULL, done_open);
+	struct buf args = { 0 };
+	int rc;
+
+	if (!gc)
+		return;
+	gc->fi = *fi;
+	gc->opens = true;
+	rc = guest_put_path(&args, gn, NULL);
+	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND));
+	guest_call_send(gc, FS_OPEN, rc, &args);
+}
+
+void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct guest_node *dir = guest_node_of(req, parent);
+	struct guest_call *gc = guest_call_new(req, dir, name, done_open);
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	struct buf args = { 0 };
+	int rc;
+
+	if (!gc)
+		return;
+	gc->fi = *fi;
+	gc->opens = true;
+	rc = guest_put_path(&args, dir, name);
+	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND | O_EXCL));
+	buf_put_u32(&args, mode);
+	buf_put_u32(&args, dir->guest->obj->fs->root.owner.uid ? 0 : ctx->uid);
+	buf_put_u32(&args, dir->guest->obj->fs->root.owner.uid ? 0 : ctx->gid);
+	guest_call_send(gc, FS_CREATE, rc, &args);
+}
+
+void guest_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	(void)ino;
+	file_free(file_of(fi));
+	fuse_reply_err(req, 0);
+}
+
+void guest_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	const struct guest_file *file = file_of(fi);
+	struct guest_call *gc = guest_call_new(req, file->node, NULL, guest_done_err);
+	struct buf args = { 0 };
+
+	(void)ino;
+	(void)datasync;
+	if (!gc)
+		return;
+	buf_put_u32(&args, file->handle);
+	guest_call_send(gc, FS_FSYNC, file_usable(file), &args);
+}
+
+void guest_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph)
+{
+	(void)ino;
+	(void)fi;
+	if (ph)
+		fuse_pollhandle_destroy(ph);
+	fuse_reply_poll(req, POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM);
+}
+
+/* ---- read and write */
+
+struct chunk {
+	struct io *io;
+	struct agent_call *call; /* NULL: answered */
+	size_t asked, got;
+	int err;
+};
+
+struct io {
+	struct request *request;
+	const struct guest_node *node; /* of an open file, which outlives its requests */
+	uint8_t *data;                 /* of a read */
+	unsigned n, left;
+	struct chunk chunks[CHUNKS_MAX];
+};
+
+static void io_free(struct io *io)
+{
+	free(io->data);
+	free(io);
+}
+
+static void io_cancel(void *arg)
+{
+	struct io *io = arg;
+	unsigned i;
+
+	for (i = 0; i < io->n; i++)
+		if (io->chunks[i].call)
+			agent_fs_cancel(io->chunks[i].call);
+	io_free(io);
+}
+
+/* What counts is what came without a gap from the beginning. */
+static void io_end(struct io *io)
+{
+	size_t total = 0;
+	unsigned i;
+	int err = 0;
+
+	for (i = 0; i < io->n; i++) {
+		err = io->chunks[i].err;
+		total += io->chunks[i].got;
+		if (err || io->chunks[i].got < io->chunks[i].asked)
+			break;
+	}
+	if (err && !total) {
+		request_err(io->request, err);
+	} else if (io->data) {
+		request_data(io->request, io->data, total);
+	} else {
+		io->request->size = total;
+		request_written(io->request);
+	}
+	io_free(io);
+}
+
+static void answered(struct chunk *chunk, int err)
+{
+	struct io *io = chunk->io;
+
+	chunk->call = NULL;
+	chunk->err = guest_errno(io->node, err);
+	if (!--io->left)
+		io_end(io);
+}
+
+static void on_read(void *arg, int err, struct reader *results)
+{
+	struct chunk *chunk = arg;
+	const size_t n = reader_left(results);
+
+	if (!err && n > chunk->asked)
+		err = -EIO;
+	if (!err) {
+		memcpy(chunk->io->data + (size_t)(chunk - chunk->io->chunks) * PROTO_DATA_MAX, results->p, n);
+		chunk->got = n;
+	}
+	answered(chunk, err);
+}
+
+static void on_written(void *arg, int err, struct reader *results)
+{
+	struct chunk *chunk = arg;
+	const uint32_t n = err ? 0 : get_u32(results);
+
+	if (!err && (results->bad || n > chunk->asked))
+		err = -EIO;
+	chunk->got = err ? 0 : n;
+	answered(chunk, err);
+}
+
+/* NULL: answered. */
+static struct io *io_new(fuse_req_t req, const struct guest_file *file, size_t size)
+{
+	const int rc = file_usable(file);
+	struct request *request;
+	struct io *io;
+
+	if (rc) {
+		fuse_reply_err(req, -rc);
+		return NULL;
+	}
+	request = request_new(req, size);
+	if (!request)
+		return NULL;
+	io = calloc(1, sizeof(*io));
+	if (!io) {
+		request_err(request, -ENOMEM);
+		return NULL;
+	}
+	io->request = request;
+	io->node = file->node;
+	request->cancel = io_cancel;
+	request->arg = io;
+	return io;
+}
+
+/* data: what to write, or NULL to read. */
+static void io_run(struct io *io, const struct guest_file *file, const char *data, size_t size, uint64_t off)
+{
+	struct buf args = { 0 };
+	struct chunk *chunk;
+	size_t at, n;
+
+	io->left = 1; /* ours, until all are sent */
+	for (at = 0; at < size && io->n < CHUNKS_MAX; at += n) {
+		n = size - at < PROTO_DATA_MAX ? size - at : PROTO_DATA_MAX;
+		chunk = &io->chunks[io->n++];
+		*chunk = (struct chunk){ .io = io, .asked = n };
+		buf_clear(&args);
+		buf_put_u32(&args, file->handle);
+		buf_put_u64(&args, off + at);
+		if (data)
+			buf_add(&args, data + at, n);
+		else
+			buf_put_u32(&args, (uint32_t)n);
+		if (!args.failed)
+			chunk->call = agent_fs(guest_agent(file->node), data ? FS_WRITE : FS_READ, &args,
+					       GUEST_TIMEOUT_MS, data ? on_written : on_read, chunk);
+		if (!chunk->call) {
+			chunk->err = -ENOMEM;
+			break;
+		}
+		io->left++;
+	}
+	buf_release(&args);
+	if (!--io->left)
+		io_end(io);
+}
+
+void guest_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	const struct guest_file *file = file_of(fi);
+	struct io *io = io_new(req, file, size);
+
+	(void)ino;
+	if (!io)
+		return;
+	io->data = malloc(size ? size : 1);
+	if (!io->data) {
+		request_err(io->request, -ENOMEM);
+		io_free(io);
+		return;
+	}
+	io_run(io, file, NULL, size, (uint64_t)off);
+}
+
+void guest_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
+		 struct fuse_file_info *fi)
+{
+	const struct guest_file *file = file_of(fi);
+	struct io *io = io_new(req, file, size);
+
+	(void)ino;
+	if (io)
+		io_run(io, file, data, size, (uint64_t)off);
+}
+
+/* ---- directories */
+
+/* What opendir found, as readdir gives it: a run of these, each followed by its name. */
+struct dirent_head {
+	uint64_t ino;
+	uint32_t mode;
+	uint32_t len; /* of the name with its NUL, rounded up to 8 */
+};
+
+struct guest_dir {
+	struct buf entries;
+};
+
+static void add_dirent(struct guest_dir *dir, const char *name, uint64_t ino, uint32_t mode)
+{
+	static const char zeros[8];
+	const size_t n = strlen(name) + 1, padded = (n + 7) & ~(size_t)7;
+	const struct dirent_head head = { ino, mode & S_IFMT, (uint32_t)padded };
+
+	buf_add(&dir->entries, &head, sizeof(head));
+	buf_add(&dir->entries, name, n);
+	buf_add(&dir->entries, zeros, padded - n);
+}
+
+static void dir_free(struct guest_dir *dir)
+{
+	buf_release(&dir->entries);
+	free(dir);
+}
+
+static void send_readdir(struct guest_call *gc, uint64_t cookie);
+
+static void done_readdir(struct guest_call *gc, int err, struct reader *results)
+{
+	struct guest_dir *dir = (void *)(uintptr_t)gc->fi.fh;
+	const uint8_t more = get_u8(results);
+	uint32_t n = get_u32(results);
+	struct fs_attr attr;
+	char name[NAME_MAX + 1];
+	uint64_t cookie = 0;
+
+	for (; n && !err; n--) {
+		cookie = get_u64(results);
+		get_str(results, name, sizeof(name));
+		fs_attr_get(results, &attr);
+		if (results->bad)
+			break;
+		/* A name the kernel would refuse the whole directory for. */
+		if (*name && !strchr(name, '/') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
+			add_dirent(dir, name, guest_ino(gc->node, 1, attr.ino), attr.mode);
+	}
+	if (!err && results->bad)
+		err = -EIO;
+	if (!err && (dir->entries.failed || dir->entries.len > DIR_BYTES_MAX))
+		err = -ENOMEM;
+	if (!err && more && gc->request) {
+		send_readdir(gc, cookie);
+		return;
+	}
+	if (err && gc->request)
+		request_err(gc->request, err);
+	if (err || !gc->request || request_open(gc->request, &gc->fi))
+		dir_free(dir);
+	guest_call_free(gc);
+}
+
+static void send_readdir(struct guest_call *gc, uint64_t cookie)
+{
+	struct guest_dir *dir = (void *)(uintptr_t)gc->fi.fh;
+	struct buf args = { 0 };
+	int rc = guest_put_path(&args, gc->node, NULL);
+
+	buf_put_u64(&args, cookie);
+	if (!rc)
+		rc = guest_usable(gc->node);
+	if (rc || args.failed) { /* guest_call_send would free gc, and leak the directory */
+		buf_release(&args);
+		dir_free(dir);
+		request_err(gc->request, rc ? rc : -ENOMEM);
+		guest_call_free(gc);
+		return;
+	}
+	guest_call_send(gc, FS_READDIR, 0, &args);
+}
+
+void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct guest_node *gn = guest_node_of(req, ino);
+	struct guest_call *gc = guest_call_new(req, gn, NULL, done_readdir);
+	struct guest_dir *dir;
+
+	if (!gc)
+		return;
+	dir = calloc(1, sizeof(*dir));
+	if (!dir) {
+		request_err(gc->request, -ENOMEM);
+		guest_call_free(gc);
+		return;
+	}
+	add_dirent(dir, ".", guest_ino(gn, 0, gn->ino), S_IFDIR);
+	add_dirent(dir, "..", guest_ino(gn->parent ? gn->parent : gn, 0, gn->parent ? gn->parent->ino : 0),
+		   S_IFDIR);
+	gc->fi = *fi;
+	gc->fi.fh = (uintptr_t)dir;
+	gc->opens = true; /* the listing must not be lost */
+	send_readdir(gc, 0);
+}
+
+void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	const struct guest_dir *dir = (const void *)(uintptr_t)fi->fh;
+	const uint8_t *entries = buf_bytes(&dir->entries);
+	struct dirent_head head;
+	struct stat st = { 0 };
+	char *text = malloc(size);
+	size_t at = (size_t)off, used = 0, len, next;
+
+	(void)ino;
+	if (!text) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	for (; at < dir->entries.len; at = next) {
+		memcpy(&head, entries + at, sizeof(head));
+		next = at + sizeof(head) + head.len;
+		st.st_ino = head.ino;
+		st.st_mode = head.mode;
+		len = fuse_add_direntry(req, text + used, size - used,
+					(const char *)entries + at + sizeof(head), &st, (off_t)next);
+		if (len > size - used)
+			break;
+		used += len;
+	}
+	fuse_reply_buf(req, text, used);
+	free(text);
+}
+
+void guest_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	(void)ino;
+	dir_free((void *)(uintptr_t)fi->fh);
+	fuse_reply_err(req, 0);
+}

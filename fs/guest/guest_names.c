@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * guest_names.c - fs/: names of a guest's files, through its agent
+ *
+ * The kernel's ".." goes up our nodes, which are as deep as the path in the guest, so symlink.c can tell by
+ * the depth what stays inside.
+ */
+#include "fs/guest/guest_names.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "fs/guest/symlink.h"
+
+static void detach(struct guest_node *dir, const char *name)
+{
+	struct guest_node *gn = guest_child(dir, name);
+
+	if (gn)
+		gn->detached = true;
+}
+
+static void done_entry(struct guest_call *gc, int err, struct reader *results)
+{
+	struct fuse_entry_param param;
+	struct guest_node *gn;
+
+	if (!err)
+		err = guest_entry(gc, results, &param, &gn);
+	if (err)
+		request_err(gc->request, err);
+	else if (request_entry(gc->request, &param))
+		node_forget(&gn->node, 1);
+	guest_call_free(gc);
+}
+
+static void guest_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct guest_node *dir = guest_node_of(req, parent);
+	struct guest_call *gc = guest_call_new(req, dir, name, done_entry);
+	struct buf args = { 0 };
+
+	if (gc)
+		guest_call_send(gc, FS_GETATTR, guest_put_path(&args, dir, name), &args);
+}
+
+static void guest_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
+{
+	node_forget(node_of(req, ino), n);
+	fuse_reply_none(req);
+}
+
+/* ---- attributes of a node */
+
+static void done_attr(struct guest_call *gc, int err, struct reader *results)
+{
+	struct fs_attr attr;
+	struct stat st;
+
+	if (!err) {
+		fs_attr_get(results, &attr);
+		if (results->bad)
+			err = -EIO;
+	}
+	if (err) {
+		request_err(gc->request, err);
+	} else {
+		guest_stat(gc->node, &attr, &st);
+		request_attr(gc->request, &st, GUEST_CACHE_S);
+	}
+	guest_call_free(gc);
+}
+
+/* A handle to ask, where there is an open file: its name may be gone. 0: none. */
+static uint32_t any_handle(const struct guest_node *gn, const struct fuse_file_info *fi)
+{
+	const struct guest_file *file =
+		fi ? (const void *)(uintptr_t)fi->fh : list_first(&gn->files, struct guest_file, link);
+
+	return file && file->epoch == guest_epoch(gn) ? file->handle : 0;
+}
+
+static void send_setattr(struct guest_call *gc, const struct fuse_file_info *fi, unsigned valid,
+			 const struct fs_attr *attr)
+{
+	const uint32_t handle = any_handle(gc->node, fi);
+	struct buf args = { 0 };
+	int rc = 0;
+
+	if (handle)
+		buf_put_str(&args, "");
+	else
+		rc = guest_put_path(&args, gc->node, NULL);
+	buf_put_u32(&args, handle);
+	buf_put_u32(&args, valid);
+	fs_attr_put(&args, attr);
+	guest_call_send(gc, FS_SETATTR, rc, &args);
+}
+
+/* The root is looked at by every `ls` of the sandbox: that must not depend on the guest. */
+static void root_getattr(fuse_req_t req, const struct guest_node *gn)
+{
+	struct stat st;
+
+	tree_attr(gn->guest->obj, gn->entry, &st);
+	fuse_reply_attr(req, &st, 0);
+}
+
+static void guest_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct guest_node *gn = guest_node_of(req, ino);
+	const struct fs_attr none = { 0 };
+	struct buf args = { 0 };
+	struct guest_call *gc;
+
+	if (!gn->parent) {
+		root_getattr(req, gn);
+		return;
+	}
+	gc = guest_call_new(req, gn, NULL, done_attr);
+	if (!gc)
+		return;
+	if (gn->detached || (fi && S_ISREG(gn->type)))
+		send_setattr(gc, S_ISREG(gn->type) ? fi : NULL, 0, &none);
+	else
+		guest_call_send(gc, FS_GETATTR, guest_put_path(&args, gn, NULL), &args);
+}
+
+static uint64_t to_ns(const struct timespec *ts)
+{
+	return (uint64_t)((int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec);
+}
+
+static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+			  struct fuse_file_info *fi)
+{
+	struct guest_node *gn = guest_node_of(req, ino);
+	/* FUSE_SET_ATTR_MODE to _MTIME and enum fs_valid are the same bits. */
+	unsigned valid = (unsigned)to_set & (FSV_MODE | FSV_UID | FSV_GID | FSV_SIZE | FSV_ATIME | FSV_MTIME);
+	struct fs_attr want = {
+		.mode = attr->st_mode & 07777,
+		.uid = attr->st_uid,
+		.gid = attr->st_gid,
+		.size = (uint64_t)attr->st_size,
+		.atime_ns = to_ns(&attr->st_atim),
+		.mtime_ns = to_ns(&attr->st_mtim),
+	};
+	struct guest_call *gc;
+
+	if (!gn->parent) {
+		fuse_reply_err(req, gn->guest->ops->readonly ? EROFS : EPERM); /* a place in our tree */
+		return;
+	}
+	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+		want.atime_ns = now_real_ns();
+	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+		want.mtime_ns = now_real_ns();
+	gc = guest_call_new(req, gn, NULL, done_attr);
+	if (gc)
+		send_setattr(gc, S_ISREG(gn->type) ? fi : NULL, valid, &want);
+}
+
+static void done_readlink(struct guest_call *gc, int err, struct reader *results)
+{
+	char target[PATH_MAX], safe[PATH_MAX], dir[PATH_MAX];
+	struct buf path = { 0 };
+	struct reader r;
+
+	if (!err) {
+		get_str(results, target, sizeof(target));
+		err = results->bad ? -EIO : guest_put_path(&path, gc->node->parent, NULL);
+	}
+	if (!err) {
+		r = reader_init(buf_bytes(&path), path.len);
+		get_str(&r, dir, sizeof(dir));
+		err = r.bad ? -ENOMEM : symlink_rewrite(dir, target, safe, sizeof(safe));
+	}
+	buf_release(&path);
+	if (err)
+		request_err(gc->request, err);
+	else
+		request_link(gc->request, safe);
+	guest_call_free(gc);
+}
+
+static void guest_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	struct guest_node *gn = guest_node_of(req, ino);
+	struct guest_call *gc = guest_call_new(req, gn, NULL, done_readlink);
+	struct buf args = { 0 };
+
+	if (gc)
+		guest_call_send(gc, FS_READLINK, guest_put_path(&args, gn, NULL), &args);
+}
+
+/* ---- making and removing */
+
+/* Files made here belong to whom made them; where the daemon is an ordinary user's, to the guest's root. */
+static void put_owner(fuse_req_t req, struct buf *args)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	const struct fs *fs = fuse_req_userdata(req);
+
+	buf_put_u32(args, fs->root.owner.uid ? 0 : ctx->uid);
+	buf_put_u32(args, fs->root.owner.uid ? 0 : ctx->gid);
+}
+
+static void guest_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	struct guest_node *dir = guest_node_of(req, parent);
+	struct guest_call *gc = guest_call_new(req, dir, name, done_entry);
+	struct buf args = { 0 };
+	int rc;
+
+	if (!gc)
+		return;
+	rc = guest_put_path(&args, dir, name);
+	buf_put_u32(&args, mode);
+	put_owner(req, &args);
+	guest_call_send(gc, FS_MKDIR, rc, &args);
+}
+
+static void guest_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	struct guest_node *dir = guest_node_of(req, parent);
+	struct guest_call *gc = guest_call_new(req, dir, name, done_entry);
+	struct buf args = { 0 };
+	int rc;
+
+	if (!gc)
+		return;
+	rc = guest_put_path(&args, dir, name);
+	buf_put_u32(&args, mode);
+	buf_put_u64(&args, rdev);
+	put_owner(req, &args);
+	guest_call_send(gc, FS_MKNOD, rc, &args);
+}
+
+static void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	struct guest_node *dir = guest_node_of(req, parent);
+	struct guest_call *gc = guest_call_new(req, dir, name, done_entry);
+	struct buf args = { 0 };
+	int rc;
+
+	if (!gc)
+		return;
+	rc = guest_put_path(&args, dir, name);
+	buf_put_str(&args, target);
+	put_owner(req, &args);
+	guest_call_send(gc, FS_SYMLINK, rc, &args);
+}
+
+static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+	struct node *from = node_of(req, ino);
+	struct guest_node *dir = guest_node_of(req, parent), *gn;
+	struct buf args = { 0 };
+	struct guest_call *gc;
+	int rc;
+
+	if (from->ops != &guestfs_ops) {
+		fuse_reply_err(req, EXDEV);
+		return;
+	}
+	gn = container_of(from, struct guest_node, node);
+	if (gn->guest != dir->guest) {
+		fuse_reply_err(req, EXDEV);
+		return;
+	}
+	gc = guest_call_new(req, dir, name, done_entry);
+	if (!gc)
+		return;
+	rc = guest_put_path(&args, gn, NULL);
+	if (!rc)
+		rc = guest_put_path(&args, dir, name);
+	guest_call_send(gc, FS_LINK, rc, &args);
+}
+
+static void done_remove(struct guest_call *gc, int err, struct reader *results)
+{
+	if (!err)
+		detach(gc->node, gc->name);
+	guest_done_err(gc, err, results);
+}
+
+static void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name, enum fs_op op)
+{
+	struct guest_node *dir = guest_node_of(req, parent);
+	struct guest_call *gc = guest_call_new(req, dir, name, done_remove);
+	struct buf args = { 0 };
+
+	if (gc)
+		guest_call_send(gc, op, guest_put_path(&args, dir, name), &args);
+}
+
+static void guest_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	remove_name(req, parent, name, FS_UNLINK);
+}
+
+static void guest_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	remove_name(req, parent, name, FS_RMDIR);
+}
+
+static void done_rename(struct guest_call *gc, int err, struct reader *results)
+{
+	struct guest_node *gn = guest_child(gc->node, gc->name);
+
+	if (!err && (gc->node != gc->node2 || strcmp(gc->name, gc->name2) != 0)) {
+		detach(gc->node2, gc->name2);
+		if (gn) {
+			list_del(&gn->siblings);
+			list_add(&gc->node2->children, &gn->siblings);
+			guest_ref(gc->node2);
+			guest_unref(gn->parent);
+			gn->parent = gc->node2;
+			free(gn->name);
+			gn->name = gc->name2;
+			gc->name2 = NULL;
+		}
+	}
+	guest_done_err(gc, err, results);
+}
+
+static void guest_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
+			 const char *newname, unsigned flags)
+{
+	struct node *to = node_of(req, newparent);
+	struct guest_node *dir = guest_node_of(req, parent), *to_dir;
+	struct buf args = { 0 };
+	struct guest_call *gc;
+	int rc;
+
+	if (to->ops != &guestfs_ops) {
+		fuse_reply_err(req, EXDEV);
+		return;
+	}
+	to_dir = container_of(to, struct guest_node, node);
+	if (to_dir->guest != dir->guest || flags & ~1u) { /* RENAME_NOREPLACE alone */
+		fuse_reply_err(req, to_dir->guest != dir->guest ? EXDEV : EINVAL);
+		return;
+	}
+	gc = guest_call_new(req, dir, name, done_rename);
+	if (!gc)
+		return;
+	gc->node2 = guest_ref(to_dir);
+	gc->name2 = strdup(newname);
+	rc = gc->name2 ? guest_put_path(&args, dir, name) : -ENOMEM;
+	if (!rc)
+		rc = guest_put_path(&args, to_dir, newname);
+	buf_put_u32(&args, flags);
+	guest_call_send(gc, FS_RENAME, rc, &args);
+}
+
+static void done_statfs(struct guest_call *gc, int err, struct reader *results)
+{
+	struct statvfs st = { 0 };
+
+	st.f_bsize = st.f_frsize = get_u64(results);
+	st.f_blocks = get_u64(results);
+	st.f_bfree = get_u64(results);
+	st.f_bavail = get_u64(results);
+	st.f_files = get_u64(results);
+	st.f_ffree = st.f_favail = get_u64(results);
+	st.f_namemax = get_u32(results);
+	if (!err && results->bad)
+		err = -EIO;
+	if (err)
+		request_err(gc->request, err);
+	else
+		request_statfs(gc->request, &st);
+	guest_call_free(gc);
+}
+
+static void guest_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct guest_node *gn = guest_node_of(req, ino);
+	struct guest_call *gc = guest_call_new(req, gn, NULL, done_statfs);
+	struct buf args = { 0 };
+
+	if (gc)
+		guest_call_send(gc, FS_STATFS, guest_put_path(&args, gn, NULL), &args);
+}
+
+const struct fuse_lowlevel_ops guestfs_ops = {
+	.lookup = guest_lookup,
+	.forget = guest_forget,
+	.getattr = guest_getattr,
+	.setattr = guest_setattr,
+	.readlink = guest_readlink,
+	.mknod = guest_mknod,
+	.mkdir = guest_mkdir,
+	.unlink = guest_unlink,
+	.rmdir = guest_rmdir,
+	.symlink = guest_symlink,
+	.rename = guest_rename,
+	.link = guest_link,
+	.open = guest_open,
+	.read = guest_read,
+	.write = guest_write,
+	.release = guest_release,
+	.fsync = guest_fsync,
+	.opendir = guest_opendir,
+	.readdir = guest_readdir,
+	.releasedir = guest_releasedir,
+	.statfs = guest_statfs,
+	.create = guest_create,
+	.poll = guest_poll,
+};

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * guest_names.h - fs/: the files of a guest, through its agent; or of a snapshot, through a helper like one
+ *
+ * A node is a name in a directory of the guest, and its path is made of its parents' names when it is needed.
+ * Nothing is cached here, and by the kernel only for a moment, since the guest changes its files itself.
+ */
+#ifndef SBX_FS_GUEST_GUEST_NAMES_H
+#define SBX_FS_GUEST_GUEST_NAMES_H
+
+#include "fs/sandbox/sandbox.h"
+
+enum { GUEST_TIMEOUT_MS = 30000 };
+/* How long the kernel may keep what it was told: one walk of a path, not two questions a component. */
+#define GUEST_CACHE_S 0.1
+
+/* How an object's files are reached. */
+struct guest_ops {
+	/* 0 when there is an agent to ask, or why not. */
+	int (*usable)(struct object *obj);
+	struct agent *(*agent)(const struct object *obj); /* NULL: none */
+	uint64_t (*epoch)(const struct object *obj);      /* counts agents: another has other handles */
+	int lost;                                         /* errno when the agent ends while it is asked */
+	bool readonly;
+};
+
+struct guest_node {
+	struct node node;
+	unsigned refs; /* one while the kernel knows it, one for each child, open file and call under way */
+	bool known;    /* the kernel has it */
+	bool detached; /* its name was removed, or is another file's now */
+	struct guest *guest;       /* of an object; a reference to that is held */
+	const struct entry *entry; /* of the root: its place in our tree */
+	struct guest_node *parent; /* a reference; NULL: the root */
+	char *name;
+	struct list siblings, children;
+	struct list files; /* struct guest_file: open ones */
+	uint64_t ino;      /* the guest's, and the type: another one under this name is another node */
+	uint32_t type;
+};
+
+/* An open file. */
+struct guest_file {
+	struct list all;         /* fs->guest_files */
+	struct list link;        /* node->files */
+	struct guest_node *node; /* a reference */
+	uint64_t epoch;          /* of the machine that has the handle */
+	uint32_t handle;
+};
+
+/* One operation of the agent's that a request waits for. */
+struct guest_call {
+	struct request *request; /* NULL: interrupted, and the answer has to be cleaned up */
+	struct agent_call *call;
+	struct guest_node *node; /* a reference */
+	void (*done)(struct guest_call *gc, int err, struct reader *results);
+	/* For done, which frees them. */
+	char *name, *name2;
+	struct guest_node *node2; /* a reference */
+	struct fuse_file_info fi;
+	unsigned flags;
+	bool opens; /* the answer has a handle, which must not be lost */
+};
+
+/* The node for the tree's lookup of fs/. */
+struct node *guestfs_root(struct guest *guest, const struct entry *entry);
+extern const struct fuse_lowlevel_ops guestfs_ops;
+
+/* The mount is gone: what is still open is closed. */
+void guestfs_close_all(struct fs *fs);
+
+/* ---- shared by guestnode.c, guestfs.c and guestio.c */
+
+struct guest_node *guest_node_of(fuse_req_t req, fuse_ino_t ino);
+struct guest_node *guest_ref(struct guest_node *gn);
+void guest_unref(struct guest_node *gn);
+/* Append the path of name in dir (NULL: dir's own) as a string argument; -ESTALE, -ENAMETOOLONG or 0. */
+int guest_put_path(struct buf *args, const struct guest_node *dir, const char *name);
+/* May it be used? 0 or a negative errno. */
+int guest_usable(const struct guest_node *gn);
+struct agent *guest_agent(const struct guest_node *gn);
+uint64_t guest_epoch(const struct guest_node *gn);
+/* An operation's errno as users see it. */
+int guest_errno(const struct guest_node *gn, int err);
+/* NULL: the kernel knows none of this name. */
+struct guest_node *guest_child(struct guest_node *dir, const char *name);
+/* The inode number of a file with the guest's number `ino`, `below` directories under gn. */
+uint64_t guest_ino(const struct guest_node *gn, unsigned below, uint64_t ino);
+void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret);
+
+/*
+ * Send an operation for req, which is answered if it cannot be sent; args is released. done is to answer
+ * gc->request and to call guest_call_free.
+ */
+struct guest_call *guest_call_new(fuse_req_t req, struct guest_node *gn, const char *name,
+				  void (*done)(struct guest_call *gc, int err, struct reader *results));
+void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args);
+void guest_call_free(struct guest_call *gc);
+/* Answers with the entry `name` of gc->node, whose attributes are next in results; false: it did not get
+ * there. */
+int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry_param *ret,
+		struct guest_node **ret_node);
+/* For calls whose answer is only an errno. */
+void guest_done_err(struct guest_call *gc, int err, struct reader *results);
+
+void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+		  struct fuse_file_info *fi);
+void guest_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void guest_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
+		 struct fuse_file_info *fi);
+void guest_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void guest_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+void guest_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph);
+void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void guest_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+
+#endif

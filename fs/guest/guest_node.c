@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * guest_node.c - fs/: the nodes of a guest's files, and calls of its agent
+ *
+ * A name that the guest gives to another file becomes another node, so that the kernel's inode is always of
+ * one type.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/guest/guest_names.h"
+
+/* ---- nodes */
+
+struct guest_node *guest_node_of(fuse_req_t req, fuse_ino_t ino)
+{
+	return container_of(node_of(req, ino), struct guest_node, node);
+}
+
+struct guest_node *guest_ref(struct guest_node *gn)
+{
+	gn->refs++;
+	return gn;
+}
+
+void guest_unref(struct guest_node *gn)
+{
+	struct guest_node *parent;
+
+	while (gn && !--gn->refs) {
+		parent = gn->parent;
+		list_del(&gn->siblings);
+		if (gn->guest->root == gn)
+			gn->guest->root = NULL;
+		object_unref(gn->guest->obj);
+		list_del(&gn->node.link);
+		free(gn->name);
+		free(gn);
+		gn = parent;
+	}
+}
+
+/* The kernel forgot it. */
+static void guest_forgotten(struct node *node)
+{
+	struct guest_node *gn = container_of(node, struct guest_node, node);
+
+	gn->known = false;
+	guest_unref(gn);
+}
+
+/* One reference. */
+static struct guest_node *guest_node_new(struct guest *guest, struct guest_node *parent, const char *name)
+{
+	struct guest_node *gn = calloc(1, sizeof(*gn));
+
+	if (!gn)
+		return NULL;
+	gn->name = strdup(name);
+	if (!gn->name) {
+		free(gn);
+		return NULL;
+	}
+	node_init(guest->obj->fs, &gn->node, &guestfs_ops, guest_forgotten);
+	gn->refs = 1;
+	gn->guest = guest;
+	object_ref(guest->obj);
+	gn->parent = parent ? guest_ref(parent) : NULL;
+	list_init(&gn->siblings);
+	list_init(&gn->children);
+	list_init(&gn->files);
+	if (parent)
+		list_add(&parent->children, &gn->siblings);
+	return gn;
+}
+
+/* The kernel is told of it: it holds a reference until it forgets. */
+static struct node *known(struct guest_node *gn)
+{
+	if (!gn->known)
+		guest_ref(gn);
+	gn->known = true;
+	return &gn->node;
+}
+
+struct node *guestfs_root(struct guest *guest, const struct entry *entry)
+{
+	struct guest_node *gn = guest->root;
+	struct node *node;
+
+	if (gn)
+		return known(gn);
+	gn = guest_node_new(guest, NULL, "");
+	if (!gn)
+		return NULL;
+	gn->entry = entry;
+	guest->root = gn;
+	node = known(gn);
+	guest_unref(gn);
+	return node;
+}
+
+struct guest_node *guest_child(struct guest_node *dir, const char *name)
+{
+	struct guest_node *gn;
+
+	list_for_each (gn, &dir->children, siblings)
+		if (!gn->detached && !strcmp(gn->name, name))
+			return gn;
+	return NULL;
+}
+
+/* Put "/name" before the path that begins at *p, within `start`. */
+static int prepend(char **p, const char *start, const char *name)
+{
+	const size_t n = strlen(name);
+
+	if (n + 1 >= (size_t)(*p - start))
+		return -ENAMETOOLONG;
+	*p -= n + 1;
+	**p = '/';
+	memcpy(*p + 1, name, n);
+	return 0;
+}
+
+int guest_put_path(struct buf *args, const struct guest_node *dir, const char *name)
+{
+	char path[PATH_MAX], *p = path + sizeof(path) - 1;
+	const struct guest_node *gn;
+	int rc = 0;
+
+	*p = 0;
+	if (name)
+		rc = prepend(&p, path, name);
+	for (gn = dir; gn->parent && !rc; gn = gn->parent)
+		rc = gn->detached ? -ESTALE : prepend(&p, path, gn->name);
+	if (!rc)
+		buf_put_str(args, *p ? p : "/");
+	return rc;
+}
+
+struct agent *guest_agent(const struct guest_node *gn)
+{
+	return gn->guest->ops->agent(gn->guest->obj);
+}
+
+uint64_t guest_epoch(const struct guest_node *gn)
+{
+	return gn->guest->ops->epoch(gn->guest->obj);
+}
+
+int guest_errno(const struct guest_node *gn, int err)
+{
+	return err == -EHOSTDOWN ? gn->guest->ops->lost : err;
+}
+
+int guest_usable(const struct guest_node *gn)
+{
+	return gn->guest->ops->usable(gn->guest->obj);
+}
+
+/* ---- attributes */
+
+static unsigned depth_of(const struct guest_node *gn)
+{
+	unsigned depth = 0;
+
+	for (; gn->parent; gn = gn->parent)
+		depth++;
+	return depth;
+}
+
+/*
+ * Inode numbers are the guest's with the object's and the depth above them: a guest has several filesystems,
+ * and a directory with the number of one above it would look like a loop to find and du (/dev and /dev/pts
+ * both are 1).
+ */
+uint64_t guest_ino(const struct guest_node *gn, unsigned below, uint64_t ino)
+{
+	return (uint64_t)1 << 62 | (gn->guest->obj->ino >> 16 & 0x3fffff) << 40 |
+	       (uint64_t)((depth_of(gn) + below) & 0xff) << 32 | ((ino ^ ino >> 32) & 0xffffffff);
+}
+
+static struct timespec to_timespec(uint64_t ns)
+{
+	int64_t seconds = (int64_t)ns / 1000000000, rest = (int64_t)ns % 1000000000;
+
+	if (rest < 0) {
+		seconds--;
+		rest += 1000000000;
+	}
+	return (struct timespec){ (time_t)seconds, (long)rest };
+}
+
+void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret)
+{
+	*ret = (struct stat){
+		.st_ino = guest_ino(gn, 0, attr->ino),
+		.st_mode = attr->mode,
+		.st_nlink = attr->nlink,
+		.st_uid = attr->uid,
+		.st_gid = attr->gid,
+		.st_rdev = attr->rdev,
+		.st_size = (off_t)attr->size,
+		.st_blocks = (blkcnt_t)attr->blocks,
+		.st_blksize = PROTO_DATA_MAX,
+		.st_atim = to_timespec(attr->atime_ns),
+		.st_mtim = to_timespec(attr->mtime_ns),
+		.st_ctim = to_timespec(attr->ctime_ns),
+	};
+}
+
+/* ---- calls */
+
+void guest_call_free(struct guest_call *gc)
+{
+	guest_unref(gc->node);
+	guest_unref(gc->node2);
+	free(gc->name);
+	free(gc->name2);
+	free(gc);
+}
+
+static void on_interrupt(void *arg)
+{
+	struct guest_call *gc = arg;
+
+	gc->request = NULL;
+	if (gc->opens)
+		return; /* the handle in the answer has to be closed */
+	agent_fs_cancel(gc->call);
+	guest_call_free(gc);
+}
+
+static void on_reply(void *arg, int err, struct reader *results)
+{
+	struct guest_call *gc = arg;
+
+	gc->done(gc, guest_errno(gc->node, err), results);
+}
+
+struct guest_call *guest_call_new(fuse_req_t req, struct guest_node *gn, const char *name,
+				  void (*done)(struct guest_call *gc, int err, struct reader *results))
+{
+	struct request *request = request_new(req, 0);
+	struct guest_call *gc;
+
+	if (!request)
+		return NULL;
+	gc = calloc(1, sizeof(*gc));
+	if (gc && name)
+		gc->name = strdup(name);
+	if (!gc || (name && !gc->name)) {
+		free(gc);
+		request_err(request, -ENOMEM);
+		return NULL;
+	}
+	gc->request = request;
+	gc->node = guest_ref(gn);
+	gc->done = done;
+	return gc;
+}
+
+void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args)
+{
+	if (!rc)
+		rc = guest_usable(gc->node);
+	if (!rc && args->failed)
+		rc = -ENOMEM;
+	if (!rc) {
+		gc->call = agent_fs(guest_agent(gc->node), op, args, GUEST_TIMEOUT_MS, on_reply, gc);
+		if (!gc->call)
+			rc = -ENOMEM;
+	}
+	buf_release(args);
+	if (rc) {
+		request_err(gc->request, rc);
+		guest_call_free(gc);
+		return;
+	}
+	gc->request->cancel = on_interrupt;
+	gc->request->arg = gc;
+}
+
+void guest_done_err(struct guest_call *gc, int err, struct reader *results)
+{
+	(void)results;
+	request_err(gc->request, err);
+	guest_call_free(gc);
+}
+
+/* ---- entries */
+
+int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry_param *ret,
+		struct guest_node **ret_node)
+{
+	struct guest_node *dir = gc->node2 ? gc->node2 : gc->node;
+	struct guest_node *gn = guest_child(dir, gc->name);
+	struct fs_attr attr;
+
+	fs_attr_get(results, &attr);
+	if (results->bad)
+		return -EIO;
+	if (gn && (gn->ino != attr.ino || gn->type != (attr.mode & S_IFMT))) {
+		gn->detached = true;
+		gn = NULL;
+	}
+	if (gn)
+		guest_ref(gn);
+	else
+		gn = guest_node_new(dir->guest, dir, gc->name);
+	if (!gn)
+		return -ENOMEM;
+	gn->ino = attr.ino;
+	gn->type = attr.mode & S_IFMT;
+	*ret = (struct fuse_entry_param){
+		.ino = node_id(known(gn)),
+		.generation = 1,
+		.attr_timeout = GUEST_CACHE_S,
+		.entry_timeout = GUEST_CACHE_S,
+	};
+	guest_stat(gn, &attr, &ret->attr);
+	*ret_node = gn;
+	guest_unref(gn);
+	return 0;
+}

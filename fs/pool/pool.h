@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pool.h - machines prepared ahead of time
+ *
+ * A template that was forked is likely to be forked again. In idle moments the pool prepares machines for the
+ * templates forked most recently: options.pool for each, until there are options.pool_total together, or
+ * until they have options.pool_memory bytes of their own.
+ */
+#ifndef SBX_FS_POOL_POOL_H
+#define SBX_FS_POOL_POOL_H
+
+#include "fs/fs.h"
+
+struct pooled {
+	struct vm *vm;
+	struct layer *disk; /* a reference */
+	bool loaded;        /* the engine is done preparing it */
+};
+
+/* A machine for the template that is nobody's yet; false: there is none. */
+bool pool_take(struct fs *fs, const struct template *template, struct pooled *ret);
+/* The template was forked: keep machines for it. */
+void pool_want(struct fs *fs, struct template *template);
+/* It will not be forked again. */
+void pool_forget(struct fs *fs, const struct template *template);
+/* Machines that are ready, rehearsed (rehearsal.h) and waiting. */
+unsigned pool_count(const struct fs *fs);
+/* Bytes that only they have. */
+uint64_t pool_memory(const struct fs *fs);
+void pool_drop(struct fs *fs);
+
+#endif

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * capture.c - turn a sandbox's machine into a template
+ *
+ *   running: sync the guest's disk if that is wanted, quiesce the channel, stop the vCPUs
+ *   freeze the disk's layer, make an overlay on it, engine->capture
+ *   frozen:  the overlay is the disk from here on; a sandbox that shall go on is resumed at once
+ *   done:    the template gets the frozen layer
+ *
+ * It ends when the template is complete and the sandbox goes on, in whichever order that happens. Should the
+ * machine end meanwhile, the task is ended, which ends the capture: no callback of the engine comes after
+ * that.
+ */
+#include "fs/sandbox/capture.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/sandbox/machine.h"
+#include "fs/snapshot/compaction.h"
+
+/* A guest that takes longer is captured as it is: its memory has all there is. */
+enum { SYNC_MS = 2000 };
+
+struct capture {
+	struct sandbox *sb;
+	bool was_running, go_on;
+	struct layer *next; /* overlay to be; NULL once it is the sandbox's disk */
+	struct layer *disk; /* the captured layer, from `frozen` on */
+	struct template *template;
+	struct machine machine; /* as it is at the capture */
+	uint32_t generation;    /* of the channel, and whether it was empty, at the capture */
+	bool quiesced;
+	bool resuming, captured;
+	struct err err; /* why it failed, while the sandbox is resumed */
+	capture_done_fn done;
+	void *arg;
+};
+
+/* The task's end. */
+static void capture_end(void *arg, const struct err *err)
+{
+	struct capture *c = arg;
+
+	layer_unref(c->next);
+	layer_unref(c->disk);
+	compaction_want(c->sb->obj.fs);
+	if (err->code) {
+		template_unref(c->template);
+		c->template = NULL;
+	}
+	c->done(c->arg, err, c->template);
+	free(c);
+}
+
+static void finish(struct capture *c)
+{
+	if (c->captured && !c->resuming)
+		task_end(c->sb, &c->err);
+}
+
+static void on_resumed(void *arg, const struct err *err)
+{
+	struct capture *c = arg;
+
+	/* The capture is good even when the guest is silent afterwards; that it failed to go on is worse. */
+	if (err->code && err->code != -ETIMEDOUT && !c->err.code)
+		c->err = *err;
+	c->resuming = false;
+	finish(c);
+}
+
+static void go_on(struct capture *c)
+{
+	c->resuming = true;
+	machine_resume(c->sb, false, on_resumed, c);
+}
+
+static void on_frozen(void *arg)
+{
+	struct capture *c = arg;
+
+	c->disk = c->sb->disk;
+	c->sb->disk = c->next;
+	c->next = NULL;
+	if (c->go_on && c->was_running)
+		go_on(c);
+}
+
+static void on_captured(void *arg, const struct err *err, struct template *template)
+{
+	struct capture *c = arg;
+
+	c->captured = true;
+	if (!template) {
+		c->err = *err;
+		if (c->was_running && !c->resuming && c->sb->state != SANDBOX_RUNNING)
+			go_on(c);
+	} else {
+		/* The engine knows the machine it started; the guest was given other sizes since. */
+		template->machine = c->machine;
+		template->disk = layer_ref(c->disk);
+		template->generation = c->generation;
+		template->quiesced = c->quiesced;
+		c->template = template;
+	}
+	finish(c);
+}
+
+/* The sandbox stands still. */
+static void take(struct capture *c)
+{
+	struct sandbox *sb = c->sb;
+	const struct vm_capture calls = { on_frozen, on_captured, c };
+	struct err err = { 0 };
+
+	c->machine = sb->machine;
+	c->generation = sb->generation;
+	c->quiesced = sb->quiesced;
+	layer_freeze(sb->disk);
+	if (layer_overlay(sb->obj.fs->store, sb->disk, &c->next, &err)) {
+		on_captured(c, &err, NULL);
+		return;
+	}
+	sb->obj.fs->engine->capture(sb->vm, layer_path(c->next), &calls);
+}
+
+static void on_paused(void *arg, const struct err *err)
+{
+	struct capture *c = arg;
+
+	if (err->code) {
+		task_end(c->sb, err);
+		return;
+	}
+	if (!c->go_on)
+		sandbox_set_state(c->sb, SANDBOX_PAUSED);
+	take(c);
+}
+
+/*
+ * Files that a guest has written and its kernel not yet are in its memory, and so in every fork, but a
+ * snapshot's fs/ is read from the disk. The guest runs on meanwhile: this is no part of the pause.
+ */
+static void on_synced(void *arg, int err, struct reader *results)
+{
+	struct capture *c = arg;
+
+	(void)err;
+	(void)results;
+	if (c->sb->vm)
+		machine_pause(c->sb, on_paused, c);
+}
+
+static bool sync_disk(struct capture *c)
+{
+	const struct buf none = { 0 };
+
+	return agent_fs(c->sb->agent, FS_SYNC, &none, SYNC_MS, on_synced, c);
+}
+
+int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_done_fn done, void *arg,
+	    struct err *err)
+{
+	struct capture *c;
+	int rc;
+
+	if ((sb->state != SANDBOX_RUNNING && sb->state != SANDBOX_PAUSED) || !sb->vm)
+		return err_set(err, -EHOSTDOWN, "%s: %s is not running, it is %s", verb, sb->obj.name,
+			       sandbox_state_name(sb->state));
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return err_sys(err, -ENOMEM, "%s", verb);
+	*c = (struct capture){ .sb = sb,
+			       .was_running = sb->state == SANDBOX_RUNNING,
+			       .go_on = flags & CAPTURE_GO_ON,
+			       .done = done,
+			       .arg = arg };
+	rc = task_begin(sb, verb, capture_end, c, err);
+	if (rc) {
+		free(c);
+		return rc;
+	}
+	if (!c->was_running)
+		take(c);
+	else if (!(flags & CAPTURE_SYNC) || !sync_disk(c))
+		machine_pause(sb, on_paused, c);
+	return 0;
+}

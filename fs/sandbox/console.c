@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/* console.c - the serial console of a machine, kept for readers */
+#include "fs/sandbox/console.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "fs/sandbox/sandbox.h"
+
+enum { READ_BYTES = 16384, ROUNDS = 16 };
+
+void console_init(struct console *console)
+{
+	list_init(&console->files);
+}
+
+/* False: nothing more to read now, or ever. */
+static bool take(struct console *console)
+{
+	void *room = buf_reserve(&console->text, READ_BYTES);
+	ssize_t n = room ? read(console->fd, room, READ_BYTES) : -1;
+
+	if (n <= 0)
+		return n < 0 && errno == EINTR;
+	buf_grow(&console->text, (size_t)n);
+	/* Dropping half at a time keeps the copying linear. */
+	if (console->text.len > 2 * CONSOLE_KEEP) {
+		console->dropped += console->text.len - CONSOLE_KEEP;
+		buf_consume(&console->text, console->text.len - CONSOLE_KEEP);
+	}
+	return true;
+}
+
+static void on_output(void *arg, uint32_t events)
+{
+	struct console *console = arg;
+
+	if (!take(console) && events & (EPOLLHUP | EPOLLERR))
+		watch_set(console->watch, 0); /* the machine's end is the engine's to tell */
+	files_wake(&console->files);
+}
+
+int console_attach(struct console *console, struct loop *loop, int fd)
+{
+	console->fd = fd;
+	console->watch = watch_new(loop, fd, EPOLLIN, on_output, console);
+	return console->watch ? 0 : -ENOMEM;
+}
+
+void console_detach(struct console *console)
+{
+	unsigned i;
+
+	if (!console->watch)
+		return;
+	for (i = 0; i < ROUNDS && take(console); i++)
+		;
+	watch_free(console->watch);
+	console->watch = NULL;
+}
+
+void console_release(struct console *console)
+{
+	console_detach(console);
+	buf_release(&console->text);
+}
+
+void console_last_line(const struct console *console, char *ret, size_t size)
+{
+	const char *text = (const char *)buf_bytes(&console->text);
+	size_t end = console->text.len, start, i;
+
+	while (end && (text[end - 1] == '\n' || text[end - 1] == '\r'))
+		end--;
+	for (start = end; start && text[start - 1] != '\n'; start--)
+		;
+	if (end - start > size - 1)
+		start = end - (size - 1);
+	for (i = 0; start + i < end; i++) /* the guest's bytes: control characters stay out of our sentence */
+		ret[i] = (unsigned char)text[start + i] < ' ' ? ' ' : text[start + i];
+	ret[i] = 0;
+}
+
+static struct console *console_of(const struct object *obj)
+{
+	return &sandbox_of(obj)->console;
+}
+
+static uint64_t console_size(const struct object *obj)
+{
+	const struct console *console = &sandbox_of(obj)->console;
+
+	return console->dropped + console->text.len;
+}
+
+static int console_open(struct file *file, int flags)
+{
+	(void)flags;
+	list_add(&console_of(file->obj)->files, &file->link);
+	return 0;
+}
+
+static void console_read(struct file *file, uint64_t offset, bool nonblock, struct request *request)
+{
+	static const char zeros[4096];
+	const struct console *console = console_of(file->obj);
+	const uint64_t size = console_size(file->obj);
+	size_t n = request->size;
+
+	(void)nonblock;
+	file->seen = size;
+	if (offset < console->dropped) {
+		if (n > console->dropped - offset)
+			n = console->dropped - offset;
+		request_data(request, zeros, n < sizeof(zeros) ? n : sizeof(zeros));
+		return;
+	}
+	if (offset >= size)
+		n = 0;
+	else if (n > size - offset)
+		n = size - offset;
+	request_data(request, n ? buf_bytes(&console->text) + (offset - console->dropped) : NULL, n);
+}
+
+static unsigned console_poll(const struct file *file)
+{
+	return file->seen != console_size(file->obj) ? POLLIN | POLLRDNORM | POLLPRI : POLLIN | POLLRDNORM;
+}
+
+const struct stream_ops console_ops = {
+	.open = console_open,
+	.read = console_read,
+	.poll = console_poll,
+	.size = console_size,
+	.seekable = true,
+};

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * console.h - the serial console of a machine, kept for readers
+ *
+ * The file grows as the guest writes, so `tail -f` works. The last CONSOLE_KEEP bytes at least are kept; what
+ * came before is a hole and reads as zeros, as in a file whose head was punched out, so that offsets stay
+ * true.
+ */
+#ifndef SBX_FS_SANDBOX_CONSOLE_H
+#define SBX_FS_SANDBOX_CONSOLE_H
+
+#include "fs/tree/tree.h"
+#include "util/buf.h"
+#include "util/loop.h"
+
+enum { CONSOLE_KEEP = 1 << 20 };
+
+struct console {
+	struct watch *watch; /* NULL: no machine */
+	int fd;
+	struct buf text;   /* what is kept */
+	uint64_t dropped;  /* bytes before it */
+	struct list files; /* struct file: who polls */
+};
+
+void console_init(struct console *console);
+/* Read the machine's console from now on. -ENOMEM. */
+int console_attach(struct console *console, struct loop *loop, int fd);
+/* The machine goes: read what is left in the socket. */
+void console_detach(struct console *console);
+void console_release(struct console *console);
+/* The last non-empty line, for an error's sentence. */
+void console_last_line(const struct console *console, char *ret, size_t size);
+
+extern const struct stream_ops console_ops;
+
+#endif

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * job.h - a command in a guest: exec/J, or the nameless one behind an open `run`
+ *
+ * Streams are bounded on the way: output is asked for only while somebody has it open, and at most
+ * STREAM_WINDOW bytes ahead of who reads; what nobody asks for stays in the guest. Input waits here while the
+ * guest does not take it.
+ */
+#ifndef SBX_FS_SANDBOX_JOB_H
+#define SBX_FS_SANDBOX_JOB_H
+
+#include "fs/tree/object.h"
+#include "fs/tree/request.h"
+#include "fs/tree/tree.h"
+#include "vm/agent/proto.h"
+
+enum { STREAM_WINDOW = 256 * 1024, STDIN_BUFFER = 64 * 1024 };
+
+enum job_phase { JOB_PENDING, JOB_STARTED, JOB_ENDED }; /* the states of its verbs */
+
+struct output {
+	struct buf data; /* received, not yet read */
+	uint64_t at;     /* received since the command began */
+	uint64_t wanted; /* granted to the guest */
+	bool eof;
+	unsigned readers;    /* how many have it open */
+	struct list waiting; /* struct request */
+	struct list files;   /* struct file: who polls */
+};
+
+struct input {
+	struct buf data;    /* taken from writers, not yet sent */
+	uint64_t at, max;   /* sent; granted by the guest */
+	bool broken;        /* nobody reads it any more */
+	bool eof, eof_sent; /* no more will be written */
+	unsigned writers;
+	struct list waiting; /* struct request: writes */
+	struct list files;
+};
+
+struct job {
+	struct object obj;
+	struct list link;   /* sb->jobs */
+	struct sandbox *sb; /* holds as long as the job is not gone */
+	bool nameless;
+	enum job_phase phase;
+	uint32_t id;          /* 0 until started */
+	enum job_state state; /* JOB_RUNNING... of vm/agent/proto.h, once started */
+	uint32_t code;
+	char reason[ERR_TEXT_MAX]; /* where state is JOB_FAILED */
+
+	struct buf cmd, cwd, user, env;
+	bool tty;
+	uint16_t rows, cols;
+	struct output out[2]; /* stdout, stderr */
+	struct input in;
+	struct list waiting; /* struct request: who reads `wait` */
+};
+
+struct job *job_of(const struct object *obj);
+/* In sb->jobs; an empty name is nameless. NULL when out of memory. */
+struct job *job_new(struct sandbox *sb, const char *name, const struct owner *owner);
+/* Kill what is left of it and take it out of the tree. */
+void job_remove(struct job *job);
+/* Start job->cmd. -EBUSY, or as sandbox_usable. */
+int job_start(struct job *job, bool merge, struct err *err);
+/* "exited 0" and its like, without newline. */
+void job_status(const struct job *job, struct buf *text);
+
+/* What the guest says; unknown numbers are ignored. */
+void job_started(struct sandbox *sb, uint32_t id, int err, const char *reason);
+void job_output(struct sandbox *sb, uint32_t id, int stream, const void *data, size_t n);
+void job_stdin_max(struct sandbox *sb, uint32_t id, uint64_t offset);
+void job_exit(struct sandbox *sb, uint32_t id, bool signaled, uint32_t code);
+/* For agent_job_list on a fork's machine (arg: the sandbox): the job is here too. */
+void job_inherit(void *arg, const struct job_info *info);
+/* The machine is gone: what ran has failed, streams end. */
+void jobs_lost(struct sandbox *sb, const char *why);
+
+/* ---- streams, in stream.c */
+
+void output_init(struct output *out);
+void output_release(struct output *out);
+/* Somebody opened or closed it; ask the guest accordingly. */
+void output_open(struct job *job, unsigned stream /* 0, 1 */);
+void output_close(struct job *job, unsigned stream);
+void output_read(struct job *job, unsigned stream, bool nonblock, struct request *request);
+unsigned output_poll(const struct output *out);
+/* Ask for as much as fits. */
+void output_want(struct job *job, unsigned stream);
+void output_add(struct output *out, const void *data, size_t n);
+/* No more will come. */
+void output_end(struct output *out);
+
+void input_init(struct input *in);
+void input_release(struct input *in);
+/* Send what the guest takes, and let writers go on. */
+void input_pump(struct job *job);
+/* Nobody reads it any more: writers get EPIPE. */
+void input_break(struct input *in);
+
+extern const struct stream_ops stdin_ops, stdout_ops, stderr_ops;
+
+/* ---- in exec.c and run.c */
+
+extern const struct entry job_entry;
+extern const struct dir_ops exec_dir;
+extern const struct stream_ops run_ops;
+
+#endif

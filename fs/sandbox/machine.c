@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * machine.c - a sandbox's machine: started, paused, resumed, ended
+ *
+ * The step under way is kept in the task; a machine that is dropped forgets it, and the callbacks that come
+ * while it is torn down (agent_free answers all that is pending) find no machine and do nothing.
+ */
+#include "fs/sandbox/machine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/sandbox/job.h"
+
+enum {
+	QUIESCE_MS =
+		1000, /* a guest that answers does so in one round trip; one that does not is paused anyway */
+	RESUME_MS = 10000,
+	RESIZE_MS = 30000, /* a guest that shrinks moves pages, and may have to write some out */
+};
+
+static void step_begin(struct sandbox *sb, done_fn done, void *arg)
+{
+	sb->task.step = done;
+	sb->task.step_arg = arg;
+}
+
+static void step_end(struct sandbox *sb, const struct err *err)
+{
+	const done_fn done = sb->task.step;
+	void *arg = sb->task.step_arg;
+
+	sb->task.step = NULL;
+	timer_stop(&sb->task.timer);
+	if (done)
+		done(arg, err);
+}
+
+void machine_drop(struct sandbox *sb)
+{
+	const struct engine *engine = sb->obj.fs->engine;
+	struct vm *vm = sb->vm;
+	struct agent *agent = sb->agent;
+
+	sb->task.step = NULL;
+	timer_stop(&sb->task.timer);
+	if (!vm)
+		return;
+	sb->vm = NULL;
+	sb->agent = NULL;
+	sb->epoch++;
+	agent_free(agent);
+	console_detach(&sb->console);
+	engine->destroy(vm);
+	jobs_lost(sb, "the machine ended");
+}
+
+/* The machine cannot be brought up: the sandbox has none, and the task fails with what the console said last.
+ */
+static void fail_start(struct sandbox *sb, const struct err *why)
+{
+	struct err err = *why;
+	char line[100];
+	done_fn done = sb->task.step;
+	void *arg = sb->task.step_arg;
+
+	machine_drop(sb);
+	console_last_line(&sb->console, line, sizeof(line));
+	if (*line)
+		err_set(&err, why->code, "%.120s; the console ends with: %s", why->text, line);
+	sandbox_set_state(sb, SANDBOX_CRASHED);
+	if (done)
+		done(arg, &err);
+}
+
+static void on_start_timeout(void *arg)
+{
+	struct sandbox *sb = arg;
+	struct err err;
+
+	err_set(&err, -ETIMEDOUT, "%s: the guest did not answer in time", sb->obj.name);
+	fail_start(sb, &err);
+}
+
+static void on_exited(void *owner, bool clean, const char *why)
+{
+	struct sandbox *sb = owner;
+	struct err err = { 0 };
+	const bool asked = sb->task.verb && !strcmp(sb->task.verb, "stop");
+
+	object_ref(&sb->obj);
+	machine_drop(sb);
+	sandbox_set_state(sb, clean || asked ? SANDBOX_STOPPED : SANDBOX_CRASHED);
+	if (!asked)
+		err_set(&err, -EHOSTDOWN, "%s: %s", sb->obj.name, why);
+	if (sb->task.verb)
+		task_end(sb, &err);
+	else if (!clean)
+		object_report(&sb->obj, &err);
+	object_unref(&sb->obj);
+}
+
+static const struct vm_events vm_events = { .exited = on_exited };
+
+/* ---- the agent */
+
+static void on_attached(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	if (!sb->vm)
+		return;
+	if (err->code) {
+		fail_start(sb, err);
+		return;
+	}
+	sb->boot_ns = now_mono_ns() - sb->began_ns;
+	sandbox_set_state(sb, SANDBOX_RUNNING);
+	step_end(sb, err);
+}
+
+static void attach(struct sandbox *sb, enum attach_kind kind, bool resync, unsigned timeout_ms,
+		   agent_done_fn done)
+{
+	/* For the hooks of a fork. Commands get theirs when they are started, so that a line that was taken
+	 * out of `env` does not linger in the guest. */
+	char **env = kind == ATTACH_FORK ? env_array(&sb->env) : NULL;
+	const struct identity identity = {
+		.name = sb->obj.name,
+		.generation = sb->generation,
+		.kind = kind,
+		.resync = resync,
+		.env = env,
+	};
+
+	agent_attach(sb->agent, &identity, timeout_ms, done, sb);
+	free(env);
+}
+
+static void on_agent_ready(void *owner)
+{
+	struct sandbox *sb = owner;
+
+	if (sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED)
+		return; /* an agent says so once, after a boot: not believed later */
+	sb->generation++;
+	attach(sb, ATTACH_BOOT, false, sb->obj.fs->options.boot_timeout_ms, on_attached);
+}
+
+static void on_job_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid)
+{
+	(void)pid;
+	job_started(owner, job, err, reason);
+}
+
+static void on_job_output(void *owner, uint32_t job, int stream, const void *data, size_t n)
+{
+	job_output(owner, job, stream, data, n);
+}
+
+static void on_job_stdin_max(void *owner, uint32_t job, uint64_t offset)
+{
+	job_stdin_max(owner, job, offset);
+}
+
+static void on_job_exit(void *owner, uint32_t job, bool signaled, uint32_t code)
+{
+	job_exit(owner, job, signaled, code);
+}
+
+static const struct agent_events agent_events = {
+	.ready = on_agent_ready,
+	.job_started = on_job_started,
+	.job_output = on_job_output,
+	.job_stdin_max = on_job_stdin_max,
+	.job_exit = on_job_exit,
+};
+
+static int connect_machine(struct sandbox *sb, struct err *err)
+{
+	const struct fs *fs = sb->obj.fs;
+
+	sb->agent = agent_new(fs->loop, fs->engine->agent_fd(sb->vm), &agent_events, sb);
+	if (!sb->agent || console_attach(&sb->console, fs->loop, fs->engine->console_fd(sb->vm)))
+		return err_set(err, -ENOMEM, "no memory for the machine of %s", sb->obj.name);
+	return 0;
+}
+
+/* ---- boot */
+
+static int make_disk(struct sandbox *sb, struct err *err)
+{
+	struct fs *fs = sb->obj.fs;
+	struct image image;
+	int rc;
+
+	if (sb->disk)
+		return 0;
+	rc = image_get(fs->store, sb->image, &image, err);
+	if (rc)
+		return rc;
+	rc = layer_overlay(fs->store, image.disk, &sb->disk, err);
+	image_release(&image);
+	return rc;
+}
+
+static void on_booted(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	/* The guest runs; its agent will tell when it is up. */
+	if (sb->vm && err->code)
+		fail_start(sb, err);
+}
+
+int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
+{
+	struct fs *fs = sb->obj.fs;
+	int rc = make_disk(sb, err);
+
+	if (rc)
+		return rc;
+	sb->began_ns = now_mono_ns();
+	rc = fs->engine->boot(&fs->env, &sb->machine, layer_path(sb->disk), &vm_events, sb, on_booted, sb,
+			      &sb->vm, err);
+	if (rc)
+		return rc;
+	rc = connect_machine(sb, err);
+	if (rc) {
+		machine_drop(sb);
+		return rc;
+	}
+	step_begin(sb, done, arg);
+	timer_start(fs->loop, &sb->task.timer, fs->options.boot_timeout_ms * 1000000ull, on_start_timeout,
+		    sb);
+	return 0;
+}
+
+/* ---- fork */
+
+/* It runs, its identity is confirmed, or its jobs are known. */
+static void on_fork_answer(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	if (!sb->vm)
+		return;
+	if (err->code) {
+		fail_start(sb, err);
+		return;
+	}
+	if (--sb->task.awaited)
+		return;
+	sandbox_set_state(sb, SANDBOX_RUNNING);
+	step_end(sb, err);
+}
+
+/* Both at once, which saves a round trip: a guest that refuses the one ends the other. */
+static void introduce(struct sandbox *sb)
+{
+	agent_cork(sb->agent);
+	attach(sb, ATTACH_FORK, !sb->quiesced, sb->obj.fs->options.fork_timeout_ms, on_fork_answer);
+	agent_job_list(sb->agent, job_inherit, on_fork_answer, sb);
+	agent_uncork(sb->agent);
+}
+
+static void on_unloaded_started(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	if (sb->vm && !err->code) {
+		/* Again: a thread that was being made when it was told first may have missed it. */
+		sb->obj.fs->engine->background(sb->vm, false);
+		introduce(sb);
+	}
+	on_fork_answer(arg, err);
+}
+
+int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, bool loaded, done_fn done,
+		 void *arg, struct err *err)
+{
+	struct fs *fs = sb->obj.fs;
+	int rc = 0;
+
+	sb->machine = template->machine;
+	sb->generation = template->generation + 1;
+	sb->quiesced = template->quiesced;
+	sb->vm = vm;
+	if (!vm) {
+		rc = layer_overlay(fs->store, template->disk, &sb->disk, err);
+		if (!rc)
+			rc = fs->engine->prepare(&fs->env, template, layer_path(sb->disk), NULL, NULL, NULL,
+						 NULL, &sb->vm, err);
+	}
+	if (!rc)
+		rc = connect_machine(sb, err);
+	if (rc) {
+		machine_drop(sb);
+		return rc;
+	}
+	step_begin(sb, done, arg);
+	timer_start(fs->loop, &sb->task.timer, fs->options.fork_timeout_ms * 1000000ull, on_start_timeout,
+		    sb);
+	sb->task.awaited = 3;
+	/* What a loaded machine is told before it runs is there when it looks. */
+	if (loaded)
+		introduce(sb);
+	fs->engine->start(sb->vm, &vm_events, sb, loaded ? on_fork_answer : on_unloaded_started, sb);
+	return 0;
+}
+
+/* ---- pause and resume */
+
+static void on_paused(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	if (!sb->vm)
+		return;
+	if (err->code)
+		agent_unquiesce(sb->agent);
+	step_end(sb, err);
+}
+
+static void on_quiesced(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	if (!sb->vm)
+		return;
+	sb->quiesced = !err->code;
+	sb->obj.fs->engine->pause(sb->vm, on_paused, sb);
+}
+
+void machine_pause(struct sandbox *sb, done_fn done, void *arg)
+{
+	step_begin(sb, done, arg);
+	agent_quiesce(sb->agent, QUIESCE_MS, on_quiesced, sb);
+}
+
+static void on_resume_attached(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	if (sb->vm)
+		step_end(sb, err);
+}
+
+static void resumed(struct sandbox *sb, bool long_pause, const struct err *err)
+{
+	if (!sb->vm)
+		return;
+	if (err->code) {
+		step_end(sb, err);
+		return;
+	}
+	sandbox_set_state(sb, SANDBOX_RUNNING);
+	if (long_pause || !sb->quiesced) {
+		sb->generation++;
+		attach(sb, ATTACH_RESUME, !sb->quiesced, RESUME_MS, on_resume_attached);
+		return;
+	}
+	agent_unquiesce(sb->agent);
+	step_end(sb, err);
+}
+
+static void on_resumed_at_once(void *arg, const struct err *err)
+{
+	resumed(arg, false, err);
+}
+
+static void on_resumed_later(void *arg, const struct err *err)
+{
+	resumed(arg, true, err);
+}
+
+void machine_resume(struct sandbox *sb, bool long_pause, done_fn done, void *arg)
+{
+	step_begin(sb, done, arg);
+	sb->obj.fs->engine->resume(sb->vm, long_pause ? on_resumed_later : on_resumed_at_once, sb);
+}
+
+/* ---- resize */
+
+static void on_resized(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	if (!sb->vm)
+		return;
+	if (!err->code) {
+		sb->machine.memory = sb->task.want.memory;
+		sb->machine.cpus = sb->task.want.cpus;
+	}
+	step_end(sb, err);
+}
+
+void machine_resize(struct sandbox *sb, const struct machine *want, done_fn done, void *arg)
+{
+	step_begin(sb, done, arg);
+	sb->task.want = *want;
+	agent_resize(sb->agent, want->cpus, want->memory, RESIZE_MS, on_resized, sb);
+}
+
+/* ---- stop */
+
+static void on_stop_timeout(void *arg)
+{
+	struct sandbox *sb = arg;
+	const struct err ok = { 0 };
+	const done_fn done = sb->task.step;
+	void *done_arg = sb->task.step_arg;
+
+	machine_drop(sb);
+	sandbox_set_state(sb, SANDBOX_STOPPED);
+	if (done)
+		done(done_arg, &ok);
+}
+
+void machine_stop(struct sandbox *sb, done_fn done, void *arg)
+{
+	const struct fs *fs = sb->obj.fs;
+	unsigned ms = fs->options.stop_timeout_ms;
+
+	step_begin(sb, done, arg);
+	if (sb->state == SANDBOX_RUNNING)
+		agent_poweroff(sb->agent);
+	else
+		ms = 0; /* a paused guest cannot be asked */
+	timer_start(fs->loop, &sb->task.timer, ms * 1000000ull, on_stop_timeout, sb);
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * machine.h - a sandbox's machine: started, paused, resumed, ended
+ *
+ * Each of the slow ones is a step of the sandbox's task (sandbox.h): done is called once from the loop,
+ * unless the machine ends first; then the task is ended instead, and done is not called.
+ */
+#ifndef SBX_FS_SANDBOX_MACHINE_H
+#define SBX_FS_SANDBOX_MACHINE_H
+
+#include "fs/sandbox/sandbox.h"
+
+/* Boot from the sandbox's disk, which is made of its image if there is none; running when done. */
+int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err);
+/*
+ * Make the sandbox a fork of the template: its machine is `vm` on sb->disk, prepared (`loaded`: and the
+ * engine is done with that), or NULL to prepare one. Running, and its jobs known, when done.
+ */
+int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, bool loaded, done_fn done,
+		 void *arg, struct err *err);
+
+/* Empty the agent channel and stand still; sets sb->quiesced, not the state. A guest that is silent is
+ * paused all the same. */
+void machine_pause(struct sandbox *sb, done_fn done, void *arg);
+/*
+ * Go on. After a `long_pause` the guest's clock is set anew; then done waits for the guest, and ends with
+ * -ETIMEDOUT when it is silent. Sets the state to running.
+ */
+void machine_resume(struct sandbox *sb, bool long_pause, done_fn done, void *arg);
+/* Give the running guest this memory and these CPUs. The settings change when it has them. */
+void machine_resize(struct sandbox *sb, const struct machine *want, done_fn done, void *arg);
+/* Ask the guest to power off; kill it after the time the options give. */
+void machine_stop(struct sandbox *sb, done_fn done, void *arg);
+/* Kill it at once, if there is one. The task, if any, is left for the caller to end; its callbacks will not
+ * come. */
+void machine_drop(struct sandbox *sb);
+
+#endif

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/* sandbox.c - a sandbox: a name, settings, a disk, and while it runs a machine */
+#include "fs/sandbox/sandbox.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/sandbox/job.h"
+#include "fs/sandbox/machine.h"
+#include "fs/snapshot/snapshot.h"
+
+struct sandbox *sandbox_of(const struct object *obj)
+{
+	return container_of(obj, struct sandbox, obj);
+}
+
+struct sandbox *sandbox_find(struct fs *fs, const char *name)
+{
+	struct sandbox *sb;
+
+	list_for_each (sb, &fs->sandboxes, link)
+		if (!strcmp(sb->obj.name, name))
+			return sb;
+	return NULL;
+}
+
+int sandbox_name_check(struct fs *fs, const char *name, struct err *err)
+{
+	const struct entry *entry;
+
+	if (!name_valid(name))
+		return err_set(err, -EINVAL,
+			       "\"%.80s\" is not a name: 1 to %d of A-Z a-z 0-9 . _ -, the first no sign",
+			       name, STORE_NAME_MAX);
+	for (entry = root_entry.dir->entries; entry->name; entry++)
+		if (!strcmp(entry->name, name))
+			return err_set(err, -EEXIST, "the name %s belongs to the tree", name);
+	if (sandbox_find(fs, name))
+		return err_set(err, -EEXIST, "there is a sandbox %s already", name);
+	return 0;
+}
+
+static void sandbox_free(struct object *obj)
+{
+	struct sandbox *sb = sandbox_of(obj);
+
+	console_release(&sb->console);
+	layer_unref(sb->disk);
+	buf_release(&sb->env);
+	buf_release(&sb->requires);
+	free(sb);
+}
+
+int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, struct sandbox **ret,
+		struct err *err)
+{
+	struct sandbox *sb;
+	int rc = sandbox_name_check(fs, name, err);
+
+	if (rc)
+		return rc;
+	sb = calloc(1, sizeof(*sb));
+	if (!sb)
+		return err_sys(err, -ENOMEM, "cannot make the sandbox %s", name);
+	object_init(&sb->obj, OBJECT_SANDBOX, fs, name, owner, sandbox_free);
+	sb->obj.to_root = "../../";
+	snprintf(sb->image, sizeof(sb->image), "base");
+	sb->machine = fs->options.machine;
+	sb->next_job = 1;
+	sb->next_snapshot = 1;
+	console_init(&sb->console);
+	list_init(&sb->jobs);
+	list_init(&sb->snapshots);
+	list_init(&sb->fork_link);
+	list_add(&fs->sandboxes, &sb->link);
+	*ret = sb;
+	return 0;
+}
+
+void sandbox_remove(struct sandbox *sb)
+{
+	struct snapshot *snap;
+	struct sandbox *child;
+	struct job *job;
+	struct err err;
+
+	object_ref(&sb->obj);
+	err_set(&err, -ENODEV, "the sandbox %s was removed", sb->obj.name);
+	machine_drop(sb);
+	task_end(sb, &err);
+	while ((job = list_first(&sb->jobs, struct job, link)))
+		job_remove(job);
+	while ((snap = list_first(&sb->snapshots, struct snapshot, link)))
+		snapshot_drop(snap);
+	while ((child = list_first(&sb->obj.forks, struct sandbox, fork_link))) {
+		list_del(&child->fork_link);
+		child->origin = NULL;
+	}
+	list_del(&sb->fork_link);
+	sb->origin = NULL;
+	list_del(&sb->link);
+	object_remove(&sb->obj);
+	layer_unref(sb->disk);
+	sb->disk = NULL;
+	object_unref(&sb->obj);
+	object_unref(&sb->obj); /* the tree's */
+}
+
+int sandbox_set_image(struct sandbox *sb, const char *name, struct err *err)
+{
+	struct image image;
+	int rc;
+
+	if (sb->disk)
+		return err_set(err, -EBUSY, "image: %s has a disk made of %s already", sb->obj.name,
+			       sb->image);
+	if (!name_valid(name))
+		return err_set(err, -EINVAL, "image: \"%.80s\" is not a name", name);
+	rc = image_get(sb->obj.fs->store, name, &image, err);
+	if (rc)
+		return rc;
+	image_release(&image);
+	snprintf(sb->image, sizeof(sb->image), "%s", name);
+	return 0;
+}
+
+const char *sandbox_state_name(enum sandbox_state state)
+{
+	static const char *const names[] = { "created", "running", "paused", "stopped", "crashed" };
+
+	return names[state];
+}
+
+void sandbox_set_state(struct sandbox *sb, enum sandbox_state state)
+{
+	if (sb->state == state)
+		return;
+	sb->state = state;
+	object_changed(&sb->obj);
+}
+
+int sandbox_usable(const struct sandbox *sb, struct err *err)
+{
+	if (sb->obj.gone)
+		return err_set(err, -ENODEV, "the sandbox was removed");
+	if (sb->state == SANDBOX_PAUSED)
+		return err_set(err, -EAGAIN, "%s is paused; resume it first", sb->obj.name);
+	if (sb->state != SANDBOX_RUNNING || !sb->agent)
+		return err_set(err, -EHOSTDOWN, "%s is not running, it is %s", sb->obj.name,
+			       sandbox_state_name(sb->state));
+	return 0;
+}
+
+int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, struct err *err)
+{
+	if (sb->task.verb)
+		return err_set(err, -EBUSY, "%s: %s is under way", verb, sb->task.verb);
+	sb->task = (struct task){ .verb = verb, .done = done, .arg = arg };
+	object_ref(&sb->obj);
+	return 0;
+}
+
+void task_end(struct sandbox *sb, const struct err *err)
+{
+	const struct task task = sb->task;
+	const struct err copy = *err;
+
+	if (!task.verb)
+		return;
+	timer_stop(&sb->task.timer);
+	sb->task = (struct task){ 0 };
+	task.done(task.arg, &copy);
+	object_unref(&sb->obj);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sandbox.h - a sandbox: a name, settings, a disk, and while it runs a machine
+ *
+ * One verb at a time is under way on a sandbox: its task. The task's callback is called once, when the verb
+ * is done, or when the machine ends under it. Machines are driven by machine.h, captured by capture.h, forked
+ * by fork.h.
+ */
+#ifndef SBX_FS_SANDBOX_SANDBOX_H
+#define SBX_FS_SANDBOX_SANDBOX_H
+
+#include "fs/fs.h"
+#include "fs/sandbox/console.h"
+#include "fs/tree/object.h"
+#include "fs/tree/request.h"
+#include "fs/tree/tree.h"
+#include "vm/agent/channel.h"
+
+enum sandbox_state { SANDBOX_CREATED, SANDBOX_RUNNING, SANDBOX_PAUSED, SANDBOX_STOPPED, SANDBOX_CRASHED };
+
+struct task {
+	const char *verb; /* NULL: none under way */
+	done_fn done;
+	void *arg;
+	struct timer timer;  /* the task's own limit */
+	struct machine want; /* of a resize under way */
+	/* The step of machine.c that it waits for. */
+	done_fn step;
+	void *step_arg;
+	unsigned awaited; /* answers of the guest's that the step waits for */
+};
+
+struct sandbox {
+	struct object obj;
+	struct list link; /* fs->sandboxes */
+	bool born;        /* false: a fork on its way; its name is taken, but it is not to be seen */
+	enum sandbox_state state;
+
+	char image[STORE_NAME_MAX + 1];
+	struct machine machine;
+	struct buf env;      /* lines K=V */
+	struct buf requires; /* of a fork: what its origin needs of a host (requires.h) */
+	struct layer *disk;  /* its own overlay, kept from one start to the next; NULL before the first */
+
+	struct vm *vm;       /* NULL: no machine */
+	struct agent *agent; /* with vm */
+	uint32_t generation; /* of the agent channel, and of the identity */
+	bool quiesced;       /* while paused: the channel is empty */
+	uint64_t epoch;      /* counts machines: what belongs to an earlier one is stale */
+	struct task task;
+	struct console console;
+
+	struct list jobs;      /* struct job, exec/ and `run` */
+	uint32_t next_job;     /* job numbers are unique in the machine's whole history */
+	struct list snapshots; /* struct snapshot, unnamed ones, oldest first */
+	unsigned next_snapshot;
+	struct guest files; /* fs/ */
+
+	struct object *origin;                 /* what it was forked of; NULL: nothing, or that is gone */
+	struct list fork_link;                 /* origin->forks */
+	char parent[2 * STORE_NAME_MAX + 32];  /* the same as a path in the tree, kept for info */
+	char parent_named[STORE_NAME_MAX + 1]; /* the named snapshot its memory goes back to, or "" */
+	uint64_t boot_ns, fork_ns;             /* how long that took; 0: was not */
+	uint64_t began_ns;                     /* when it began, CLOCK_MONOTONIC */
+};
+
+struct sandbox *sandbox_of(const struct object *obj);
+/* By name, unborn ones too; NULL: none. */
+struct sandbox *sandbox_find(struct fs *fs, const char *name);
+/* -EINVAL or -EEXIST, with the reason. */
+int sandbox_name_check(struct fs *fs, const char *name, struct err *err);
+/* A new one with default settings, in fs->sandboxes, not born. */
+int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, struct sandbox **ret,
+		struct err *err);
+/* Kill its machine, forget its jobs and unnamed snapshots, take it out of the tree. */
+void sandbox_remove(struct sandbox *sb);
+
+/* -ENOENT, -EINVAL, or -EBUSY once it has a disk. */
+int sandbox_set_image(struct sandbox *sb, const char *name, struct err *err);
+void sandbox_set_state(struct sandbox *sb, enum sandbox_state state);
+const char *sandbox_state_name(enum sandbox_state state);
+/* May commands and files of the guest be used? 0, -EAGAIN (paused), -EHOSTDOWN or -ENODEV (gone). */
+int sandbox_usable(const struct sandbox *sb, struct err *err);
+
+/* Begin a verb: -EBUSY with the reason where one is under way. */
+int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, struct err *err);
+/* End it: calls done. Harmless when none is under way. */
+void task_end(struct sandbox *sb, const struct err *err);
+
+extern const struct entry sandbox_entry;   /* /sbx/VM */
+extern const struct entry fork_link_entry; /* .../forks/W */
+/* forks/ of a sandbox or snapshot. */
+extern const struct dir_ops forks_dir;
+
+#endif

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: MIT */
+/* settings.c - values people write: memory, cpus, env, and k=v options of verbs */
+#include "fs/sandbox/settings.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/size.h"
+#include "vm/kernel_args.h"
+
+static int set_memory(uint64_t *field, const char *key, const char *value, struct err *err)
+{
+	uint64_t n = 0;
+	const int rc = size_parse(value, &n);
+
+	if (rc == -EINVAL)
+		return err_set(err, rc, "%s: \"%.64s\" is not a size such as 512M", key, value);
+	if (rc || n < MEMORY_MIN || n > MEMORY_LIMIT)
+		return err_set(err, -ERANGE, "%s: %.64s is not between %" PRIu64 "M and %" PRIu64 "G", key,
+			       value, MEMORY_MIN >> 20, MEMORY_LIMIT >> 30);
+	if (n % (1 << 20))
+		return err_set(err, -EINVAL, "%s: %.64s is not a multiple of 1M", key, value);
+	*field = n;
+	return 0;
+}
+
+static int set_cpus(uint32_t *field, const char *key, const char *value, struct err *err)
+{
+	uint64_t n = 0;
+	const int rc = number_parse(value, &n);
+
+	if (rc == -EINVAL)
+		return err_set(err, rc, "%s: \"%.64s\" is not a number", key, value);
+	if (rc || !n || n > CPUS_LIMIT)
+		return err_set(err, -ERANGE, "%s: %.64s is not between 1 and %d", key, value, CPUS_LIMIT);
+	*field = (uint32_t)n;
+	return 0;
+}
+
+int machine_set(struct machine *machine, const char *key, const char *value, struct err *err)
+{
+	if (!strcmp(key, "memory"))
+		return set_memory(&machine->memory, key, value, err);
+	if (!strcmp(key, "memory_max"))
+		return set_memory(&machine->memory_max, key, value, err);
+	if (!strcmp(key, "cpus"))
+		return set_cpus(&machine->cpus, key, value, err);
+	if (!strcmp(key, "cpus_max"))
+		return set_cpus(&machine->cpus_max, key, value, err);
+	return err_set(err, -EINVAL, "no setting \"%.64s\"", key);
+}
+
+int machine_check(const struct machine *machine, struct err *err)
+{
+	if (machine->memory > machine->memory_max)
+		return err_set(err, -ERANGE, "memory (%" PRIu64 "M) is above memory_max (%" PRIu64 "M)",
+			       machine->memory >> 20, machine->memory_max >> 20);
+	if (machine->cpus > machine->cpus_max)
+		return err_set(err, -ERANGE, "cpus (%u) is above cpus_max (%u)", machine->cpus,
+			       machine->cpus_max);
+	return 0;
+}
+
+int machine_check_start(const struct machine *machine, struct err *err)
+{
+	const uint64_t floor = memory_floor(machine);
+
+	if (machine->memory >= floor)
+		return 0;
+	return err_set(err, -ERANGE,
+		       "memory (%" PRIu64 "M) is below the %" PRIu64 "M that a guest with memory_max=%" PRIu64
+		       "M needs",
+		       machine->memory >> 20, floor >> 20, machine->memory_max >> 20);
+}
+
+/* ---- environments */
+
+/* Length of the line at text, without its newline. */
+static size_t line_length(const char *text, size_t n)
+{
+	const char *end = memchr(text, '\n', n);
+
+	return end ? (size_t)(end - text) : n;
+}
+
+/* Length of the K of a line K=V, 0 if there is none. */
+static size_t key_length(const char *line, size_t n)
+{
+	static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789";
+	size_t i;
+
+	for (i = 0; i < n && line[i] != '='; i++)
+		if (!line[i] || !strchr(letters, line[i]))
+			return 0;
+	return i < n && !(line[0] >= '0' && line[0] <= '9') ? i : 0;
+}
+
+int env_check(const char *text, size_t n, struct err *err)
+{
+	size_t at, len;
+
+	if (memchr(text, 0, n))
+		return err_set(err, -EINVAL, "env: there is a NUL byte in it");
+	for (at = 0; at < n; at += len + 1) {
+		len = line_length(text + at, n - at);
+		if (!key_length(text + at, len))
+			return err_set(err, -EINVAL, "env: \"%.*s\" is not a line NAME=VALUE",
+				       (int)(len < 64 ? len : 64), text + at);
+	}
+	return 0;
+}
+
+/* Add a line, without its newline, in the place of one with the same K if there is one. */
+static void merge_line(struct buf *env, const char *line, size_t n)
+{
+	const size_t key = key_length(line, n) + 1; /* with the '=' */
+	struct buf merged = { 0 };
+	bool replaced = false;
+	const char *text = (const char *)buf_bytes(env);
+	size_t at, len;
+
+	for (at = 0; at < env->len; at += len + 1) {
+		len = line_length(text + at, env->len - at);
+		if (!replaced && len >= key && !memcmp(text + at, line, key)) {
+			replaced = true;
+			buf_add(&merged, line, n);
+		} else {
+			buf_add(&merged, text + at, len);
+		}
+		buf_add(&merged, "\n", 1);
+	}
+	if (!replaced) {
+		buf_add(&merged, line, n);
+		buf_add(&merged, "\n", 1);
+	}
+	buf_release(env);
+	*env = merged;
+}
+
+void env_merge(struct buf *env, const char *more, size_t n)
+{
+	size_t at, len;
+
+	for (at = 0; at < n; at += len + 1) {
+		len = line_length(more + at, n - at);
+		merge_line(env, more + at, len);
+	}
+}
+
+char **env_array(const struct buf *env)
+{
+	const char *text = (const char *)buf_bytes(env);
+	size_t at, lines = 0;
+	char **array, *copy;
+
+	for (at = 0; at < env->len; at += line_length(text + at, env->len - at) + 1)
+		lines++;
+	array = malloc((lines + 1) * sizeof(*array) + env->len + 1);
+	if (!array)
+		return NULL;
+	copy = (char *)(array + lines + 1);
+	if (env->len)
+		memcpy(copy, text, env->len);
+	copy[env->len] = 0;
+	for (lines = at = 0; at < env->len; at++) {
+		array[lines++] = copy + at;
+		at += line_length(copy + at, env->len - at);
+		copy[at] = 0;
+	}
+	array[lines] = NULL;
+	return array;
+}
+
+/* ---- overrides */
+
+static int parse_one(const char *word, bool fresh, struct overrides *ret, struct err *err)
+{
+	static const char env_prefix[] = "env.";
+	const char *value = strchr(word, '=');
+	char key[16];
+	size_t n;
+
+	if (!value)
+		return err_set(err, -EINVAL, "\"%.64s\" is not key=value", word);
+	n = (size_t)(value++ - word);
+	if (!strncmp(word, env_prefix, strlen(env_prefix))) {
+		word += strlen(env_prefix);
+		if (env_check(word, strlen(word), err))
+			return -EINVAL;
+		env_merge(&ret->env, word, strlen(word));
+		return 0;
+	}
+	if (n >= sizeof(key))
+		return err_set(err, -EINVAL, "no key \"%.64s\"", word);
+	memcpy(key, word, n);
+	key[n] = 0;
+	if (!strcmp(key, "image") && fresh) {
+		ret->image = value;
+		return 0;
+	}
+	if (!strcmp(key, "memory") || !strcmp(key, "cpus") ||
+	    (fresh && (!strcmp(key, "memory_max") || !strcmp(key, "cpus_max"))))
+		return machine_set(&ret->machine, key, value, err);
+	return err_set(err, -EINVAL, "no key \"%s\"; there are %smemory, cpus and env.NAME", key,
+		       fresh ? "image, memory_max, cpus_max, " : "");
+}
+
+int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err)
+{
+	int rc = 0;
+
+	for (; *words && !rc; words++)
+		rc = parse_one(*words, fresh, ret, err);
+	if (!rc && ret->env.failed)
+		rc = err_set(err, -ENOMEM, "no memory for the environment");
+	return rc;
+}
+
+void overrides_release(struct overrides *overrides)
+{
+	buf_release(&overrides->env);
+}
+
+int overrides_apply(const struct machine *want, struct machine *machine, struct err *err)
+{
+	struct machine result = *machine;
+	int rc;
+
+	if (want->memory)
+		result.memory = want->memory;
+	if (want->cpus)
+		result.cpus = want->cpus;
+	rc = machine_check(&result, err);
+	if (!rc)
+		*machine = result;
+	return rc;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * settings.h - values people write: memory, cpus, env, and k=v options of verbs
+ *
+ * Pure functions on text. Errors: -EINVAL for what is malformed, -ERANGE for numbers outside their limits.
+ */
+#ifndef SBX_FS_SANDBOX_SETTINGS_H
+#define SBX_FS_SANDBOX_SETTINGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "snap/template.h"
+#include "util/buf.h"
+#include "util/err.h"
+
+#define MEMORY_MIN ((uint64_t)128 << 20)
+#define MEMORY_LIMIT ((uint64_t)64 << 30)
+enum { CPUS_LIMIT = 64 };
+
+/*
+ * Set one of memory, memory_max, cpus, cpus_max in *machine. Only the number itself is checked; how the
+ * four fit together is machine_check's.
+ */
+int machine_set(struct machine *machine, const char *key, const char *value, struct err *err);
+/* -ERANGE where memory or cpus is above its maximum. */
+int machine_check(const struct machine *machine, struct err *err);
+/* Likewise before a start: where memory is less than what a guest with this memory_max needs. */
+int machine_check_start(const struct machine *machine, struct err *err);
+
+/*
+ * The text of an `env` file: lines K=V, where K is a name as shells have it. Each line's newline is added
+ * where it is missing.
+ */
+int env_check(const char *text, size_t n, struct err *err);
+/* Add the lines of `more` to *env; the later of two lines with the same K replaces the earlier. */
+void env_merge(struct buf *env, const char *more, size_t n);
+/* An array of "K=V" ending with NULL, in one allocation for free(); NULL when out of memory. */
+char **env_array(const struct buf *env);
+
+/* What k=v words of `create` and `fork` ask for. Zero-initialised is nothing. */
+struct overrides {
+	struct machine machine; /* fields that are 0 were not given */
+	const char *image;      /* points into the words; NULL if not given */
+	struct buf env;         /* lines */
+};
+/* words ends with NULL. image, memory_max and cpus_max are only taken where `fresh`. */
+int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err);
+void overrides_release(struct overrides *overrides);
+/* Change *machine to what is asked for, within its maxima: -ERANGE with the numbers. */
+int overrides_apply(const struct machine *want, struct machine *machine, struct err *err);
+
+#endif

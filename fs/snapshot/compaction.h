@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * compaction.h - chains of disk layers are kept short, in the background
+ *
+ * Every capture adds a layer below a sandbox's disk (snap/compact.h has how and why they are merged). Nobody
+ * waits for it, and open sandboxes do not notice.
+ */
+#ifndef SBX_FS_SNAPSHOT_COMPACTION_H
+#define SBX_FS_SNAPSHOT_COMPACTION_H
+
+#include "fs/fs.h"
+
+/* There may be a chain to shorten: a layer was frozen, or came with an archive. */
+void compaction_want(struct fs *fs);
+/* Give up; the loop has to run until fs->working is 0. */
+void compaction_cancel(struct fs *fs);
+
+#endif

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+/* files.c - fs/ of a snapshot: its files, read-only, without a machine */
+#include "fs/snapshot/files.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/guest/guest_names.h"
+#include "vm/agent/browser.h"
+
+enum { IDLE_MS = 10000, HELPERS_MAX = 16 };
+
+struct snapfs {
+	struct list link; /* fs->browsed */
+	struct snapshot *snap;
+	struct browse *browse;
+	struct layer *disk; /* a reference: its layers stay */
+	struct timer idle;
+	bool opening;
+};
+
+static void opened(struct snapfs *snapfs)
+{
+	if (snapfs->opening)
+		snapfs->snap->obj.fs->browse_opening--;
+	snapfs->opening = false;
+}
+
+void snapfs_end(struct snapfs *snapfs)
+{
+	if (!snapfs)
+		return;
+	opened(snapfs);
+	snapfs->snap->browsed = NULL;
+	snapfs->snap->epoch++;
+	timer_stop(&snapfs->idle);
+	list_del(&snapfs->link);
+	browse_free(snapfs->browse);
+	layer_unref(snapfs->disk);
+	free(snapfs);
+}
+
+static void fail(struct snapfs *snapfs, const struct err *err)
+{
+	object_report(&snapfs->snap->obj, err);
+	snapfs_end(snapfs);
+}
+
+static void on_opened(void *arg, const struct err *err)
+{
+	struct snapfs *snapfs = arg;
+
+	opened(snapfs);
+	if (err->code)
+		fail(snapfs, err);
+}
+
+static void on_exited(void *arg)
+{
+	struct err err;
+
+	err_set(&err, -EIO, "the helper that reads the snapshot's files died");
+	fail(arg, &err);
+}
+
+static bool in_use(const struct snapfs *snapfs)
+{
+	const struct object *obj = &snapfs->snap->obj;
+	const struct guest_file *file;
+
+	if (!agent_idle(browse_agent(snapfs->browse)))
+		return true;
+	list_for_each (file, &obj->fs->guest_files, all)
+		if (file->node->guest->obj == obj && file->epoch == snapfs->snap->epoch)
+			return true;
+	return false;
+}
+
+static void on_idle(void *arg)
+{
+	struct snapfs *snapfs = arg;
+
+	if (in_use(snapfs))
+		timer_start(snapfs->snap->obj.fs->loop, &snapfs->idle, IDLE_MS * 1000000ull, on_idle, snapfs);
+	else
+		snapfs_end(snapfs);
+}
+
+/* The one that was not used for longest makes room. */
+static void make_room(struct fs *fs)
+{
+	struct snapfs *snapfs, *oldest = NULL;
+	unsigned n = 0;
+
+	list_for_each (snapfs, &fs->browsed, link) {
+		n++;
+		if (!in_use(snapfs))
+			oldest = snapfs;
+	}
+	if (n >= HELPERS_MAX)
+		snapfs_end(oldest);
+}
+
+static int start(struct snapshot *snap, struct err *err)
+{
+	struct fs *fs = snap->obj.fs;
+	struct snapfs *snapfs;
+	int rc = 0;
+
+	if (snapshot_is_empty(snap))
+		return err_set(err, -EBUSY, "fs: snapshot %s is empty", snap->obj.name);
+	make_room(fs);
+	snapfs = calloc(1, sizeof(*snapfs));
+	if (!snapfs)
+		return err_sys(err, -ENOMEM, "fs");
+	if (snap->template)
+		snapfs->disk = layer_ref(snap->template->disk);
+	else
+		rc = snapshot_disk(fs->store, snap->obj.name, &snapfs->disk, err);
+	if (!rc)
+		rc = browse_new(fs->loop, fs->env.libexec, layer_path(snapfs->disk), on_opened, on_exited,
+				snapfs, &snapfs->browse, err);
+	if (rc) {
+		layer_unref(snapfs->disk);
+		free(snapfs);
+		return rc;
+	}
+	snapfs->snap = snap;
+	snapfs->opening = true;
+	fs->browse_opening++;
+	list_add(&fs->browsed, &snapfs->link);
+	snap->browsed = snapfs;
+	return 0;
+}
+
+/* The helper may be asked at once: it answers in order, after it has opened the disk. */
+static int usable(struct object *obj)
+{
+	struct snapshot *snap = snapshot_of(obj);
+	struct snapfs *snapfs;
+	struct err err = { 0 };
+
+	if (obj->gone)
+		return -ENODEV;
+	if (!snap->browsed && start(snap, &err)) {
+		object_report(obj, &err);
+		return err.code;
+	}
+	snapfs = snap->browsed;
+	list_del(&snapfs->link);
+	list_insert(&obj->fs->browsed, obj->fs->browsed.next, &snapfs->link);
+	timer_start(obj->fs->loop, &snapfs->idle, IDLE_MS * 1000000ull, on_idle, snapfs);
+	return 0;
+}
+
+static struct agent *agent(const struct object *obj)
+{
+	const struct snapfs *snapfs = snapshot_of(obj)->browsed;
+
+	return snapfs ? browse_agent(snapfs->browse) : NULL;
+}
+
+static uint64_t epoch(const struct object *obj)
+{
+	return snapshot_of(obj)->epoch;
+}
+
+struct node *snapfs_mount(struct object *obj, const struct entry *entry)
+{
+	static const struct guest_ops ops = {
+		.usable = usable, .agent = agent, .epoch = epoch, .lost = -EIO, .readonly = true
+	};
+	struct snapshot *snap = snapshot_of(obj);
+
+	snap->files.obj = obj;
+	snap->files.ops = &ops;
+	return guestfs_root(&snap->files, entry);
+}

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: MIT */
+/* snapshot.c - snapshots as objects */
+#include "fs/snapshot/snapshot.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/pool/pool.h"
+#include "fs/sandbox/requirements.h"
+#include "fs/snapshot/archive.h"
+#include "fs/snapshot/compaction.h"
+#include "fs/snapshot/files.h"
+#include "fs/snapshot/work.h"
+
+struct snapshot *snapshot_of(const struct object *obj)
+{
+	return container_of(obj, struct snapshot, obj);
+}
+
+struct snapshot *snapshot_find(struct list *snapshots, const char *name)
+{
+	struct snapshot *snap;
+
+	list_for_each (snap, snapshots, link)
+		if (!strcmp(snap->obj.name, name))
+			return snap;
+	return NULL;
+}
+
+void snapshot_path(const struct snapshot *snap, char *ret, size_t size)
+{
+	if (snap->named)
+		snprintf(ret, size, "snapshots/%s", snap->obj.name);
+	else
+		snprintf(ret, size, "%s/snapshots/%s", snap->source ? snap->source->obj.name : "",
+			 snap->obj.name);
+}
+
+static void snapshot_free(struct object *obj)
+{
+	struct snapshot *snap = snapshot_of(obj);
+
+	template_unref(snap->template);
+	if (snap->has_meta)
+		snapshot_meta_release(&snap->meta);
+	free(snap);
+}
+
+static struct snapshot *make(struct fs *fs, const char *name, const struct owner *owner)
+{
+	struct snapshot *snap = calloc(1, sizeof(*snap));
+
+	if (!snap)
+		return NULL;
+	object_init(&snap->obj, OBJECT_SNAPSHOT, fs, name, owner, snapshot_free);
+	list_init(&snap->link);
+	list_init(&snap->workers);
+	list_init(&snap->deltas);
+	list_init(&snap->waiting);
+	return snap;
+}
+
+int snapshot_meta_of(const struct sandbox *sb, const struct template *template, struct snapshot_meta *ret)
+{
+	*ret = (struct snapshot_meta){
+		.created = now_real_ns(),
+		.pause_ns = template->pause_ns,
+		.machine = template->machine,
+		.ram_logical = template->ram_size,
+		.next_job = sb->next_job,
+	};
+	snprintf(ret->source, sizeof(ret->source), "%s", sb->obj.name);
+	snprintf(ret->parent, sizeof(ret->parent), "%s", sb->parent_named);
+	snprintf(ret->image, sizeof(ret->image), "%s", sb->image);
+	snprintf(ret->engine, sizeof(ret->engine), "%s", template->engine);
+	buf_add(&ret->env, buf_bytes(&sb->env), sb->env.len);
+	requires_put(sb, &ret->requires);
+	return ret->env.failed || ret->requires.failed ? -ENOMEM : 0;
+}
+
+int snapshot_new(struct sandbox *sb, struct template *template, struct snapshot **ret, struct err *err)
+{
+	struct snapshot *snap;
+	char number[16];
+
+	snprintf(number, sizeof(number), "%u", sb->next_snapshot);
+	snap = make(sb->obj.fs, number, &sb->obj.owner);
+	if (!snap || snapshot_meta_of(sb, template, &snap->meta)) {
+		free(snap);
+		template_unref(template);
+		return err_sys(err, -ENOMEM, "cannot keep a snapshot of %s", sb->obj.name);
+	}
+	snap->has_meta = true;
+	snap->obj.owner.mode = 0755;
+	snap->obj.to_root = "../../../../";
+	snap->template = template;
+	snap->source = sb;
+	*ret = snap;
+	return 0;
+}
+
+void snapshot_keep(struct snapshot *snap)
+{
+	snap->source->next_snapshot++;
+	list_add(&snap->source->snapshots, &snap->link);
+}
+
+void snapshot_drop(struct snapshot *snap)
+{
+	struct sandbox *child;
+	struct worker *worker;
+
+	list_del(&snap->link);
+	snap->source = NULL;
+	while ((child = list_first(&snap->obj.forks, struct sandbox, fork_link))) {
+		list_del(&child->fork_link);
+		child->origin = NULL;
+	}
+	list_for_each (worker, &snap->workers, link)
+		worker_cancel(worker);
+	archive_forget(snap);
+	snapfs_end(snap->browsed);
+	if (snap->template)
+		pool_forget(snap->obj.fs, snap->template);
+	/* Somebody may be in its directory still; the memory goes now. */
+	template_unref(snap->template);
+	snap->template = NULL;
+	object_remove(&snap->obj);
+	object_unref(&snap->obj);
+}
+
+int snapshot_new_empty(struct fs *fs, const char *name, const struct owner *owner, struct snapshot **ret,
+		       struct err *err)
+{
+	struct snapshot *snap;
+	int rc = snapshot_name_check(fs, name, err);
+
+	if (rc)
+		return rc;
+	snap = make(fs, name, owner);
+	if (!snap)
+		return err_sys(err, -ENOMEM, "cannot make a snapshot");
+	snapshot_name(snap, name);
+	*ret = snap;
+	return 0;
+}
+
+bool snapshot_is_empty(const struct snapshot *snap)
+{
+	return snap->named && !snap->stored && !snap->template;
+}
+
+void snapshot_name(struct snapshot *snap, const char *name)
+{
+	list_del(&snap->link);
+	list_add(&snap->obj.fs->snapshots, &snap->link);
+	snap->named = true;
+	snap->source = NULL;
+	snap->obj.to_root = "../../../";
+	snprintf(snap->obj.name, sizeof(snap->obj.name), "%s", name);
+}
+
+void snapshot_published(struct snapshot *snap, const char *name, struct sandbox *source)
+{
+	/* The next snapshot of the same sandbox refers to this one's memory. */
+	if (source)
+		snprintf(source->parent_named, sizeof(source->parent_named), "%s", name);
+	snap->stored = true;
+	snapshot_name(snap, name);
+	compaction_want(snap->obj.fs);
+	/* What was stored, and how big it is. */
+	snapshot_read_meta(snap, NULL);
+}
+
+void snapshot_name_moved(struct fs *fs, const char *from, const char *to)
+{
+	struct snapshot *snap;
+	struct sandbox *sb;
+
+	list_for_each (sb, &fs->sandboxes, link) {
+		if (!strcmp(sb->parent_named, from))
+			snprintf(sb->parent_named, sizeof(sb->parent_named), "%s", to);
+		list_for_each (snap, &sb->snapshots, link)
+			if (!strcmp(snap->meta.parent, from))
+				snprintf(snap->meta.parent, sizeof(snap->meta.parent), "%s", to);
+	}
+}
+
+/* ---- what the store has */
+
+struct loading {
+	struct fs *fs;
+	bool failed;
+};
+
+static void add_named(void *arg, const char *name)
+{
+	struct loading *loading = arg;
+	struct snapshot *snap = make(loading->fs, name, &loading->fs->root.owner);
+
+	if (!snap) {
+		loading->failed = true;
+		return;
+	}
+	snap->obj.owner.mode = 0755;
+	snap->stored = true;
+	snapshot_name(snap, name);
+}
+
+int snapshots_load(struct fs *fs, struct err *err)
+{
+	struct loading loading = { .fs = fs };
+	int rc = snapshot_list(fs->store, add_named, &loading);
+
+	if (loading.failed)
+		rc = -ENOMEM;
+	return rc ? err_sys(err, rc, "cannot list the snapshots of the store") : 0;
+}
+
+void snapshots_cancel(struct fs *fs)
+{
+	struct snapshot *snap;
+
+	while ((snap = list_first(&fs->snapshots, struct snapshot, link)))
+		snapshot_drop(snap);
+}
+
+int snapshot_read_meta(struct snapshot *snap, struct err *err)
+{
+	struct snapshot_meta meta;
+
+	if (snap->has_meta && (!snap->stored || snap->obj.gone))
+		return 0;
+	if (!snap->stored)
+		return err_set(err, -EBUSY, "snapshot %s is empty", snap->obj.name);
+	/* A named one is read anew: what it owns, and its parent's name, change with the others. */
+	if (!snap->damage.code && !snapshot_get(snap->obj.fs->store, snap->obj.name, &meta, &snap->damage)) {
+		if (snap->has_meta)
+			snapshot_meta_release(&snap->meta);
+		snap->meta = meta;
+		snap->has_meta = true;
+		return 0;
+	}
+	if (err)
+		*err = snap->damage;
+	return snap->damage.code;
+}

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: MIT */
+/* work.c - slow work on a snapshot, on threads: saving, loading, checking */
+#include "fs/snapshot/work.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/sandbox/requirements.h"
+
+enum { TELL_MS = 100 };
+
+/* ---- any */
+
+struct worker *worker_new(struct snapshot *snap, const struct work_kind *kind, done_fn done, void *arg)
+{
+	struct worker *worker = calloc(1, sizeof(*worker));
+
+	if (!worker)
+		return NULL;
+	worker->snap = snap;
+	worker->kind = kind;
+	worker->fd = -1;
+	worker->done = done;
+	worker->arg = arg;
+	return worker;
+}
+
+static unsigned percent(const struct worker *worker)
+{
+	const unsigned permille = atomic_load(&((struct worker *)worker)->progress.permille);
+
+	return permille < 1000 ? permille / 10 : 100;
+}
+
+/* Wake who polls a status whose percentage moved. */
+static void tell(void *arg)
+{
+	struct fs *fs = arg;
+	struct worker *worker;
+
+	list_for_each (worker, &fs->workers, all) {
+		if (percent(worker) == worker->told)
+			continue;
+		worker->told = percent(worker);
+		object_changed(&worker->snap->obj);
+	}
+	if (!list_empty(&fs->workers))
+		timer_start(fs->loop, &fs->work_timer, TELL_MS * 1000000ull, tell, fs);
+}
+
+static int run(void *arg)
+{
+	struct worker *worker = arg;
+
+	return worker->kind->run(worker);
+}
+
+static void finished(void *arg, int result)
+{
+	struct worker *worker = arg;
+	struct snapshot *snap = worker->snap;
+	struct fs *fs = snap->obj.fs;
+	struct err err = { 0 };
+
+	list_del(&worker->link);
+	list_del(&worker->all);
+	fs->working--;
+	if (list_empty(&fs->workers))
+		timer_stop(&fs->work_timer);
+	worker->kind->end(worker, result, &err);
+	if (err.code && !*err.text) /* it never began */
+		err_sys(&err, err.code, "snapshot %s", snap->obj.name);
+	object_changed(&snap->obj); /* its status */
+	if (worker->done)
+		worker->done(worker->arg, &err);
+	if (worker->source)
+		object_unref(&worker->source->obj);
+	object_unref(&snap->obj);
+	free(worker);
+}
+
+static void no_thread(void *arg)
+{
+	finished(arg, -ENOMEM);
+}
+
+void worker_start(struct worker *worker)
+{
+	struct fs *fs = worker->snap->obj.fs;
+
+	object_ref(&worker->snap->obj);
+	list_add(&worker->snap->workers, &worker->link);
+	list_add(&fs->workers, &worker->all);
+	fs->working++;
+	if (!timer_running(&fs->work_timer))
+		timer_start(fs->loop, &fs->work_timer, TELL_MS * 1000000ull, tell, fs);
+	object_changed(&worker->snap->obj);
+	if ((worker->kind->waits ? loop_thread : loop_work)(fs->loop, run, finished, worker))
+		timer_start(fs->loop, &worker->timer, 0, no_thread, worker);
+}
+
+void worker_cancel(void *arg)
+{
+	struct worker *worker = arg;
+
+	atomic_store(&worker->progress.cancel, true);
+}
+
+struct worker *worker_busy(const struct snapshot *snap)
+{
+	struct worker *worker;
+
+	list_for_each (worker, &snap->workers, link)
+		if (worker->kind->doing)
+			return worker;
+	return NULL;
+}
+
+void snapshot_status(struct snapshot *snap, struct buf *text)
+{
+	const struct worker *worker = worker_busy(snap);
+
+	if (worker)
+		buf_printf(text, "%s %u%%", worker->kind->doing, percent(worker));
+	else if (snapshot_is_empty(snap))
+		buf_printf(text, "empty");
+	else if (snapshot_read_meta(snap, NULL))
+		buf_printf(text, "damaged");
+	else
+		buf_printf(text, "ready");
+}
+
+/* ---- saving */
+
+static int run_save(struct worker *worker)
+{
+	return snapshot_save_run(worker->save);
+}
+
+static void end_save(struct worker *worker, int result, struct err *err)
+{
+	struct snapshot *snap = worker->snap;
+
+	if (!result && snap->obj.gone)
+		result = -ECANCELED;
+	if (!snapshot_save_end(worker->save, result, err))
+		snapshot_published(snap, worker->name, worker->source);
+	else if (result == -ECANCELED)
+		err_set(err, -ECANCELED, "saving %s was given up", worker->name);
+}
+
+static const struct work_kind save_kind = { .doing = "saving", .run = run_save, .end = end_save };
+
+int snapshot_name_check(struct fs *fs, const char *name, struct err *err)
+{
+	const struct worker *worker;
+
+	if (!name_valid(name))
+		return err_set(err, -EINVAL, "\"%.80s\" is not a name for a snapshot", name);
+	if (snapshot_find(&fs->snapshots, name))
+		return err_set(err, -EEXIST, "there is a snapshot %s already", name);
+	list_for_each (worker, &fs->workers, all)
+		if (worker->kind == &save_kind && !strcmp(worker->name, name))
+			return err_set(err, -EEXIST, "a snapshot %s is being saved", name);
+	return 0;
+}
+
+int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *arg,
+		  struct worker **ret_worker, struct err *err)
+{
+	struct fs *fs = snap->obj.fs;
+	struct snapshot_meta meta = snap->meta;
+	struct worker *worker;
+	int rc = snapshot_name_check(fs, name, err);
+
+	if (rc)
+		return rc;
+	if (worker_busy(snap))
+		return err_set(err, -EBUSY, "snapshot %s is being saved already", snap->obj.name);
+	worker = worker_new(snap, &save_kind, done, arg);
+	if (!worker)
+		return err_sys(err, -ENOMEM, "cannot save a snapshot");
+	snprintf(worker->name, sizeof(worker->name), "%s", name);
+	snprintf(meta.name, sizeof(meta.name), "%s", name);
+	rc = snapshot_save_begin(fs->store, &meta, snap->template, &worker->progress, &worker->save, err);
+	if (rc) {
+		free(worker);
+		return rc;
+	}
+	worker->source = sandbox_of(object_ref(&snap->source->obj));
+	if (list_empty(&snap->link))
+		snapshot_name(snap, name); /* it never had another name: its status is to be seen */
+	*ret_worker = worker;
+	worker_start(worker);
+	return 0;
+}
+
+/* ---- checking */
+
+static int run_verify(struct worker *worker)
+{
+	return snapshot_verify_run(worker->verify);
+}
+
+static void end_verify(struct worker *worker, int result, struct err *err)
+{
+	snapshot_verify_end(worker->verify, result, err);
+}
+
+static const struct work_kind verify_kind = { .doing = "verifying", .run = run_verify, .end = end_verify };
+
+int snapshot_verify(struct snapshot *snap, done_fn done, void *arg, struct worker **ret_worker,
+		    struct err *err)
+{
+	struct worker *worker;
+	int rc;
+
+	if (!snap->stored)
+		return err_set(err, -EBUSY, "verify: %s is not in the store",
+			       snap->named ? snap->obj.name : "an unnamed snapshot");
+	worker = worker_new(snap, &verify_kind, done, arg);
+	if (!worker)
+		return err_sys(err, -ENOMEM, "verify");
+	rc = snapshot_verify_begin(snap->obj.fs->store, snap->obj.name, &worker->progress, &worker->verify,
+				   err);
+	if (rc) {
+		free(worker);
+		return rc;
+	}
+	*ret_worker = worker;
+	worker_start(worker);
+	return 0;
+}
+
+/* ---- loading */
+
+struct snapshot_wait {
+	struct list link;
+	template_fn done;
+	void *arg;
+};
+
+static int run_load(struct worker *worker)
+{
+	return snapshot_load_run(worker->load);
+}
+
+static void end_load(struct worker *worker, int result, struct err *err)
+{
+	struct snapshot *snap = worker->snap;
+	struct snapshot_wait *wait;
+	struct template *template = NULL;
+
+	if (!snapshot_load_end(worker->load, result, &template, err))
+		snap->template = template;
+	while ((wait = list_first(&snap->waiting, struct snapshot_wait, link))) {
+		list_del(&wait->link);
+		wait->done(wait->arg, err);
+		free(wait);
+	}
+}
+
+static const struct work_kind load_kind = { .doing = "loading", .run = run_load, .end = end_load };
+
+static int load(struct snapshot *snap, struct err *err)
+{
+	struct worker *worker = worker_new(snap, &load_kind, NULL, NULL);
+	int rc;
+
+	if (!worker)
+		return err_sys(err, -ENOMEM, "cannot load snapshot %s", snap->obj.name);
+	rc = snapshot_load_begin(snap->obj.fs->store, snap->obj.name, &worker->progress, &worker->load, err);
+	if (rc) {
+		free(worker);
+		return rc;
+	}
+	worker_start(worker);
+	return 0;
+}
+
+/* Whether it can be loaded here. */
+static int loadable(struct snapshot *snap, struct err *err)
+{
+	int rc;
+
+	if (snapshot_is_empty(snap))
+		return err_set(err, -EBUSY, "snapshot %s is empty until an archive was imported into it",
+			       snap->obj.name);
+	rc = snapshot_read_meta(snap, err);
+	return rc ? rc : requires_check(snap->obj.fs, &snap->meta, snap->obj.name, err);
+}
+
+void snapshot_template(struct snapshot *snap, template_fn done, void *arg)
+{
+	const bool loading = !list_empty(&snap->waiting);
+	struct snapshot_wait *wait;
+	struct err err = { 0 };
+
+	if (snap->template || loadable(snap, &err)) {
+		done(arg, &err);
+		return;
+	}
+	wait = malloc(sizeof(*wait));
+	if (!wait) {
+		err_sys(&err, -ENOMEM, "cannot load snapshot %s", snap->obj.name);
+		done(arg, &err);
+		return;
+	}
+	wait->done = done;
+	wait->arg = arg;
+	if (!loading && load(snap, &err)) {
+		free(wait);
+		done(arg, &err);
+		return;
+	}
+	list_add(&snap->waiting, &wait->link);
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * work.h - slow work on a snapshot, on threads: saving, loading, checking, archives
+ *
+ * The store's slow functions begin on the loop, run on a worker, and end on the loop. A worker that is not
+ * wanted any more is asked to give up, and ends when it does; it holds a reference to its snapshot. Whoever
+ * is interested in how far it is polls `status`.
+ */
+#ifndef SBX_FS_SNAPSHOT_WORK_H
+#define SBX_FS_SNAPSHOT_WORK_H
+
+#include "fs/snapshot/snapshot.h"
+
+struct work_kind {
+	const char *doing; /* in status; NULL: the snapshot is ready meanwhile */
+	bool waits;        /* for others: on a thread of its own */
+	int (*run)(struct worker *worker);
+	/* End what was begun; err says how that went. */
+	void (*end)(struct worker *worker, int result, struct err *err);
+};
+
+struct worker {
+	struct list link;      /* snap->workers */
+	struct list all;       /* fs->workers */
+	struct snapshot *snap; /* a reference */
+	const struct work_kind *kind;
+	struct progress progress;
+	unsigned told; /* percent, when pollers were last woken */
+	union {        /* what the store's begin function gave */
+		struct save *save;
+		struct load *load;
+		struct verify *verify;
+		struct export *export;
+		struct import *import;
+	};
+	int fd;                        /* an archive's: the worker's end of the pipe */
+	struct timer timer;            /* it could not be started */
+	char name[STORE_NAME_MAX + 1]; /* a save's: the name to be */
+	struct sandbox *source;        /* a save's: whose snapshot it is; a reference, or NULL */
+	done_fn done;                  /* NULL: nobody waits */
+	void *arg;
+};
+
+/* NULL when out of memory. One that is not started is just freed. */
+struct worker *worker_new(struct snapshot *snap, const struct work_kind *kind, done_fn done, void *arg);
+/* What it is to run has begun. From here on the worker ends itself and that, never from inside this call. */
+void worker_start(struct worker *worker);
+/* The one that keeps the snapshot from being used otherwise; NULL: none does. */
+struct worker *worker_busy(const struct snapshot *snap);
+
+#endif

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * file.c - open files of the tree: texts, commands and streams
+ *
+ * A text is made anew when it is read from its beginning, and kept for reads further on, so that a reader
+ * with a small buffer sees one state of it. Polling is kernfs's: a file with a value is always readable, and
+ * POLLPRI|POLLERR say that the value changed since this descriptor last read it.
+ */
+#include "fs/tree/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/fs.h"
+
+static struct file *file_of(const struct fuse_file_info *fi)
+{
+	return (struct file *)(uintptr_t)fi->fh;
+}
+
+int error_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_add(text, buf_bytes(&obj->error), obj->error.len);
+	return 0;
+}
+
+uint64_t file_size(struct object *obj, const struct entry *entry, struct err *err)
+{
+	struct buf text = { 0 };
+	uint64_t size = 0;
+
+	if (entry->stream)
+		return entry->stream->size ? entry->stream->size(obj) : STREAM_SIZE;
+	if (entry->flags & ENTRY_COSTLY)
+		return COSTLY_SIZE;
+	if (entry->show && !entry->show(obj, &text, err))
+		size = text.len;
+	buf_release(&text);
+	return size;
+}
+
+void files_wake(struct list *files)
+{
+	struct file *file;
+
+	list_for_each (file, files, link) {
+		if (!file->poll)
+			continue;
+		fuse_lowlevel_notify_poll(file->poll);
+		fuse_pollhandle_destroy(file->poll);
+		file->poll = NULL;
+	}
+}
+
+static void file_free(struct file *file)
+{
+	if (file->entry->stream && file->entry->stream->release)
+		file->entry->stream->release(file);
+	list_del(&file->link);
+	list_del(&file->all);
+	if (file->poll)
+		fuse_pollhandle_destroy(file->poll);
+	buf_release(&file->text);
+	object_unref(file->obj);
+	free(file);
+}
+
+void files_close(struct fs *fs)
+{
+	struct file *file;
+
+	while ((file = list_first(&fs->files, struct file, all)))
+		file_free(file);
+}
+
+void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, struct fuse_file_info *fi)
+{
+	const struct stream_ops *stream = entry->stream;
+	struct file *file;
+	int rc = 0;
+
+	if (obj->gone) {
+		fuse_reply_err(req, object_gone_errno(obj, ENODEV));
+		return;
+	}
+	file = calloc(1, sizeof(*file));
+	if (!file) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	file->obj = object_ref(obj);
+	file->entry = entry;
+	file->seen = obj->version;
+	list_init(&file->link);
+	list_add(&obj->fs->files, &file->all);
+	if (entry->flags & ENTRY_POLL)
+		list_add(&obj->files, &file->link);
+	if (stream && stream->open)
+		rc = stream->open(file, fi->flags);
+	if (rc) {
+		list_del(&file->link);
+		list_del(&file->all);
+		object_unref(obj);
+		free(file);
+		fuse_reply_err(req, -rc);
+		return;
+	}
+	fi->fh = (uintptr_t)file;
+	fi->direct_io = 1;
+	/* Mostly there is nothing to hear of at close, and an error where the daemon is gone. */
+	fi->noflush = !stream || !stream->flush;
+	fi->nonseekable = stream && !stream->seekable;
+	if (fuse_reply_open(req, fi))
+		file_free(file);
+}
+
+void file_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct file *file = file_of(fi);
+	const struct stream_ops *stream = file->entry->stream;
+	struct request *request;
+
+	(void)ino;
+	if (!stream || !stream->flush) {
+		fuse_reply_err(req, 0);
+		return;
+	}
+	request = request_new(req, 0);
+	if (!request)
+		return;
+	request->owner = fi->lock_owner;
+	stream->flush(file, request);
+}
+
+void file_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	(void)ino;
+	file_free(file_of(fi));
+	fuse_reply_err(req, 0);
+}
+
+void file_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	(void)ino;
+	(void)datasync;
+	(void)fi;
+	fuse_reply_err(req, 0);
+}
+
+static int file_show(struct file *file)
+{
+	struct err err = { 0 };
+	int rc;
+
+	buf_clear(&file->text);
+	file->seen = file->obj->version;
+	rc = file->entry->show(file->obj, &file->text, &err);
+	if (!rc && file->text.failed)
+		rc = -ENOMEM;
+	file->shown = !rc;
+	if (rc && err.code)
+		object_report(file->obj, &err);
+	return rc;
+}
+
+void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct file *file = file_of(fi);
+	const struct entry *entry = file->entry;
+	struct request *request;
+	size_t n;
+	int rc = 0;
+
+	(void)ino;
+	if (file->obj->gone) {
+		fuse_reply_err(req, ENODEV);
+		return;
+	}
+	/*
+	 * sendfile(2), which busybox cat tries first, reads through the page cache even where direct_io is
+	 * set: pages at offsets, which a stream has none of. Such a read has no owner, a direct one has
+	 * (fuse_send_read in Linux' fs/fuse/file.c). Refused, cat goes on with read(2); it does not even ask
+	 * where its position is at st_size or above.
+	 */
+	if (entry->stream && !entry->stream->seekable && !fi->lock_owner) {
+		fuse_reply_err(req, EINVAL);
+		return;
+	}
+	if (entry->stream && entry->stream->read) {
+		request = request_new(req, size);
+		if (request)
+			entry->stream->read(file, (uint64_t)off, fi->flags & O_NONBLOCK, request);
+		return;
+	}
+	if (!entry->show)
+		rc = -EINVAL;
+	else if (!off || !file->shown)
+		rc = file_show(file);
+	if (rc) {
+		fuse_reply_err(req, -rc);
+		return;
+	}
+	n = (size_t)off < file->text.len ? file->text.len - (size_t)off : 0;
+	fuse_reply_buf(req, n ? (const char *)buf_bytes(&file->text) + off : NULL, n < size ? n : size);
+}
+
+/* `>>` to a text of lines: what it reads now, with the new lines after it. */
+static int append(const struct file *file, size_t size, struct buf *text, struct err *err)
+{
+	int rc = file->entry->show(file->obj, text, err);
+
+	if (!rc && text->len + size > WRITE_MAX)
+		rc = err_set(err, -E2BIG, "%s has at most %d bytes", file->entry->name, WRITE_MAX);
+	return rc;
+}
+
+static int file_store(struct file *file, const char *data, size_t size, bool add, struct err *err)
+{
+	struct buf text = { 0 };
+	int rc = 0;
+	size_t n;
+
+	if (size > WRITE_MAX)
+		return err_set(err, -E2BIG, "%s: a write has at most %d bytes", file->entry->name, WRITE_MAX);
+	if (add && file->entry->flags & ENTRY_APPEND)
+		rc = append(file, size, &text, err);
+	buf_add(&text, data, size);
+	n = text.len;
+	buf_add(&text, "", 1);
+	if (!rc && text.failed)
+		rc = err_sys(err, -ENOMEM, "%s", file->entry->name);
+	if (!rc && n && buf_bytes(&text)[n - 1] == '\n' && !memchr(buf_bytes(&text), 0, n))
+		buf_bytes(&text)[--n] = 0;
+	if (!rc)
+		rc = file->entry->store(file->obj, (const char *)buf_bytes(&text), n, err);
+	buf_release(&text);
+	return rc;
+}
+
+void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
+		struct fuse_file_info *fi)
+{
+	struct file *file = file_of(fi);
+	const struct entry *entry = file->entry;
+	struct request *request;
+	struct err err = { 0 };
+	int rc;
+
+	(void)ino;
+	(void)off; /* each write is a whole: `>` and `>>` are the same */
+	if (file->obj->gone) {
+		fuse_reply_err(req, ENODEV);
+		return;
+	}
+	if (!size) {
+		fuse_reply_write(req, 0);
+		return;
+	}
+	if (entry->command || (entry->stream && entry->stream->write)) {
+		request = request_new(req, size);
+		if (request)
+			request->owner = fi->lock_owner;
+		if (request && entry->command)
+			entry->command(file->obj, data, request);
+		else if (request)
+			entry->stream->write(file, data, fi->flags & O_NONBLOCK, request);
+		return;
+	}
+	if (!entry->store) {
+		fuse_reply_err(req, EINVAL);
+		return;
+	}
+	rc = file_store(file, data, size, fi->flags & O_APPEND, &err);
+	object_report(file->obj, &err);
+	if (rc)
+		fuse_reply_err(req, -rc);
+	else
+		fuse_reply_write(req, size);
+}
+
+static unsigned file_events(const struct file *file)
+{
+	if (file->obj->gone)
+		return POLLIN | POLLRDNORM | POLLPRI | POLLERR | POLLHUP;
+	if (file->entry->stream && file->entry->stream->poll)
+		return file->entry->stream->poll(file);
+	if (file->entry->flags & ENTRY_POLL && file->seen != file->obj->version)
+		return POLLIN | POLLRDNORM | POLLPRI | POLLERR;
+	return POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM;
+}
+
+void file_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph)
+{
+	struct file *file = file_of(fi);
+
+	(void)ino;
+	if (ph) {
+		if (file->poll)
+			fuse_pollhandle_destroy(file->poll);
+		file->poll = ph;
+	}
+	fuse_reply_poll(req, file_events(file));
+}

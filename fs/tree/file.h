@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* file.h - open files of the tree: texts, commands and streams */
+#ifndef SBX_FS_TREE_FILE_H
+#define SBX_FS_TREE_FILE_H
+
+#include "fs/tree/tree.h"
+
+enum {
+	/* What stat says of a file whose text is dear to make (/proc of every VMM). Not 0, for busybox cat
+	 * reads nothing from a file of size 0. */
+	COSTLY_SIZE = 4096,
+	STREAM_SIZE = 1 << 20, /* and of a stream: see file_read */
+	WRITE_MAX = CTL_MAX,
+};
+
+uint64_t file_size(struct object *obj, const struct entry *entry, struct err *err);
+void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, struct fuse_file_info *fi);
+
+void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
+		struct fuse_file_info *fi);
+void file_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void file_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void file_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+void file_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph);
+
+#endif

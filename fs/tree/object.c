@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/* object.c - what the directories of the tree stand for */
+#include "fs/tree/object.h"
+
+#include <errno.h>
+
+#include <stdio.h>
+
+#include "fs/fs.h"
+#include "fs/tree/tree.h"
+#include "util/loop.h"
+
+enum { INO_SHIFT = 16 }; /* room for the hash of a file's name */
+
+void object_init(struct object *obj, enum object_kind kind, struct fs *fs, const char *name,
+		 const struct owner *owner, void (*free)(struct object *obj))
+{
+	obj->kind = kind;
+	obj->fs = fs;
+	obj->refs = 1;
+	snprintf(obj->name, sizeof(obj->name), "%s", name);
+	obj->owner = *owner;
+	obj->ino = ++fs->objects << INO_SHIFT;
+	obj->ctime_ns = now_real_ns();
+	list_init(&obj->siblings);
+	list_init(&obj->nodes);
+	list_init(&obj->files);
+	list_init(&obj->forks);
+	obj->log = obj;
+	obj->free = free;
+}
+
+struct object *object_ref(struct object *obj)
+{
+	obj->refs++;
+	return obj;
+}
+
+void object_unref(struct object *obj)
+{
+	if (!obj || --obj->refs)
+		return;
+	buf_release(&obj->error);
+	obj->free(obj);
+}
+
+void object_changed(struct object *obj)
+{
+	obj->version++;
+	files_wake(&obj->files);
+}
+
+void object_remove(struct object *obj)
+{
+	obj->gone = true;
+	obj->log = obj;
+	object_changed(obj);
+}
+
+void object_report(struct object *obj, const struct err *err)
+{
+	buf_clear(&obj->log->error);
+	if (err->code)
+		buf_printf(&obj->log->error, "%s\n", err->text);
+}
+
+int object_gone_errno(const struct object *obj, int otherwise)
+{
+	/* On ESTALE the kernel walks the path once more and believes no name it has cached (path_openat). */
+	return obj->stale ? ESTALE : otherwise;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * request.c - a FUSE request that may have to wait for its answer
+ *
+ * libfuse calls a request's interrupt function from the loop, when it reads the INTERRUPT message; replying
+ * from there is allowed. It is not allowed from within fuse_req_interrupt_func, which would call it at once
+ * for a request that was interrupted before, and then touch the freed request: hence the check first.
+ */
+#include "fs/tree/request.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/fs.h"
+
+static void request_free(struct request *request)
+{
+	list_del(&request->link);
+	list_del(&request->all);
+	free(request->data);
+	free(request);
+}
+
+static void interrupt(struct request *request, int err)
+{
+	if (request->partial)
+		fuse_reply_write(request->req, request->partial);
+	else
+		fuse_reply_err(request->req, err);
+	list_del(&request->link);
+	if (request->cancel)
+		request->cancel(request->arg);
+	request_free(request);
+}
+
+static void on_interrupt(fuse_req_t req, void *data)
+{
+	(void)req;
+	interrupt(data, EINTR);
+}
+
+struct request *request_new(fuse_req_t req, size_t size)
+{
+	struct fs *fs = fuse_req_userdata(req);
+	struct request *request;
+
+	if (fuse_req_interrupted(req)) {
+		fuse_reply_err(req, EINTR);
+		return NULL;
+	}
+	request = calloc(1, sizeof(*request));
+	if (!request) {
+		fuse_reply_err(req, ENOMEM);
+		return NULL;
+	}
+	request->req = req;
+	request->size = size;
+	list_init(&request->link);
+	list_add(&fs->requests, &request->all);
+	fuse_req_interrupt_func(req, on_interrupt, request);
+	return request;
+}
+
+void request_err(struct request *request, int err)
+{
+	fuse_reply_err(request->req, -err);
+	request_free(request);
+}
+
+void request_written(struct request *request)
+{
+	fuse_reply_write(request->req, request->size);
+	request_free(request);
+}
+
+void request_data(struct request *request, const void *data, size_t n)
+{
+	fuse_reply_buf(request->req, data, n);
+	request_free(request);
+}
+
+int request_entry(struct request *request, const struct fuse_entry_param *entry)
+{
+	int rc = fuse_reply_entry(request->req, entry);
+
+	request_free(request);
+	return rc;
+}
+
+int request_open(struct request *request, const struct fuse_file_info *fi)
+{
+	int rc = fuse_reply_open(request->req, fi);
+
+	request_free(request);
+	return rc;
+}
+
+int request_create(struct request *request, const struct fuse_entry_param *entry,
+		   const struct fuse_file_info *fi)
+{
+	int rc = fuse_reply_create(request->req, entry, fi);
+
+	request_free(request);
+	return rc;
+}
+
+void request_attr(struct request *request, const struct stat *attr, double timeout)
+{
+	fuse_reply_attr(request->req, attr, timeout);
+	request_free(request);
+}
+
+void request_link(struct request *request, const char *target)
+{
+	fuse_reply_readlink(request->req, target);
+	request_free(request);
+}
+
+void request_statfs(struct request *request, const struct statvfs *st)
+{
+	fuse_reply_statfs(request->req, st);
+	request_free(request);
+}
+
+void requests_abort(struct fs *fs)
+{
+	struct request *request;
+
+	while ((request = list_first(&fs->requests, struct request, all)))
+		interrupt(request, ECONNABORTED);
+}
+
+static void call_interrupted(void *arg)
+{
+	struct call *call = arg;
+	void (*cancel)(void *arg) = call->cancel;
+
+	call->request = NULL;
+	if (cancel)
+		cancel(call->arg); /* may end the call */
+}
+
+struct call *call_new(struct object *obj, struct request *request)
+{
+	struct call *call = calloc(1, sizeof(*call));
+
+	if (!call) {
+		request_err(request, -ENOMEM);
+		return NULL;
+	}
+	call->obj = object_ref(obj);
+	call->request = request;
+	request->cancel = call_interrupted;
+	request->arg = call;
+	return call;
+}
+
+void call_done(void *arg, const struct err *err)
+{
+	struct call *call = arg;
+
+	if (!call->obj->gone)
+		object_report(call->obj, err);
+	if (call->request && err->code)
+		request_err(call->request, err->code);
+	else if (call->request)
+		request_written(call->request);
+	object_unref(call->obj);
+	free(call);
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * request.h - a FUSE request that may have to wait for its answer
+ *
+ * The kernel makes a caller whose request was read uninterruptible until the answer comes, so every request
+ * that waits must answer an interrupt itself with EINTR. A request is answered exactly once, by one
+ * of the replies below or by the interrupt; either frees it. Who keeps a pointer to a waiting request sets
+ * `cancel`, which is called when the interrupt was the answer, or uses `link`, which is unlinked then.
+ */
+#ifndef SBX_FS_TREE_REQUEST_H
+#define SBX_FS_TREE_REQUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "fs/tree/fuse.h"
+#include "fs/tree/object.h"
+#include "util/err.h"
+#include "util/list.h"
+
+struct request {
+	fuse_req_t req;
+	struct list all;  /* fs->requests */
+	struct list link; /* for who keeps it */
+	void (*cancel)(void *arg);
+	void *arg;
+	size_t size;    /* asked for by a read, given by a write */
+	uint64_t owner; /* of a write or flush: whose table of descriptors it came through */
+	void *data;     /* of a write that waits: a copy, freed with the request */
+	size_t partial; /* of a write: bytes that are gone already; an interrupt then answers with them */
+};
+
+/* NULL: it was interrupted already, or memory is out, and is answered. */
+struct request *request_new(fuse_req_t req, size_t size);
+
+void request_err(struct request *request, int err); /* 0 or a negative errno */
+void request_written(struct request *request);      /* all of size */
+void request_data(struct request *request, const void *data, size_t n);
+void request_attr(struct request *request, const struct stat *attr, double timeout);
+void request_link(struct request *request, const char *target);
+void request_statfs(struct request *request, const struct statvfs *st);
+/* -errno when the caller is gone in the same moment: the kernel does not know the entry, or will not release
+ * the file. */
+int request_entry(struct request *request, const struct fuse_entry_param *entry);
+int request_open(struct request *request, const struct fuse_file_info *fi);
+int request_create(struct request *request, const struct fuse_entry_param *entry,
+		   const struct fuse_file_info *fi);
+
+/* End all that wait, when the daemon ends. */
+void requests_abort(struct fs *fs);
+
+/*
+ * A command on its way: the request that asked for it, if it still waits, and the object whose `error` takes
+ * the outcome. call_done is the done callback (arg: the call) of all that can be commanded.
+ */
+typedef void (*done_fn)(void *arg, const struct err *err);
+
+struct call {
+	struct object *obj;
+	struct request *request; /* NULL: interrupted; the command goes on */
+	void (*cancel)(void *arg);
+	void *arg; /* of cancel, which is called at an interrupt; NULL: the command goes on */
+};
+
+/* NULL: out of memory, and answered. */
+struct call *call_new(struct object *obj, struct request *request);
+void call_done(void *call, const struct err *err);
+
+#endif

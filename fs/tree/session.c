@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * session.c - the FUSE session: mounted, and read by the loop
+ *
+ * libfuse's own loops are not used: ours watches the session's descriptor beside all others. A request goes
+ * to the operations of its node, of which there are two sets (node.h).
+ */
+#include "fs/tree/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include "util/log.h"
+
+/* Requests taken in one round of the loop, so that a busy client does not keep the machines waiting. */
+enum { BATCH = 64 };
+
+struct session {
+	struct fs *fs;
+	struct fuse_session *se;
+	struct watch *watch;
+	struct fuse_buf buf;
+	bool mounted;
+};
+
+static const struct fuse_lowlevel_ops *ops_of(fuse_req_t req, fuse_ino_t ino)
+{
+	return node_of(req, ino)->ops;
+}
+
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	ops_of(req, parent)->lookup(req, parent, name);
+}
+
+static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
+{
+	ops_of(req, ino)->forget(req, ino, n);
+}
+
+static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+	size_t i;
+
+	for (i = 0; i < count; i++)
+		node_forget(node_of(req, forgets[i].ino), forgets[i].nlookup);
+	fuse_reply_none(req);
+}
+
+static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	ops_of(req, ino)->getattr(req, ino, fi);
+}
+
+static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+		       struct fuse_file_info *fi)
+{
+	ops_of(req, ino)->setattr(req, ino, attr, to_set, fi);
+}
+
+static void op_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	ops_of(req, ino)->readlink(req, ino);
+}
+
+static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	ops_of(req, parent)->mknod(req, parent, name, mode, rdev);
+}
+
+static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	ops_of(req, parent)->mkdir(req, parent, name, mode);
+}
+
+static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	ops_of(req, parent)->unlink(req, parent, name);
+}
+
+static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	ops_of(req, parent)->rmdir(req, parent, name);
+}
+
+static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	ops_of(req, parent)->symlink(req, target, parent, name);
+}
+
+static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
+		      const char *newname, unsigned flags)
+{
+	ops_of(req, parent)->rename(req, parent, name, newparent, newname, flags);
+}
+
+static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname)
+{
+	ops_of(req, newparent)->link(req, ino, newparent, newname);
+}
+
+static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	ops_of(req, ino)->open(req, ino, fi);
+}
+
+static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	ops_of(req, ino)->read(req, ino, size, off, fi);
+}
+
+static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
+		     struct fuse_file_info *fi)
+{
+	ops_of(req, ino)->write(req, ino, data, size, off, fi);
+}
+
+/* What nobody listens to is said not to be sent (noflush); older kernels send it. */
+static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	if (ops_of(req, ino)->flush)
+		ops_of(req, ino)->flush(req, ino, fi);
+	else
+		fuse_reply_err(req, 0);
+}
+
+static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	ops_of(req, ino)->release(req, ino, fi);
+}
+
+static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	ops_of(req, ino)->fsync(req, ino, datasync, fi);
+}
+
+static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	ops_of(req, ino)->opendir(req, ino, fi);
+}
+
+static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	ops_of(req, ino)->readdir(req, ino, size, off, fi);
+}
+
+static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	ops_of(req, ino)->releasedir(req, ino, fi);
+}
+
+static void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	ops_of(req, ino)->statfs(req, ino);
+}
+
+static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+		      struct fuse_file_info *fi)
+{
+	ops_of(req, parent)->create(req, parent, name, mode, fi);
+}
+
+static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph)
+{
+	ops_of(req, ino)->poll(req, ino, fi, ph);
+}
+
+/* No extended attributes: the kernel asks once, hears ENOSYS, and does not ask again. */
+static const struct fuse_lowlevel_ops session_ops = {
+	.lookup = op_lookup,
+	.forget = op_forget,
+	.forget_multi = op_forget_multi,
+	.getattr = op_getattr,
+	.setattr = op_setattr,
+	.readlink = op_readlink,
+	.mknod = op_mknod,
+	.mkdir = op_mkdir,
+	.unlink = op_unlink,
+	.rmdir = op_rmdir,
+	.symlink = op_symlink,
+	.rename = op_rename,
+	.link = op_link,
+	.open = op_open,
+	.read = op_read,
+	.write = op_write,
+	.flush = op_flush,
+	.release = op_release,
+	.fsync = op_fsync,
+	.opendir = op_opendir,
+	.readdir = op_readdir,
+	.releasedir = op_releasedir,
+	.statfs = op_statfs,
+	.create = op_create,
+	.poll = op_poll,
+};
+
+static void on_requests(void *arg, uint32_t events)
+{
+	struct session *session = arg;
+	int n, i;
+
+	(void)events;
+	for (i = 0; i < BATCH; i++) {
+		n = fuse_session_receive_buf(session->se, &session->buf);
+		if (n == -EAGAIN || n == -EINTR)
+			return;
+		if (n > 0)
+			fuse_session_process_buf(session->se, &session->buf);
+		if (n <= 0 || fuse_session_exited(session->se)) {
+			if (n < 0 && n != -ENODEV)
+				log_error("cannot read requests: %s", strerror(-n));
+			watch_set(session->watch, 0);
+			loop_stop(session->fs->loop); /* unmounted */
+			return;
+		}
+	}
+}
+
+int session_detach_stale(const char *mountpoint, struct err *err)
+{
+	struct statfs st;
+
+	if (!statfs(mountpoint, &st) || errno != ENOTCONN)
+		return 0;
+	log_info("%s: detaching what a daemon that died left mounted", mountpoint);
+	if (umount2(mountpoint, MNT_DETACH) < 0)
+		return err_sys(err, -errno, "%s is a stale mount and cannot be detached", mountpoint);
+	return 0;
+}
+
+int session_mount(struct fs *fs, const char *mountpoint, const char *options, struct session **ret,
+		  struct err *err)
+{
+	struct session *session = calloc(1, sizeof(*session));
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	char text[1024];
+	int fd, rc;
+
+	if (!session)
+		return err_sys(err, -ENOMEM, "cannot make a FUSE session");
+	session->fs = fs;
+	/* Files of a guest must not be setuid programs or devices of the host. */
+	snprintf(text, sizeof(text), "fsname=sbxfs,subtype=sbxfs,nosuid,nodev%s%s%s",
+		 geteuid() ? "" : ",allow_other,default_permissions", *options ? "," : "", options);
+	rc = -ENOMEM;
+	if (fuse_opt_add_arg(&args, "sbxfs") || fuse_opt_add_arg(&args, "-o") ||
+	    fuse_opt_add_arg(&args, text)) {
+		err_sys(err, rc, "cannot make a FUSE session");
+		goto fail;
+	}
+	session->se = fuse_session_new(&args, &session_ops, sizeof(session_ops), fs);
+	if (!session->se) {
+		rc = err_set(err, -EINVAL, "libfuse refuses the mount options \"%s\"", text);
+		goto fail;
+	}
+	if (fuse_session_mount(session->se, mountpoint)) {
+		rc = err_set(err, -EIO, "cannot mount at %s", mountpoint);
+		goto fail;
+	}
+	session->mounted = true;
+	fd = fuse_session_fd(session->se);
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0) {
+		rc = err_sys(err, -errno, "cannot make the FUSE device non-blocking");
+		goto fail;
+	}
+	session->watch = watch_new(fs->loop, fd, EPOLLIN, on_requests, session);
+	if (!session->watch) {
+		rc = err_sys(err, -ENOMEM, "cannot watch the FUSE device");
+		goto fail;
+	}
+	fuse_opt_free_args(&args);
+	*ret = session;
+	return 0;
+
+fail:
+	fuse_opt_free_args(&args);
+	session_free(session);
+	return rc;
+}
+
+void session_forget_attr(struct session *session, fuse_ino_t ino)
+{
+	/* An offset below 0: nothing of a content. The kernel may not know the node any more. */
+	if (session && session->mounted)
+		(void)fuse_lowlevel_notify_inval_inode(session->se, ino, -1, 0);
+}
+
+void session_unmount(struct session *session)
+{
+	watch_free(session->watch);
+	session->watch = NULL;
+	if (session->mounted)
+		fuse_session_unmount(session->se);
+	session->mounted = false;
+}
+
+void session_free(struct session *session)
+{
+	if (!session)
+		return;
+	session_unmount(session);
+	if (session->se)
+		fuse_session_destroy(session->se);
+	free(session->buf.mem);
+	free(session);
+}

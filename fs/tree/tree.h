@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tree.h - the tree as tables
+ *
+ * A directory is an array of struct entry (its fixed files and directories) and, where names come and go, the
+ * functions of struct dir_ops. The tables are all there is: lookup, listing, permissions, reading, writing
+ * and the README are generated from them.
+ */
+#ifndef SBX_FS_TREE_TREE_H
+#define SBX_FS_TREE_TREE_H
+
+#include <stdbool.h>
+
+#include "fs/tree/ctl.h"
+#include "fs/tree/node.h"
+#include "fs/tree/object.h"
+#include "fs/tree/request.h"
+
+struct entry;
+
+/* An open file. */
+struct file {
+	struct list all;    /* fs->files */
+	struct object *obj; /* a reference */
+	const struct entry *entry;
+	struct buf text; /* what `show` gave when it was last read from its beginning */
+	bool shown;
+	uint64_t seen;                /* obj->version then */
+	struct list link;             /* in obj->files, or in a list of the stream's */
+	struct fuse_pollhandle *poll; /* who polls it; NULL: nobody since the last wake */
+	void *priv;                   /* the stream's */
+};
+
+/* The mount is gone: what is still open is closed. */
+void files_close(struct fs *fs);
+
+/* Wake who polls these files (struct file, by link). */
+void files_wake(struct list *files);
+
+/* A file that is not a text: its operations on an open one. A NULL one is EINVAL, or nothing for open. */
+struct stream_ops {
+	int (*open)(struct file *file, int flags);
+	void (*release)(struct file *file);
+	void (*read)(struct file *file, uint64_t offset, bool nonblock, struct request *request);
+	void (*write)(struct file *file, const char *data, bool nonblock, struct request *request);
+	void (*flush)(struct file *file, struct request *request); /* close(2); NULL: nothing to hear of */
+	unsigned (*poll)(const struct file *file);                 /* POLLIN... that hold now */
+	uint64_t (*size)(const struct object *obj);                /* st_size; NULL: STREAM_SIZE */
+	bool seekable;
+};
+
+enum entry_flags {
+	ENTRY_FRESH = 1,  /* every lookup is a node of its own: a writer does not queue behind another's inode
+			     lock */
+	ENTRY_POLL = 2,   /* poll(2) tells when the value changed: obj->version counts it */
+	ENTRY_COSTLY = 4, /* asks the host's kernel: st_size is COSTLY_SIZE and not the text's */
+	ENTRY_APPEND = 8, /* a text of lines: O_APPEND adds to it */
+	ENTRY_VOLATILE = 16 /* a name that others than users of the tree take away: is looked up each time */
+};
+
+struct entry {
+	const char *name; /* of a child that is made: what the README calls it, "VM" */
+	mode_t mode; /* type and permissions; S_IFDIR alone: an object's own directory, with its permissions
+		      */
+	unsigned flags; /* enum entry_flags */
+	const char *help;
+	/* A text: what it reads, and what a write does (text[n] is 0, a newline at its end cut off). */
+	int (*show)(struct object *obj, struct buf *text, struct err *err);
+	int (*store)(struct object *obj, const char *text, size_t n, struct err *err);
+	/* A ctl file: its verbs (for the README), and what a write does; `show` lists them. */
+	const struct verb *verbs;
+	void (*command)(struct object *obj, const char *text, struct request *request);
+	const struct stream_ops *stream;
+	const struct dir_ops *dir;
+	/* A symbolic link's target. */
+	void (*target)(struct object *obj, struct buf *text);
+	/* Not ours: the root of a guest's files. Returns a node, or NULL when out of memory. */
+	struct node *(*mount)(struct object *obj, const struct entry *entry);
+};
+
+/* An object's files that are not ours (guestfs.h). */
+struct guest {
+	struct object *obj;
+	const struct guest_ops *ops;
+	struct guest_node *root; /* while the kernel knows it */
+};
+
+struct listing;
+
+struct dir_ops {
+	const struct entry *entries; /* ends with a NULL name */
+	const struct entry *child;   /* what its made children are like, for the README; NULL: none */
+	/* A child by name: its object (borrowed) and entry; NULL: there is none. */
+	struct object *(*find)(struct object *dir, const char *name, const struct entry **ret);
+	void (*list)(struct object *dir, struct listing *listing);
+	/* The name is valid and new. Ends the request; a NULL function refuses. */
+	void (*mkdir)(struct object *dir, const char *name, const struct owner *owner,
+		      struct request *request);
+	int (*rmdir)(struct object *dir, const char *name, struct err *err);
+	/* To another name or directory; ends the request. */
+	void (*rename)(struct object *dir, const char *name, struct object *to_dir, const struct entry *to,
+		       const char *to_name, struct request *request);
+};
+
+/* For list functions. */
+void listing_add(struct listing *listing, const char *name, const struct object *obj,
+		 const struct entry *entry);
+
+struct node *tree_root(struct fs *fs);
+
+/* The answer to a mkdir that made obj. `alias`: obj's own path is another; the next lookup of this one asks
+ * again. */
+int tree_entry(struct object *obj, const struct entry *entry, bool alias, struct fuse_entry_param *ret,
+	       struct node **ret_node);
+/* Answer a mkdir; a caller that went away is no matter. */
+void tree_made(struct request *request, struct object *obj, const struct entry *entry, bool alias);
+/* The outcome of a mkdir, rmdir or rename that failed: the sentence for the directory's `error`. */
+void tree_refuse(struct request *request, struct object *dir, const struct err *err);
+
+void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret);
+/* What tree_attr gives of its directories is another from now on: the kernel asks again. */
+void tree_attr_changed(const struct object *obj);
+
+extern const struct fuse_lowlevel_ops tree_ops;
+
+/* The root's table, in root.c. */
+extern const struct entry root_entry;
+
+/* Text files that several directories have. */
+int error_show(struct object *obj, struct buf *text, struct err *err);
+
+#endif

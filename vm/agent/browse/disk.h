@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * disk.h - a disk for libext2fs: layers, and on top what the journal holds for it
+ *
+ * The helper has one disk; it is read only, and by one thread.
+ */
+#ifndef SBX_VM_AGENT_BROWSE_DISK_H
+#define SBX_VM_AGENT_BROWSE_DISK_H
+
+#include <ext2fs/ext2fs.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "snap/chain.h"
+
+/* A filesystem block whose newest content is in the journal. */
+struct redo {
+	uint64_t block; /* of the filesystem */
+	uint64_t from;  /* block in the journal that has the content */
+	uint32_t order; /* later ones win */
+	bool escaped;   /* it began with the journal's magic number, which was zeroed */
+};
+
+/* The manager reads from here. */
+void disk_set_chain(struct chain *chain);
+/* Put n blocks over the disk, in any order; the array is the callee's from now on. */
+void disk_set_redo(struct redo *redo, size_t n, unsigned block_size);
+/* 0 or a negative errno. */
+int disk_read(void *data, size_t n, uint64_t offset);
+
+extern struct struct_io_manager disk_io_manager;
+
+#endif

@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * serve.c - answer file operations from an ext4 filesystem
+ *
+ * The same answers as a guest's agent gives (vm/agent/guest/files.c), but nothing can be changed. Paths are
+ * walked one directory at a time and links in them are not followed: who asks has resolved them.
+ */
+#include "vm/agent/browse/serve.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "vm/agent/browse/disk.h"
+#include "vm/agent/browse/journal.h"
+#include "vm/agent/proto.h"
+
+/* Entries of a directory listing go on until the reply is this large; a name and its attr fit above it. */
+enum { READDIR_FULL = PROTO_PAYLOAD_MAX - 1024, NAME_LEN_MAX = 255 };
+
+static int from_ext2(errcode_t rc)
+{
+	switch (rc) {
+	case 0:
+		return 0;
+	case EXT2_ET_FILE_NOT_FOUND:
+		return -ENOENT;
+	case EXT2_ET_NO_DIRECTORY:
+		return -ENOTDIR;
+	case EXT2_ET_NO_MEMORY:
+	case ENOMEM:
+		return -ENOMEM;
+	default:
+		return -EIO;
+	}
+}
+
+int server_open(struct server *server, struct chain *chain, struct err *err)
+{
+	const int flags = EXT2_FLAG_64BITS | EXT2_FLAG_SOFTSUPP_FEATURES;
+	int rc;
+
+	*server = (struct server){ 0 };
+	disk_set_chain(chain);
+	if (ext2fs_open("disk", flags, 0, 0, &disk_io_manager, &server->fs))
+		return err_set(err, -EIO, "the disk holds no ext4 filesystem");
+	rc = journal_apply(server->fs, err);
+	if (rc <= 0)
+		return rc;
+	ext2fs_close_free(&server->fs);
+	if (ext2fs_open("disk", flags, 0, 0, &disk_io_manager, &server->fs))
+		return err_set(err, -EIO, "the filesystem cannot be opened after its journal was read");
+	return 0;
+}
+
+void server_close(struct server *server)
+{
+	for (unsigned i = 0; i < BROWSE_FILES_MAX; i++)
+		if (server->open[i].id)
+			ext2fs_file_close(server->open[i].file);
+	if (server->fs)
+		ext2fs_close_free(&server->fs);
+	disk_set_redo(NULL, 0, 0);
+	disk_set_chain(NULL);
+}
+
+/* ---- paths and attributes */
+
+static int get_path(struct reader *args, char path[PATH_MAX])
+{
+	get_str(args, path, PATH_MAX);
+	return args->bad || path[0] != '/' ? -EINVAL : 0;
+}
+
+static int find(ext2_filsys fs, const char *path, ext2_ino_t *ret)
+{
+	ext2_ino_t at = EXT2_ROOT_INO;
+	errcode_t rc;
+
+	for (;;) {
+		size_t n;
+
+		path += strspn(path, "/");
+		n = strcspn(path, "/");
+		if (!n)
+			break;
+		if (n > NAME_LEN_MAX)
+			return -ENAMETOOLONG;
+		rc = ext2fs_check_directory(fs, at);
+		if (!rc)
+			rc = ext2fs_lookup(fs, at, path, (int)n, NULL, &at);
+		if (rc)
+			return from_ext2(rc);
+		path += n;
+	}
+	*ret = at;
+	return 0;
+}
+
+static int read_inode(ext2_filsys fs, ext2_ino_t ino, struct ext2_inode_large *ret)
+{
+	*ret = (struct ext2_inode_large){ 0 };
+	if (!ino || ino > fs->super->s_inodes_count)
+		return -EIO;
+	return from_ext2(ext2fs_read_inode_full(fs, ino, (struct ext2_inode *)(void *)ret, sizeof(*ret)));
+}
+
+/* Seconds are 32 bits and two more in `extra`, whose other 30 are nanoseconds ("Inode Timestamps" in the
+ * kernel's ext4 documentation). */
+static uint64_t time_ns(uint32_t seconds, uint32_t extra, bool has_extra)
+{
+	int64_t s = (int32_t)seconds;
+
+	if (!has_extra)
+		return (uint64_t)s * 1000000000u;
+	s += (int64_t)(extra & 3) << 32;
+	return (uint64_t)s * 1000000000u + (extra >> 2);
+}
+
+static uint64_t device_of(const struct ext2_inode_large *inode)
+{
+	uint32_t old = inode->i_block[0], new = inode->i_block[1];
+
+	if (!LINUX_S_ISCHR(inode->i_mode) && !LINUX_S_ISBLK(inode->i_mode))
+		return 0;
+	if (old)
+		return makedev(old >> 8 & 0xff, old & 0xff);
+	return makedev((new & 0xfff00) >> 8, (new & 0xff) | (new >> 12 & 0xfff00));
+}
+
+static void put_attr(struct buf *reply, ext2_filsys fs, ext2_ino_t ino, const struct ext2_inode_large *inode)
+{
+	const struct ext2_inode *small = (const struct ext2_inode *)(const void *)inode;
+	bool extra = inode->i_extra_isize >= 24; /* up to i_crtime_extra */
+	uint64_t blocks = ext2fs_get_stat_i_blocks(fs, (struct ext2_inode *)(void *)(uintptr_t)small);
+	const struct fs_attr attr = {
+		.ino = ino,
+		.mode = inode->i_mode,
+		.nlink = inode->i_links_count,
+		.uid = inode->i_uid | (uint32_t)inode->i_uid_high << 16,
+		.gid = inode->i_gid | (uint32_t)inode->i_gid_high << 16,
+		.rdev = device_of(inode),
+		.size = EXT2_I_SIZE(inode),
+		.blocks = blocks,
+		.atime_ns = time_ns(inode->i_atime, inode->i_atime_extra, extra),
+		.mtime_ns = time_ns(inode->i_mtime, inode->i_mtime_extra, extra),
+		.ctime_ns = time_ns(inode->i_ctime, inode->i_ctime_extra, extra),
+	};
+
+	fs_attr_put(reply, &attr);
+}
+
+static int look_up(struct server *server, struct reader *args, ext2_ino_t *ret_ino,
+		   struct ext2_inode_large *ret)
+{
+	char path[PATH_MAX];
+	int rc = get_path(args, path);
+
+	if (!rc)
+		rc = find(server->fs, path, ret_ino);
+	return rc ? rc : read_inode(server->fs, *ret_ino, ret);
+}
+
+static int op_getattr(struct server *server, struct reader *args, struct buf *reply)
+{
+	struct ext2_inode_large inode;
+	ext2_ino_t ino = 0;
+	int rc = look_up(server, args, &ino, &inode);
+
+	if (!rc)
+		put_attr(reply, server->fs, ino, &inode);
+	return rc;
+}
+
+/* ---- directories */
+
+/* Entries have no stable place to name, so a cookie counts them; nothing changes between two calls. */
+struct listing {
+	ext2_filsys fs;
+	struct buf *entries;
+	uint64_t at, from;
+	uint32_t count;
+	bool more;
+	int rc;
+};
+
+static int add_entry(ext2_ino_t dir, int entry, struct ext2_dir_entry *dirent, int offset, int blocksize,
+		     char *buf, void *arg)
+{
+	struct listing *listing = arg;
+	struct ext2_inode_large inode;
+	char name[NAME_LEN_MAX + 1];
+	int n = ext2fs_dirent_name_len(dirent);
+
+	(void)dir;
+	(void)offset;
+	(void)blocksize;
+	(void)buf;
+	if (entry != DIRENT_OTHER_FILE || listing->at++ < listing->from)
+		return 0;
+	if (listing->entries->len >= READDIR_FULL) {
+		listing->more = true;
+		return DIRENT_ABORT;
+	}
+	/* A name that no guest could have made is none. */
+	if (n <= 0 || n > NAME_LEN_MAX || memchr(dirent->name, '/', (size_t)n) ||
+	    memchr(dirent->name, '\0', (size_t)n))
+		return 0;
+	listing->rc = read_inode(listing->fs, dirent->inode, &inode);
+	if (listing->rc)
+		return DIRENT_ABORT;
+	memcpy(name, dirent->name, (size_t)n);
+	name[n] = '\0';
+	buf_put_u64(listing->entries, listing->at);
+	buf_put_str(listing->entries, name);
+	put_attr(listing->entries, listing->fs, dirent->inode, &inode);
+	listing->count++;
+	return 0;
+}
+
+static int op_readdir(struct server *server, struct reader *args, struct buf *reply)
+{
+	struct buf entries = { 0 };
+	struct listing listing = { .fs = server->fs, .entries = &entries };
+	struct ext2_inode_large inode;
+	ext2_ino_t ino = 0;
+	int rc = look_up(server, args, &ino, &inode);
+
+	listing.from = get_u64(args);
+	if (args->bad)
+		return -EINVAL;
+	if (!rc && !LINUX_S_ISDIR(inode.i_mode))
+		rc = -ENOTDIR;
+	if (!rc)
+		rc = from_ext2(ext2fs_dir_iterate2(server->fs, ino, 0, NULL, add_entry, &listing));
+	if (!rc)
+		rc = listing.rc;
+	if (!rc && entries.failed)
+		rc = -ENOMEM;
+	if (!rc) {
+		buf_put_u8(reply, listing.more);
+		buf_put_u32(reply, listing.count);
+		buf_add(reply, buf_bytes(&entries), entries.len);
+	}
+	buf_release(&entries);
+	return rc;
+}
+
+/* ---- contents */
+
+/* Up to n bytes of a file at offset; the number, or a negative errno. */
+static int read_at(ext2_file_t file, void *data, unsigned n, uint64_t offset)
+{
+	unsigned got = 0;
+	errcode_t rc = ext2fs_file_llseek(file, offset, EXT2_SEEK_SET, NULL);
+
+	if (!rc)
+		rc = ext2fs_file_read(file, data, n, &got);
+	return rc ? from_ext2(rc) : (int)got;
+}
+
+static int op_readlink(struct server *server, struct reader *args, struct buf *reply)
+{
+	struct ext2_inode_large inode;
+	char target[PATH_MAX];
+	ext2_file_t file;
+	ext2_ino_t ino = 0;
+	uint64_t size;
+	int rc = look_up(server, args, &ino, &inode);
+
+	if (rc)
+		return rc;
+	if (!LINUX_S_ISLNK(inode.i_mode))
+		return -EINVAL;
+	size = EXT2_I_SIZE(&inode);
+	if (!size || size >= PATH_MAX)
+		return -EIO;
+	if (ext2fs_is_fast_symlink((struct ext2_inode *)(void *)&inode)) {
+		if (size > sizeof(inode.i_block))
+			return -EIO;
+		memcpy(target, inode.i_block, size);
+	} else {
+		rc = from_ext2(ext2fs_file_open(server->fs, ino, 0, &file));
+		if (rc)
+			return rc;
+		rc = read_at(file, target, (unsigned)size, 0);
+		ext2fs_file_close(file);
+		if (rc != (int)size)
+			return rc < 0 ? rc : -EIO;
+	}
+	if (memchr(target, '\0', size))
+		return -EIO;
+	buf_put_bytes(reply, target, size);
+	return 0;
+}
+
+static int new_handle(struct server *server, ext2_file_t file, uint64_t size, uint32_t *ret)
+{
+	for (uint32_t i = 1; i <= BROWSE_FILES_MAX; i++) {
+		uint32_t id = server->last + i, slot = id % BROWSE_FILES_MAX;
+
+		if (!id || server->open[slot].id)
+			continue;
+		server->open[slot].id = id;
+		server->open[slot].file = file;
+		server->open[slot].size = size;
+		server->last = *ret = id;
+		return 0;
+	}
+	return -ENFILE;
+}
+
+static int op_open(struct server *server, struct reader *args, struct buf *reply)
+{
+	struct ext2_inode_large inode;
+	ext2_file_t file = NULL;
+	ext2_ino_t ino = 0;
+	uint32_t id = 0, flags;
+	int rc = look_up(server, args, &ino, &inode);
+
+	flags = get_u32(args);
+	if (args->bad)
+		return -EINVAL;
+	if (rc)
+		return rc;
+	if (LINUX_S_ISDIR(inode.i_mode))
+		return -EISDIR;
+	if (LINUX_S_ISLNK(inode.i_mode))
+		return -ELOOP;
+	if (!LINUX_S_ISREG(inode.i_mode))
+		return -EACCES;
+	if ((flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC)
+		return -EROFS;
+	rc = from_ext2(ext2fs_file_open(server->fs, ino, 0, &file));
+	if (!rc)
+		rc = new_handle(server, file, EXT2_I_SIZE(&inode), &id);
+	if (rc) {
+		if (file)
+			ext2fs_file_close(file);
+		return rc;
+	}
+	buf_put_u32(reply, id);
+	put_attr(reply, server->fs, ino, &inode);
+	return 0;
+}
+
+static int op_read(struct server *server, struct reader *args, struct buf *reply)
+{
+	const uint32_t id = get_u32(args), slot = id % BROWSE_FILES_MAX;
+	const uint64_t offset = get_u64(args);
+	const uint32_t size = get_u32(args);
+	void *p;
+	int rc;
+
+	if (args->bad || size > PROTO_DATA_MAX)
+		return -EINVAL;
+	if (!id || server->open[slot].id != id)
+		return -EBADF;
+	if (offset >= server->open[slot].size)
+		return 0;
+	p = buf_reserve(reply, size);
+	if (!p)
+		return -ENOMEM;
+	rc = read_at(server->open[slot].file, p, size, offset);
+	if (rc > 0)
+		buf_grow(reply, (size_t)rc);
+	return rc < 0 ? rc : 0;
+}
+
+static int op_close(struct server *server, struct reader *args)
+{
+	const uint32_t id = get_u32(args), slot = id % BROWSE_FILES_MAX;
+
+	if (args->bad || !id || server->open[slot].id != id)
+		return -EBADF;
+	server->open[slot].id = 0;
+	ext2fs_file_close(server->open[slot].file);
+	return 0;
+}
+
+static int op_statfs(const struct server *server, struct buf *reply)
+{
+	struct ext2_super_block *super = server->fs->super;
+
+	buf_put_u64(reply, server->fs->blocksize);
+	buf_put_u64(reply, ext2fs_blocks_count(super));
+	buf_put_u64(reply, ext2fs_free_blocks_count(super));
+	buf_put_u64(reply, 0); /* read-only: nothing is available */
+	buf_put_u64(reply, super->s_inodes_count);
+	buf_put_u64(reply, super->s_free_inodes_count);
+	buf_put_u32(reply, NAME_LEN_MAX);
+	return 0;
+}
+
+/* Only asking for attributes is allowed. */
+static int op_setattr(struct server *server, struct reader *args, struct buf *reply)
+{
+	struct reader again = *args;
+	char path[PATH_MAX];
+
+	get_str(&again, path, sizeof(path));
+	get_u32(&again);
+	if (again.bad)
+		return -EINVAL;
+	return get_u32(&again) ? -EROFS : op_getattr(server, args, reply);
+}
+
+int serve(struct server *server, uint8_t op, struct reader *args, struct buf *reply)
+{
+	int rc;
+
+	switch (op) {
+	case FS_GETATTR:
+		rc = op_getattr(server, args, reply);
+		break;
+	case FS_SETATTR:
+		rc = op_setattr(server, args, reply);
+		break;
+	case FS_READDIR:
+		rc = op_readdir(server, args, reply);
+		break;
+	case FS_READLINK:
+		rc = op_readlink(server, args, reply);
+		break;
+	case FS_OPEN:
+		rc = op_open(server, args, reply);
+		break;
+	case FS_READ:
+		rc = op_read(server, args, reply);
+		break;
+	case FS_CLOSE:
+		rc = op_close(server, args);
+		break;
+	case FS_FSYNC:
+		rc = 0;
+		break;
+	case FS_STATFS:
+		rc = op_statfs(server, reply);
+		break;
+	default:
+		rc = -EROFS;
+		break;
+	}
+	return rc ? rc : reply->failed ? -ENOMEM : 0;
+}

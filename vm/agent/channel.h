@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * channel.h - the host's end of the agent channel: jobs and files of one guest
+ *
+ * Wraps a machine's agent descriptor in the protocol of vm/agent/proto.h. Single-threaded, on the event loop.
+ * Requests are answered once each, never from inside the call; when the channel is lost (agent_free, the
+ * machine's exit) what is pending ends with -EHOSTDOWN. Everything received is untrusted: a malformed or
+ * unexpected frame is dropped and counted.
+ */
+#ifndef SBX_VM_AGENT_CHANNEL_H
+#define SBX_VM_AGENT_CHANNEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/err.h"
+#include "util/loop.h"
+#include "vm/agent/proto.h"
+
+struct agent;
+
+/* Things the guest says of jobs, for whoever owns the agent; NULL: not interested. `data` is valid during the
+ * call. */
+struct agent_events {
+	void (*ready)(void *owner); /* the agent of a booting guest waits for agent_attach */
+	void (*job_started)(void *owner, uint32_t job, int err, const char *reason, uint32_t pid);
+	void (*job_output)(void *owner, uint32_t job, int stream /* 1, 2 */, const void *data,
+			   size_t n); /* n == 0: end */
+	void (*job_stdin_max)(void *owner, uint32_t job, uint64_t offset);
+	void (*job_exit)(void *owner, uint32_t job, bool signaled, uint32_t code);
+};
+
+struct identity {
+	const char *name;
+	uint32_t generation;
+	enum attach_kind kind;
+	bool resync; /* the stream may be cut anywhere: send the preamble that makes the guest's parser find
+			its feet */
+	char *const *env; /* "K=V", NULL-terminated, or NULL */
+};
+
+typedef void (*agent_done_fn)(void *arg, const struct err *err);
+/* results are those of the operation (enum fs_op), valid during the call. err: 0 or a negative errno. */
+typedef void (*agent_fs_fn)(void *arg, int err, struct reader *results);
+
+/* fd stays the caller's and must be non-blocking. */
+struct agent *agent_new(struct loop *loop, int fd, const struct agent_events *events, void *owner);
+/* Pending callbacks are called with -EHOSTDOWN first. NULL is allowed. */
+void agent_free(struct agent *agent);
+
+/* What is sent between the two goes out in one piece, for which the guest wakes up once. */
+void agent_cork(struct agent *agent);
+void agent_uncork(struct agent *agent);
+
+/*
+ * Give the guest its identity with fresh entropy and the wall clock of this moment; done when the guest
+ * confirmed it, or -ETIMEDOUT after timeout_ms.
+ */
+void agent_attach(struct agent *agent, const struct identity *identity, unsigned timeout_ms,
+		  agent_done_fn done, void *arg);
+
+/* Empty the channel before a pause. -ETIMEDOUT: the guest does not answer, the stream may be cut
+ * (identity.resync). What is asked of the agent from here on waits for agent_unquiesce or agent_attach. */
+void agent_quiesce(struct agent *agent, unsigned timeout_ms, agent_done_fn done, void *arg);
+void agent_unquiesce(struct agent *agent);
+
+/* Ask the guest to power off; nothing is awaited. */
+void agent_poweroff(struct agent *agent);
+
+/* Jobs. Output and stdin obey the offsets the other side granted; the caller keeps count. */
+void agent_job_start(struct agent *agent, uint32_t job, const struct job_spec *spec);
+void agent_job_stdin(struct agent *agent, uint32_t job, const void *data, size_t n);
+void agent_job_stdin_eof(struct agent *agent, uint32_t job);
+void agent_job_want(struct agent *agent, uint32_t job, int stream, uint64_t offset);
+void agent_job_kill(struct agent *agent, uint32_t job, uint32_t signal);
+void agent_job_resize(struct agent *agent, uint32_t job, uint16_t rows, uint16_t cols);
+void agent_job_forget(struct agent *agent, uint32_t job);
+/* each is called per job, its info valid during the call; then done. */
+void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct job_info *info),
+		    agent_done_fn done, void *arg);
+
+/* Bring CPUs up or down and wait for the memory device; done's err has the reason. */
+void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms,
+		  agent_done_fn done, void *arg);
+
+/*
+ * A file operation: args holds what enum fs_op lists after the op (the call copies it). Returns a handle for
+ * agent_fs_cancel; after that fn is not called, though the guest may still do it (a file it opens is closed
+ * again). NULL when out of memory: fn is not called either.
+ */
+struct agent_call;
+struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf *args, unsigned timeout_ms,
+			    agent_fs_fn fn, void *arg);
+void agent_fs_cancel(struct agent_call *call);
+
+/* Nothing is pending. */
+bool agent_idle(const struct agent *agent);
+/* Bytes not yet taken by the guest: a caller that has much to send waits while this is large. */
+size_t agent_backlog(const struct agent *agent);
+/* Called on the loop when the backlog falls below 256 KiB again. */
+void agent_on_drain(struct agent *agent, void (*fn)(void *owner));
+
+#endif

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * agent.h - the inside of sbx-agent
+ *
+ * One thread, one poll loop, one struct guest. agent_serve.c runs the loop and answers the host; agent_job.c,
+ * agent_spawn.c and agent_files.c do what the host asks, with no more privilege than their process has, so
+ * that a unit test runs them as an ordinary program. Whatever changes the machine itself (clock, host name,
+ * CPUs, power) is behind struct guest_machine, which only agent.c implements.
+ *
+ * The agent is PID 1: if it ended, the kernel would panic. So nothing past guest_serve's start is fatal; a
+ * failure is answered and the loop goes on.
+ */
+#ifndef SBX_VM_AGENT_GUEST_AGENT_H
+#define SBX_VM_AGENT_GUEST_AGENT_H
+
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "util/err.h"
+#include "util/list.h"
+#include "vm/agent/proto.h"
+
+enum {
+	GUEST_JOBS_MAX = 1024,
+	GUEST_FILES_MAX = 1024,
+	GUEST_POLL_MAX = 3 + 4 * GUEST_JOBS_MAX,
+	GUEST_BACKLOG = 512 * 1024, /* above it nothing more is read, neither from the host nor from jobs */
+};
+
+/* F_ATTACH decoded. */
+struct guest_identity {
+	char name[PROTO_NAME_MAX + 1];
+	uint32_t generation;
+	uint8_t kind; /* enum attach_kind */
+	uint64_t clock_ns;
+	uint8_t entropy[IDENTITY_ENTROPY];
+	uint8_t machine_id[IDENTITY_MACHINE_ID];
+	char **env; /* "K=V", NULL-terminated */
+};
+
+/* What the agent does to the machine it runs on. */
+struct guest_machine {
+	/* Take on an identity. May block for as long as the hooks of a fork may. */
+	int (*attach)(const struct guest_identity *identity, struct err *err);
+	/* Bring CPUs and memory to what is asked. Runs in a child process, which is killed when it takes too
+	 * long. */
+	int (*resize)(uint32_t cpus, uint64_t memory, struct err *err);
+	/* What is online. */
+	void (*size)(uint32_t *ret_cpus, uint64_t *ret_memory);
+	/* Put the wall clock (ns since 1970) forward if it is behind. */
+	void (*clock)(uint64_t real_ns);
+	/* Ends all processes and the machine; of a machine it does not return. */
+	void (*poweroff)(void);
+	/* A host that closed the channel may open it again (SIGIO tells); otherwise guest_serve returns. */
+	bool host_returns;
+};
+
+struct guest_files {
+	struct {
+		uint32_t id; /* 0: free */
+		int fd;
+	} open[GUEST_FILES_MAX];
+	uint32_t last;
+};
+
+struct guest_resize {
+	pid_t pid; /* 0: none under way */
+	int fd;    /* where the child says how it went */
+	uint32_t tag;
+	uint64_t deadline_ns; /* CLOCK_MONOTONIC */
+};
+
+struct guest {
+	const struct guest_machine *machine;
+	int port;
+	int signals; /* signalfd */
+	bool hung_up;
+	struct frame_parser in;
+	struct buf out;
+	size_t head_left; /* bytes of the frame at the front of `out`, part of which is written; 0: none is */
+	uint16_t generation;
+	bool attached, quiesced;
+	char name[PROTO_NAME_MAX + 1];
+	char **env;
+
+	struct list jobs;
+	unsigned njobs;
+	struct guest_files files;
+	struct guest_resize resize;
+	struct pollfd fds[GUEST_POLL_MAX];
+};
+
+/*
+ * Serve the host on `port` (non-blocking). Blocks SIGCHLD, SIGIO and the signals that ask PID 1 to power off,
+ * for it reads them. Returns when the host is gone for good, or a negative errno when it cannot start.
+ */
+int guest_serve(int port, const struct guest_machine *machine);
+
+/* ---- agent_serve.c: for the others */
+
+void guest_send(struct guest *guest, uint16_t type, uint32_t id, const void *payload, size_t len);
+/* i32 errno, str reason, then what `more` holds; errno is positive, as everywhere on the channel. */
+void guest_send_result(struct guest *guest, uint16_t type, uint32_t id, const struct err *err,
+		       const struct buf *more);
+/* May frames be made now that nobody has asked for? */
+bool guest_may_send(const struct guest *guest);
+
+/* ---- agent_job.c */
+
+void guest_job_frame(struct guest *guest, const struct frame *frame);
+/* Fill fds with four entries a job, in the list's order; returns how many. */
+unsigned guest_jobs_poll(struct guest *guest, struct pollfd *fds);
+void guest_jobs_ready(struct guest *guest, const struct pollfd *fds);
+/* Say what has happened and could not be said before. */
+void guest_jobs_flush(struct guest *guest);
+/* A child ended. Called with pid 0 too, after others were reaped. */
+void guest_jobs_reaped(struct guest *guest, pid_t pid, int status);
+/* The host is a new one: it has asked for no output yet. */
+void guest_jobs_forked(struct guest *guest);
+void guest_jobs_end(struct guest *guest);
+
+/* ---- agent_spawn.c */
+
+struct guest_process {
+	pid_t pid;
+	int status; /* a struct err arrives here if the command could not be run, else nothing */
+	int in, out,
+		error; /* our ends, non-blocking; -1: none. With a terminal in and out are its two dups */
+};
+
+/* Start a command. What the command itself is not able to do is told later, on ret->status. */
+int guest_spawn(const struct job_spec *spec, const char *name, char *const *env, struct guest_process *ret,
+		struct err *err);
+/* In a child, after fork(2): signals, limits and umask as programs expect them. */
+void guest_child_reset(void);
+
+/* ---- agent_files.c */
+
+void guest_files_frame(struct guest *guest, const struct frame *frame);
+void guest_files_close(struct guest_files *files);
+
+/* ---- agent_identity.c, agent_clock.c, agent_report.c, agent_size.c, agent_boot.c: the machine */
+
+int identity_apply(const struct guest_identity *identity, struct err *err);
+/* Tell the host no more what memory is free. */
+void report_end(void);
+/* At boot: as near as it goes to what is asked. 0: leave that as it is. */
+int size_apply(uint32_t cpus, uint64_t memory, struct err *err);
+/*
+ * Later, in a child process: all of it or nothing. -ERANGE: there are not so many CPUs, or the kernel needs
+ * more memory; -EBUSY: so much memory is in use.
+ */
+int size_change(uint32_t cpus, uint64_t memory, struct err *err);
+void size_get(uint32_t *ret_cpus, uint64_t *ret_memory);
+/* The wall clock, in ns since 1970; 0 or a negative errno. */
+int clock_set(uint64_t real_ns);
+/* For the host's time, which was right when it was sent: put the clock forward to it, never back. */
+void clock_forward(uint64_t real_ns);
+/* Write a string to a file of sysfs or procfs, or another; 0 or a negative errno. */
+int write_file(const char *path, int flags, const char *text);
+
+struct boot_args {
+	char root[64];
+	uint32_t cpus;    /* 0: leave them as they are */
+	uint64_t memory;  /* likewise */
+	bool report_boot; /* the host wants to know what memory is free, but not in a fork */
+};
+/* From the initramfs to the root disk. On failure the agent stays where it is, and err says why. */
+int boot_machine(struct boot_args *args, struct err *err);
+/* Wait for the channel's port and open it. */
+int boot_open_port(struct err *err);
+
+#endif

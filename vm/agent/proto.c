@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * proto.c - frames and records of the agent channel, encoded and decoded
+ *
+ * Compiled into both ends, so that neither can disagree with the other about a field. Decoders take bytes
+ * from the other side of the virtual machine's wall: they check every length, bound every allocation by the
+ * bytes that are really there, and hand out a record only when all of it was well-formed.
+ */
+#include "vm/agent/proto.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+void fs_attr_put(struct buf *buf, const struct fs_attr *attr)
+{
+	buf_put_u64(buf, attr->ino);
+	buf_put_u32(buf, attr->mode);
+	buf_put_u32(buf, attr->nlink);
+	buf_put_u32(buf, attr->uid);
+	buf_put_u32(buf, attr->gid);
+	buf_put_u64(buf, attr->rdev);
+	buf_put_u64(buf, attr->size);
+	buf_put_u64(buf, attr->blocks);
+	buf_put_u64(buf, attr->atime_ns);
+	buf_put_u64(buf, attr->mtime_ns);
+	buf_put_u64(buf, attr->ctime_ns);
+}
+
+void fs_attr_get(struct reader *r, struct fs_attr *attr)
+{
+	attr->ino = get_u64(r);
+	attr->mode = get_u32(r);
+	attr->nlink = get_u32(r);
+	attr->uid = get_u32(r);
+	attr->gid = get_u32(r);
+	attr->rdev = get_u64(r);
+	attr->size = get_u64(r);
+	attr->blocks = get_u64(r);
+	attr->atime_ns = get_u64(r);
+	attr->mtime_ns = get_u64(r);
+	attr->ctime_ns = get_u64(r);
+}
+
+/* ---- job_spec */
+
+/* An optional string: "" stands for NULL, since neither a directory nor a user has an empty name. */
+static void put_opt(struct buf *buf, const char *s)
+{
+	buf_put_str(buf, s ? s : "");
+}
+
+static int get_dup(struct reader *r, char **ret)
+{
+	size_t n;
+	const uint8_t *p = get_bytes(r, &n);
+
+	*ret = NULL;
+	if (r->bad || memchr(p, '\0', n))
+		return -EBADMSG;
+	*ret = strndup((const char *)p, n);
+	return *ret ? 0 : -ENOMEM;
+}
+
+static int get_opt(struct reader *r, char **ret)
+{
+	int rc = get_dup(r, ret);
+
+	if (!rc && !**ret) {
+		free(*ret);
+		*ret = NULL;
+	}
+	return rc;
+}
+
+void job_spec_put(struct buf *buf, const struct job_spec *spec)
+{
+	uint32_t n = 0, i;
+
+	buf_put_str(buf, spec->name);
+	buf_put_bytes(buf, spec->cmd, spec->cmd_len);
+	buf_put_u8(buf, !!spec->is_argv);
+	put_opt(buf, spec->cwd);
+	put_opt(buf, spec->user);
+	while (spec->env && spec->env[n])
+		n++;
+	buf_put_u32(buf, n);
+	for (i = 0; i < n; i++)
+		buf_put_str(buf, spec->env[i]);
+	buf_put_u8(buf, !!spec->tty);
+	buf_put_u16(buf, spec->rows);
+	buf_put_u16(buf, spec->cols);
+	buf_put_u8(buf, !!spec->merge);
+	buf_put_u8(buf, !!spec->stdin_open);
+}
+
+static int get_cmd(struct reader *r, struct job_spec *spec)
+{
+	size_t n;
+	const uint8_t *p = get_bytes(r, &n);
+
+	if (r->bad)
+		return -EBADMSG;
+	spec->cmd = malloc(n + 1);
+	if (!spec->cmd)
+		return -ENOMEM;
+	memcpy(spec->cmd, p, n);
+	spec->cmd[n] = '\0';
+	spec->cmd_len = n;
+	spec->is_argv = !!get_u8(r);
+	/* A shell line with a NUL inside would be run cut off. */
+	return !spec->is_argv && memchr(p, '\0', n) ? -EBADMSG : 0;
+}
+
+static int get_env(struct reader *r, struct job_spec *spec)
+{
+	const uint32_t n = get_u32(r);
+	uint32_t i;
+	int rc;
+
+	/* Each has a length of four bytes at least, which bounds what is allocated here. */
+	if (r->bad || n > reader_left(r) / 4)
+		return -EBADMSG;
+	if (!n)
+		return 0;
+	spec->env = calloc((size_t)n + 1, sizeof(*spec->env));
+	if (!spec->env)
+		return -ENOMEM;
+	for (i = 0; i < n; i++) {
+		rc = get_dup(r, &spec->env[i]);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+int job_spec_get(struct reader *r, struct job_spec *ret)
+{
+	struct job_spec spec = { 0 };
+	const size_t before = reader_left(r);
+	int rc;
+
+	get_str(r, spec.name, sizeof(spec.name));
+	rc = get_cmd(r, &spec);
+	if (rc)
+		goto fail;
+	rc = get_opt(r, &spec.cwd);
+	if (rc)
+		goto fail;
+	rc = get_opt(r, &spec.user);
+	if (rc)
+		goto fail;
+	rc = get_env(r, &spec);
+	if (rc)
+		goto fail;
+	spec.tty = !!get_u8(r);
+	spec.rows = get_u16(r);
+	spec.cols = get_u16(r);
+	spec.merge = !!get_u8(r);
+	spec.stdin_open = !!get_u8(r);
+	if (r->bad)
+		rc = -EBADMSG;
+	else if (before - reader_left(r) > PROTO_SPEC_MAX)
+		rc = -E2BIG;
+	if (rc)
+		goto fail;
+	*ret = spec;
+	return 0;
+fail:
+	job_spec_release(&spec);
+	return rc;
+}
+
+void job_spec_release(struct job_spec *spec)
+{
+	size_t i;
+
+	for (i = 0; spec->env && spec->env[i]; i++)
+		free(spec->env[i]);
+	free(spec->env);
+	free(spec->cmd);
+	free(spec->cwd);
+	free(spec->user);
+	*spec = (struct job_spec){ 0 };
+}
+
+/* ---- job_info */
+
+void job_info_put(struct buf *buf, const struct job_info *info)
+{
+	buf_put_u32(buf, info->id);
+	job_spec_put(buf, &info->spec);
+	buf_put_u8(buf, info->state);
+	buf_put_u32(buf, info->code);
+	buf_put_u64(buf, info->stdin_at);
+	buf_put_u64(buf, info->stdin_max);
+	buf_put_u64(buf, info->stdout_at);
+	buf_put_u64(buf, info->stderr_at);
+	buf_put_u8(buf, info->stdin_eof);
+	buf_put_u8(buf, info->stdout_eof);
+	buf_put_u8(buf, info->stderr_eof);
+}
+
+int job_info_get(struct reader *r, struct job_info *ret)
+{
+	struct job_info info = { .id = get_u32(r) };
+	int rc = job_spec_get(r, &info.spec);
+
+	if (rc)
+		return rc;
+	info.state = get_u8(r);
+	info.code = get_u32(r);
+	info.stdin_at = get_u64(r);
+	info.stdin_max = get_u64(r);
+	info.stdout_at = get_u64(r);
+	info.stderr_at = get_u64(r);
+	info.stdin_eof = get_u8(r);
+	info.stdout_eof = get_u8(r);
+	info.stderr_eof = get_u8(r);
+	if (r->bad || info.state > JOB_FAILED) {
+		job_spec_release(&info.spec);
+		return -EBADMSG;
+	}
+	*ret = info;
+	return 0;
+}
+
+/* ---- frames */
+
+void frame_put(struct buf *buf, uint16_t type, uint16_t generation, uint32_t id, const void *payload,
+	       size_t len)
+{
+	buf_put_u32(buf, PROTO_MAGIC);
+	buf_put_u16(buf, type);
+	buf_put_u16(buf, generation);
+	buf_put_u32(buf, id);
+	buf_put_u32(buf, (uint32_t)len);
+	buf_add(buf, payload, len);
+	buf_put_u32(buf, PROTO_TRAILER_MAGIC);
+}
+
+void frame_parser_release(struct frame_parser *parser)
+{
+	buf_release(&parser->buf);
+	*parser = (struct frame_parser){ 0 };
+}
+
+int frame_parser_feed(struct frame_parser *parser, const void *data, size_t n)
+{
+	buf_add(&parser->buf, data, n);
+	return parser->buf.failed ? -ENOMEM : 0;
+}
+
+/* Drop what cannot be the beginning of a frame: at least `n` bytes, then up to the next possible magic. */
+static void skip(struct frame_parser *parser, size_t n)
+{
+	const uint8_t *p = buf_bytes(&parser->buf);
+	const uint8_t *next = memchr(p + n, PROTO_MAGIC & 0xff, parser->buf.len - n);
+
+	n = next ? (size_t)(next - p) : parser->buf.len;
+	parser->skipped += n;
+	buf_consume(&parser->buf, n);
+}
+
+int frame_parser_next(struct frame_parser *parser, struct frame *frame)
+{
+	buf_consume(&parser->buf, parser->pending);
+	parser->pending = 0;
+	while (parser->buf.len >= PROTO_HEADER) {
+		struct reader r = reader_init(buf_bytes(&parser->buf), parser->buf.len);
+		struct frame f;
+		uint32_t magic;
+
+		magic = get_u32(&r);
+		f.type = get_u16(&r);
+		f.generation = get_u16(&r);
+		f.id = get_u32(&r);
+		f.len = get_u32(&r);
+		f.payload = r.p;
+		if (magic != PROTO_MAGIC || f.len > PROTO_PAYLOAD_MAX) {
+			skip(parser, 1);
+			continue;
+		}
+		if (reader_left(&r) < (size_t)f.len + PROTO_TRAILER)
+			return 0;
+		r.p += f.len;
+		if (get_u32(&r) != PROTO_TRAILER_MAGIC) {
+			/* Cut in two. Frames that came after may lie within what it claimed. */
+			skip(parser, 1);
+			continue;
+		}
+		parser->pending = PROTO_HEADER + (size_t)f.len + PROTO_TRAILER;
+		*frame = f;
+		return 1;
+	}
+	return 0;
+}

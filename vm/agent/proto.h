@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * proto.h - what the host and sbx-agent say to each other over the agent channel
+ *
+ * The channel is a byte stream (a virtio-console port named "sbx.agent" in the guest). Everything on it is a
+ * frame: a 16-byte header, at most PROTO_PAYLOAD_MAX bytes of payload and a 4-byte trailer, all numbers
+ * little-endian, strings and byte runs with a u32 length before them (util/buf.h). Neither side trusts the
+ * other's lengths.
+ *
+ * Capture and the channel. A machine is captured with the channel empty: the host sends QUIESCE, the guest
+ * answers QUIESCED and then says nothing until the host speaks again, so that no frame is cut in two by the
+ * capture. A guest that does not answer in time is captured all the same; then the stream may be cut
+ * anywhere, and the host sends a preamble of PROTO_RESYNC zero bytes first: they complete a frame that was
+ * cut, and the trailer, which is then zero, tells that it is not to be believed. In the other direction the
+ * new host may see the end of a frame whose beginning an old one got, and skips it. Either way the host opens
+ * the channel of a resumed or forked machine with ATTACH, which carries a new generation, and drops every
+ * frame of an older one.
+ *
+ * Flow control is per job and absolute: a side may send stream bytes up to the offset the other granted (as
+ * QUIC's MAX_STREAM_DATA). The guest grants stdin as the command reads it; the host grants stdout and stderr
+ * only while someone reads them. Output nobody has asked for therefore stays in the guest, and every fork
+ * still has it.
+ */
+#ifndef SBX_VM_AGENT_PROTO_H
+#define SBX_VM_AGENT_PROTO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "util/buf.h"
+
+enum {
+	PROTO_VERSION = 1,
+	PROTO_MAGIC = 0x31584253,         /* "SBX1" */
+	PROTO_TRAILER_MAGIC = 0x30584253, /* "SBX0" */
+	PROTO_HEADER = 16,
+	PROTO_TRAILER = 4,
+	PROTO_PAYLOAD_MAX = 64 * 1024,
+	PROTO_RESYNC = PROTO_HEADER + PROTO_PAYLOAD_MAX + PROTO_TRAILER,
+	PROTO_SPEC_MAX = PROTO_PAYLOAD_MAX - 256, /* an encoded job_spec; what job_info adds to it fits */
+	PROTO_DATA_MAX = 32 * 1024,               /* stream or file bytes in one frame */
+	PROTO_NAME_MAX = 64,
+	PROTO_PORT_MAX = 16,
+};
+
+#define PROTO_PORT "sbx.agent"
+
+/* The header: u32 magic, u16 type, u16 generation (low 16 bits of ATTACH's), u32 id, u32 payload length. */
+struct frame {
+	uint16_t type;
+	uint16_t generation;
+	uint32_t id; /* the job's number, or the tag of a request and of its reply */
+	uint32_t len;
+	const uint8_t *payload; /* in the parser's buffer; valid until the next call */
+};
+
+/*
+ * H: from the host. G: from the guest. id is 0 where nothing is said of it. Job frames with an id the host
+ * does not know (of a fork, before JOB_LIST was answered) say nothing that JOB_INFO does not say again.
+ */
+enum frame_type {
+	/* The channel */
+	F_READY = 1, /* G: u32 version. The agent runs and waits for ATTACH; after a boot */
+	F_ATTACH,    /* H: u32 version, u32 generation, u8 kind (enum attach_kind), identity (see below) */
+	F_ATTACHED,  /* G: i32 errno, str reason. Identity is applied, hooks ran: commands may come */
+	F_QUIESCE,   /* H: a capture or pause comes */
+	F_QUIESCED,  /* G: id is echoed; the last frame until F_ATTACH or F_UNQUIESCE */
+	F_UNQUIESCE, /* H: u64 wall clock. Go on in the same generation (after a pause, or a capture) */
+	F_PING,      /* H: id is echoed */
+	F_PONG,      /* G */
+	F_POWEROFF,  /* H: TERM to all, sync, power off */
+
+	/* Jobs; id is the job's number, chosen by the host, unique in the machine's whole history */
+	F_JOB_START = 32, /* H: struct job_spec as job_spec_put writes it */
+	F_JOB_STARTED,    /* G: i32 errno, str reason, u32 pid */
+	F_JOB_STDIN,      /* H: bytes, the rest of the payload */
+	F_JOB_STDIN_EOF,  /* H */
+	F_JOB_STDIN_MAX,  /* G: u64 offset up to which stdin may be sent; UINT64_MAX: nobody reads it any more
+			     (EPIPE) */
+	F_JOB_STDOUT,     /* G: bytes, the rest of the payload; an empty one is end of file */
+	F_JOB_STDERR,     /* G: likewise */
+	F_JOB_STDOUT_MAX, /* H: u64 offset up to which stdout is wanted */
+	F_JOB_STDERR_MAX, /* H: likewise */
+	F_JOB_EXIT,   /* G: u8 how (0 exited, 1 signaled), u32 code. stdout may go on: a child may hold it */
+	F_JOB_KILL,   /* H: u32 signal, to the job's process group */
+	F_JOB_RESIZE, /* H: u16 rows, u16 columns */
+	F_JOB_FORGET, /* H: kill its command, drop its streams; what an ended one left behind goes on */
+	F_JOB_LIST,   /* H: tag in id; asked after ATTACH of a fork */
+	F_JOB_INFO,   /* G: tag in id; struct job_info as job_info_put writes it, one frame a job */
+	F_JOB_LIST_END, /* G: tag in id */
+
+	/* The guest's files; id is a tag, every request has one reply with the same tag */
+	F_FS = 64,  /* H: u8 op (enum fs_op), arguments (see enum fs_op) */
+	F_FS_REPLY, /* G: i32 errno (0 or positive Linux errno), results */
+
+	/* The machine */
+	F_RESIZE = 80, /* H: u32 cpus, u64 memory in bytes the guest should have */
+	F_RESIZED,     /* G: i32 errno, str reason, u32 cpus, u64 memory now */
+	F_CLOCK,   /* H: u64 wall clock (ns since 1970), to which the guest's is put forward, never back */
+	F_CLOCKED, /* G: tag in id */
+};
+
+enum attach_kind {
+	ATTACH_BOOT,     /* first ever: apply all of the identity */
+	ATTACH_FORK,     /* a new machine that began as a copy: new identity, open files of the old host's are
+			    closed */
+	ATTACH_RESUME,   /* the same machine goes on, perhaps in another process: identity is as it was, only
+			    the clock is set */
+	ATTACH_REHEARSE, /* a machine that will be a fork goes through the motions of ATTACH_FORK: fresh
+			    entropy and the clock, but no name changes and no hook runs */
+};
+
+enum { IDENTITY_ENTROPY = 64, IDENTITY_MACHINE_ID = 16, IDENTITY_ENV_MAX = 256 };
+
+/*
+ * Who the machine is, in F_ATTACH: str name (hostname, SBX_NAME), u64 wall clock (ns since 1970), bytes
+ * entropy (credited to the kernel's generator, which is then reseeded), bytes machine id, u32 count and that
+ * many str "K=V" (added to the environment of commands from now on).
+ */
+
+/*
+ * F_FS operations. A path is absolute in the guest, without "." and "..", at most PATH_MAX - 1 bytes;
+ * symbolic links in it are not followed at the last component. attr is: u64 ino, u32 mode, u32 nlink, u32
+ * uid, u32 gid, u64 rdev, u64 size, u64 blocks, u64 atime ns, u64 mtime ns, u64 ctime ns. Operations never
+ * block on a FIFO or a device: only regular files can be opened (EACCES otherwise... ENXIO for a FIFO without
+ * peer is not seen).
+ */
+enum fs_op {
+	FS_GETATTR = 1, /* str path -> attr */
+	FS_SETATTR,  /* str path, u32 handle (0: none; else path is not looked at), u32 valid (enum fs_valid;
+			0:  just ask), attr -> attr */
+	FS_READDIR,  /* str path, u64 cookie -> u8 more, u32 count, then count of: u64 next cookie, str name,
+			attr; "." and ".." are left out */
+	FS_READLINK, /* str path -> str target */
+	FS_OPEN,     /* str path, u32 flags (O_ACCMODE|O_TRUNC|O_APPEND) -> u32 handle, attr */
+	FS_CREATE,   /* str path, u32 flags, u32 mode, u32 uid, u32 gid -> u32 handle, attr */
+	FS_READ,  /* u32 handle, u64 offset, u32 size (<= PROTO_DATA_MAX) -> the bytes, rest of the payload */
+	FS_WRITE, /* u32 handle, u64 offset, then the bytes, rest of the payload -> u32 written */
+	FS_CLOSE, /* u32 handle */
+	FS_FSYNC, /* u32 handle */
+	FS_MKDIR, /* str path, u32 mode, u32 uid, u32 gid -> attr */
+	FS_UNLINK,  /* str path */
+	FS_RMDIR,   /* str path */
+	FS_RENAME,  /* str from, str to, u32 flags (renameat2) */
+	FS_SYMLINK, /* str path, str target, u32 uid, u32 gid -> attr */
+	FS_LINK,    /* str existing, str path -> attr */
+	FS_MKNOD,   /* str path, u32 mode, u64 rdev, u32 uid, u32 gid -> attr */
+	FS_STATFS,  /* str path -> u64 bsize, u64 blocks, u64 bfree, u64 bavail, u64 files, u64 ffree, u32
+		       namemax */
+	FS_SYNC,    /* what was written to the root filesystem reaches the disk */
+};
+
+enum fs_valid { FSV_MODE = 1, FSV_UID = 2, FSV_GID = 4, FSV_SIZE = 8, FSV_ATIME = 16, FSV_MTIME = 32 };
+
+struct fs_attr {
+	uint64_t ino;
+	uint32_t mode, nlink, uid, gid;
+	uint64_t rdev, size, blocks, atime_ns, mtime_ns, ctime_ns;
+};
+void fs_attr_put(struct buf *buf, const struct fs_attr *attr);
+void fs_attr_get(struct reader *r, struct fs_attr *attr);
+
+/* What a job is. Strings and arrays are owned; job_spec_release frees them. */
+struct job_spec {
+	char name[PROTO_NAME_MAX + 1]; /* exec/NAME; "" for the anonymous job of `run` */
+	char *cmd;                     /* a shell line for /bin/sh -c, or argv separated by NULs */
+	size_t cmd_len;
+	int is_argv;      /* cmd holds at least one NUL: an argv */
+	char *cwd, *user; /* NULL: /root (or /) and root */
+	char **env;       /* "K=V", NULL-terminated; added to the machine's; may be NULL */
+	int tty;          /* one terminal instead of three pipes: stderr is then empty */
+	uint16_t rows, cols;
+	int merge;      /* stderr goes to stdout (`run`) */
+	int stdin_open; /* 0: /dev/null */
+};
+void job_spec_put(struct buf *buf, const struct job_spec *spec);
+/* 0, -EBADMSG, -E2BIG (above PROTO_SPEC_MAX) or -ENOMEM; on success spec owns what it points at. */
+int job_spec_get(struct reader *r, struct job_spec *spec);
+void job_spec_release(struct job_spec *spec);
+
+enum job_state { JOB_RUNNING, JOB_EXITED, JOB_SIGNALED, JOB_FAILED };
+
+/* A job that a fork inherited. Offsets are stream bytes since the job's start. */
+struct job_info {
+	uint32_t id;
+	struct job_spec spec;
+	uint8_t state;                             /* enum job_state */
+	uint32_t code;                             /* exit status, signal or errno */
+	uint64_t stdin_at, stdin_max;              /* received; granted */
+	uint64_t stdout_at, stderr_at;             /* sent */
+	uint8_t stdin_eof, stdout_eof, stderr_eof; /* that end was sent */
+};
+void job_info_put(struct buf *buf, const struct job_info *info);
+int job_info_get(struct reader *r, struct job_info *info);
+
+/* Append a whole frame to buf. len <= PROTO_PAYLOAD_MAX. */
+void frame_put(struct buf *buf, uint16_t type, uint16_t generation, uint32_t id, const void *payload,
+	       size_t len);
+
+/*
+ * Cut a byte stream into frames. Bytes that cannot start a frame are skipped up to the next magic, which is
+ * how either side finds its feet after a cut stream.
+ */
+struct frame_parser {
+	struct buf buf;
+	size_t pending;   /* bytes of the frame returned last, dropped at the next call */
+	uint64_t skipped; /* bytes thrown away so far */
+};
+void frame_parser_release(struct frame_parser *parser);
+/* Add received bytes; -ENOMEM or 0. */
+int frame_parser_feed(struct frame_parser *parser, const void *data, size_t n);
+/* 1: *frame is set; 0: more bytes are needed. */
+int frame_parser_next(struct frame_parser *parser, struct frame *frame);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * blank.h - the daemon's side of one sbx-vmm process, and a few of them kept ready
+ *
+ * A shell is a process that has a machine of a certain shape and nothing in it. It can be given requests at
+ * once (control.h): they wait in its socket until the machine is made. Making it is what takes longest, and
+ * it is the same for all machines of a shape; so shells are made ahead of time, as soon as forks show which
+ * shape is wanted.
+ */
+#ifndef SBX_VM_KVM_BLANK_H
+#define SBX_VM_KVM_BLANK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vm/engine.h"
+#include "vm/vmm/control.h"
+
+struct shell;
+
+struct shell_events {
+	/* A reply; fds are the callee's, -1 where there is none. */
+	void (*reply)(void *owner, const struct control_reply *reply, int fds[CONTROL_FDS_MAX]);
+	/* The process is gone, and the sentence says why. clean: the guest wanted it. Called once; only
+	 * shell_free may follow. */
+	void (*ended)(void *owner, bool clean, const struct err *why);
+};
+
+/* One from the pool, or a new one. Its events go to the owner from now on. */
+int shell_get(const struct engine_env *env, uint64_t memory, unsigned cpus, const struct shell_events *events,
+	      void *owner, struct shell **ret, struct err *err);
+/* As struct engine has it; those in the pool are in the background. */
+void shell_background(struct shell *shell, bool background);
+/* Kills it; nobody is told. NULL is allowed. */
+void shell_free(struct shell *shell);
+
+int shell_send(struct shell *shell, const struct control_request *request, const int *fds, unsigned nfds,
+	       struct err *err);
+/* Kill the process; `ended` follows, with this reason. */
+void shell_break(struct shell *shell, const struct err *why);
+
+int shell_agent_fd(const struct shell *shell);
+int shell_console_fd(const struct shell *shell);
+pid_t shell_pid(const struct shell *shell); /* -1: it has ended */
+/* Its counters. */
+void shell_stats(const struct shell *shell, uint64_t *ret_exits, uint64_t *ret_disk_written);
+
+/* Keep shells of this shape ready, once the loop has nothing else to do. */
+void shell_pool_want(const struct engine_env *env, uint64_t memory, unsigned cpus);
+/* End all that wait. */
+void shell_pool_clear(void);
+
+#endif

@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * freeze.c - turn a paused machine into a template, without moving it
+ *
+ * xen-save-devices-state is QEMU's command for the state of all devices and CPUs without RAM and disks. It
+ * is synchronous and small, and what it writes loads through the usual -incoming path. RAM we copy ourselves
+ * (ram.c), because QEMU's own stream would read every page of a fork's private mapping and thereby fill the
+ * holes of the template below. The steps:
+ *
+ *   1. blockdev-add: open the next overlay, not yet in use
+ *   2. add-fd, xen-save-devices-state: device state into a memfd
+ *   3. copy the live part of the RAM; after the devices, whose saving may write guest memory
+ *   4. blockdev-snapshot: the machine writes to the next overlay; the old one is complete and read-only
+ *   5. tell `frozen`; copy the rest of the RAM; seal; tell `done`
+ *
+ * Each adds a node to the chain QEMU has open, and QEMU goes through all of them at each switch. So at times
+ * the next overlay is opened with all that is below it by then, which the store has merged in the meantime
+ * (snap/compact.h), and takes the place of the chain at the disk device itself (qom-set). That the stopped
+ * machine's layer is opened a second time, to be read, is what every fork does.
+ *
+ * Until 4 the machine is as it was and can be left so. The same process goes on throughout, so its agent
+ * channel, its console and everything else it holds open need no attention.
+ *
+ * Nothing may be written to the agent channel meanwhile: QEMU puts input into guest memory even while the
+ * vCPUs stand still, and the copy would then be newer than the device state.
+ *
+ * Objects for QMP arguments are built unchecked: what is missing for want of memory QEMU refuses.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "vm/qemu/cmdline.h"
+#include "vm/qemu/ram.h"
+#include "vm/qemu/vm.h"
+
+/* QEMU's name for the state memfd while it is passed. */
+#define FDSET 1
+#define FDSET_PATH "/dev/fdset/1"
+
+enum { NODES_MAX = 24 }; /* nodes added to a chain before the disk is opened anew; 0.1 ms each and switch */
+
+static void clear(struct capture *capture)
+{
+	timer_stop(&capture->defer);
+	ram_copy_free(capture->ram);
+	template_unref(capture->template);
+	if (capture->state_fd >= 0)
+		close(capture->state_fd);
+	free(capture->next_disk);
+	*capture = (struct capture){ .state_fd = -1 };
+}
+
+/* The end, with a template or with capture->err. */
+static void finish(struct vm *vm)
+{
+	struct capture *capture = &vm->capture;
+	const struct vm_capture calls = capture->calls;
+	const struct err err = capture->err;
+	struct template *template = NULL;
+
+	if (!err.code) {
+		template = capture->template;
+		capture->template = NULL;
+	}
+	clear(capture);
+	calls.done(calls.arg, &err, template);
+}
+
+static void ignore_reply(void *arg, const struct err *err, const cJSON *ret)
+{
+	(void)arg;
+	(void)err;
+	(void)ret;
+}
+
+static void close_fdset(struct vm *vm)
+{
+	cJSON *args = cJSON_CreateObject();
+
+	vm->capture.fd_passed = false;
+	cJSON_AddNumberToObject(args, "fdset-id", FDSET);
+	vm_command(vm, "remove-fd", args, -1, ignore_reply, NULL);
+}
+
+/* Undo what was done and leave the machine on its old disk; capture->err says why. */
+static void fail(struct vm *vm)
+{
+	char name[QEMU_NODE_NAME_MAX];
+	cJSON *args;
+
+	if (vm->capture.fd_passed)
+		close_fdset(vm);
+	if (vm->capture.node_added) {
+		qemu_disk_node_name(name, vm->overlays + 1);
+		args = cJSON_CreateObject();
+		cJSON_AddStringToObject(args, "node-name", name);
+		vm_command(vm, "blockdev-del", args, -1, ignore_reply, NULL);
+	}
+	finish(vm);
+}
+
+static bool failed(struct vm *vm, const struct err *err)
+{
+	if (!err->code)
+		return false;
+	vm->capture.err = *err;
+	fail(vm);
+	return true;
+}
+
+static int run_live(void *arg)
+{
+	struct vm *vm = arg;
+
+	return ram_copy_live(vm->capture.ram);
+}
+
+static int run_rest(void *arg)
+{
+	struct vm *vm = arg;
+
+	return ram_copy_rest(vm->capture.ram);
+}
+
+static void start_work(struct vm *vm, int (*run)(void *arg), void (*done)(void *arg, int result))
+{
+	vm->capture.working = true;
+	if (loop_work(vm->env->loop, run, done, vm_hold(vm)))
+		done(vm, -ENOMEM);
+}
+
+/* The thread has returned; false if meanwhile the capture was aborted. */
+static bool end_work(struct vm *vm, int result)
+{
+	struct capture *capture = &vm->capture;
+
+	capture->working = false;
+	if (!capture->active)
+		clear(capture);
+	else if (result)
+		err_sys(&capture->err, result, "cannot copy the RAM");
+	return capture->active;
+}
+
+static void on_rest(void *arg, int result)
+{
+	static const int seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	struct vm *vm = arg;
+	struct capture *capture = &vm->capture;
+	struct err *err = &capture->err;
+
+	if (end_work(vm, result)) {
+		if (!err->code && fcntl(capture->state_fd, F_ADD_SEALS, seals) < 0)
+			err_sys(err, -errno, "cannot seal the captured state");
+		if (!err->code)
+			capture->template->ram_fd = ram_copy_take(capture->ram, err);
+		if (!err->code) {
+			capture->template->state_fd = capture->state_fd;
+			capture->state_fd = -1;
+		}
+		finish(vm);
+	}
+	vm_release(vm);
+}
+
+/* The machine has its disk open twice: let go of the chain it had, from the top, since each holds the next.
+ */
+static void drop_old_nodes(struct vm *vm)
+{
+	char name[QEMU_NODE_NAME_MAX];
+	unsigned n = vm->overlays;
+	cJSON *args;
+
+	while (n-- > vm->oldest) {
+		qemu_disk_node_name(name, n);
+		args = cJSON_CreateObject();
+		cJSON_AddStringToObject(args, "node-name", name);
+		vm_command(vm, "blockdev-del", args, -1, ignore_reply, NULL);
+	}
+	vm->oldest = vm->overlays;
+}
+
+static void on_switched(void *arg, const struct err *err, const cJSON *ret)
+{
+	struct vm *vm = arg;
+	struct capture *capture = &vm->capture;
+
+	(void)ret;
+	if (failed(vm, err))
+		return;
+	vm->overlays++;
+	if (capture->anew)
+		drop_old_nodes(vm);
+	capture->frozen = true;
+	capture->template->pause_ns = vm->stop_ns + now_mono_ns() - capture->began_ns;
+	vm_hold(vm);
+	capture->calls.frozen(capture->calls.arg);
+	if (capture->active)
+		start_work(vm, run_rest, on_rest);
+	vm_release(vm);
+}
+
+static void on_live(void *arg, int result)
+{
+	struct vm *vm = arg;
+	char node[QEMU_NODE_NAME_MAX], overlay[QEMU_NODE_NAME_MAX];
+	cJSON *args;
+
+	if (!end_work(vm, result))
+		goto out;
+	if (failed(vm, &vm->capture.err))
+		goto out;
+	qemu_disk_node_name(node, vm->overlays);
+	qemu_disk_node_name(overlay, vm->overlays + 1);
+	args = cJSON_CreateObject();
+	if (vm->capture.anew) {
+		cJSON_AddStringToObject(args, "path", "/machine/peripheral/" QEMU_DISK_ID);
+		cJSON_AddStringToObject(args, "property", "drive");
+		cJSON_AddStringToObject(args, "value", overlay);
+		vm_command(vm, "qom-set", args, -1, on_switched, vm);
+	} else {
+		cJSON_AddStringToObject(args, "node", node);
+		cJSON_AddStringToObject(args, "overlay", overlay);
+		vm_command(vm, "blockdev-snapshot", args, -1, on_switched, vm);
+	}
+out:
+	vm_release(vm);
+}
+
+static void on_saved(void *arg, const struct err *err, const cJSON *ret)
+{
+	struct vm *vm = arg;
+
+	(void)ret;
+	if (failed(vm, err))
+		return;
+	close_fdset(vm);
+	/* Only now: QEMU truncates the file before it writes. */
+	state_header_write(vm->capture.state_fd, vm, &vm->capture.err);
+	if (!failed(vm, &vm->capture.err))
+		start_work(vm, run_live, on_live);
+}
+
+static void on_fd_passed(void *arg, const struct err *err, const cJSON *ret)
+{
+	struct vm *vm = arg;
+	cJSON *args;
+
+	(void)ret;
+	if (failed(vm, err))
+		return;
+	vm->capture.fd_passed = true;
+	args = cJSON_CreateObject();
+	cJSON_AddStringToObject(args, "filename", FDSET_PATH);
+	/* Not live: after a live save QEMU would let go of its disks. */
+	cJSON_AddFalseToObject(args, "live");
+	vm_command(vm, "xen-save-devices-state", args, -1, on_saved, vm);
+}
+
+/* QEMU picks a descriptor of a set by its access mode, and asks for a write-only one. */
+static int open_state(struct vm *vm, struct err *err)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", vm->capture.state_fd);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, -errno, "cannot reopen the state's memory");
+	lseek(fd, STATE_HEADER, SEEK_SET);
+	return fd;
+}
+
+static void on_node_added(void *arg, const struct err *err, const cJSON *ret)
+{
+	struct vm *vm = arg;
+	cJSON *args;
+	int fd;
+
+	(void)ret;
+	if (failed(vm, err))
+		return;
+	vm->capture.node_added = true;
+	fd = open_state(vm, &vm->capture.err);
+	if (failed(vm, &vm->capture.err))
+		return;
+	args = cJSON_CreateObject();
+	cJSON_AddNumberToObject(args, "fdset-id", FDSET);
+	vm_command(vm, "add-fd", args, fd, on_fd_passed, vm);
+	close(fd);
+}
+
+static int set_up(struct vm *vm, const char *next_disk)
+{
+	struct capture *capture = &vm->capture;
+	struct err *err = &capture->err;
+	struct template *template = template_new();
+
+	capture->template = template;
+	capture->next_disk = strdup(next_disk);
+	if (!template || !capture->next_disk)
+		return err_sys(err, -ENOMEM, "cannot capture the machine");
+	snprintf(template->engine, sizeof(template->engine), "%s", engine_qemu.name);
+	template->machine = vm->machine;
+	template->ram_size = vm->ram_size;
+	capture->state_fd = memfd_create("sbx-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (capture->state_fd < 0)
+		return err_sys(err, -errno, "cannot create memory for the state");
+	return ram_copy_new(process_pid(vm->process), vm->ram_fd, vm->ram_size, !vm->base, &capture->ram,
+			    err);
+}
+
+static void begin(void *arg)
+{
+	struct vm *vm = arg;
+	struct capture *capture = &vm->capture;
+
+	if (capture->err.code) {
+		finish(vm);
+		return;
+	}
+	capture->anew = vm->overlays - vm->oldest >= NODES_MAX;
+	vm_command(vm, "blockdev-add", qemu_disk_node(vm->overlays + 1, capture->next_disk, !capture->anew),
+		   -1, on_node_added, vm);
+}
+
+void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture *calls)
+{
+	struct capture *capture = &vm->capture;
+
+	capture->active = true;
+	capture->calls = *calls;
+	capture->began_ns = now_mono_ns();
+	if (!vm->process)
+		capture->err = vm->broken;
+	else
+		set_up(vm, next_disk);
+	/* Through a timer, which needs no memory, since an answer may not come from inside this call. */
+	timer_start(vm->env->loop, &capture->defer, 0, begin, vm);
+}
+
+void capture_abort(struct vm *vm, const struct err *err)
+{
+	struct capture *capture = &vm->capture;
+	const struct vm_capture calls = capture->calls;
+
+	if (!capture->active || (err && capture->frozen))
+		return; /* once frozen, what is left to do needs no process */
+	capture->active = false;
+	timer_stop(&capture->defer);
+	if (!capture->working)
+		clear(capture);
+	if (err)
+		calls.done(calls.arg, err, NULL);
+}

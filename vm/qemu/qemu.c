@@ -1,0 +1,567 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qemu.c - machines run by QEMU: their life from boot or prepare to the end of the process
+ *
+ * One QEMU process is one machine. All that connects us to it are descriptors it inherits: socket pairs for
+ * the control protocol, the agent channel and the console, the RAM as a memfd, and for a fork the device
+ * state. Nothing of it but its disk has a name in a filesystem.
+ *
+ * A boot is ready when QEMU talks to us. A fork is ready when QEMU says that the state is loaded; it then
+ * stands still until `start`. Whatever goes wrong with a process, it ends in one place, on_exit: a broken
+ * connection or a failed command only kills it, and the callbacks that are owed get the reason there.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vm/engine.h"
+#include "vm/probe.h"
+#include "vm/qemu/cmdline.h"
+#include "vm/qemu/ram.h"
+#include "vm/qemu/tsc.h"
+#include "vm/qemu/vm.h"
+#include "vm/usage.h"
+
+enum { LOG_BYTES = 64 << 10 };
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+struct vm *vm_hold(struct vm *vm)
+{
+	vm->holds++;
+	return vm;
+}
+
+void vm_release(struct vm *vm)
+{
+	if (--vm->holds)
+		return;
+	if (!vm->base)
+		close_fd(&vm->ram_fd);
+	template_unref(vm->base);
+	free(vm);
+}
+
+/* Call back, unless nobody waits; the callback may destroy the machine, so the caller has a hold on it. */
+static void answer(struct pending *pending, const struct err *err)
+{
+	const struct pending call = *pending;
+
+	pending->done = NULL;
+	if (call.done)
+		call.done(call.arg, err);
+}
+
+void vm_break(struct vm *vm, const struct err *err)
+{
+	if (!vm->process)
+		return;
+	/* That the connection ended is no explanation: the process's own end is. */
+	if (!vm->broken.code && err->code != -EPIPE && err->code != -ECONNRESET)
+		vm->broken = *err;
+	process_kill(vm->process, SIGKILL);
+}
+
+void vm_command(struct vm *vm, const char *command, cJSON *arguments, int pass_fd, qmp_reply_fn reply,
+		void *arg)
+{
+	struct err err;
+	int rc = -EPIPE;
+
+	if (vm->qmp)
+		rc = qmp_send(vm->qmp, command, arguments, pass_fd, reply, arg);
+	else
+		cJSON_Delete(arguments);
+	if (rc) {
+		err_sys(&err, rc, "cannot send %s to QEMU", command);
+		vm_break(vm, &err);
+	}
+}
+
+/* ---- the end of a process */
+
+/* QEMU's last words, or "". */
+static void last_line(int log_fd, char *ret, size_t size)
+{
+	char text[1024];
+	const off_t end = lseek(log_fd, 0, SEEK_CUR); /* where QEMU would write next */
+	const size_t want = end < (off_t)sizeof(text) - 1 ? (size_t)(end > 0 ? end : 0) : sizeof(text) - 1;
+	ssize_t n = pread(log_fd, text, want, end - (off_t)want);
+	const char *line;
+
+	while (n > 0 && text[n - 1] == '\n')
+		n--;
+	text[n > 0 ? n : 0] = 0;
+	line = strrchr(text, '\n');
+	line = line ? line + 1 : text;
+	/* The option it is about comes first and may be long; what is wrong with it comes last. */
+	if (strlen(line) >= size)
+		line += strlen(line) - size + 1;
+	snprintf(ret, size, "%.*s", (int)size - 1, line);
+}
+
+static void explain_exit(struct vm *vm, int status, struct err *err)
+{
+	char line[160];
+
+	last_line(vm->log_fd, line, sizeof(line));
+	if (vm->broken.code)
+		*err = vm->broken;
+	else if (vm->guest_off)
+		err_set(err, -EHOSTDOWN, "the guest powered off");
+	else if (vm->guest_reset)
+		err_set(err, -EHOSTDOWN, "the guest rebooted, or its kernel panicked");
+	else if (WIFSIGNALED(status))
+		err_set(err, -EHOSTDOWN, "QEMU was killed by signal %d (%s)", WTERMSIG(status),
+			strsignal(WTERMSIG(status)));
+	else
+		err_set(err, -EHOSTDOWN, "QEMU exited with status %d%s%s", WEXITSTATUS(status),
+			*line ? ": " : "", line);
+}
+
+static void on_exit_process(void *arg, int status)
+{
+	struct vm *vm = vm_hold(arg);
+	struct err err;
+
+	vm->process = NULL;
+	/* Why the guest went may still be in the socket. */
+	while (vm->qmp && qmp_poll(vm->qmp))
+		;
+	qmp_free(vm->qmp);
+	vm->qmp = NULL;
+	explain_exit(vm, status, &err);
+	vm->broken = err;
+	if (!vm->destroyed)
+		capture_abort(vm, &err);
+	if (!vm->destroyed)
+		answer(&vm->loading, &err);
+	if (!vm->destroyed) {
+		timer_stop(&vm->defer);
+		answer(&vm->op, &err);
+	}
+	if (!vm->destroyed && vm->events)
+		vm->events->exited(vm->owner, vm->guest_off, err.text);
+	vm_release(vm);
+}
+
+/* ---- what QEMU says */
+
+static void on_op_reply(void *arg, const struct err *err, const cJSON *ret)
+{
+	struct vm *vm = arg;
+
+	(void)ret;
+	answer(&vm->op, err);
+}
+
+static void on_stopped(void *arg, const struct err *err, const cJSON *ret)
+{
+	struct vm *vm = arg;
+
+	vm->stop_ns = now_mono_ns() - vm->op_began_ns;
+	on_op_reply(vm, err, ret);
+}
+
+static void set_ready(struct vm *vm)
+{
+	const struct err ok = { 0 };
+
+	vm_hold(vm);
+	vm->ready = true;
+	answer(&vm->loading, &ok);
+	if (vm->start_wanted && !vm->destroyed)
+		vm_command(vm, "cont", NULL, -1, on_op_reply, vm);
+	vm_release(vm);
+}
+
+static void on_incoming(void *arg, const struct err *err, const cJSON *ret)
+{
+	(void)ret;
+	if (err->code)
+		vm_break(arg, err);
+}
+
+static void on_qmp_ready(void *owner, const char *version)
+{
+	struct vm *vm = owner;
+	struct err err;
+	cJSON *args;
+	char uri[32];
+
+	snprintf(vm->version, sizeof(vm->version), "%s", version);
+	qemu_version_seen(version);
+	if (!vm->base) {
+		set_ready(vm);
+		return;
+	}
+	if (state_header_check(vm->state_fd, vm, &err)) {
+		vm_break(vm, &err);
+		return;
+	}
+	args = cJSON_CreateObject();
+	snprintf(uri, sizeof(uri), "fd:%d", vm->state_fd);
+	cJSON_AddStringToObject(args, "uri", uri);
+	vm_command(vm, "migrate-incoming", args, -1, on_incoming, vm);
+}
+
+static void on_qmp_event(void *owner, const char *name, const cJSON *data)
+{
+	struct vm *vm = owner;
+	const char *reason = qmp_string(data, "reason");
+
+	if (!strcmp(name, "SHUTDOWN")) {
+		vm->guest_off = !strcmp(reason, "guest-shutdown");
+		vm->guest_reset = !strcmp(reason, "guest-reset") || !strcmp(reason, "guest-panic");
+	} else if (!strcmp(name, "MIGRATION") && !strcmp(qmp_string(data, "status"), "completed")) {
+		if (vm->base && !vm->ready)
+			set_ready(vm);
+	}
+}
+
+static void on_qmp_lost(void *owner, const struct err *err)
+{
+	struct vm *vm = owner;
+
+	qmp_free(vm->qmp);
+	vm->qmp = NULL;
+	/* Usually its process has just ended; if not, we have no hold on it any more. */
+	vm_break(vm, err);
+}
+
+/* ---- the start of a process */
+
+static int pair(int fds[2], struct err *err)
+{
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0)
+		return err_sys(err, -errno, "cannot connect a machine");
+	return 0;
+}
+
+/* Its size is sealed: QEMU cannot fill our memory with messages, and a write beyond is an error it ignores.
+ */
+static int open_log(struct err *err)
+{
+	int fd = ram_memfd("sbx-qemu-log", LOG_BYTES, err);
+
+	if (fd >= 0)
+		(void)fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
+	return fd;
+}
+
+/* A descriptor with an offset of its own, at the start of QEMU's stream. */
+static int open_state(const struct template *template, struct err *err)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", template->state_fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, -errno, "cannot open a template's state");
+	lseek(fd, STATE_HEADER, SEEK_SET);
+	return fd;
+}
+
+static void vm_free_descriptors(struct vm *vm)
+{
+	close_fd(&vm->agent[0]);
+	close_fd(&vm->agent[1]);
+	close_fd(&vm->console[0]);
+	close_fd(&vm->console[1]);
+	close_fd(&vm->log_fd);
+	close_fd(&vm->state_fd);
+}
+
+static int spawn(struct vm *vm, int qmp_fd, const char *disk, struct err *err)
+{
+	const struct qemu_config config = {
+		.machine = &vm->machine,
+		.ram_size = vm->ram_size,
+		.kvm = vm->kvm,
+		.fork = vm->base,
+		.kernel = vm->env->kernel,
+		.initrd = vm->env->initrd,
+		.disk = disk,
+		.qmp_fd = qmp_fd,
+		.agent_fd = vm->agent[1],
+		.console_fd = vm->console[1],
+		.ram_fd = vm->ram_fd,
+	};
+	const int keep[] = { qmp_fd, vm->agent[1], vm->console[1], vm->ram_fd, vm->state_fd };
+	struct process_spec spec = {
+		.keep = keep,
+		.nkeep = vm->base ? 5 : 4,
+		.stdin_fd = -1,
+		.stdout_fd = -1,
+		.stderr_fd = vm->log_fd,
+	};
+	struct qemu_args args;
+	int rc;
+
+	rc = qemu_args_build(&args, &config);
+	if (rc)
+		err_sys(err, rc, "cannot start QEMU");
+	spec.argv = (const char *const *)args.argv;
+	if (!rc)
+		rc = process_spawn(vm->env->loop, &spec, on_exit_process, vm, &vm->process, err);
+	qemu_args_release(&args);
+	return rc;
+}
+
+static const struct qmp_events qmp_events = {
+	.ready = on_qmp_ready,
+	.event = on_qmp_event,
+	.lost = on_qmp_lost,
+};
+
+/* A machine with its process started; base is NULL for a boot. */
+static int vm_new(const struct engine_env *env, const struct machine *machine, struct template *base,
+		  const char *disk, struct vm **ret, struct err *err)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+	int qmp[2] = { -1, -1 };
+	int rc;
+
+	if (!vm) {
+		err_sys(err, -ENOMEM, "cannot make a machine");
+		return -ENOMEM;
+	}
+	vm->holds = 1;
+	vm->env = env;
+	vm->machine = *machine;
+	vm->kvm = !kvm_probe()->err.code;
+	vm->agent[0] = vm->agent[1] = vm->console[0] = vm->console[1] = -1;
+	vm->log_fd = vm->state_fd = vm->ram_fd = vm->capture.state_fd = -1;
+	if (base) {
+		vm->base = template_ref(base);
+		vm->ram_size = base->ram_size;
+		vm->ram_fd = base->ram_fd;
+		rc = vm->state_fd = open_state(base, err);
+	} else {
+		vm->ram_size = machine->memory_max;
+		rc = vm->ram_fd = ram_memfd("sbx-ram", vm->ram_size, err);
+	}
+	if (rc >= 0)
+		rc = vm->log_fd = open_log(err);
+	if (rc >= 0)
+		rc = pair(vm->agent, err);
+	if (rc >= 0)
+		rc = pair(vm->console, err);
+	if (rc >= 0)
+		rc = pair(qmp, err);
+	if (rc < 0)
+		goto fail;
+	vm->qmp = qmp_new(env->loop, qmp[0], &qmp_events, vm);
+	if (!vm->qmp) {
+		rc = -ENOMEM;
+		err_sys(err, rc, "cannot make a machine");
+		goto fail;
+	}
+	qmp[0] = -1; /* the client's now */
+	rc = spawn(vm, qmp[1], disk, err);
+	if (rc)
+		goto fail;
+	close_fd(&qmp[1]);
+	*ret = vm;
+	return 0;
+
+fail:
+	qmp_free(vm->qmp);
+	close_fd(&qmp[0]);
+	close_fd(&qmp[1]);
+	vm_free_descriptors(vm);
+	vm_release(vm);
+	return rc;
+}
+
+/* ---- the engine's calls */
+
+static int qemu_boot(const struct engine_env *env, const struct machine *machine, const char *disk,
+		     const struct vm_events *events, void *owner, vm_done_fn done, void *arg, struct vm **ret,
+		     struct err *err)
+{
+	struct vm *vm;
+	int rc = vm_new(env, machine, NULL, disk, &vm, err);
+
+	if (rc)
+		return rc;
+	vm->events = events;
+	vm->owner = owner;
+	vm->loading = (struct pending){ done, arg };
+	*ret = vm;
+	return 0;
+}
+
+static int qemu_prepare(const struct engine_env *env, struct template *template, const char *disk,
+			const struct vm_events *events, void *owner, vm_done_fn done, void *arg,
+			struct vm **ret, struct err *err)
+{
+	struct vm *vm;
+	int rc = vm_new(env, &template->machine, template, disk, &vm, err);
+
+	if (rc)
+		return rc;
+	vm->events = events;
+	vm->owner = owner;
+	vm->loading = (struct pending){ done, arg };
+	*ret = vm;
+	return 0;
+}
+
+static void answer_later(void *arg)
+{
+	struct vm *vm = arg;
+
+	answer(&vm->op, &vm->op_err);
+}
+
+static void defer_answer(struct vm *vm, const struct err *err)
+{
+	vm->op_err = *err;
+	timer_start(vm->env->loop, &vm->defer, 0, answer_later, vm);
+}
+
+/* Note who waits for an operation; false if the machine is dead and the answer is on its way. */
+static bool begin(struct vm *vm, vm_done_fn done, void *arg)
+{
+	vm->op = (struct pending){ done, arg };
+	vm->op_began_ns = now_mono_ns();
+	if (!vm->process)
+		defer_answer(vm, &vm->broken);
+	return vm->process;
+}
+
+static void qemu_background(struct vm *vm, bool background)
+{
+	if (vm->process)
+		process_background(vm->process, background);
+}
+
+static void qemu_start(struct vm *vm, const struct vm_events *events, void *owner, vm_done_fn done, void *arg)
+{
+	vm->events = events;
+	vm->owner = owner;
+	if (!begin(vm, done, arg))
+		return;
+	if (vm->ready)
+		vm_command(vm, "cont", NULL, -1, on_op_reply, vm);
+	else
+		vm->start_wanted = true;
+}
+
+static void qemu_pause(struct vm *vm, vm_done_fn done, void *arg)
+{
+	if (begin(vm, done, arg))
+		vm_command(vm, "stop", NULL, -1, on_stopped, vm);
+}
+
+static void qemu_resume(struct vm *vm, vm_done_fn done, void *arg)
+{
+	if (begin(vm, done, arg))
+		vm_command(vm, "cont", NULL, -1, on_op_reply, vm);
+}
+
+static void qemu_destroy(struct vm *vm)
+{
+	if (!vm)
+		return;
+	vm->destroyed = true;
+	capture_abort(vm, NULL);
+	timer_stop(&vm->defer);
+	if (vm->process)
+		process_abandon(vm->process);
+	vm->process = NULL;
+	qmp_free(vm->qmp);
+	vm->qmp = NULL;
+	vm_free_descriptors(vm);
+	vm_release(vm);
+}
+
+static int qemu_agent_fd(const struct vm *vm)
+{
+	return vm->agent[0];
+}
+
+static int qemu_console_fd(const struct vm *vm)
+{
+	return vm->console[0];
+}
+
+static pid_t qemu_pid(const struct vm *vm)
+{
+	return vm->process ? process_pid(vm->process) : -1;
+}
+
+static int qemu_usage(const struct vm *vm, struct vm_usage *ret)
+{
+	return vm->process ? process_usage(process_pid(vm->process), ret) : -ESRCH;
+}
+
+static bool in_path(const char *program)
+{
+	const char *path = getenv("PATH"), *end;
+	char file[4096];
+
+	for (; path; path = *end ? end + 1 : NULL) {
+		end = strchrnul(path, ':');
+		if (snprintf(file, sizeof(file), "%.*s/%s", (int)(end - path), path, program) <
+			    (int)sizeof(file) &&
+		    !access(file, X_OK))
+			return true;
+	}
+	return false;
+}
+
+static int qemu_probe(const struct engine_env *env, char *how, size_t how_size, struct err *err)
+{
+	const struct kvm_probe *kvm = kvm_probe();
+
+	(void)env;
+	if (!in_path(QEMU_PROGRAM))
+		return err_set(err, -ENOENT, "no " QEMU_PROGRAM " in PATH");
+	tsc_khz(); /* now, while nobody waits */
+	if (kvm->err.code)
+		snprintf(how, how_size, "TCG: %s", kvm->err.text);
+	else
+		snprintf(how, how_size, "KVM on %s", kvm->how);
+	return 0;
+}
+
+static void qemu_shutdown(void)
+{
+	process_reap_abandoned();
+}
+
+const struct engine engine_qemu = {
+	.name = "qemu",
+	.probe = qemu_probe,
+	.requires = qemu_requires,
+	.provides = qemu_provides,
+	.boot = qemu_boot,
+	.prepare = qemu_prepare,
+	.background = qemu_background,
+	.start = qemu_start,
+	.pause = qemu_pause,
+	.resume = qemu_resume,
+	.capture = qemu_capture,
+	.destroy = qemu_destroy,
+	.agent_fd = qemu_agent_fd,
+	.console_fd = qemu_console_fd,
+	.pid = qemu_pid,
+	.usage = qemu_usage,
+	.shutdown = qemu_shutdown,
+};

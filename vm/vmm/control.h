@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * control.h - what sbxfs and sbx-vmm say to each other
+ *
+ * A SOCK_SEQPACKET socket pair; one struct a message, in host byte order, since both ends are built together.
+ * The daemon sends one request and waits for its reply; CONTROL_FROZEN and CONTROL_ENDED come by themselves.
+ * A VMM whose daemon closes the socket ends.
+ *
+ *   READY                              from the VMM, once: the machine is made and empty
+ *   BOOT   kernel, initrd, cmdline, disk    start from power-on; the machine runs when it is answered
+ *   LOAD   disk; fds: RAM, state       become a fork; stands when it is answered
+ *   RUN                                let the vCPUs run
+ *   STOP                               stop them and drain the disk
+ *   CAPTURE  disk: the next one        FROZEN when the machine may run again, then the reply with fds: RAM,
+ * state
+ *
+ * Every request is answered by DONE with code 0, or a negative errno and a sentence.
+ */
+#ifndef SBX_VM_VMM_CONTROL_H
+#define SBX_VM_VMM_CONTROL_H
+
+#include <limits.h>
+#include <stdint.h>
+
+#include "util/err.h"
+#include "util/loop.h"
+
+struct vmm_stats;
+
+enum control_type {
+	CONTROL_READY = 1,
+	CONTROL_BOOT,
+	CONTROL_LOAD,
+	CONTROL_RUN,
+	CONTROL_STOP,
+	CONTROL_CAPTURE,
+	CONTROL_FROZEN,
+	CONTROL_CAPTURED,
+	CONTROL_DONE,
+	CONTROL_ENDED,
+};
+
+enum { CONTROL_PATH_MAX = 1024, CONTROL_CMDLINE_MAX = 1024, CONTROL_FDS_MAX = 2 };
+
+struct control_request {
+	uint32_t type;
+	char disk[CONTROL_PATH_MAX];
+	/* BOOT only */
+	char kernel[CONTROL_PATH_MAX], initrd[CONTROL_PATH_MAX], cmdline[CONTROL_CMDLINE_MAX];
+};
+
+struct control_reply {
+	uint32_t type;
+	int32_t code;            /* DONE, CAPTURED: 0 or a negative errno. ENDED: 0 if the guest wanted it */
+	char text[ERR_TEXT_MAX]; /* the sentence, if code is not 0, and of ENDED */
+};
+
+/* One message of `size` bytes and up to CONTROL_FDS_MAX descriptors; -EAGAIN as the socket's. */
+int control_send(int fd, const void *message, size_t size, const int *fds, unsigned nfds);
+/* Returns how many descriptors came, -1 for those that did not; -EPIPE at the end, -EPROTO for a message of
+ * another size. */
+int control_recv(int fd, void *message, size_t size, int fds[CONTROL_FDS_MAX]);
+
+struct control_fds {
+	int control, agent, console; /* all sockets, inherited; agent or console may be -1 */
+};
+
+/* Make a machine, serve it until it or the daemon ends. */
+int control_serve(struct loop *loop, const struct control_fds *fds, uint64_t memory, unsigned cpus,
+		  struct vmm_stats *stats, struct err *err);
+
+#endif

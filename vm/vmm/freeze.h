@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * freeze.h - a stopped machine into a template: its state, and its RAM as it is now, while it may go on
+ *
+ * The RAM is frozen by fork(2): the kernel gives a child process all our memory, copied on write, and the
+ * child writes what is not zero to a memfd in its own time. The machine stands still for the fork(2) only,
+ * and it makes no difference whether it booted or is itself a fork (docs/kvm.md has the numbers).
+ */
+#ifndef SBX_VM_VMM_FREEZE_H
+#define SBX_VM_VMM_FREEZE_H
+
+#include "util/err.h"
+
+struct vmm;
+struct capture;
+
+/* err->code == 0: both are sealed memfds, the callee's. The capture is freed after the call. */
+typedef void (*capture_done_fn)(void *arg, const struct err *err, int ram_fd, int state_fd);
+
+/*
+ * The machine stands. When this returns 0 it is frozen: it may run again, on `next_disk` (NULL: it has no
+ * disk). done is called from the loop, once the RAM is complete. On failure the machine is as before.
+ */
+int capture_start(struct vmm *vmm, const char *next_disk, capture_done_fn done, void *arg,
+		  struct capture **ret, struct err *err);
+/* Give up; done is not called. NULL is allowed. */
+void capture_cancel(struct capture *capture);
+
+#endif

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * seccomp.h - what a guest that breaks out of its machine finds: a process that may do little
+ *
+ * An allow-list of system calls, for all threads. Every other call kills the process: a VMM that does
+ * something unexpected must not go on.
+ */
+#ifndef SBX_VM_VMM_SECCOMP_H
+#define SBX_VM_VMM_SECCOMP_H
+
+#include "util/err.h"
+
+/* For all threads of the process, and for good. */
+int sandbox_enter(struct err *err);
+
+#endif
