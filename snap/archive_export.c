@@ -18,11 +18,11 @@
 
 #include "snap/archive.h"
 #include "snap/archive_priv.h"
-#include "snap/io.h"
 #include "snap/member.h"
 #include "snap/ramimage.h"
 #include "snap/store_priv.h"
 #include "snap/sums.h"
+#include "util/io.h"
 
 struct export
 {

@@ -21,15 +21,15 @@
 #include "snap/archive.h"
 #include "snap/archive_priv.h"
 #include "snap/background.h"
-#include "snap/chain.h"
 #include "snap/image.h"
-#include "snap/io.h"
 #include "snap/manifest.h"
 #include "snap/member.h"
-#include "snap/qcow2.h"
+#include "snap/qcow2/chain.h"
+#include "snap/qcow2/header.h"
 #include "snap/ramimage.h"
 #include "snap/store_priv.h"
 #include "snap/sums.h"
+#include "util/io.h"
 
 /* A snapshot that may turn out to be the base. */
 struct known {

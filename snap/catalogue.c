@@ -15,10 +15,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/io.h"
 #include "snap/manifest.h"
 #include "snap/store_priv.h"
 #include "snap/trim.h"
+#include "util/io.h"
 #include "util/log.h"
 
 static const char link_prefix[] = "../objects/";

@@ -25,12 +25,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snap/chain.h"
-#include "snap/io.h"
-#include "snap/qcow2.h"
-#include "snap/qcow2_format.h"
+#include "snap/qcow2/chain.h"
+#include "snap/qcow2/format.h"
+#include "snap/qcow2/header.h"
 #include "snap/store_priv.h"
 #include "snap/sums.h"
+#include "util/io.h"
 #include "util/log.h"
 
 enum { REFS_PER_BLOCK = QCOW2_CLUSTER / sizeof(uint16_t), POINTERS = QCOW2_CLUSTER / sizeof(uint64_t) };

@@ -20,11 +20,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/io.h"
 #include "snap/manifest.h"
-#include "snap/qcow2.h"
+#include "snap/qcow2/header.h"
 #include "snap/store_priv.h"
 #include "snap/sums.h"
+#include "util/io.h"
 #include "util/log.h"
 #include "util/loop.h"
 #include "util/size.h"

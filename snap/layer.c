@@ -20,7 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/qcow2.h"
+#include "snap/qcow2/header.h"
 #include "snap/store_priv.h"
 
 static struct layer *layer_new(struct store *store, const char *file, struct layer *base)

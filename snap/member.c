@@ -18,7 +18,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "snap/io.h"
+#include "util/io.h"
 
 enum { ARCHIVE_VERSION = 1 };
 

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
-#include "snap/io.h"
+#include "util/io.h"
 
 enum { VERSION = 1 };
 

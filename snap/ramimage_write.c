@@ -18,8 +18,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "snap/io.h"
 #include "snap/parallel.h"
+#include "util/io.h"
 
 enum { BATCH = 16 };
 

@@ -12,10 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snap/io.h"
 #include "snap/ramimage.h"
 #include "snap/store_priv.h"
 #include "snap/sums.h"
+#include "util/io.h"
 
 /* One under way. `load` and `verify` of store.h are this. */
 struct visit {

@@ -14,11 +14,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/io.h"
 #include "snap/manifest.h"
 #include "snap/ramimage.h"
 #include "snap/store_priv.h"
 #include "snap/sums.h"
+#include "util/io.h"
 
 struct save {
 	struct store *store;

@@ -23,8 +23,8 @@
 #include <unistd.h>
 
 #include "snap/image.h"
-#include "snap/io.h"
 #include "snap/store_priv.h"
+#include "util/io.h"
 #include "util/log.h"
 
 bool name_valid(const char *name)

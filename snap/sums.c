@@ -19,9 +19,9 @@
 #include <xxhash.h>
 
 #include "snap/id.h"
-#include "snap/io.h"
 #include "snap/parallel.h"
 #include "util/buf.h"
+#include "util/io.h"
 
 enum { SUMS_VERSION = 1, BATCH = 64, HEADER = 24, LAYER_MAX_BITS = 44 };
 

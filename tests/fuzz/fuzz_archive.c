@@ -11,11 +11,11 @@
 #include <xxhash.h>
 
 #include "snap/archive.h"
-#include "snap/io.h"
 #include "snap/member.h"
-#include "snap/qcow2.h"
+#include "snap/qcow2/header.h"
 #include "snap/ramimage.h"
 #include "snap/store_priv.h"
+#include "util/io.h"
 #include "util/log.h"
 
 enum { ARCHIVE_HEADER = 24, FILE_HEADER = 88, CHUNK_HEADER = 32, STREAM_MAX = 1 << 16 };

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snap/chain.h"
-#include "snap/io.h"
-#include "snap/qcow2.h"
+#include "snap/qcow2/chain.h"
+#include "snap/qcow2/header.h"
+#include "util/io.h"
 
 #define TOP "00000000000000000000000000000000.qcow2"
 #define BOTTOM "11111111111111111111111111111111.raw"

@@ -13,10 +13,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "snap/qcow2/priv.h"
 #include "tests/fuzz/qcow2_image.h"
 #include "util/buf.h"
 #include "util/log.h"
-#include "vm/kvm/qcow2_priv.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

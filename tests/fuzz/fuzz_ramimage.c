@@ -8,8 +8,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "snap/io.h"
 #include "snap/ramimage.h"
+#include "util/io.h"
 
 enum { DATA_END = 24, TAIL_SUM = 40, HEADER_SUM = 56, FILE_MAX = 1 << 20 };
 

@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "snap/qcow2_format.h"
+#include "snap/qcow2/format.h"
 
 enum { IMAGE_CLUSTER_BITS = 9, IMAGE_CLUSTER = 1 << IMAGE_CLUSTER_BITS, IMAGE_CLUSTERS = 8 };
 enum { IMAGE_BYTES = IMAGE_CLUSTER * IMAGE_CLUSTERS, IMAGE_DISK = 96 * 1024 };

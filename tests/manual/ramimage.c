@@ -15,9 +15,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snap/io.h"
 #include "snap/ramimage.h"
 #include "snap/template.h"
+#include "util/io.h"
 #include "util/loop.h"
 
 static int fail(const char *what, const struct err *err)

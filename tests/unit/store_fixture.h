@@ -13,9 +13,9 @@
 #include <unistd.h>
 
 #include "snap/image.h"
-#include "snap/io.h"
 #include "snap/store.h"
 #include "tests/unit/unit.h"
+#include "util/io.h"
 
 enum { MIB = 1 << 20, RAM = 32 * MIB };
 

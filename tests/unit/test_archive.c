@@ -12,11 +12,11 @@
 #include <unistd.h>
 
 #include "snap/background.h"
-#include "snap/chain.h"
 #include "snap/image.h"
-#include "snap/io.h"
+#include "snap/qcow2/chain.h"
 #include "snap/store_priv.h"
 #include "tests/unit/unit.h"
+#include "util/io.h"
 
 enum { MIB = 1 << 20, RAM = 4 * MIB, DISK = 16 * MIB };
 

@@ -8,10 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/chain.h"
-#include "snap/io.h"
-#include "snap/qcow2.h"
+#include "snap/qcow2/chain.h"
+#include "snap/qcow2/header.h"
 #include "tests/unit/unit.h"
+#include "util/io.h"
 #include "vm/agent/browse/serve.h"
 #include "vm/agent/proto.h"
 

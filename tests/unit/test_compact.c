@@ -9,12 +9,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snap/chain.h"
 #include "snap/image.h"
-#include "snap/io.h"
+#include "snap/qcow2/chain.h"
 #include "snap/store_priv.h"
 #include "snap/sums.h"
 #include "tests/unit/unit.h"
+#include "util/io.h"
 
 enum { KIB = 1024, MIB = 1 << 20, LAYERS = 20 };
 

@@ -8,8 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/io.h"
 #include "tests/unit/unit.h"
+#include "util/io.h"
 
 static char top[] = "/tmp/test_image.XXXXXX";
 static char dir[64], disk[64];

@@ -17,10 +17,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "snap/qcow2_format.h"
+#include "snap/qcow2/disk.h"
+#include "snap/qcow2/format.h"
 #include "tests/unit/unit.h"
 #include "util/loop.h"
-#include "vm/kvm/qcow2.h"
 
 static char dir[] = "/tmp/sbx-qcow2-XXXXXX";
 static struct loop *loop;

@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/io.h"
 #include "tests/unit/unit.h"
+#include "util/io.h"
 
 static const char id[ID_SIZE] = "00000000000000000000000000000001";
 

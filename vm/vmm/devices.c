@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <unistd.h>
 
-#include "vm/kvm/qcow2.h"
+#include "snap/qcow2/disk.h"
 #include "vm/vmm/virtio/balloon.h"
 #include "vm/vmm/virtio/blk.h"
 #include "vm/vmm/virtio/console.h"

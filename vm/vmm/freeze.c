@@ -26,7 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "vm/kvm/qcow2.h"
+#include "snap/qcow2/disk.h"
 #include "vm/vmm/state.h"
 #include "vm/vmm/vmm.h"
 

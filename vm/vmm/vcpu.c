@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "vm/kvm/qcow2.h"
+#include "snap/qcow2/disk.h"
 #include "vm/vmm/cpuid.h"
 #include "vm/vmm/vmm.h"
 

@@ -9,7 +9,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "vm/kvm/qcow2.h"
+#include "snap/qcow2/disk.h"
 #include "vm/vmm/acpi.h"
 #include "vm/vmm/boot.h"
 #include "vm/vmm/state.h"

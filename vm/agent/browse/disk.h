@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "snap/chain.h"
+#include "snap/qcow2/chain.h"
 
 /* A filesystem block whose newest content is in the journal. */
 struct redo {

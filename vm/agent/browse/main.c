@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snap/io.h"
+#include "util/io.h"
 #include "vm/agent/browse/serve.h"
 #include "vm/agent/proto.h"
 

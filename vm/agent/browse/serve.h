@@ -5,7 +5,7 @@
 
 #include <ext2fs/ext2fs.h>
 
-#include "snap/chain.h"
+#include "snap/qcow2/chain.h"
 #include "util/buf.h"
 #include "util/err.h"
 

@@ -3,7 +3,7 @@
 #ifndef SBX_VM_VMM_VIRTIO_BLK_H
 #define SBX_VM_VMM_VIRTIO_BLK_H
 
-#include "vm/kvm/qcow2.h"
+#include "snap/qcow2/disk.h"
 #include "vm/vmm/virtio/device.h"
 
 /* The disk stays the caller's, and outlives the device. `id` is what the guest sees as its serial number, at

@@ -10,8 +10,8 @@
  * there is nothing to write back at a flush, a capture or a close. The price is two small writes, to the page
  * cache, for each new cluster.
  */
-#ifndef SBX_VM_KVM_QCOW2_PRIV_H
-#define SBX_VM_KVM_QCOW2_PRIV_H
+#ifndef SBX_SNAP_QCOW2_PRIV_H
+#define SBX_SNAP_QCOW2_PRIV_H
 
 #include <limits.h>
 #include <pthread.h>

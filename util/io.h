@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* io.h - whole reads and writes, and small files; all return 0 or a negative errno */
-#ifndef SBX_SNAP_IO_H
-#define SBX_SNAP_IO_H
+#ifndef SBX_UTIL_IO_H
+#define SBX_UTIL_IO_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -7,7 +7,7 @@
  * files are bare names, looked up in one directory without following links, and only regular files are
  * opened.
  */
-#include "vm/kvm/qcow2_priv.h"
+#include "snap/qcow2/priv.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/qcow2_format.h"
+#include "snap/qcow2/format.h"
 
 enum {
 	CLUSTER_BITS_MIN = 9,

@@ -9,8 +9,8 @@
  * What a finished request has written survives the death of the process at any moment: the files are then
  * consistent, and at most a few clusters are allocated and unused. QCOW2_FLUSH makes it survive the host's.
  */
-#ifndef SBX_VM_KVM_QCOW2_H
-#define SBX_VM_KVM_QCOW2_H
+#ifndef SBX_SNAP_QCOW2_DISK_H
+#define SBX_SNAP_QCOW2_DISK_H
 
 #include <stdbool.h>
 #include <stdint.h>

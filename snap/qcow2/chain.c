@@ -6,7 +6,7 @@
  * asked. L1 tables are read when the chain is opened, L2 tables when they are first needed, and then kept:
  * one is 64 KiB for 512 MiB of disk. A raw layer has everything and is always the bottom.
  */
-#include "snap/chain.h"
+#include "snap/qcow2/chain.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -18,10 +18,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/io.h"
-#include "snap/qcow2.h"
-#include "snap/qcow2_format.h"
+#include "snap/qcow2/format.h"
+#include "snap/qcow2/header.h"
 #include "snap/store_priv.h"
+#include "util/io.h"
 
 struct link {
 	int fd;

@@ -6,8 +6,8 @@
  * long as they are frozen. For one thread at a time, any thread. Layers are untrusted: what does not fit is
  * -EINVAL with the layer's name, and no read leaves the files of the chain.
  */
-#ifndef SBX_SNAP_CHAIN_H
-#define SBX_SNAP_CHAIN_H
+#ifndef SBX_SNAP_QCOW2_CHAIN_H
+#define SBX_SNAP_QCOW2_CHAIN_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -6,14 +6,14 @@
  * one cluster of entries. An entry names a host cluster, or says "zero", or is empty: then the backing file
  * is asked. Entries are checked where they are used, since a file may hold anything.
  */
-#include "vm/kvm/qcow2_priv.h"
+#include "snap/qcow2/priv.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "snap/qcow2_format.h"
+#include "snap/qcow2/format.h"
 #include "util/log.h"
 
 /* An L2 table is one cluster of 8-byte entries. */

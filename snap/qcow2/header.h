@@ -6,8 +6,8 @@
  * The store makes and accepts one shape only: 64 KiB clusters, 16-bit refcounts, no encryption, no internal
  * snapshots, no external data file, a backing file named by its bare name or none.
  */
-#ifndef SBX_SNAP_QCOW2_H
-#define SBX_SNAP_QCOW2_H
+#ifndef SBX_SNAP_QCOW2_HEADER_H
+#define SBX_SNAP_QCOW2_HEADER_H
 
 #include <stdint.h>
 

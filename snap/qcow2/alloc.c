@@ -11,7 +11,7 @@
  * the first of them, so that it needs room nowhere else. When the table is full as well, a table twice as
  * large follows right behind the block (or blocks) that cover it.
  */
-#include "vm/kvm/qcow2_priv.h"
+#include "snap/qcow2/priv.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "snap/qcow2_format.h"
+#include "snap/qcow2/format.h"
 
 /* A refcount is 16 bits. */
 static uint64_t block_entries(const struct qfile *file)

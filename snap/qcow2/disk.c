@@ -5,14 +5,14 @@
  * A request is a job for the loop's workers. When its work is over it joins the list `finished`, and its
  * callback runs on the loop's thread: usually when the loop hears of it, sometimes earlier, in qcow2_drain.
  */
-#include "vm/kvm/qcow2.h"
+#include "snap/qcow2/disk.h"
 
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "vm/kvm/qcow2_priv.h"
+#include "snap/qcow2/priv.h"
 
 struct qcow2 {
 	struct qdisk disk;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* io.c - whole reads and writes, and small files */
-#include "snap/io.h"
+#include "util/io.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* qcow2_pio.c - whole transfers between a file and memory */
-#include "vm/kvm/qcow2_priv.h"
+#include "snap/qcow2/priv.h"
 
 #include <errno.h>
 #include <string.h>

@@ -13,7 +13,7 @@
  * is checked for everything that could lead a reader to another file: a backing name with a path or a
  * protocol in it ("json:", "nbd:"), an external data file, a feature we do not know.
  */
-#include "snap/qcow2.h"
+#include "snap/qcow2/header.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -21,8 +21,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snap/io.h"
-#include "snap/qcow2_format.h"
+#include "snap/qcow2/format.h"
+#include "util/io.h"
 
 enum {
 	REFTABLE_CLUSTER = 1,
