@@ -29,7 +29,7 @@
 #include "cli/sbx.h"
 #include "util/buf.h"
 
-struct job {
+struct exec_job {
 	char vm[PATH_MAX];       /* the sandbox's directory */
 	char dir[PATH_MAX + 64]; /* its exec/NAME */
 	bool tty;
@@ -43,7 +43,7 @@ static int fail(const char *what, const char *path)
 	return -1;
 }
 
-static int find_vm(struct job *job, const char *vm)
+static int find_vm(struct exec_job *job, const char *vm)
 {
 	char state[PATH_MAX + 8];
 
@@ -53,7 +53,7 @@ static int find_vm(struct job *job, const char *vm)
 	return access(state, F_OK) ? fail("no sandbox", job->vm) : 0;
 }
 
-static int make_job(struct job *job)
+static int make_job(struct exec_job *job)
 {
 	unsigned i;
 
@@ -67,7 +67,7 @@ static int make_job(struct job *job)
 	return fail("cannot make", job->dir);
 }
 
-static int open_file(const struct job *job, const char *name, int flags)
+static int open_file(const struct exec_job *job, const char *name, int flags)
 {
 	char path[sizeof(job->dir) + 16];
 	int fd;
@@ -78,7 +78,7 @@ static int open_file(const struct job *job, const char *name, int flags)
 }
 
 /* One write of the job's file. Returns 0, or -1 and errno. */
-static int write_file(const struct job *job, const char *name, const void *data, size_t n)
+static int write_file(const struct exec_job *job, const char *name, const void *data, size_t n)
 {
 	int fd = open_file(job, name, O_WRONLY), rc, saved;
 
@@ -91,12 +91,12 @@ static int write_file(const struct job *job, const char *name, const void *data,
 	return rc;
 }
 
-static int set(const struct job *job, const char *name, const char *value)
+static int set(const struct exec_job *job, const char *name, const char *value)
 {
 	return write_file(job, name, value, strlen(value)) ? fail("cannot set", name) : 0;
 }
 
-static void resize(const struct job *job)
+static void resize(const struct exec_job *job)
 {
 	struct winsize size;
 	char verb[64];
@@ -122,7 +122,7 @@ static int write_all(int fd, const char *p, size_t n)
 	return 0;
 }
 
-static void restore_terminal(const struct job *job)
+static void restore_terminal(const struct exec_job *job)
 {
 	if (job->tty)
 		(void)tcsetattr(STDIN_FILENO, TCSADRAIN, &job->cooked);
@@ -130,7 +130,7 @@ static void restore_terminal(const struct job *job)
 
 static void *copy_stdin(void *arg)
 {
-	struct job *job = arg;
+	struct exec_job *job = arg;
 	char buf[65536];
 	ssize_t n;
 
@@ -141,7 +141,7 @@ static void *copy_stdin(void *arg)
 	return NULL;
 }
 
-static void copy_output(const struct job *job, const char *name, int to)
+static void copy_output(const struct exec_job *job, const char *name, int to)
 {
 	int from = open_file(job, name, O_RDONLY);
 	char buf[65536];
@@ -184,7 +184,7 @@ static void handled_signals(sigset_t *set)
 
 static void *pass_signals(void *arg)
 {
-	const struct job *job = arg;
+	const struct exec_job *job = arg;
 	char verb[32];
 	sigset_t set;
 	int sig;
@@ -206,7 +206,7 @@ static void *pass_signals(void *arg)
 
 /* ---- the command */
 
-static int raw_mode(struct job *job)
+static int raw_mode(struct exec_job *job)
 {
 	struct termios raw;
 
@@ -217,7 +217,7 @@ static int raw_mode(struct job *job)
 	return tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) ? fail("cannot use", "the terminal") : 0;
 }
 
-static int start(const struct job *job, char **argv)
+static int start(const struct exec_job *job, char **argv)
 {
 	struct buf cmd = { 0 };
 	int rc;
@@ -235,7 +235,7 @@ static int start(const struct job *job, char **argv)
 }
 
 /* Is the machine itself still there? Then `failed` is about the command. */
-static bool vm_runs(const struct job *job)
+static bool vm_runs(const struct exec_job *job)
 {
 	char path[PATH_MAX + 8], state[32] = "";
 	FILE *f;
@@ -249,7 +249,7 @@ static bool vm_runs(const struct job *job)
 	return !strcmp(state, "running\n") || !strcmp(state, "paused\n");
 }
 
-static int exit_status(const struct job *job)
+static int exit_status(const struct exec_job *job)
 {
 	char status[512];
 	ssize_t n = -1;
@@ -273,7 +273,7 @@ static int exit_status(const struct job *job)
 	return vm_runs(job) ? SBX_NOT_FOUND : SBX_FAILED;
 }
 
-static int run(struct job *job, char **argv)
+static int run(struct exec_job *job, char **argv)
 {
 	pthread_t in, out, err, signals;
 	sigset_t set;
@@ -310,7 +310,7 @@ static int usage(void)
 
 int cmd_exec(int argc, char **argv)
 {
-	struct job job = { .stdin_fd = -1 };
+	struct exec_job job = { .stdin_fd = -1 };
 	const char *cwd = NULL, *user = NULL;
 	struct buf env = { 0 };
 	int opt, status = SBX_FAILED;

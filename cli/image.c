@@ -23,7 +23,7 @@
 
 static const uint64_t default_size = 2ull << 30, min_size = 16ull << 20, max_size = 1ull << 40;
 
-struct options {
+struct image_options {
 	const char *state;
 	uint64_t size; /* bytes of a new image's disk */
 	int argc;      /* what is not an option */
@@ -72,7 +72,7 @@ static int open_scratch(char *ret, size_t size, struct err *err)
 	return fd;
 }
 
-static int make_image(const struct options *options, const char *name, const char *how, fill_fn fill,
+static int make_image(const struct image_options *options, const char *name, const char *how, fill_fn fill,
 		      const char *source, struct err *err)
 {
 	char path[64];
@@ -101,7 +101,7 @@ out:
 	return rc;
 }
 
-static int cmd_build(const struct options *options)
+static int cmd_build(const struct image_options *options)
 {
 	struct err err = { 0 };
 
@@ -112,7 +112,7 @@ static int cmd_build(const struct options *options)
 	return 0;
 }
 
-static int cmd_import(const struct options *options)
+static int cmd_import(const struct image_options *options)
 {
 	struct err err = { 0 };
 	const char *base;
@@ -147,7 +147,7 @@ static void print_image(void *arg, const struct image *image)
 	       image->stored >> 20, when, image->source);
 }
 
-static int cmd_ls(const struct options *options)
+static int cmd_ls(const struct image_options *options)
 {
 	struct err err = { 0 };
 
@@ -159,7 +159,7 @@ static int cmd_ls(const struct options *options)
 	return 0;
 }
 
-static int cmd_rm(const struct options *options)
+static int cmd_rm(const struct image_options *options)
 {
 	struct err err = { 0 };
 	int i, status = 0;
@@ -176,11 +176,11 @@ static int cmd_rm(const struct options *options)
 
 static const struct {
 	const char *name;
-	int (*run)(const struct options *options);
+	int (*run)(const struct image_options *options);
 } verbs[] = { { "build", cmd_build }, { "import", cmd_import }, { "ls", cmd_ls }, { "rm", cmd_rm } };
 
 /* 0, or an exit status after a message. Options may stand anywhere. */
-static int parse(int argc, char **argv, struct options *ret)
+static int parse(int argc, char **argv, struct image_options *ret)
 {
 	static const struct option longs[] = {
 		{ "state", required_argument, NULL, 'S' },
@@ -213,7 +213,7 @@ static int parse(int argc, char **argv, struct options *ret)
 
 int cmd_image(int argc, char **argv)
 {
-	struct options options = { .size = default_size };
+	struct image_options options = { .size = default_size };
 	char *state = NULL;
 	int status;
 	size_t i;

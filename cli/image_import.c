@@ -18,14 +18,14 @@
 
 enum { BLOCK = 128 * 1024 };
 
-struct import {
+struct image_import {
 	struct ext4 *fs;
 	struct archive *archive;
 	size_t strip; /* bytes of each path that are the source's own */
 	bool is_dir;
 };
 
-static int archive_failed(struct import *import, const char *what, struct err *err)
+static int archive_failed(struct image_import *import, const char *what, struct err *err)
 {
 	const int code = archive_errno(import->archive);
 
@@ -34,7 +34,8 @@ static int archive_failed(struct import *import, const char *what, struct err *e
 							     : "unreadable");
 }
 
-static int copy_data(struct import *import, struct archive_entry *entry, const char *path, struct err *err)
+static int copy_data(struct image_import *import, struct archive_entry *entry, const char *path,
+		     struct err *err)
 {
 	uint64_t end = 0;
 	const void *data;
@@ -59,7 +60,7 @@ static int copy_data(struct import *import, struct archive_entry *entry, const c
 	return ext4_end(import->fs, end, err);
 }
 
-static int copy_xattrs(struct import *import, struct archive_entry *entry, struct err *err)
+static int copy_xattrs(struct image_import *import, struct archive_entry *entry, struct err *err)
 {
 	const char *name;
 	const void *value;
@@ -79,7 +80,7 @@ static int copy_xattrs(struct import *import, struct archive_entry *entry, struc
 	return 0;
 }
 
-static void get_attr(const struct import *import, struct archive_entry *entry, struct ext4_attr *ret)
+static void get_attr(const struct image_import *import, struct archive_entry *entry, struct ext4_attr *ret)
 {
 	*ret = (struct ext4_attr){
 		.mode = archive_entry_mode(entry),
@@ -95,7 +96,7 @@ static void get_attr(const struct import *import, struct archive_entry *entry, s
 		ret->gid = 0;
 }
 
-static int copy_entry(struct import *import, struct archive_entry *entry, struct err *err)
+static int copy_entry(struct image_import *import, struct archive_entry *entry, struct err *err)
 {
 	const char *full = archive_entry_pathname(entry), *path, *link = archive_entry_hardlink(entry);
 	struct ext4_attr attr;
@@ -131,7 +132,7 @@ static int copy_entry(struct import *import, struct archive_entry *entry, struct
 	return rc ? rc : copy_xattrs(import, entry, err);
 }
 
-static int open_source(struct import *import, const char *source, struct err *err)
+static int open_source(struct image_import *import, const char *source, struct err *err)
 {
 	struct stat st;
 	int rc;
@@ -162,7 +163,7 @@ static int open_source(struct import *import, const char *source, struct err *er
 	return rc == ARCHIVE_OK ? 0 : archive_failed(import, source, err);
 }
 
-static int copy_all(struct import *import, struct archive_entry_linkresolver *links, const char *source,
+static int copy_all(struct image_import *import, struct archive_entry_linkresolver *links, const char *source,
 		    struct err *err)
 {
 	struct archive_entry *entry = archive_entry_new(), *current, *later;
@@ -195,7 +196,7 @@ static int copy_all(struct import *import, struct archive_entry_linkresolver *li
 int image_import(struct ext4 *fs, const char *source, struct err *err)
 {
 	struct archive_entry_linkresolver *links = archive_entry_linkresolver_new();
-	struct import import = { .fs = fs };
+	struct image_import import = { .fs = fs };
 	int rc;
 
 	if (!links)

@@ -81,7 +81,7 @@ static void clear_bar(void)
 
 /* ---- a write that takes long */
 
-struct work {
+struct snapshot_work {
 	char ctl[PATH_MAX + 16]; /* where to write, or "": close fd */
 	char command[128];
 	int fd;
@@ -90,7 +90,7 @@ struct work {
 
 static void *run(void *arg)
 {
-	struct work *work = arg;
+	struct snapshot_work *work = arg;
 	const size_t n = strlen(work->command);
 
 	if (!*work->ctl) {
@@ -106,7 +106,7 @@ static void *run(void *arg)
 }
 
 /* errno or 0. Shows what dir's status says meanwhile. */
-static int show_while(struct work *work, const char *dir)
+static int show_while(struct snapshot_work *work, const char *dir)
 {
 	const bool bar = isatty(STDERR_FILENO);
 	char status[64], label[32];
@@ -134,7 +134,7 @@ static int show_while(struct work *work, const char *dir)
 
 static int command(const char *dir, const char *text, const char *shown)
 {
-	struct work work = { .fd = -1 };
+	struct snapshot_work work = { .fd = -1 };
 	int error;
 
 	snprintf(work.ctl, sizeof(work.ctl), "%s/ctl", dir);
@@ -196,7 +196,7 @@ static int load(const char *file, const char *name)
 	const bool is_stdin = !strcmp(file, "-");
 	const int from = is_stdin ? STDIN_FILENO : open(file, O_RDONLY | O_CLOEXEC);
 	char dir[PATH_MAX], path[PATH_MAX + 16];
-	struct work work = { .fd = -1 };
+	struct snapshot_work work = { .fd = -1 };
 	struct stat st;
 	int error, rc;
 

@@ -20,7 +20,7 @@ struct ready;
 
 /* What the command line decides. */
 struct options {
-	struct machine machine;   /* of a new sandbox */
+	struct shape shape;       /* of a new sandbox */
 	unsigned pool;            /* machines kept ready for each template that is forked */
 	unsigned pool_total;      /* and for all of them together */
 	uint64_t pool_memory;     /* no more of them once they have so many bytes of their own */

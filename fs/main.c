@@ -98,16 +98,16 @@ static int set_size(const char *option, const char *text, uint64_t *ret)
 	return -EINVAL;
 }
 
-static int set_memory(const char *text, struct machine *machine)
+static int set_memory(const char *text, struct shape *shape)
 {
 	struct err err;
 
-	if (machine_set(machine, "memory", text, &err)) {
+	if (shape_set(shape, "memory", text, &err)) {
 		fail(&err);
 		return -EINVAL;
 	}
-	if (machine->memory > machine->memory_max)
-		machine->memory_max = machine->memory;
+	if (shape->memory > shape->memory_max)
+		shape->memory_max = shape->memory;
 	return 0;
 }
 
@@ -158,7 +158,7 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 			args->libexec = optarg;
 			break;
 		case OPT_MEMORY:
-			rc = set_memory(optarg, &options->machine);
+			rc = set_memory(optarg, &options->shape);
 			break;
 		case OPT_POOL:
 			rc = set_number("--pool", optarg, 1000, &options->pool);
@@ -461,10 +461,10 @@ int main(int argc, char **argv)
 {
 	static struct arguments args = { .engine = "auto", .mount_options = "" };
 	static struct fs fs = {
-		.options = { .machine = { .memory = 512u << 20,
-					  .memory_max = 2048u << 20,
-					  .cpus = 1,
-					  .cpus_max = 4 },
+		.options = { .shape = { .memory = 512u << 20,
+					.memory_max = 2048u << 20,
+					.cpus = 1,
+					.cpus_max = 4 },
 			     .pool = 2,
 			     .pool_total = 8,
 			     .pool_memory = UINT64_C(1) << 30,

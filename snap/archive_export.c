@@ -76,9 +76,9 @@ static int list_layers(struct export *export, const struct layer *base_disk, str
 }
 
 /* NULL with the reason in *ret_rc and err. */
-static struct entry *find(struct store *store, const char *name, int *ret_rc, struct err *err)
+static struct published *find(struct store *store, const char *name, int *ret_rc, struct err *err)
 {
-	struct entry *entry = catalogue_find(store, name);
+	struct published *entry = catalogue_find(store, name);
 
 	if (!entry)
 		*ret_rc = err_set(err, -ENOENT, "there is no snapshot '%.70s'", name);
@@ -92,7 +92,7 @@ static struct entry *find(struct store *store, const char *name, int *ret_rc, st
 int archive_export_begin(struct store *store, const char *name, const char *since, struct progress *progress,
 			 struct export **ret, struct err *err)
 {
-	struct entry *entry, *base = NULL;
+	struct published *entry, *base = NULL;
 	struct export *export;
 	int rc;
 

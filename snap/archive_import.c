@@ -126,7 +126,7 @@ static int hold_layers(struct import *import, struct err *err)
 static int hold_objects(struct import *import, struct err *err)
 {
 	struct store *store = import->store;
-	struct entry *entry;
+	struct published *entry;
 	unsigned n = 0, at = 0;
 	char(*ids)[ID_SIZE];
 	int rc = -ENOMEM;

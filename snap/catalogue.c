@@ -23,9 +23,9 @@
 
 static const char link_prefix[] = "../objects/";
 
-struct entry *catalogue_find(struct store *store, const char *name)
+struct published *catalogue_find(struct store *store, const char *name)
 {
-	struct entry *entry;
+	struct published *entry;
 
 	list_for_each (entry, &store->entries, link)
 		if (!strcmp(entry->name, name))
@@ -33,9 +33,9 @@ struct entry *catalogue_find(struct store *store, const char *name)
 	return NULL;
 }
 
-struct entry *catalogue_find_origin(struct store *store, const char *origin)
+struct published *catalogue_find_origin(struct store *store, const char *origin)
 {
-	struct entry *entry;
+	struct published *entry;
 
 	list_for_each (entry, &store->entries, link)
 		if (!strcmp(entry->origin, origin))
@@ -63,7 +63,7 @@ static bool pinned(struct store *store, const char *id)
 
 bool catalogue_needs(struct store *store, const char *id)
 {
-	struct entry *entry;
+	struct published *entry;
 
 	list_for_each (entry, &store->entries, link)
 		if (!strcmp(entry->id, id) || has_id(id, entry->nsources, entry->sources))
@@ -78,7 +78,7 @@ bool catalogue_complete(const struct store *store)
 
 /* ---- entries */
 
-static void entry_free(struct entry *entry)
+static void entry_free(struct published *entry)
 {
 	if (entry->broken.code)
 		entry->store->broken--;
@@ -91,9 +91,9 @@ static void entry_free(struct entry *entry)
 	free(entry);
 }
 
-static struct entry *entry_new(struct store *store, const char *name)
+static struct published *entry_new(struct store *store, const char *name)
 {
-	struct entry *entry = calloc(1, sizeof(*entry));
+	struct published *entry = calloc(1, sizeof(*entry));
 
 	if (!entry)
 		return NULL;
@@ -115,7 +115,7 @@ static int copy_ids(unsigned n, char (*ids)[ID_SIZE], char (**ret)[ID_SIZE])
 	return 0;
 }
 
-static int entry_fill(struct entry *entry, const struct snapshot_manifest *manifest, struct layer *disk)
+static int entry_fill(struct published *entry, const struct snapshot_manifest *manifest, struct layer *disk)
 {
 	int rc = copy_ids(manifest->nsources, manifest->sources, &entry->sources);
 
@@ -132,7 +132,7 @@ static int entry_fill(struct entry *entry, const struct snapshot_manifest *manif
 int catalogue_add(struct store *store, const char *name, const char *id,
 		  const struct snapshot_manifest *manifest, struct layer *disk)
 {
-	struct entry *entry = entry_new(store, name);
+	struct published *entry = entry_new(store, name);
 	int rc;
 
 	if (!entry)
@@ -176,7 +176,7 @@ int catalogue_manifest(struct store *store, const char *id, struct snapshot_mani
 	return rc;
 }
 
-static int load_entry(struct entry *entry, struct err *err)
+static int load_entry(struct published *entry, struct err *err)
 {
 	struct store *store = entry->store;
 	struct snapshot_manifest manifest = { 0 };
@@ -203,7 +203,7 @@ int catalogue_load(struct store *store, struct err *err)
 	int fd = openat(store->snapshots_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	struct dirent *found;
-	struct entry *entry;
+	struct published *entry;
 	int rc;
 
 	if (!dir) {
@@ -232,9 +232,9 @@ int catalogue_load(struct store *store, struct err *err)
 
 void catalogue_release(struct store *store)
 {
-	struct entry *entry;
+	struct published *entry;
 
-	while ((entry = list_first(&store->entries, struct entry, link)))
+	while ((entry = list_first(&store->entries, struct published, link)))
 		entry_free(entry);
 }
 
@@ -263,7 +263,7 @@ static void run_trim(void *arg)
  * them: so what the present ones need can be decided now and done whenever the background comes to it. */
 static void trim_later(struct store *store, const char *id)
 {
-	struct entry *entry;
+	struct published *entry;
 	struct trim *trim;
 	unsigned n = 0;
 
@@ -282,7 +282,7 @@ static void trim_later(struct store *store, const char *id)
 
 static bool named(struct store *store, const char *id)
 {
-	struct entry *entry;
+	struct published *entry;
 
 	list_for_each (entry, &store->entries, link)
 		if (!strcmp(entry->id, id))
@@ -303,7 +303,7 @@ static void settle(struct store *store, const char *id)
 
 void catalogue_trim(struct store *store)
 {
-	struct entry *entry, *before;
+	struct published *entry, *before;
 
 	list_for_each (entry, &store->entries, link) {
 		for (unsigned i = 0; i < entry->nsources; i++) {
@@ -349,7 +349,7 @@ void pin_release(struct pin *pin, struct store *store)
 
 int snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg)
 {
-	struct entry *entry;
+	struct published *entry;
 
 	list_for_each (entry, &store->entries, link)
 		each(arg, entry->name);
@@ -366,9 +366,9 @@ static uint64_t file_size(struct store *store, const char *id, const char *name)
 }
 
 /* Whether any snapshot but this one needs the object. */
-static bool needed_beside(struct entry *entry, const char *id)
+static bool needed_beside(struct published *entry, const char *id)
 {
-	struct entry *other;
+	struct published *other;
 
 	list_for_each (other, &entry->store->entries, link)
 		if (other != entry && (!strcmp(other->id, id) || has_id(id, other->nsources, other->sources)))
@@ -376,7 +376,7 @@ static bool needed_beside(struct entry *entry, const char *id)
 	return false;
 }
 
-static void measure(struct entry *entry, struct snapshot_meta *meta)
+static void measure(struct published *entry, struct snapshot_meta *meta)
 {
 	uint64_t ram = file_size(entry->store, entry->id, "ram");
 	uint64_t rest =
@@ -399,9 +399,9 @@ static void measure(struct entry *entry, struct snapshot_meta *meta)
 	}
 }
 
-static struct entry *find(struct store *store, const char *name, struct err *err)
+static struct published *find(struct store *store, const char *name, struct err *err)
 {
-	struct entry *entry = catalogue_find(store, name);
+	struct published *entry = catalogue_find(store, name);
 
 	if (!entry)
 		err_set(err, -ENOENT, "there is no snapshot '%.70s'", name);
@@ -410,7 +410,7 @@ static struct entry *find(struct store *store, const char *name, struct err *err
 
 int snapshot_get(struct store *store, const char *name, struct snapshot_meta *ret, struct err *err)
 {
-	struct entry *entry = find(store, name, err), *parent;
+	struct published *entry = find(store, name, err), *parent;
 	struct snapshot_manifest manifest = { 0 };
 	int rc;
 
@@ -434,7 +434,7 @@ int snapshot_get(struct store *store, const char *name, struct snapshot_meta *re
 void snapshot_children(struct store *store, const char *name, void (*each)(void *arg, const char *name),
 		       void *arg)
 {
-	struct entry *parent = catalogue_find(store, name), *entry;
+	struct published *parent = catalogue_find(store, name), *entry;
 
 	if (!parent || !parent->origin[0])
 		return;
@@ -445,7 +445,7 @@ void snapshot_children(struct store *store, const char *name, void (*each)(void 
 
 int snapshot_disk(struct store *store, const char *name, struct layer **ret, struct err *err)
 {
-	const struct entry *entry = find(store, name, err);
+	const struct published *entry = find(store, name, err);
 
 	if (!entry)
 		return -ENOENT;
@@ -457,7 +457,7 @@ int snapshot_disk(struct store *store, const char *name, struct layer **ret, str
 
 int snapshot_remove(struct store *store, const char *name, struct err *err)
 {
-	struct entry *entry = find(store, name, err);
+	struct published *entry = find(store, name, err);
 	struct pin pin = { 0 };
 
 	if (!entry)
@@ -499,7 +499,7 @@ int catalogue_name_free(struct store *store, const char *name, struct err *err)
 
 int snapshot_rename(struct store *store, const char *from, const char *to, struct err *err)
 {
-	struct entry *entry = find(store, from, err);
+	struct published *entry = find(store, from, err);
 	int rc;
 
 	if (!entry)

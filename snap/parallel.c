@@ -15,7 +15,7 @@
 
 enum { THREADS_MAX = 16 };
 
-struct job {
+struct parallel_job {
 	int (*piece)(void *arg, size_t i, void *scratch, struct err *err);
 	void *arg;
 	size_t n, scratch_size;
@@ -26,7 +26,7 @@ struct job {
 	struct err err;
 };
 
-static void fail(struct job *job, const struct err *err)
+static void fail(struct parallel_job *job, const struct err *err)
 {
 	pthread_mutex_lock(&job->mutex);
 	if (!job->err.code)
@@ -37,7 +37,7 @@ static void fail(struct job *job, const struct err *err)
 
 static void *work(void *arg)
 {
-	struct job *job = arg;
+	struct parallel_job *job = arg;
 	struct err err = { 0 };
 	void *scratch = malloc(job->scratch_size);
 	size_t i;
@@ -67,7 +67,7 @@ static void *work(void *arg)
 int parallel_run(size_t n, int (*piece)(void *arg, size_t i, void *scratch, struct err *err), void *arg,
 		 size_t scratch_size, struct progress *progress, struct err *err)
 {
-	struct job job = {
+	struct parallel_job job = {
 		.piece = piece, .arg = arg, .n = n, .scratch_size = scratch_size, .progress = progress
 	};
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);

@@ -26,7 +26,7 @@ struct ram_reader {
 };
 
 /* A thread's own. */
-struct scratch {
+struct read_scratch {
 	uint8_t block[RAMIMAGE_BLOCK];
 	uint8_t in[BATCH * RAMIMAGE_BLOCK];
 };
@@ -96,7 +96,7 @@ static int take_block(const struct ram_reader *reader, size_t i, const uint8_t *
 static int read_batch(void *arg, size_t batch, void *scratch_arg, struct err *err)
 {
 	const struct ram_reader *reader = arg;
-	struct scratch *scratch = scratch_arg;
+	struct read_scratch *scratch = scratch_arg;
 	const struct ramimage_block *blocks = reader->image->blocks;
 	size_t first = batch * BATCH, last = first + BATCH, i, end, len;
 	int fd, rc;
@@ -128,7 +128,7 @@ static int read_batch(void *arg, size_t batch, void *scratch_arg, struct err *er
 static int read_all(const struct ram_reader *reader, struct progress *progress, struct err *err)
 {
 	return parallel_run((reader->image->nblocks + BATCH - 1) / BATCH, read_batch, (void *)reader,
-			    sizeof(struct scratch), progress, err);
+			    sizeof(struct read_scratch), progress, err);
 }
 
 int ramimage_read(const struct ramimage *image, const struct ramimage_files *files, struct progress *progress,

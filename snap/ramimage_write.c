@@ -32,7 +32,7 @@ struct writer {
 };
 
 /* A thread's own. */
-struct scratch {
+struct write_scratch {
 	uint8_t block[RAMIMAGE_BLOCK];
 	uint8_t out[BATCH * RAMIMAGE_BLOCK];
 	LZ4_stream_t lz4;
@@ -61,7 +61,7 @@ static bool refer(struct writer *writer, size_t i, uint64_t content, struct rami
 }
 
 /* Compress a block of len bytes to out, where as many are free; or copy it if that is not larger. */
-static void store_block(struct scratch *scratch, size_t len, uint8_t *out, struct ramimage_block *ret)
+static void store_block(struct write_scratch *scratch, size_t len, uint8_t *out, struct ramimage_block *ret)
 {
 	int n = LZ4_compress_fast_extState(&scratch->lz4, (const char *)scratch->block, (char *)out, (int)len,
 					   (int)len - 1, 1);
@@ -77,7 +77,7 @@ static void store_block(struct scratch *scratch, size_t len, uint8_t *out, struc
 static int write_batch(void *arg, size_t batch, void *scratch_arg, struct err *err)
 {
 	struct writer *writer = arg;
-	struct scratch *scratch = scratch_arg;
+	struct write_scratch *scratch = scratch_arg;
 	struct ramimage *image = writer->image;
 	size_t first = batch * BATCH, last = first + BATCH, len = 0;
 	uint64_t data = 0; /* nothing but holes before here */
@@ -160,8 +160,8 @@ int ramimage_write(int memfd, uint64_t size, const struct ramimage *parent, cons
 		rc = err_set(err, -ENOMEM, "out of memory");
 		goto out;
 	}
-	rc = parallel_run((image.nblocks + BATCH - 1) / BATCH, write_batch, &writer, sizeof(struct scratch),
-			  progress, err);
+	rc = parallel_run((image.nblocks + BATCH - 1) / BATCH, write_batch, &writer,
+			  sizeof(struct write_scratch), progress, err);
 	if (rc)
 		goto out;
 	image.data_end = writer.end;

@@ -69,7 +69,7 @@ static int list_layers(struct visit *visit, struct err *err)
 static int visit_begin(struct visit *visit, struct store *store, const char *name, struct progress *progress,
 		       struct err *err)
 {
-	struct entry *entry = catalogue_find(store, name);
+	struct published *entry = catalogue_find(store, name);
 	int rc;
 
 	*visit = (struct visit){ .store = store,
@@ -213,7 +213,7 @@ static struct template *visit_template(struct visit *visit)
 	if (!template)
 		return NULL;
 	memcpy(template->engine, manifest->meta.engine, sizeof(template->engine));
-	template->machine = manifest->meta.machine;
+	template->shape = manifest->meta.shape;
 	template->ram_fd = visit->ram_fd;
 	template->ram_size = manifest->ram_size;
 	template->state_fd = visit->state_fd;

@@ -31,10 +31,10 @@ static const struct {
 	{ "created", NUMBER64, AT(meta.created) },
 	{ "pause-ns", NUMBER64, AT(meta.pause_ns) },
 	{ "engine", ENGINE, AT(meta.engine) },
-	{ "memory", NUMBER64, AT(meta.machine.memory) },
-	{ "memory-max", NUMBER64, AT(meta.machine.memory_max) },
-	{ "cpus", NUMBER32, AT(meta.machine.cpus) },
-	{ "cpus-max", NUMBER32, AT(meta.machine.cpus_max) },
+	{ "memory", NUMBER64, AT(meta.shape.memory) },
+	{ "memory-max", NUMBER64, AT(meta.shape.memory_max) },
+	{ "cpus", NUMBER32, AT(meta.shape.cpus) },
+	{ "cpus-max", NUMBER32, AT(meta.shape.cpus_max) },
 	{ "ram-size", NUMBER64, AT(ram_size) },
 	{ "generation", NUMBER32, AT(generation) },
 	{ "quiesced", NUMBER32, AT(quiesced) },
@@ -161,10 +161,10 @@ static int parse_line(const char *key, const char *value, uint64_t *seen, struct
 /* What could not have been captured. */
 static bool plausible(const struct snapshot_manifest *manifest)
 {
-	const struct machine *machine = &manifest->meta.machine;
+	const struct shape *shape = &manifest->meta.shape;
 
-	return machine->memory && machine->memory <= machine->memory_max && machine->cpus &&
-	       machine->cpus <= machine->cpus_max && manifest->ram_size &&
+	return shape->memory && shape->memory <= shape->memory_max && shape->cpus &&
+	       shape->cpus <= shape->cpus_max && manifest->ram_size &&
 	       manifest->ram_size <= RAMIMAGE_SIZE_MAX && manifest->ram_size % RAM_PAGE == 0;
 }
 

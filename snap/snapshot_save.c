@@ -60,7 +60,7 @@ static int fill_manifest(struct save *save, const struct snapshot_meta *meta, st
 {
 	struct snapshot_manifest *manifest = &save->manifest;
 	const struct template *template = save->template;
-	struct entry *parent;
+	struct published *parent;
 	int rc;
 
 	manifest->meta = *meta;
@@ -72,7 +72,7 @@ static int fill_manifest(struct save *save, const struct snapshot_meta *meta, st
 	if (rc)
 		return rc;
 	memcpy(manifest->meta.engine, template->engine, sizeof(manifest->meta.engine));
-	manifest->meta.machine = template->machine;
+	manifest->meta.shape = template->shape;
 	manifest->meta.pause_ns = template->pause_ns;
 	manifest->meta.disk_logical = layer_virtual_size(template->disk);
 	memcpy(manifest->disk, template->disk->file, sizeof(manifest->disk));

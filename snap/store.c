@@ -42,7 +42,7 @@ const char *store_dir(const struct store *store)
 
 /* ---- chores for the background */
 
-struct chore {
+struct store_chore {
 	struct store *store;
 	int dir_fd;
 	char name[64]; /* "": sync dir_fd */
@@ -50,7 +50,7 @@ struct chore {
 
 static void do_chore(void *arg)
 {
-	struct chore *chore = arg;
+	struct store_chore *chore = arg;
 	struct store *store = chore->store;
 	int rc;
 
@@ -71,7 +71,7 @@ static void do_chore(void *arg)
 
 static void add_chore(struct store *store, int dir_fd, const char *name)
 {
-	struct chore *chore = malloc(sizeof(*chore));
+	struct store_chore *chore = malloc(sizeof(*chore));
 
 	if (!chore) {
 		/* A file that stays is swept when the store is opened next; a sync that is lost has failed.

@@ -69,7 +69,7 @@ struct snapshot_meta {
 	uint64_t created; /* ns since 1970 */
 	uint64_t pause_ns;
 	char engine[ENGINE_NAME_MAX];
-	struct machine machine;
+	struct shape shape;
 	/* Bytes: RAM and disk as the guest sees them; as stored, with all its layers but without the blocks
 	 * that are in other snapshots; and what deleting it would free. Filled in by snapshot_get. */
 	uint64_t ram_logical, disk_logical, ram_stored, disk_stored, own;

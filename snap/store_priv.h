@@ -37,7 +37,7 @@ struct layer {
 };
 
 /* A published snapshot. */
-struct entry {
+struct published {
 	struct list link; /* in store->entries */
 	struct store *store;
 	char name[STORE_NAME_MAX + 1];
@@ -98,8 +98,8 @@ void compact_recover(struct store *store);
 /* Read snapshots/ into store->entries. */
 int catalogue_load(struct store *store, struct err *err);
 void catalogue_release(struct store *store);
-struct entry *catalogue_find(struct store *store, const char *name);
-struct entry *catalogue_find_origin(struct store *store, const char *origin);
+struct published *catalogue_find(struct store *store, const char *name);
+struct published *catalogue_find_origin(struct store *store, const char *origin);
 /* Add a snapshot that was just published; the entry holds a reference to disk. -ENOMEM. */
 int catalogue_add(struct store *store, const char *name, const char *id,
 		  const struct snapshot_manifest *manifest, struct layer *disk);

@@ -18,7 +18,7 @@ struct layer; /* snap/layer.h */
 enum { ENGINE_NAME_MAX = 16, RAM_PAGE = 4096 };
 
 /* What a guest can see of its hardware. The maxima and the kernel are fixed when it boots. */
-struct machine {
+struct shape {
 	uint64_t memory;     /* bytes in use now */
 	uint64_t memory_max; /* bytes; a multiple of 128 MiB's divisor RAM_PAGE; the size of the RAM memfd */
 	uint32_t cpus;       /* online now */
@@ -29,7 +29,7 @@ struct template
 {
 	unsigned refs;
 	char engine[ENGINE_NAME_MAX]; /* that captured it, the only one that can fork it */
-	struct machine machine;
+	struct shape shape;
 	int ram_fd; /* sealed memfd, memory_max bytes (or the engine's RAM size), holes where the RAM is zero
 		     */
 	uint64_t ram_size;

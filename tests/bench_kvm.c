@@ -194,7 +194,7 @@ static void capture_often(struct source *source, const struct bench *bench, cons
 			  const char *whole_name)
 {
 	uint64_t pause[20] = { 0 }, whole[20] = { 0 }, start;
-	struct capture *capture;
+	struct freeze *capture;
 	struct err err;
 	unsigned i, n = bench->rounds < 20 ? bench->rounds : 20;
 

@@ -16,6 +16,10 @@ struct err {
 	char text[ERR_TEXT_MAX];
 };
 
+/* What is called when something asynchronous is done: err->code == 0 is success. err is the callee's to read,
+ * during the call. */
+typedef void (*done_fn)(void *arg, const struct err *err);
+
 /*
  * Record `code` (a negative errno) and a sentence without newline. Yields code, so that `return err_set(...)`
  * reads well; a macro, so that compilers and analyzers see that it does.

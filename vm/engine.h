@@ -2,7 +2,7 @@
 /*
  * engine.h - how a machine runs: the one interface between sandboxes and what executes them
  *
- * An engine turns a struct machine and a disk into a running guest, captures it into a template, and makes
+ * An engine turns a struct shape and a disk into a running guest, captures it into a template, and makes
  * forks of templates. All calls return at once; what takes time ends in a callback from the event loop,
  * exactly once, never from inside the call. One operation is under way on a machine at a time (the caller
  * sees to that), except vm_destroy, which is always allowed: pending callbacks are then not called.
@@ -31,9 +31,6 @@ struct engine_env {
 	const char *libexec;         /* directory of sbx-vmm */
 	const char *runtime; /* private directory for what must have a name; empty when no machine runs */
 };
-
-/* Called with err->code == 0 for success. */
-typedef void (*vm_done_fn)(void *arg, const struct err *err);
 
 /* What a machine tells its owner, unasked. */
 struct vm_events {
@@ -77,8 +74,8 @@ struct engine {
 
 	/* Start a machine from power-on. `disk` is a qcow2 file it may write, for itself alone. done: the VMM
 	 * runs the guest. */
-	int (*boot)(const struct engine_env *env, const struct machine *machine, const char *disk,
-		    const struct vm_events *events, void *owner, vm_done_fn done, void *arg, struct vm **ret,
+	int (*boot)(const struct engine_env *env, const struct shape *shape, const char *disk,
+		    const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		    struct err *err);
 
 	/*
@@ -88,19 +85,19 @@ struct engine {
 	 * just destroyed.
 	 */
 	int (*prepare)(const struct engine_env *env, struct template *template, const char *disk,
-		       const struct vm_events *events, void *owner, vm_done_fn done, void *arg,
-		       struct vm **ret, struct err *err);
+		       const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
+		       struct err *err);
 	/* `background`: nobody waits for what it does, and others go first; false: somebody does from now on.
 	 */
 	void (*background)(struct vm *vm, bool background);
 	/* Let a prepared machine run, or one that was started before and is paused, for this owner from now
 	 * on. What was written to the agent channel of a machine whose prepare was done, or that is paused,
 	 * reaches the guest then. */
-	void (*start)(struct vm *vm, const struct vm_events *events, void *owner, vm_done_fn done, void *arg);
+	void (*start)(struct vm *vm, const struct vm_events *events, void *owner, done_fn done, void *arg);
 
 	/* Stop and continue the vCPUs. Pausing a paused one succeeds. */
-	void (*pause)(struct vm *vm, vm_done_fn done, void *arg);
-	void (*resume)(struct vm *vm, vm_done_fn done, void *arg);
+	void (*pause)(struct vm *vm, done_fn done, void *arg);
+	void (*resume)(struct vm *vm, done_fn done, void *arg);
 
 	/* Capture a paused machine. `next_disk` is a path where the engine finds a fresh overlay on the
 	 * machine's present disk. Until frozen nothing may be written to the agent channel. */

@@ -27,40 +27,40 @@ static uint64_t align_up(uint64_t n)
 	return (n + BLOCK - 1) / BLOCK * BLOCK;
 }
 
-static uint64_t top_size(const struct machine *machine)
+static uint64_t top_size(const struct shape *shape)
 {
-	return align_up(machine->memory_max / 64 + EARLY);
+	return align_up(shape->memory_max / 64 + EARLY);
 }
 
 /* Bytes from the bottom that are not movable. */
-static uint64_t normal_size(const struct machine *machine)
+static uint64_t normal_size(const struct shape *shape)
 {
-	const uint64_t top = top_size(machine);
-	uint64_t normal = machine->memory_max / 8;
+	const uint64_t top = top_size(shape);
+	uint64_t normal = shape->memory_max / 8;
 
-	if (machine->memory_max <= NORMAL_MIN && machine->memory == machine->memory_max)
-		return machine->memory_max;
+	if (shape->memory_max <= NORMAL_MIN && shape->memory == shape->memory_max)
+		return shape->memory_max;
 	if (normal < NORMAL_MIN)
 		normal = NORMAL_MIN;
-	if (machine->memory < top + BLOCK)
+	if (shape->memory < top + BLOCK)
 		normal = BLOCK;
-	else if (normal > machine->memory - top)
-		normal = machine->memory - top;
-	return normal < machine->memory_max ? normal : machine->memory_max;
+	else if (normal > shape->memory - top)
+		normal = shape->memory - top;
+	return normal < shape->memory_max ? normal : shape->memory_max;
 }
 
-uint64_t memory_floor(const struct machine *machine)
+uint64_t memory_floor(const struct shape *shape)
 {
-	const uint64_t floor = align_up(normal_size(machine)) + top_size(machine);
+	const uint64_t floor = align_up(normal_size(shape)) + top_size(shape);
 
-	return floor < machine->memory_max ? floor : machine->memory_max;
+	return floor < shape->memory_max ? floor : shape->memory_max;
 }
 
-void kernel_args(const struct machine *machine, char ret[KERNEL_ARGS_SIZE])
+void kernel_args(const struct shape *shape, char ret[KERNEL_ARGS_SIZE])
 {
 	snprintf(ret, KERNEL_ARGS_SIZE,
 		 "maxcpus=%" PRIu32 " sbx.cpus=%" PRIu32 " nokaslr sbx.memory=%" PRIu64 " sbx.floor=%" PRIu64
 		 " movablecore=%" PRIu64,
-		 machine->cpus, machine->cpus, machine->memory, memory_floor(machine),
-		 machine->memory_max - normal_size(machine));
+		 shape->cpus, shape->cpus, shape->memory, memory_floor(shape),
+		 shape->memory_max - normal_size(shape));
 }

@@ -200,36 +200,36 @@ static int parse_signal(const char *text, uint32_t *ret, struct err *err)
 	return err_set(err, -EINVAL, "kill: no signal %.32s", text);
 }
 
-static void verb_kill(struct object *obj, const struct command *command, struct call *call)
+static void verb_kill(struct object *obj, const struct words *words, struct command *command)
 {
 	struct job *job = job_of(obj);
 	struct err err = { 0 };
 	uint32_t number = SIGTERM;
 
-	if ((command->n < 2 || !parse_signal(command->word[1], &number, &err)) && job->phase == JOB_STARTED &&
+	if ((words->n < 2 || !parse_signal(words->word[1], &number, &err)) && job->phase == JOB_STARTED &&
 	    !sandbox_usable(job->sb, &err))
 		agent_job_kill(job->sb->agent, job->id, number);
-	call_done(call, &err);
+	command_done(command, &err);
 }
 
-static void verb_eof(struct object *obj, const struct command *command, struct call *call)
+static void verb_eof(struct object *obj, const struct words *words, struct command *command)
 {
 	struct job *job = job_of(obj);
 	const struct err ok = { 0 };
 
-	(void)command;
+	(void)words;
 	job->in.eof = true;
 	input_pump(job);
-	call_done(call, &ok);
+	command_done(command, &ok);
 }
 
-static void verb_resize(struct object *obj, const struct command *command, struct call *call)
+static void verb_resize(struct object *obj, const struct words *words, struct command *command)
 {
 	struct job *job = job_of(obj);
 	struct err err = { 0 };
 	uint64_t rows, cols;
 
-	if (number_parse(command->word[1], &rows) || number_parse(command->word[2], &cols) || !rows ||
+	if (number_parse(words->word[1], &rows) || number_parse(words->word[2], &cols) || !rows ||
 	    rows > UINT16_MAX || !cols || cols > UINT16_MAX) {
 		err_set(&err, -EINVAL, "resize: rows and columns are numbers from 1 to %d", UINT16_MAX);
 	} else if (job->phase != JOB_STARTED || !sandbox_usable(job->sb, &err)) {
@@ -238,7 +238,7 @@ static void verb_resize(struct object *obj, const struct command *command, struc
 		if (job->phase == JOB_STARTED)
 			agent_job_resize(job->sb->agent, job->id, job->rows, job->cols);
 	}
-	call_done(call, &err);
+	command_done(command, &err);
 }
 
 #define IN(phase) (1u << (phase))

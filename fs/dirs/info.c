@@ -108,10 +108,10 @@ int snapshot_info(struct object *obj, struct buf *text, struct err *err)
 	put_word(text, "image", meta->image);
 	put_time(text, "created", meta->created);
 	put_word(text, "engine", meta->engine);
-	put_number(text, "memory", meta->machine.memory);
-	put_number(text, "memory_max", meta->machine.memory_max);
-	put_number(text, "cpus", meta->machine.cpus);
-	put_number(text, "cpus_max", meta->machine.cpus_max);
+	put_number(text, "memory", meta->shape.memory);
+	put_number(text, "memory_max", meta->shape.memory_max);
+	put_number(text, "cpus", meta->shape.cpus);
+	put_number(text, "cpus_max", meta->shape.cpus_max);
 	put_number(text, "pause_us", meta->pause_ns / 1000);
 	logical = meta->ram_logical + meta->disk_logical;
 	stored = meta->ram_stored + meta->disk_stored;
@@ -162,7 +162,7 @@ int root_status(struct object *obj, struct buf *text, struct err *err)
 		states[sb->state]++;
 		if (!sb->vm)
 			continue;
-		memory += sb->machine.memory;
+		memory += sb->shape.memory;
 		if (!fs->engine->usage(sb->vm, &usage)) {
 			resident += usage.resident;
 			private += usage.private;

@@ -18,7 +18,7 @@
 
 struct creation {
 	struct sandbox *sb; /* a reference */
-	struct call *call;
+	struct command *command;
 };
 
 static void creation_end(struct creation *creation, const struct err *err)
@@ -27,7 +27,7 @@ static void creation_end(struct creation *creation, const struct err *err)
 		sandbox_remove(creation->sb);
 	else
 		creation->sb->born = true;
-	call_done(creation->call, err);
+	command_done(creation->command, err);
 	object_unref(&creation->sb->obj);
 	free(creation);
 }
@@ -50,31 +50,31 @@ static void on_cancel(void *arg)
 
 static int configure(struct sandbox *sb, const struct overrides *want, struct err *err)
 {
-	struct machine *machine = &sb->machine;
+	struct shape *shape = &sb->shape;
 	int rc = 0;
 
 	if (want->image)
 		rc = sandbox_set_image(sb, want->image, err);
-	if (want->machine.memory)
-		machine->memory = want->machine.memory;
-	if (want->machine.cpus)
-		machine->cpus = want->machine.cpus;
-	if (want->machine.memory_max)
-		machine->memory_max = want->machine.memory_max;
-	if (want->machine.cpus_max)
-		machine->cpus_max = want->machine.cpus_max;
+	if (want->shape.memory)
+		shape->memory = want->shape.memory;
+	if (want->shape.cpus)
+		shape->cpus = want->shape.cpus;
+	if (want->shape.memory_max)
+		shape->memory_max = want->shape.memory_max;
+	if (want->shape.cpus_max)
+		shape->cpus_max = want->shape.cpus_max;
 	/* A maximum below the default of what it limits, which nobody asked for, limits that too. */
-	if (!want->machine.memory && machine->memory > machine->memory_max)
-		machine->memory = machine->memory_max;
-	if (!want->machine.cpus && machine->cpus > machine->cpus_max)
-		machine->cpus = machine->cpus_max;
+	if (!want->shape.memory && shape->memory > shape->memory_max)
+		shape->memory = shape->memory_max;
+	if (!want->shape.cpus && shape->cpus > shape->cpus_max)
+		shape->cpus = shape->cpus_max;
 	env_merge(&sb->env, (const char *)buf_bytes(&want->env), want->env.len);
-	return rc ? rc : machine_check(machine, err);
+	return rc ? rc : shape_check(shape, err);
 }
 
-static void verb_create(struct object *obj, const struct command *command, struct call *call)
+static void verb_create(struct object *obj, const struct words *words, struct command *command)
 {
-	const struct fuse_ctx *ctx = fuse_req_ctx(call->request->req);
+	const struct fuse_ctx *ctx = fuse_req_ctx(command->request->req);
 	const struct owner owner = { ctx->uid, ctx->gid, 0755 };
 	struct overrides want = { 0 };
 	struct creation *creation = calloc(1, sizeof(*creation));
@@ -84,41 +84,41 @@ static void verb_create(struct object *obj, const struct command *command, struc
 	if (!creation)
 		rc = err_sys(&err, -ENOMEM, "create");
 	else
-		rc = overrides_parse(command->word + 2, true, &want, &err);
+		rc = overrides_parse(words->word + 2, true, &want, &err);
 	if (!rc)
-		rc = sandbox_new(obj->fs, command->word[1], &owner, &creation->sb, &err);
+		rc = sandbox_new(obj->fs, words->word[1], &owner, &creation->sb, &err);
 	if (!rc) {
-		creation->call = call;
+		creation->command = command;
 		object_ref(&creation->sb->obj);
 		rc = configure(creation->sb, &want, &err);
 		if (!rc)
-			rc = machine_check_start(&creation->sb->machine, &err);
+			rc = shape_check_start(&creation->sb->shape, &err);
 		if (!rc)
 			rc = task_begin(creation->sb, "create", on_task_end, creation, &err);
 		if (rc) {
 			creation_end(creation, &err);
 		} else {
-			call->cancel = on_cancel;
-			call->arg = creation;
+			command->cancel = on_cancel;
+			command->arg = creation;
 			if (machine_boot(creation->sb, on_booted, creation, &err))
 				task_end(creation->sb, &err);
 		}
 	} else {
 		free(creation);
-		call_done(call, &err);
+		command_done(command, &err);
 	}
 	overrides_release(&want);
 }
 
-static void verb_gc(struct object *obj, const struct command *command, struct call *call)
+static void verb_gc(struct object *obj, const struct words *words, struct command *command)
 {
 	struct err err = { 0 };
 	uint64_t freed = 0;
 
-	(void)command;
+	(void)words;
 	if (!store_gc(obj->fs->store, &freed, &err))
 		log_info("gc: %" PRIu64 " bytes freed", freed);
-	call_done(call, &err);
+	command_done(command, &err);
 }
 
 static const struct verb verbs[] = {

@@ -23,14 +23,14 @@ static const struct err ok;
 /* A verb whose whole work is one step of the machine. */
 struct power {
 	struct sandbox *sb;
-	struct call *call;
+	struct command *command;
 };
 
 static void power_end(void *arg, const struct err *err)
 {
 	struct power *power = arg;
 
-	call_done(power->call, err);
+	command_done(power->command, err);
 	free(power);
 }
 
@@ -41,56 +41,56 @@ static void power_step(void *arg, const struct err *err)
 }
 
 /* NULL: it cannot begin, and the call is ended. */
-static struct power *power_begin(struct object *obj, const char *verb, struct call *call)
+static struct power *power_begin(struct object *obj, const char *verb, struct command *command)
 {
 	struct power *power = malloc(sizeof(*power));
 	struct err err;
 
 	if (!power) {
 		err_sys(&err, -ENOMEM, "%s", verb);
-		call_done(call, &err);
+		command_done(command, &err);
 		return NULL;
 	}
-	*power = (struct power){ sandbox_of(obj), call };
+	*power = (struct power){ sandbox_of(obj), command };
 	if (task_begin(power->sb, verb, power_end, power, &err)) {
-		call_done(call, &err);
+		command_done(command, &err);
 		free(power);
 		return NULL;
 	}
 	return power;
 }
 
-static void verb_start(struct object *obj, const struct command *command, struct call *call)
+static void verb_start(struct object *obj, const struct words *words, struct command *command)
 {
-	struct power *power = power_begin(obj, "start", call);
+	struct power *power = power_begin(obj, "start", command);
 	struct err err;
 
-	(void)command;
-	if (power && (machine_check_start(&power->sb->machine, &err) ||
-		      machine_boot(power->sb, power_step, power, &err)))
+	(void)words;
+	if (power &&
+	    (shape_check_start(&power->sb->shape, &err) || machine_boot(power->sb, power_step, power, &err)))
 		task_end(power->sb, &err);
 }
 
-static void verb_stop(struct object *obj, const struct command *command, struct call *call)
+static void verb_stop(struct object *obj, const struct words *words, struct command *command)
 {
-	struct power *power = power_begin(obj, "stop", call);
+	struct power *power = power_begin(obj, "stop", command);
 
-	(void)command;
+	(void)words;
 	if (power)
 		machine_stop(power->sb, power_step, power);
 }
 
-static void verb_kill(struct object *obj, const struct command *command, struct call *call)
+static void verb_kill(struct object *obj, const struct words *words, struct command *command)
 {
 	struct sandbox *sb = sandbox_of(obj);
 	struct err err;
 
-	(void)command;
+	(void)words;
 	machine_drop(sb);
 	sandbox_set_state(sb, SANDBOX_STOPPED);
 	err_set(&err, -EHOSTDOWN, "%s: %s was killed", sb->task.verb ? sb->task.verb : "", obj->name);
 	task_end(sb, &err);
-	call_done(call, &ok);
+	command_done(command, &ok);
 }
 
 static void on_paused(void *arg, const struct err *err)
@@ -102,20 +102,20 @@ static void on_paused(void *arg, const struct err *err)
 	power_step(arg, err);
 }
 
-static void verb_pause(struct object *obj, const struct command *command, struct call *call)
+static void verb_pause(struct object *obj, const struct words *words, struct command *command)
 {
-	struct power *power = power_begin(obj, "pause", call);
+	struct power *power = power_begin(obj, "pause", command);
 
-	(void)command;
+	(void)words;
 	if (power)
 		machine_pause(power->sb, on_paused, power);
 }
 
-static void verb_resume(struct object *obj, const struct command *command, struct call *call)
+static void verb_resume(struct object *obj, const struct words *words, struct command *command)
 {
-	struct power *power = power_begin(obj, "resume", call);
+	struct power *power = power_begin(obj, "resume", command);
 
-	(void)command;
+	(void)words;
 	if (power)
 		machine_resume(power->sb, true, power_step, power);
 }
@@ -124,7 +124,7 @@ static void verb_resume(struct object *obj, const struct command *command, struc
 
 struct shot {
 	struct sandbox *sb; /* a reference */
-	struct call *call;
+	struct command *command;
 	struct snapshot *snap;
 	struct worker *worker;         /* the save under way */
 	char name[STORE_NAME_MAX + 1]; /* "": unnamed */
@@ -132,7 +132,7 @@ struct shot {
 
 static void shot_end(struct shot *shot, const struct err *err)
 {
-	call_done(shot->call, err);
+	command_done(shot->command, err);
 	object_unref(&shot->sb->obj);
 	free(shot);
 }
@@ -171,39 +171,39 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 		shot_end(shot, &failed);
 		return;
 	}
-	shot->call->cancel = shot_cancel;
-	shot->call->arg = shot;
+	shot->command->cancel = shot_cancel;
+	shot->command->arg = shot;
 }
 
-static void shoot(struct object *obj, const struct command *command, struct call *call, bool go_on)
+static void shoot(struct object *obj, const struct words *words, struct command *command, bool go_on)
 {
 	struct shot *shot = calloc(1, sizeof(*shot));
 	struct err err = { 0 };
 
 	if (!shot) {
-		err_sys(&err, -ENOMEM, "%s", command->word[0]);
-	} else if (command->n < 2 || !snapshot_name_check(obj->fs, command->word[1], &err)) {
-		if (command->n > 1)
-			snprintf(shot->name, sizeof(shot->name), "%s", command->word[1]);
+		err_sys(&err, -ENOMEM, "%s", words->word[0]);
+	} else if (words->n < 2 || !snapshot_name_check(obj->fs, words->word[1], &err)) {
+		if (words->n > 1)
+			snprintf(shot->name, sizeof(shot->name), "%s", words->word[1]);
 		shot->sb = sandbox_of(object_ref(obj));
-		shot->call = call;
+		shot->command = command;
 		if (!capture(shot->sb, go_on ? "checkpoint" : "snapshot",
 			     CAPTURE_SYNC | (go_on ? CAPTURE_GO_ON : 0), on_captured, shot, &err))
 			return;
 		object_unref(obj);
 	}
 	free(shot);
-	call_done(call, &err);
+	command_done(command, &err);
 }
 
-static void verb_snapshot(struct object *obj, const struct command *command, struct call *call)
+static void verb_snapshot(struct object *obj, const struct words *words, struct command *command)
 {
-	shoot(obj, command, call, false);
+	shoot(obj, words, command, false);
 }
 
-static void verb_checkpoint(struct object *obj, const struct command *command, struct call *call)
+static void verb_checkpoint(struct object *obj, const struct words *words, struct command *command)
 {
-	shoot(obj, command, call, true);
+	shoot(obj, words, command, true);
 }
 
 #define IN(state) (1u << SANDBOX_##state)
@@ -276,16 +276,16 @@ static int image_store(struct object *obj, const char *text, size_t n, struct er
 static int maximum_store(struct object *obj, const char *key, const char *text, struct err *err)
 {
 	struct sandbox *sb = sandbox_of(obj);
-	struct machine machine = sb->machine;
+	struct shape shape = sb->shape;
 	int rc;
 
 	if (has_machine(sb) || sb->state != SANDBOX_CREATED)
 		return err_set(err, -EBUSY, "%s is fixed once the sandbox was started", key);
-	rc = machine_set(&machine, key, text, err);
+	rc = shape_set(&shape, key, text, err);
 	if (!rc)
-		rc = machine_check(&machine, err);
+		rc = shape_check(&shape, err);
 	if (!rc)
-		sb->machine = machine;
+		sb->shape = shape;
 	return rc;
 }
 
@@ -293,35 +293,35 @@ static int maximum_store(struct object *obj, const char *key, const char *text, 
 static void setting_write(struct object *obj, const char *key, const char *text, struct request *request)
 {
 	struct sandbox *sb = sandbox_of(obj);
-	struct machine machine = sb->machine;
-	struct call *call = call_new(obj, request);
+	struct shape shape = sb->shape;
+	struct command *command = command_new(obj, request);
 	struct power *power;
-	struct command command;
+	struct words words;
 	struct err err = { 0 };
 
-	if (!call)
+	if (!command)
 		return;
-	if (!command_parse(text, request->size, &command, &err) && command.n != 1)
+	if (!words_parse(text, request->size, &words, &err) && words.n != 1)
 		err_set(&err, -EINVAL, "%s: one value is expected", key);
-	if (!err.code && !machine_set(&machine, key, command.word[0], &err))
-		machine_check(&machine, &err);
+	if (!err.code && !shape_set(&shape, key, words.word[0], &err))
+		shape_check(&shape, &err);
 	if (!err.code && has_machine(sb) && sb->state != SANDBOX_RUNNING)
 		err_set(&err, -EAGAIN, "%s: %s is paused; resume it first", key, obj->name);
 	if (err.code || !has_machine(sb)) {
 		if (!err.code)
-			sb->machine = machine;
-		call_done(call, &err);
+			sb->shape = shape;
+		command_done(command, &err);
 		return;
 	}
-	power = power_begin(obj, key, call);
+	power = power_begin(obj, key, command);
 	if (power)
-		machine_resize(sb, &machine, power_step, power);
+		machine_resize(sb, &shape, power_step, power);
 }
 
 static int memory_show(struct object *obj, struct buf *text, struct err *err)
 {
 	(void)err;
-	buf_printf(text, "%" PRIu64 "\n", sandbox_of(obj)->machine.memory);
+	buf_printf(text, "%" PRIu64 "\n", sandbox_of(obj)->shape.memory);
 	return 0;
 }
 
@@ -333,7 +333,7 @@ static void memory_write(struct object *obj, const char *text, struct request *r
 static int memory_max_show(struct object *obj, struct buf *text, struct err *err)
 {
 	(void)err;
-	buf_printf(text, "%" PRIu64 "\n", sandbox_of(obj)->machine.memory_max);
+	buf_printf(text, "%" PRIu64 "\n", sandbox_of(obj)->shape.memory_max);
 	return 0;
 }
 
@@ -346,7 +346,7 @@ static int memory_max_store(struct object *obj, const char *text, size_t n, stru
 static int cpus_show(struct object *obj, struct buf *text, struct err *err)
 {
 	(void)err;
-	buf_printf(text, "%u\n", sandbox_of(obj)->machine.cpus);
+	buf_printf(text, "%u\n", sandbox_of(obj)->shape.cpus);
 	return 0;
 }
 
@@ -358,7 +358,7 @@ static void cpus_write(struct object *obj, const char *text, struct request *req
 static int cpus_max_show(struct object *obj, struct buf *text, struct err *err)
 {
 	(void)err;
-	buf_printf(text, "%u\n", sandbox_of(obj)->machine.cpus_max);
+	buf_printf(text, "%u\n", sandbox_of(obj)->shape.cpus_max);
 	return 0;
 }
 

@@ -20,18 +20,18 @@ static void on_verify_cancel(void *arg)
 	worker_cancel(arg);
 }
 
-static void verb_verify(struct object *obj, const struct command *command, struct call *call)
+static void verb_verify(struct object *obj, const struct words *words, struct command *command)
 {
 	struct worker *worker;
 	struct err err = { 0 };
 
-	(void)command;
-	if (snapshot_verify(snapshot_of(obj), call_done, call, &worker, &err)) {
-		call_done(call, &err);
+	(void)words;
+	if (snapshot_verify(snapshot_of(obj), command_done, command, &worker, &err)) {
+		command_done(command, &err);
 		return;
 	}
-	call->cancel = on_verify_cancel;
-	call->arg = worker;
+	command->cancel = on_verify_cancel;
+	command->arg = worker;
 }
 
 enum { UNNAMED, NAMED }; /* the states of its verbs */

@@ -14,7 +14,7 @@
 enum { AT_ONCE = 4 };
 
 struct batch {
-	struct call *call;
+	struct command *command;
 	struct object *origin; /* a reference */
 	struct source *source;
 	struct owner owner;
@@ -30,12 +30,12 @@ static void fill(struct batch *batch);
 
 static void batch_end(struct batch *batch)
 {
-	struct call *call = batch->call;
+	struct command *command = batch->command;
 	struct object *origin = batch->origin;
 	struct err err = { .code = batch->code };
 
 	object_ref(origin);
-	call_done(call, &err);
+	command_done(command, &err);
 	/* call_done wrote one sentence; here each child has its own. */
 	if (!origin->gone && err.code) {
 		buf_clear(&origin->error);
@@ -125,21 +125,21 @@ static void on_source(void *arg, const struct err *err, struct source *source)
 }
 
 void fork_batch(struct object *origin, unsigned n, const char *prefix, const struct overrides *overrides,
-		struct call *call)
+		struct command *command)
 {
-	const struct fuse_ctx *ctx = fuse_req_ctx(call->request->req);
+	const struct fuse_ctx *ctx = fuse_req_ctx(command->request->req);
 	struct batch *batch = calloc(1, sizeof(*batch));
 	struct err err;
 
 	if (!batch) {
 		err_sys(&err, -ENOMEM, "fork");
-		call_done(call, &err);
+		command_done(command, &err);
 		return;
 	}
-	batch->call = call;
+	batch->command = command;
 	batch->origin = object_ref(origin);
 	batch->owner = (struct owner){ ctx->uid, ctx->gid, 0755 };
-	batch->overrides.machine = overrides->machine;
+	batch->overrides.shape = overrides->shape;
 	buf_add(&batch->overrides.env, buf_bytes(&overrides->env), overrides->env.len);
 	snprintf(batch->prefix, sizeof(batch->prefix), "%s", prefix);
 	batch->n = n;

@@ -128,7 +128,7 @@ struct fork {
 	struct sandbox *sb;    /* a reference */
 	struct object *origin; /* a reference */
 	struct buf env;        /* of the overrides */
-	struct machine want;
+	struct shape want;
 	bool running; /* sb's task is ours */
 	bool cancelled;
 	fork_fn done;
@@ -161,7 +161,7 @@ int fork_new(struct object *origin, const char *name, const struct owner *owner,
 	object_ref(&fork->sb->obj);
 	fork->origin = object_ref(origin);
 	if (overrides) {
-		fork->want = overrides->machine;
+		fork->want = overrides->shape;
 		buf_add(&fork->env, buf_bytes(&overrides->env), overrides->env.len);
 	}
 	fork->done = done;
@@ -225,7 +225,7 @@ static void on_running(void *arg, const struct err *err)
 	struct fork *fork = arg;
 	struct sandbox *sb = fork->sb;
 
-	if (!err->code && (fork->want.memory != sb->machine.memory || fork->want.cpus != sb->machine.cpus))
+	if (!err->code && (fork->want.memory != sb->shape.memory || fork->want.cpus != sb->shape.cpus))
 		machine_resize(sb, &fork->want, on_fitted, fork);
 	else
 		task_end(sb, err);
@@ -261,15 +261,15 @@ int source_machine(struct source *source, struct sandbox *sb, const struct buf *
 void fork_run(struct fork *fork, struct source *source)
 {
 	struct sandbox *sb = fork->sb;
-	struct machine machine = source->template->machine;
+	struct shape shape = source->template->shape;
 	struct err err = { 0 };
 
-	if (fork->cancelled || overrides_apply(&fork->want, &machine, &err) ||
+	if (fork->cancelled || overrides_apply(&fork->want, &shape, &err) ||
 	    task_begin(sb, "fork", on_machine, fork, &err)) {
 		fork_fail(fork, &err);
 		return;
 	}
-	fork->want = machine;
+	fork->want = shape;
 	fork->running = true;
 	if (source_machine(source, sb, &fork->env, on_running, fork, &err))
 		task_end(sb, &err);
@@ -292,7 +292,7 @@ struct asked {
 	struct fork *fork;
 	struct object *origin; /* a reference */
 	struct request *request;
-	struct call *call;
+	struct command *command;
 };
 
 static void asked_free(struct asked *asked)
@@ -303,8 +303,8 @@ static void asked_free(struct asked *asked)
 
 static void answer(struct asked *asked, const struct err *err, struct sandbox *sb)
 {
-	if (asked->call)
-		call_done(asked->call, err);
+	if (asked->command)
+		command_done(asked->command, err);
 	else if (err->code)
 		tree_refuse(asked->request, asked->origin, err);
 	else
@@ -324,8 +324,8 @@ static void on_cancel(void *arg)
 	const struct err ok = { 0 };
 
 	fork_cancel(asked->fork);
-	if (asked->call)
-		call_done(asked->call, &ok);
+	if (asked->command)
+		command_done(asked->command, &ok);
 	asked_free(asked);
 }
 
@@ -341,29 +341,29 @@ static void on_source(void *arg, const struct err *err, struct source *source)
 }
 
 static void fork_one(struct object *origin, const char *name, const struct owner *owner,
-		     const struct overrides *overrides, struct request *request, struct call *call)
+		     const struct overrides *overrides, struct request *request, struct command *command)
 {
 	struct asked *asked = calloc(1, sizeof(*asked));
 	struct err err = { 0 };
 
 	if (!asked) {
 		err_sys(&err, -ENOMEM, "cannot fork %s", name);
-		if (call)
-			call_done(call, &err);
+		if (command)
+			command_done(command, &err);
 		else
 			tree_refuse(request, origin, &err);
 		return;
 	}
 	asked->origin = object_ref(origin);
 	asked->request = request;
-	asked->call = call;
+	asked->command = command;
 	if (fork_new(origin, name, owner, overrides, on_fork, asked, &asked->fork, &err)) {
 		answer(asked, &err, NULL);
 		return;
 	}
-	if (call) {
-		call->cancel = on_cancel;
-		call->arg = asked;
+	if (command) {
+		command->cancel = on_cancel;
+		command->arg = asked;
 	} else {
 		request->cancel = on_cancel;
 		request->arg = asked;
@@ -376,30 +376,30 @@ void fork_mkdir(struct object *origin, const char *name, const struct owner *own
 	fork_one(origin, name, owner, NULL, request, NULL);
 }
 
-void fork_verb(struct object *origin, const struct command *command, struct call *call)
+void fork_verb(struct object *origin, const struct words *words, struct command *command)
 {
-	const struct fuse_ctx *ctx = fuse_req_ctx(call->request->req);
+	const struct fuse_ctx *ctx = fuse_req_ctx(command->request->req);
 	const struct owner owner = { ctx->uid, ctx->gid, 0755 };
 	struct overrides overrides = { 0 };
 	struct err err = { 0 };
 	uint64_t n;
-	const bool batch = !number_parse(command->word[1], &n);
+	const bool batch = !number_parse(words->word[1], &n);
 
-	if (batch && (command->n < 3 || strchr(command->word[2], '=')))
+	if (batch && (words->n < 3 || strchr(words->word[2], '=')))
 		err_set(&err, -EINVAL, "usage: fork W [k=v ...] or fork N PREFIX [k=v ...]");
 	else if (batch && !n)
 		err_set(&err, -EINVAL, "fork: 0 is no number of children");
 	else if (batch && n > BATCH_MAX)
 		err_set(&err, -ERANGE, "fork: at most %d children at once", BATCH_MAX);
-	else if (!batch || name_valid(command->word[2]))
-		overrides_parse(command->word + (batch ? 3 : 2), false, &overrides, &err);
+	else if (!batch || name_valid(words->word[2]))
+		overrides_parse(words->word + (batch ? 3 : 2), false, &overrides, &err);
 	else
-		err_set(&err, -EINVAL, "\"%.80s\" is not the beginning of a name", command->word[2]);
+		err_set(&err, -EINVAL, "\"%.80s\" is not the beginning of a name", words->word[2]);
 	if (err.code)
-		call_done(call, &err);
+		command_done(command, &err);
 	else if (batch)
-		fork_batch(origin, (unsigned)n, command->word[2], &overrides, call);
+		fork_batch(origin, (unsigned)n, words->word[2], &overrides, command);
 	else
-		fork_one(origin, command->word[1], &owner, &overrides, NULL, call);
+		fork_one(origin, words->word[1], &owner, &overrides, NULL, command);
 	overrides_release(&overrides);
 }

@@ -46,13 +46,13 @@ void fork_cancel(void *fork);
 /* mkdir .../forks/NAME */
 void fork_mkdir(struct object *origin, const char *name, const struct owner *owner, struct request *request);
 /* The verb: fork W [k=v ...] and fork N PREFIX [k=v ...]. */
-void fork_verb(struct object *origin, const struct command *command, struct call *call);
+void fork_verb(struct object *origin, const struct words *words, struct command *command);
 
 /* ---- in batch.c */
 
 enum { BATCH_MAX = 1000 };
 /* n children PREFIX1... of origin; one that fails leaves the others alone, and has a line in `error`. */
 void fork_batch(struct object *origin, unsigned n, const char *prefix, const struct overrides *overrides,
-		struct call *call);
+		struct command *command);
 
 #endif

@@ -21,7 +21,7 @@
 
 struct rollback {
 	struct sandbox *sb; /* a reference */
-	struct call *call;
+	struct command *command;
 	struct source *target;
 	struct source *replaced; /* the state before, to go back to */
 	struct err err;          /* why the target could not be brought up */
@@ -32,7 +32,7 @@ static void rollback_end(void *arg, const struct err *err)
 	struct rollback *r = arg;
 
 	r->sb->obj.fs->forking--;
-	call_done(r->call, err);
+	command_done(r->command, err);
 	source_unref(r->target);
 	source_unref(r->replaced);
 	object_unref(&r->sb->obj);
@@ -130,10 +130,10 @@ static struct snapshot *find_target(struct sandbox *sb, const char *name)
 	return snap ? snap : snapshot_find(&sb->obj.fs->snapshots, name);
 }
 
-void rollback_verb(struct object *obj, const struct command *command, struct call *call)
+void rollback_verb(struct object *obj, const struct words *words, struct command *command)
 {
 	struct sandbox *sb = sandbox_of(obj);
-	struct snapshot *target = find_target(sb, command->word[1]);
+	struct snapshot *target = find_target(sb, words->word[1]);
 	struct rollback *r = target ? calloc(1, sizeof(*r)) : NULL;
 	struct err err;
 
@@ -142,12 +142,12 @@ void rollback_verb(struct object *obj, const struct command *command, struct cal
 			err_sys(&err, -ENOMEM, "rollback");
 		else
 			err_set(&err, -ENOENT, "rollback: neither %s nor the store has a snapshot %.80s",
-				obj->name, command->word[1]);
-		call_done(call, &err);
+				obj->name, words->word[1]);
+		command_done(command, &err);
 		return;
 	}
 	r->sb = sandbox_of(object_ref(obj));
 	r->sb->obj.fs->forking++;
-	r->call = call;
+	r->command = command;
 	source_get(&target->obj, on_target, r);
 }

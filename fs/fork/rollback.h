@@ -7,6 +7,6 @@
 #include "fs/tree/object.h"
 
 /* The verb: rollback N (an unnamed snapshot of its own, or "latest") or rollback NAME (a named one). */
-void rollback_verb(struct object *obj, const struct command *command, struct call *call);
+void rollback_verb(struct object *obj, const struct words *words, struct command *command);
 
 #endif

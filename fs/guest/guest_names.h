@@ -29,7 +29,7 @@ struct guest_node {
 	unsigned refs; /* one while the kernel knows it, one for each child, open file and call under way */
 	bool known;    /* the kernel has it */
 	bool detached; /* its name was removed, or is another file's now */
-	struct guest *guest;       /* of an object; a reference to that is held */
+	struct guest_mount *guest; /* of an object; a reference to that is held */
 	const struct entry *entry; /* of the root: its place in our tree */
 	struct guest_node *parent; /* a reference; NULL: the root */
 	char *name;
@@ -63,7 +63,7 @@ struct guest_call {
 };
 
 /* The node for the tree's lookup of fs/. */
-struct node *guestfs_root(struct guest *guest, const struct entry *entry);
+struct node *guestfs_root(struct guest_mount *guest, const struct entry *entry);
 extern const struct fuse_lowlevel_ops guestfs_ops;
 
 /* The mount is gone: what is still open is closed. */

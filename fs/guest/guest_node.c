@@ -53,7 +53,8 @@ static void guest_forgotten(struct node *node)
 }
 
 /* One reference. */
-static struct guest_node *guest_node_new(struct guest *guest, struct guest_node *parent, const char *name)
+static struct guest_node *guest_node_new(struct guest_mount *guest, struct guest_node *parent,
+					 const char *name)
 {
 	struct guest_node *gn = calloc(1, sizeof(*gn));
 
@@ -86,7 +87,7 @@ static struct node *known(struct guest_node *gn)
 	return &gn->node;
 }
 
-struct node *guestfs_root(struct guest *guest, const struct entry *entry)
+struct node *guestfs_root(struct guest_mount *guest, const struct entry *entry)
 {
 	struct guest_node *gn = guest->root;
 	struct node *node;

@@ -30,7 +30,7 @@ struct rehearsal {
 	uint32_t generation; /* the fork's */
 	struct timer timer;  /* of the command, which alone has no time limit of the agent's */
 	bool ended;          /* the agent's last words are not for us any more */
-	vm_done_fn done;
+	done_fn done;
 	void *arg;
 };
 
@@ -48,7 +48,7 @@ static void rehearsal_free(struct rehearsal *r)
 
 static void end(struct rehearsal *r, const struct err *err)
 {
-	const vm_done_fn done = r->done;
+	const done_fn done = r->done;
 	const struct err copy = *err;
 	void *arg = r->arg;
 
@@ -91,7 +91,7 @@ static void on_job_info(void *arg, const struct job_info *info)
 	(void)info;
 }
 
-static void introduce(struct rehearsal *r, agent_done_fn listed)
+static void introduce(struct rehearsal *r, done_fn listed)
 {
 	const struct identity identity = { .name = "", .generation = r->generation, .kind = ATTACH_REHEARSE };
 
@@ -143,8 +143,8 @@ static void on_job_exit(void *owner, uint32_t job, bool signaled, uint32_t code)
 
 static void on_listed(void *arg, const struct err *err)
 {
-	static char command[] = ":";
-	const struct job_spec spec = { .cmd = command, .cmd_len = 1, .merge = 1 };
+	static char words[] = ":";
+	const struct job_spec spec = { .cmd = words, .cmd_len = 1, .merge = 1 };
 	struct rehearsal *r = arg;
 
 	if (!goes_on(r, err))
@@ -163,7 +163,7 @@ static void on_started(void *arg, const struct err *err)
 static const struct agent_events agent_events = { .job_started = on_job_started, .job_exit = on_job_exit };
 
 int rehearse(struct fs *fs, struct vm *vm, const struct template *template, const struct vm_events *events,
-	     void *owner, vm_done_fn done, void *arg, struct rehearsal **ret, struct err *err)
+	     void *owner, done_fn done, void *arg, struct rehearsal **ret, struct err *err)
 {
 	struct rehearsal *r = calloc(1, sizeof(*r));
 

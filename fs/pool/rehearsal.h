@@ -21,7 +21,7 @@ struct rehearsal;
  * of no use. rehearsal is free then.
  */
 int rehearse(struct fs *fs, struct vm *vm, const struct template *template, const struct vm_events *events,
-	     void *owner, vm_done_fn done, void *arg, struct rehearsal **ret, struct err *err);
+	     void *owner, done_fn done, void *arg, struct rehearsal **ret, struct err *err);
 /* The machine has ended or is about to be destroyed: done is not called. NULL is allowed. */
 void rehearsal_cancel(struct rehearsal *rehearsal);
 

@@ -28,12 +28,12 @@ struct capture {
 	struct layer *next; /* overlay to be; NULL once it is the sandbox's disk */
 	struct layer *disk; /* the captured layer, from `frozen` on */
 	struct template *template;
-	struct machine machine; /* as it is at the capture */
-	uint32_t generation;    /* of the channel, and whether it was empty, at the capture */
+	struct shape shape;  /* as it is at the capture */
+	uint32_t generation; /* of the channel, and whether it was empty, at the capture */
 	bool quiesced;
 	bool resuming, captured;
 	struct err err; /* why it failed, while the sandbox is resumed */
-	capture_done_fn done;
+	capture_fn done;
 	void *arg;
 };
 
@@ -98,7 +98,7 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 			go_on(c);
 	} else {
 		/* The engine knows the machine it started; the guest was given other sizes since. */
-		template->machine = c->machine;
+		template->shape = c->shape;
 		template->disk = layer_ref(c->disk);
 		template->generation = c->generation;
 		template->quiesced = c->quiesced;
@@ -114,7 +114,7 @@ static void take(struct capture *c)
 	const struct vm_capture calls = { on_frozen, on_captured, c };
 	struct err err = { 0 };
 
-	c->machine = sb->machine;
+	c->shape = sb->shape;
 	c->generation = sb->generation;
 	c->quiesced = sb->quiesced;
 	layer_freeze(sb->disk);
@@ -159,8 +159,7 @@ static bool sync_disk(struct capture *c)
 	return agent_fs(c->sb->agent, FS_SYNC, &none, SYNC_MS, on_synced, c);
 }
 
-int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_done_fn done, void *arg,
-	    struct err *err)
+int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_fn done, void *arg, struct err *err)
 {
 	struct capture *c;
 	int rc;

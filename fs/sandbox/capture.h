@@ -6,7 +6,7 @@
 #include "fs/sandbox/sandbox.h"
 
 /* err->code == 0: template, one reference, the caller's. */
-typedef void (*capture_done_fn)(void *arg, const struct err *err, struct template *template);
+typedef void (*capture_fn)(void *arg, const struct err *err, struct template *template);
 
 enum capture_flags {
 	CAPTURE_GO_ON = 1, /* a running one goes on after the pause, and does not stay paused */
@@ -14,7 +14,7 @@ enum capture_flags {
 };
 
 /* Capture a running or paused sandbox, as its task `verb`. -EBUSY, or -EHOSTDOWN when it has no machine. */
-int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_done_fn done, void *arg,
+int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_fn done, void *arg,
 	    struct err *err);
 
 #endif

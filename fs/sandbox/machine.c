@@ -23,19 +23,13 @@ enum {
 
 static void step_begin(struct sandbox *sb, done_fn done, void *arg)
 {
-	sb->task.step = done;
-	sb->task.step_arg = arg;
+	sb->task.step = (struct pending){ done, arg };
 }
 
 static void step_end(struct sandbox *sb, const struct err *err)
 {
-	const done_fn done = sb->task.step;
-	void *arg = sb->task.step_arg;
-
-	sb->task.step = NULL;
 	timer_stop(&sb->task.timer);
-	if (done)
-		done(arg, err);
+	pending_end(&sb->task.step, err);
 }
 
 void machine_drop(struct sandbox *sb)
@@ -44,7 +38,7 @@ void machine_drop(struct sandbox *sb)
 	struct vm *vm = sb->vm;
 	struct agent *agent = sb->agent;
 
-	sb->task.step = NULL;
+	sb->task.step.done = NULL;
 	timer_stop(&sb->task.timer);
 	if (!vm)
 		return;
@@ -63,16 +57,14 @@ static void fail_start(struct sandbox *sb, const struct err *why)
 {
 	struct err err = *why;
 	char line[100];
-	done_fn done = sb->task.step;
-	void *arg = sb->task.step_arg;
+	struct pending step = sb->task.step;
 
 	machine_drop(sb);
 	console_last_line(&sb->console, line, sizeof(line));
 	if (*line)
 		err_set(&err, why->code, "%.120s; the console ends with: %s", why->text, line);
 	sandbox_set_state(sb, SANDBOX_CRASHED);
-	if (done)
-		done(arg, &err);
+	pending_end(&step, &err);
 }
 
 static void on_start_timeout(void *arg)
@@ -121,8 +113,7 @@ static void on_attached(void *arg, const struct err *err)
 	step_end(sb, err);
 }
 
-static void attach(struct sandbox *sb, enum attach_kind kind, bool resync, unsigned timeout_ms,
-		   agent_done_fn done)
+static void attach(struct sandbox *sb, enum attach_kind kind, bool resync, unsigned timeout_ms, done_fn done)
 {
 	/* For the hooks of a fork. Commands get theirs when they are started, so that a line that was taken
 	 * out of `env` does not linger in the guest. */
@@ -223,7 +214,7 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 	if (rc)
 		return rc;
 	sb->began_ns = now_mono_ns();
-	rc = fs->engine->boot(&fs->env, &sb->machine, layer_path(sb->disk), &vm_events, sb, on_booted, sb,
+	rc = fs->engine->boot(&fs->env, &sb->shape, layer_path(sb->disk), &vm_events, sb, on_booted, sb,
 			      &sb->vm, err);
 	if (rc)
 		return rc;
@@ -284,7 +275,7 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 	struct fs *fs = sb->obj.fs;
 	int rc = 0;
 
-	sb->machine = template->machine;
+	sb->shape = template->shape;
 	sb->generation = template->generation + 1;
 	sb->quiesced = template->quiesced;
 	sb->vm = vm;
@@ -391,13 +382,13 @@ static void on_resized(void *arg, const struct err *err)
 	if (!sb->vm)
 		return;
 	if (!err->code) {
-		sb->machine.memory = sb->task.want.memory;
-		sb->machine.cpus = sb->task.want.cpus;
+		sb->shape.memory = sb->task.want.memory;
+		sb->shape.cpus = sb->task.want.cpus;
 	}
 	step_end(sb, err);
 }
 
-void machine_resize(struct sandbox *sb, const struct machine *want, done_fn done, void *arg)
+void machine_resize(struct sandbox *sb, const struct shape *want, done_fn done, void *arg)
 {
 	step_begin(sb, done, arg);
 	sb->task.want = *want;
@@ -410,13 +401,11 @@ static void on_stop_timeout(void *arg)
 {
 	struct sandbox *sb = arg;
 	const struct err ok = { 0 };
-	const done_fn done = sb->task.step;
-	void *done_arg = sb->task.step_arg;
+	struct pending step = sb->task.step;
 
 	machine_drop(sb);
 	sandbox_set_state(sb, SANDBOX_STOPPED);
-	if (done)
-		done(done_arg, &ok);
+	pending_end(&step, &ok);
 }
 
 void machine_stop(struct sandbox *sb, done_fn done, void *arg)

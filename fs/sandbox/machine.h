@@ -28,7 +28,7 @@ void machine_pause(struct sandbox *sb, done_fn done, void *arg);
  */
 void machine_resume(struct sandbox *sb, bool long_pause, done_fn done, void *arg);
 /* Give the running guest this memory and these CPUs. The settings change when it has them. */
-void machine_resize(struct sandbox *sb, const struct machine *want, done_fn done, void *arg);
+void machine_resize(struct sandbox *sb, const struct shape *want, done_fn done, void *arg);
 /* Ask the guest to power off; kill it after the time the options give. */
 void machine_stop(struct sandbox *sb, done_fn done, void *arg);
 /* Kill it at once, if there is one. The task, if any, is left for the caller to end; its callbacks will not

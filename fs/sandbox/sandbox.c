@@ -67,7 +67,7 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 	object_init(&sb->obj, OBJECT_SANDBOX, fs, name, owner, sandbox_free);
 	sb->obj.to_root = "../../";
 	snprintf(sb->image, sizeof(sb->image), "base");
-	sb->machine = fs->options.machine;
+	sb->shape = fs->options.shape;
 	sb->next_job = 1;
 	sb->next_snapshot = 1;
 	console_init(&sb->console);

@@ -14,6 +14,7 @@
 #include "fs/tree/object.h"
 #include "fs/tree/request.h"
 #include "fs/tree/tree.h"
+#include "util/pending.h"
 #include "vm/agent/channel.h"
 
 enum sandbox_state { SANDBOX_CREATED, SANDBOX_RUNNING, SANDBOX_PAUSED, SANDBOX_STOPPED, SANDBOX_CRASHED };
@@ -22,11 +23,10 @@ struct task {
 	const char *verb; /* NULL: none under way */
 	done_fn done;
 	void *arg;
-	struct timer timer;  /* the task's own limit */
-	struct machine want; /* of a resize under way */
+	struct timer timer; /* the task's own limit */
+	struct shape want;  /* of a resize under way */
 	/* The step of machine.c that it waits for. */
-	done_fn step;
-	void *step_arg;
+	struct pending step;
 	unsigned awaited; /* answers of the guest's that the step waits for */
 };
 
@@ -37,7 +37,7 @@ struct sandbox {
 	enum sandbox_state state;
 
 	char image[STORE_NAME_MAX + 1];
-	struct machine machine;
+	struct shape shape;
 	struct buf env;      /* lines K=V */
 	struct buf requires; /* of a fork: what its origin needs of a host (requires.h) */
 	struct layer *disk;  /* its own overlay, kept from one start to the next; NULL before the first */
@@ -54,7 +54,7 @@ struct sandbox {
 	uint32_t next_job;     /* job numbers are unique in the machine's whole history */
 	struct list snapshots; /* struct snapshot, unnamed ones, oldest first */
 	unsigned next_snapshot;
-	struct guest files; /* fs/ */
+	struct guest_mount files; /* fs/ */
 
 	struct object *origin;                 /* what it was forked of; NULL: nothing, or that is gone */
 	struct list fork_link;                 /* origin->forks */

@@ -39,40 +39,40 @@ static int set_cpus(uint32_t *field, const char *key, const char *value, struct 
 	return 0;
 }
 
-int machine_set(struct machine *machine, const char *key, const char *value, struct err *err)
+int shape_set(struct shape *shape, const char *key, const char *value, struct err *err)
 {
 	if (!strcmp(key, "memory"))
-		return set_memory(&machine->memory, key, value, err);
+		return set_memory(&shape->memory, key, value, err);
 	if (!strcmp(key, "memory_max"))
-		return set_memory(&machine->memory_max, key, value, err);
+		return set_memory(&shape->memory_max, key, value, err);
 	if (!strcmp(key, "cpus"))
-		return set_cpus(&machine->cpus, key, value, err);
+		return set_cpus(&shape->cpus, key, value, err);
 	if (!strcmp(key, "cpus_max"))
-		return set_cpus(&machine->cpus_max, key, value, err);
+		return set_cpus(&shape->cpus_max, key, value, err);
 	return err_set(err, -EINVAL, "no setting \"%.64s\"", key);
 }
 
-int machine_check(const struct machine *machine, struct err *err)
+int shape_check(const struct shape *shape, struct err *err)
 {
-	if (machine->memory > machine->memory_max)
+	if (shape->memory > shape->memory_max)
 		return err_set(err, -ERANGE, "memory (%" PRIu64 "M) is above memory_max (%" PRIu64 "M)",
-			       machine->memory >> 20, machine->memory_max >> 20);
-	if (machine->cpus > machine->cpus_max)
-		return err_set(err, -ERANGE, "cpus (%u) is above cpus_max (%u)", machine->cpus,
-			       machine->cpus_max);
+			       shape->memory >> 20, shape->memory_max >> 20);
+	if (shape->cpus > shape->cpus_max)
+		return err_set(err, -ERANGE, "cpus (%u) is above cpus_max (%u)", shape->cpus,
+			       shape->cpus_max);
 	return 0;
 }
 
-int machine_check_start(const struct machine *machine, struct err *err)
+int shape_check_start(const struct shape *shape, struct err *err)
 {
-	const uint64_t floor = memory_floor(machine);
+	const uint64_t floor = memory_floor(shape);
 
-	if (machine->memory >= floor)
+	if (shape->memory >= floor)
 		return 0;
 	return err_set(err, -ERANGE,
 		       "memory (%" PRIu64 "M) is below the %" PRIu64 "M that a guest with memory_max=%" PRIu64
 		       "M needs",
-		       machine->memory >> 20, floor >> 20, machine->memory_max >> 20);
+		       shape->memory >> 20, floor >> 20, shape->memory_max >> 20);
 }
 
 /* ---- environments */
@@ -202,7 +202,7 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 	}
 	if (!strcmp(key, "memory") || !strcmp(key, "cpus") ||
 	    (fresh && (!strcmp(key, "memory_max") || !strcmp(key, "cpus_max"))))
-		return machine_set(&ret->machine, key, value, err);
+		return shape_set(&ret->shape, key, value, err);
 	return err_set(err, -EINVAL, "no key \"%s\"; there are %smemory, cpus and env.NAME", key,
 		       fresh ? "image, memory_max, cpus_max, " : "");
 }
@@ -223,17 +223,17 @@ void overrides_release(struct overrides *overrides)
 	buf_release(&overrides->env);
 }
 
-int overrides_apply(const struct machine *want, struct machine *machine, struct err *err)
+int overrides_apply(const struct shape *want, struct shape *shape, struct err *err)
 {
-	struct machine result = *machine;
+	struct shape result = *shape;
 	int rc;
 
 	if (want->memory)
 		result.memory = want->memory;
 	if (want->cpus)
 		result.cpus = want->cpus;
-	rc = machine_check(&result, err);
+	rc = shape_check(&result, err);
 	if (!rc)
-		*machine = result;
+		*shape = result;
 	return rc;
 }

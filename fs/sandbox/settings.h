@@ -22,11 +22,11 @@ enum { CPUS_LIMIT = 64 };
  * Set one of memory, memory_max, cpus, cpus_max in *machine. Only the number itself is checked; how the
  * four fit together is machine_check's.
  */
-int machine_set(struct machine *machine, const char *key, const char *value, struct err *err);
+int shape_set(struct shape *shape, const char *key, const char *value, struct err *err);
 /* -ERANGE where memory or cpus is above its maximum. */
-int machine_check(const struct machine *machine, struct err *err);
+int shape_check(const struct shape *shape, struct err *err);
 /* Likewise before a start: where memory is less than what a guest with this memory_max needs. */
-int machine_check_start(const struct machine *machine, struct err *err);
+int shape_check_start(const struct shape *shape, struct err *err);
 
 /*
  * The text of an `env` file: lines K=V, where K is a name as shells have it. Each line's newline is added
@@ -40,14 +40,14 @@ char **env_array(const struct buf *env);
 
 /* What k=v words of `create` and `fork` ask for. Zero-initialised is nothing. */
 struct overrides {
-	struct machine machine; /* fields that are 0 were not given */
-	const char *image;      /* points into the words; NULL if not given */
-	struct buf env;         /* lines */
+	struct shape shape; /* fields that are 0 were not given */
+	const char *image;  /* points into the words; NULL if not given */
+	struct buf env;     /* lines */
 };
 /* words ends with NULL. image, memory_max and cpus_max are only taken where `fresh`. */
 int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err);
 void overrides_release(struct overrides *overrides);
 /* Change *machine to what is asked for, within its maxima: -ERANGE with the numbers. */
-int overrides_apply(const struct machine *want, struct machine *machine, struct err *err);
+int overrides_apply(const struct shape *want, struct shape *shape, struct err *err);
 
 #endif

@@ -67,7 +67,7 @@ int snapshot_meta_of(const struct sandbox *sb, const struct template *template, 
 	*ret = (struct snapshot_meta){
 		.created = now_real_ns(),
 		.pause_ns = template->pause_ns,
-		.machine = template->machine,
+		.shape = template->shape,
 		.ram_logical = template->ram_size,
 		.next_job = sb->next_job,
 	};

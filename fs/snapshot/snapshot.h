@@ -19,14 +19,14 @@ struct snapshot {
 	struct sandbox *source;    /* an unnamed one's; NULL: named */
 	struct template *template; /* NULL: in the store only */
 	struct snapshot_meta meta;
-	bool has_meta;          /* false: not read yet, or cannot be */
-	struct err damage;      /* why it cannot be read */
-	struct list workers;    /* struct worker: what is under way */
-	struct guest files;     /* fs/... */
-	struct snapfs *browsed; /* ...while a helper serves it (snapfs.c) */
-	uint64_t epoch;         /* counts those */
-	struct list deltas;     /* struct delta, in archive.c: archive.since/BASE that were looked at */
-	struct list waiting;    /* struct snapshot_wait, in snapwork.c: who waits for the template */
+	bool has_meta;            /* false: not read yet, or cannot be */
+	struct err damage;        /* why it cannot be read */
+	struct list workers;      /* struct worker: what is under way */
+	struct guest_mount files; /* fs/... */
+	struct snapfs *browsed;   /* ...while a helper serves it (snapfs.c) */
+	uint64_t epoch;           /* counts those */
+	struct list deltas;       /* struct delta, in archive.c: archive.since/BASE that were looked at */
+	struct list waiting;      /* struct snapshot_wait, in snapwork.c: who waits for the template */
 };
 
 struct snapshot *snapshot_of(const struct object *obj);
@@ -70,8 +70,7 @@ int snapshot_verify(struct snapshot *snap, done_fn done, void *arg, struct worke
 void worker_cancel(void *worker);
 
 /* The template, loaded if need be; done may be called at once. */
-typedef void (*template_fn)(void *arg, const struct err *err);
-void snapshot_template(struct snapshot *snap, template_fn done, void *arg);
+void snapshot_template(struct snapshot *snap, done_fn done, void *arg);
 /* Reads the manifest if that has not happened. -EIO with the reason. */
 int snapshot_read_meta(struct snapshot *snap, struct err *err);
 

@@ -238,7 +238,7 @@ int snapshot_verify(struct snapshot *snap, done_fn done, void *arg, struct worke
 
 struct snapshot_wait {
 	struct list link;
-	template_fn done;
+	done_fn done;
 	void *arg;
 };
 
@@ -292,7 +292,7 @@ static int loadable(struct snapshot *snap, struct err *err)
 	return rc ? rc : requires_check(snap->obj.fs, &snap->meta, snap->obj.name, err);
 }
 
-void snapshot_template(struct snapshot *snap, template_fn done, void *arg)
+void snapshot_template(struct snapshot *snap, done_fn done, void *arg)
 {
 	const bool loading = !list_empty(&snap->waiting);
 	struct snapshot_wait *wait;

@@ -7,7 +7,7 @@
 
 static const char blanks[] = " \t";
 
-int command_parse(const char *text, size_t n, struct command *ret, struct err *err)
+int words_parse(const char *text, size_t n, struct words *ret, struct err *err)
 {
 	char *p, *save = NULL;
 
@@ -33,16 +33,16 @@ int command_parse(const char *text, size_t n, struct command *ret, struct err *e
 	return 0;
 }
 
-const struct verb *verb_find(const struct verb *verbs, const struct command *command, struct err *err)
+const struct verb *verb_find(const struct verb *verbs, const struct words *words, struct err *err)
 {
-	const unsigned given = command->n - 1;
+	const unsigned given = words->n - 1;
 	const struct verb *verb;
 
 	for (verb = verbs; verb->name; verb++)
-		if (!strcmp(verb->name, command->word[0]))
+		if (!strcmp(verb->name, words->word[0]))
 			break;
 	if (!verb->name) {
-		err_set(err, -EINVAL, "no verb \"%.64s\"; reading ctl lists the verbs", command->word[0]);
+		err_set(err, -EINVAL, "no verb \"%.64s\"; reading ctl lists the verbs", words->word[0]);
 		return NULL;
 	}
 	if (given < verb->min || given > verb->max) {
@@ -56,22 +56,22 @@ const struct verb *verb_find(const struct verb *verbs, const struct command *com
 void ctl_write(const struct verb *verbs, unsigned state, const char *state_name, struct object *obj,
 	       const char *text, struct request *request)
 {
-	struct call *call = call_new(obj, request);
+	struct command *command = command_new(obj, request);
 	const struct verb *verb = NULL;
-	struct command command;
+	struct words words;
 	struct err err = { 0 };
 
-	if (!call)
+	if (!command)
 		return;
-	if (!command_parse(text, request->size, &command, &err))
-		verb = verb_find(verbs, &command, &err);
+	if (!words_parse(text, request->size, &words, &err))
+		verb = verb_find(verbs, &words, &err);
 	if (verb && verb->when & 1u << state) {
-		verb->run(obj, &command, call);
+		verb->run(obj, &words, command);
 		return;
 	}
 	if (verb && !(verb->done & 1u << state))
 		err_set(&err, -EBUSY, "%s: this does not fit now, the state is %s", verb->name, state_name);
-	call_done(call, &err);
+	command_done(command, &err);
 }
 
 void ctl_show(const struct verb *verbs, unsigned state, struct buf *text)

@@ -17,7 +17,7 @@
 
 enum { CTL_MAX = 4096, CTL_WORDS = 128 };
 
-struct command {
+struct words {
 	char text[CTL_MAX + 1]; /* cut into words */
 	unsigned n;
 	const char *word[CTL_WORDS]; /* word[0] is the verb; NULL after the last */
@@ -27,7 +27,7 @@ struct command {
  * Split what was written. 0, -EINVAL (empty, more than one line, a NUL, too many words) or -E2BIG (above
  * CTL_MAX bytes).
  */
-int command_parse(const char *text, size_t n, struct command *ret, struct err *err);
+int words_parse(const char *text, size_t n, struct words *ret, struct err *err);
 
 struct verb {
 	const char *name, *args, *help;
@@ -36,11 +36,11 @@ struct verb {
 	 * all others it is the right verb at the wrong moment. Objects without states have state 0. */
 	unsigned when, done;
 	/* Takes the call over: call_done ends it. The command is valid during the call. */
-	void (*run)(struct object *obj, const struct command *command, struct call *call);
+	void (*run)(struct object *obj, const struct words *words, struct command *command);
 };
 
 /* The verb of a command in a table that ends with a NULL name; NULL with the reason (-EINVAL). */
-const struct verb *verb_find(const struct verb *verbs, const struct command *command, struct err *err);
+const struct verb *verb_find(const struct verb *verbs, const struct words *words, struct err *err);
 /* Carry out what was written to the `ctl` of obj, which is in `state`. */
 void ctl_write(const struct verb *verbs, unsigned state, const char *state_name, struct object *obj,
 	       const char *text, struct request *request);

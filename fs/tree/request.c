@@ -132,39 +132,39 @@ void requests_abort(struct fs *fs)
 
 static void call_interrupted(void *arg)
 {
-	struct call *call = arg;
-	void (*cancel)(void *arg) = call->cancel;
+	struct command *command = arg;
+	void (*cancel)(void *arg) = command->cancel;
 
-	call->request = NULL;
+	command->request = NULL;
 	if (cancel)
-		cancel(call->arg); /* may end the call */
+		cancel(command->arg); /* may end the call */
 }
 
-struct call *call_new(struct object *obj, struct request *request)
+struct command *command_new(struct object *obj, struct request *request)
 {
-	struct call *call = calloc(1, sizeof(*call));
+	struct command *command = calloc(1, sizeof(*command));
 
-	if (!call) {
+	if (!command) {
 		request_err(request, -ENOMEM);
 		return NULL;
 	}
-	call->obj = object_ref(obj);
-	call->request = request;
+	command->obj = object_ref(obj);
+	command->request = request;
 	request->cancel = call_interrupted;
-	request->arg = call;
-	return call;
+	request->arg = command;
+	return command;
 }
 
-void call_done(void *arg, const struct err *err)
+void command_done(void *arg, const struct err *err)
 {
-	struct call *call = arg;
+	struct command *command = arg;
 
-	if (!call->obj->gone)
-		object_report(call->obj, err);
-	if (call->request && err->code)
-		request_err(call->request, err->code);
-	else if (call->request)
-		request_written(call->request);
-	object_unref(call->obj);
-	free(call);
+	if (!command->obj->gone)
+		object_report(command->obj, err);
+	if (command->request && err->code)
+		request_err(command->request, err->code);
+	else if (command->request)
+		request_written(command->request);
+	object_unref(command->obj);
+	free(command);
 }

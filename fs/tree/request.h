@@ -53,9 +53,7 @@ void requests_abort(struct fs *fs);
  * A command on its way: the request that asked for it, if it still waits, and the object whose `error` takes
  * the outcome. call_done is the done callback (arg: the call) of all that can be commanded.
  */
-typedef void (*done_fn)(void *arg, const struct err *err);
-
-struct call {
+struct command {
 	struct object *obj;
 	struct request *request; /* NULL: interrupted; the command goes on */
 	void (*cancel)(void *arg);
@@ -63,7 +61,7 @@ struct call {
 };
 
 /* NULL: out of memory, and answered. */
-struct call *call_new(struct object *obj, struct request *request);
-void call_done(void *call, const struct err *err);
+struct command *command_new(struct object *obj, struct request *request);
+void command_done(void *command, const struct err *err);
 
 #endif

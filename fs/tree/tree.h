@@ -79,7 +79,7 @@ struct entry {
 };
 
 /* An object's files that are not ours (guestfs.h). */
-struct guest {
+struct guest_mount {
 	struct object *obj;
 	const struct guest_ops *ops;
 	struct guest_node *root; /* while the kernel knows it */

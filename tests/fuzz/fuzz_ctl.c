@@ -39,20 +39,20 @@ static void check_link(const char *target)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct machine machine = { 0 };
+	struct shape shape = { 0 };
 	struct overrides overrides = { 0 };
 	struct buf env = { 0 };
-	struct command command;
+	struct words words;
 	char *text = malloc(size + 1);
 
 	if (!text)
 		return 0;
 	memcpy(text, data, size);
 	text[size] = 0;
-	if (!command_parse(text, size, &command, NULL)) {
-		(void)overrides_parse(command.word, true, &overrides, NULL);
-		(void)machine_set(&machine, "memory", command.word[0], NULL);
-		(void)machine_set(&machine, "cpus", command.word[0], NULL);
+	if (!words_parse(text, size, &words, NULL)) {
+		(void)overrides_parse(words.word, true, &overrides, NULL);
+		(void)shape_set(&shape, "memory", words.word[0], NULL);
+		(void)shape_set(&shape, "cpus", words.word[0], NULL);
 		overrides_release(&overrides);
 	}
 	if (!env_check(text, size, NULL)) {

@@ -224,9 +224,7 @@ static void usage(const struct machine_under_test *m)
 
 int main(int argc, char **argv)
 {
-	const struct machine machine = {
-		.memory = 512 << 20, .memory_max = 512 << 20, .cpus = 1, .cpus_max = 4
-	};
+	const struct shape shape = { .memory = 512 << 20, .memory_max = 512 << 20, .cpus = 1, .cpus_max = 4 };
 	struct machine_under_test m = { .tick = -1 }, child;
 	struct template *template;
 	char how[256], disk[4096];
@@ -250,7 +248,7 @@ int main(int argc, char **argv)
 
 	make_overlay(argv[4], m.disk);
 	began = now_mono_ns();
-	if (engine->boot(&env, &machine, m.disk, &events, NULL, on_done, NULL, &m.vm, &err))
+	if (engine->boot(&env, &shape, m.disk, &events, NULL, on_done, NULL, &m.vm, &err))
 		die("boot: %s", err.text);
 	report("boot: VMM runs", await("boot", began));
 	next_tick(&m);

@@ -182,11 +182,11 @@ static inline void on_captured(void *arg, const struct err *err, int ram_fd, int
 static inline struct captured vm_capture(struct test_vm *vm)
 {
 	struct captured captured = { .done = false };
-	struct capture *capture;
+	struct freeze *capture;
 	struct err err = { 0 };
 
 	pthread_mutex_lock(&vm->vmm->lock);
-	CHECK(capture_start(vm->vmm, NULL, on_captured, &captured, &capture, &err) == 0);
+	CHECK(freeze_start(vm->vmm, NULL, on_captured, &captured, &capture, &err) == 0);
 	CHECK(vmm_run(vm->vmm, &err) == 0);
 	pthread_mutex_unlock(&vm->vmm->lock);
 	while (!captured.done)

@@ -117,7 +117,7 @@ static inline struct template *make_template(struct layer *disk, int ram_fd)
 
 	CHECK(template);
 	snprintf(template->engine, sizeof(template->engine), "test");
-	template->machine = (struct machine){ RAM, RAM, 1, 4 };
+	template->shape = (struct shape){ RAM, RAM, 1, 4 };
 	template->ram_fd = ram_fd;
 	template->ram_size = RAM;
 	template->state_fd = memfd_new("state", sizeof(state));

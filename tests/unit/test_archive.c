@@ -106,7 +106,7 @@ static void save(struct store *store, const char *name, const char *parent, int 
 
 	CHECK(template);
 	snprintf(template->engine, sizeof(template->engine), "test");
-	template->machine = (struct machine){ RAM, RAM, 1, 4 };
+	template->shape = (struct shape){ RAM, RAM, 1, 4 };
 	template->ram_fd = ram_fd;
 	template->ram_size = RAM;
 	template->state_fd = make_memfd(RAM_PAGE, 0, RAM_PAGE, 99);

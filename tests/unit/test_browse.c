@@ -19,7 +19,7 @@ enum { MIB = 1 << 20, BIG = 3 * MIB + 17 };
 
 static char root[] = "/tmp/sbx-browse-XXXXXX";
 static int root_fd;
-static struct server server;
+static struct browse_server server;
 static struct chain *chain;
 
 __attribute__((format(printf, 1, 2))) static void shell(const char *fmt, ...)

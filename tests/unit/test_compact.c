@@ -45,7 +45,7 @@ static void save(struct store *store, const char *name, struct layer *disk)
 
 	CHECK(template);
 	snprintf(template->engine, sizeof(template->engine), "test");
-	template->machine = (struct machine){ MIB, MIB, 1, 1 };
+	template->shape = (struct shape){ MIB, MIB, 1, 1 };
 	template->ram_fd = memfd_new("ram", MIB);
 	template->ram_size = MIB;
 	template->state_fd = memfd_new("state", 0);

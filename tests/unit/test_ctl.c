@@ -9,16 +9,16 @@
 #include "fs/tree/ctl.h"
 #include "tests/unit/unit.h"
 
-static int parse(const char *text, struct command *ret)
+static int parse(const char *text, struct words *ret)
 {
 	struct err err;
 
-	return command_parse(text, strlen(text), ret, &err);
+	return words_parse(text, strlen(text), ret, &err);
 }
 
 static void words_are_split(void)
 {
-	struct command c;
+	struct words c;
 
 	CHECK(!parse("fork w1 memory=1G\n", &c));
 	CHECK(c.n == 3 && !strcmp(c.word[0], "fork") && !strcmp(c.word[2], "memory=1G") && !c.word[3]);
@@ -28,21 +28,21 @@ static void words_are_split(void)
 
 static void one_write_is_one_line(void)
 {
-	struct command c;
+	struct words c;
 	struct err err;
 	char big[CTL_MAX + 2];
 
 	CHECK(parse("", &c) == -EINVAL);
 	CHECK(parse("\n", &c) == -EINVAL);
 	CHECK(parse("pause\nresume\n", &c) == -EINVAL);
-	CHECK(command_parse("pa\0use", 6, &c, &err) == -EINVAL);
+	CHECK(words_parse("pa\0use", 6, &c, &err) == -EINVAL);
 	memset(big, 'x', sizeof(big));
-	CHECK(!command_parse(big, CTL_MAX, &c, &err));
-	CHECK(command_parse(big, CTL_MAX + 1, &c, &err) == -E2BIG);
+	CHECK(!words_parse(big, CTL_MAX, &c, &err));
+	CHECK(words_parse(big, CTL_MAX + 1, &c, &err) == -E2BIG);
 	memset(big, ' ', sizeof(big));
 	for (size_t i = 0; i < CTL_MAX; i += 2)
 		big[i] = 'x';
-	CHECK(command_parse(big, CTL_MAX, &c, &err) == -EINVAL);
+	CHECK(words_parse(big, CTL_MAX, &c, &err) == -EINVAL);
 }
 
 static const struct verb verbs[] = {
@@ -53,7 +53,7 @@ static const struct verb verbs[] = {
 
 static void verbs_are_found(void)
 {
-	struct command c;
+	struct words c;
 	struct err err;
 
 	CHECK(!parse("start", &c) && verb_find(verbs, &c, &err) == &verbs[0]);
@@ -66,20 +66,20 @@ static void verbs_are_found(void)
 
 static void machines_are_checked(void)
 {
-	struct machine m = { .memory = 512u << 20, .memory_max = 1u << 30, .cpus = 1, .cpus_max = 2 };
+	struct shape m = { .memory = 512u << 20, .memory_max = 1u << 30, .cpus = 1, .cpus_max = 2 };
 	struct err err;
 
-	CHECK(!machine_set(&m, "memory", "1g", &err) && m.memory == 1u << 30);
-	CHECK(!machine_check(&m, &err));
-	CHECK(!machine_set(&m, "memory", "2G", &err) && machine_check(&m, &err) == -ERANGE);
+	CHECK(!shape_set(&m, "memory", "1g", &err) && m.memory == 1u << 30);
+	CHECK(!shape_check(&m, &err));
+	CHECK(!shape_set(&m, "memory", "2G", &err) && shape_check(&m, &err) == -ERANGE);
 	m.memory = 512u << 20;
-	CHECK(machine_set(&m, "memory", "1K", &err) == -ERANGE && m.memory == 512u << 20);
-	CHECK(machine_set(&m, "memory", "999999G", &err) == -ERANGE);
-	CHECK(machine_set(&m, "memory", "much", &err) == -EINVAL);
-	CHECK(machine_set(&m, "cpus", "0", &err) == -ERANGE);
-	CHECK(machine_set(&m, "cpus", "-1", &err) == -EINVAL);
-	CHECK(machine_set(&m, "cpus", "3", &err) == 0 && machine_check(&m, &err) == -ERANGE);
-	CHECK(machine_set(&m, "color", "red", &err) == -EINVAL);
+	CHECK(shape_set(&m, "memory", "1K", &err) == -ERANGE && m.memory == 512u << 20);
+	CHECK(shape_set(&m, "memory", "999999G", &err) == -ERANGE);
+	CHECK(shape_set(&m, "memory", "much", &err) == -EINVAL);
+	CHECK(shape_set(&m, "cpus", "0", &err) == -ERANGE);
+	CHECK(shape_set(&m, "cpus", "-1", &err) == -EINVAL);
+	CHECK(shape_set(&m, "cpus", "3", &err) == 0 && shape_check(&m, &err) == -ERANGE);
+	CHECK(shape_set(&m, "color", "red", &err) == -EINVAL);
 }
 
 static void environments_are_lines(void)
@@ -109,7 +109,7 @@ static void environments_are_lines(void)
 
 static int overrides(const char *text, bool fresh, struct overrides *ret)
 {
-	struct command c;
+	struct words c;
 	struct err err;
 	int rc;
 
@@ -121,16 +121,16 @@ static int overrides(const char *text, bool fresh, struct overrides *ret)
 
 static void overrides_are_parsed(void)
 {
-	struct machine m = { .memory = 512u << 20, .memory_max = 1u << 30, .cpus = 1, .cpus_max = 2 };
+	struct shape m = { .memory = 512u << 20, .memory_max = 1u << 30, .cpus = 1, .cpus_max = 2 };
 	struct overrides o = { 0 };
 	struct err err;
 
 	CHECK(!overrides("memory=512M cpus=1 env.A=x env.A=y", false, &o));
-	CHECK(o.machine.memory == 512u << 20 && o.env.len == 4 && !memcmp(buf_bytes(&o.env), "A=y\n", 4));
-	CHECK(!overrides_apply(&o.machine, &m, &err) && m.memory == 512u << 20);
-	CHECK(!overrides("memory=64G", false, &o) && overrides_apply(&o.machine, &m, &err) == -ERANGE);
+	CHECK(o.shape.memory == 512u << 20 && o.env.len == 4 && !memcmp(buf_bytes(&o.env), "A=y\n", 4));
+	CHECK(!overrides_apply(&o.shape, &m, &err) && m.memory == 512u << 20);
+	CHECK(!overrides("memory=64G", false, &o) && overrides_apply(&o.shape, &m, &err) == -ERANGE);
 	CHECK(m.memory == 512u << 20 && strstr(err.text, "1024M"));
-	CHECK(!overrides("cpus=2", false, &o) && !overrides_apply(&o.machine, &m, &err));
+	CHECK(!overrides("cpus=2", false, &o) && !overrides_apply(&o.shape, &m, &err));
 	CHECK(m.cpus == 2 && m.memory == 512u << 20);
 	CHECK(overrides("image=base", false, &o) == -EINVAL);
 	CHECK(!overrides("image=base memory_max=2G", true, &o));

@@ -51,9 +51,7 @@ __asm__(".pushsection .rodata\n"
 	"engine_guest_end:\n"
 	".popsection\n");
 
-static const struct machine machine = {
-	.memory = 32 << 20, .memory_max = 32 << 20, .cpus = 1, .cpus_max = 2
-};
+static const struct shape shape = { .memory = 32 << 20, .memory_max = 32 << 20, .cpus = 1, .cpus_max = 2 };
 static struct engine_env env;
 static char dir[] = "/tmp/sbx-test-kvm-XXXXXX";
 static unsigned overlays;
@@ -173,7 +171,7 @@ static struct vm *boot(char disk[PATH_MAX])
 	struct err err;
 
 	make_overlay(NULL, disk);
-	CHECK(engine_kvm.boot(&env, &machine, disk, &events, NULL, on_done, NULL, &vm, &err) == 0);
+	CHECK(engine_kvm.boot(&env, &shape, disk, &events, NULL, on_done, NULL, &vm, &err) == 0);
 	await_success();
 	return vm;
 }
@@ -209,7 +207,7 @@ static struct template *capture(struct vm *vm, char disk[PATH_MAX])
 		CHECK(loop_once(env.loop, WAIT_MS) == 0);
 	await(&ncaptured);
 	CHECK(captured_err.code == 0 && !strcmp(captured->engine, "kvm") && captured->pause_ns > 0);
-	CHECK(captured->ram_size == machine.memory_max && captured->machine.cpus_max == 2);
+	CHECK(captured->ram_size == shape.memory_max && captured->shape.cpus_max == 2);
 	memcpy(disk, next, PATH_MAX);
 	return captured;
 }
@@ -353,7 +351,7 @@ static void what_fails_says_why(void)
 	int rc;
 
 	snprintf(missing, sizeof(missing), "%s/missing.qcow2", dir);
-	CHECK(engine_kvm.boot(&env, &machine, missing, &events, NULL, on_done, NULL, &vm, &err) == 0);
+	CHECK(engine_kvm.boot(&env, &shape, missing, &events, NULL, on_done, NULL, &vm, &err) == 0);
 	await(&ndone);
 	CHECK(done_err.code == -ENOENT && strstr(done_err.text, "missing.qcow2"));
 	engine_kvm.destroy(vm);
@@ -398,7 +396,7 @@ static void a_destroyed_machine_is_silent(void)
 
 	for (round = 0; round < 6; round++) {
 		make_overlay(NULL, disk);
-		CHECK(engine_kvm.boot(&env, &machine, disk, &events, NULL, on_done, NULL, &vm, &err) == 0);
+		CHECK(engine_kvm.boot(&env, &shape, disk, &events, NULL, on_done, NULL, &vm, &err) == 0);
 		if (round >= 2) {
 			await_success();
 			engine_kvm.pause(vm, on_done, NULL);

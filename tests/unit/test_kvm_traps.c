@@ -483,12 +483,12 @@ static void expect_answers(struct driver *d, struct test_vm *vm)
 static struct captured capture_with_disk(struct test_vm *vm, const char *next_disk)
 {
 	struct captured captured = { .done = false };
-	struct capture *capture;
+	struct freeze *capture;
 	struct err err = { 0 };
 
 	vm_stop(vm);
 	pthread_mutex_lock(&vm->vmm->lock);
-	CHECK(capture_start(vm->vmm, next_disk, on_captured, &captured, &capture, &err) == 0);
+	CHECK(freeze_start(vm->vmm, next_disk, on_captured, &captured, &capture, &err) == 0);
 	pthread_mutex_unlock(&vm->vmm->lock);
 	while (!captured.done)
 		CHECK(loop_once(vm->loop, WAIT_MS) == 0);

@@ -22,9 +22,7 @@
 
 enum { WAIT_MS = 30000 };
 
-static const struct machine machine = {
-	.memory = 256 << 20, .memory_max = 256 << 20, .cpus = 1, .cpus_max = 2
-};
+static const struct shape shape = { .memory = 256 << 20, .memory_max = 256 << 20, .cpus = 1, .cpus_max = 2 };
 static struct engine_env env;
 static char dir[] = "/tmp/sbx-test-qemu-XXXXXX";
 static unsigned overlays;
@@ -114,7 +112,7 @@ static struct vm *boot(char disk[128])
 
 	reset();
 	make_overlay(NULL, disk);
-	CHECK(!engine_qemu.boot(&env, &machine, disk, &events, NULL, on_done, NULL, &vm, NULL));
+	CHECK(!engine_qemu.boot(&env, &shape, disk, &events, NULL, on_done, NULL, &vm, NULL));
 	await(&ndone);
 	CHECK(!done_err.code);
 	reset();
@@ -168,7 +166,7 @@ static void a_machine_leaves_nothing(void)
 	CHECK(engine_qemu.agent_fd(vm) >= 0 && engine_qemu.console_fd(vm) >= 0 && engine_qemu.pid(vm) > 0);
 	pause_vm(vm);
 	template = template_of(vm, disk, next);
-	CHECK(template->ram_size == machine.memory && template->pause_ns > 0);
+	CHECK(template->ram_size == shape.memory && template->pause_ns > 0);
 	reset();
 	engine_qemu.resume(vm, on_done, NULL);
 	await(&ndone);
@@ -238,7 +236,7 @@ static void a_boot_that_fails_gives_qemus_reason(void)
 	struct vm *vm;
 
 	reset();
-	CHECK(!engine_qemu.boot(&env, &machine, "/none/disk.qcow2", &events, NULL, on_done, NULL, &vm, NULL));
+	CHECK(!engine_qemu.boot(&env, &shape, "/none/disk.qcow2", &events, NULL, on_done, NULL, &vm, NULL));
 	await(&ndone);
 	CHECK(done_err.code < 0 && strstr(done_err.text, "/none/disk.qcow2"));
 	CHECK(nexited == 1);

@@ -91,7 +91,7 @@ static void a_snapshot_survives_the_daemon(void)
 	check_same(template->ram_fd, loaded->ram_fd);
 	CHECK(!pread_all(loaded->state_fd, state, sizeof("the state of devices"), 0));
 	CHECK(!strcmp(state, "the state of devices"));
-	CHECK(loaded->generation == 3 && loaded->quiesced == 1 && loaded->machine.cpus_max == 4);
+	CHECK(loaded->generation == 3 && loaded->quiesced == 1 && loaded->shape.cpus_max == 4);
 	CHECK(fcntl(loaded->ram_fd, F_GET_SEALS) & F_SEAL_WRITE);
 	CHECK(lseek(loaded->ram_fd, 3 * RAM_PAGE, SEEK_DATA) == 4 * RAM_PAGE);
 

@@ -47,7 +47,7 @@ struct agent_call {
 	uint64_t sent_ns; /* ATTACH, and then F_CLOCK: when it went out */
 	unsigned clocks;  /* how often F_CLOCK may still be sent */
 
-	agent_done_fn done;
+	done_fn done;
 	agent_fs_fn fs;
 	enum fs_op op;
 	void (*each)(void *arg, const struct job_info *info);
@@ -133,8 +133,8 @@ static struct agent_call *call_new(struct agent *agent, uint16_t answer, unsigne
 	return call;
 }
 
-static struct agent_call *done_call(struct agent *agent, uint16_t answer, unsigned timeout_ms,
-				    agent_done_fn done, void *arg)
+static struct agent_call *done_call(struct agent *agent, uint16_t answer, unsigned timeout_ms, done_fn done,
+				    void *arg)
 {
 	struct agent_call *call = call_new(agent, answer, timeout_ms);
 
@@ -586,8 +586,8 @@ static int put_identity(struct buf *buf, const struct identity *identity)
 	return buf->failed ? -ENOMEM : 0;
 }
 
-void agent_attach(struct agent *agent, const struct identity *identity, unsigned timeout_ms,
-		  agent_done_fn done, void *arg)
+void agent_attach(struct agent *agent, const struct identity *identity, unsigned timeout_ms, done_fn done,
+		  void *arg)
 {
 	static const uint8_t zeros[PROTO_RESYNC];
 	struct agent_call *call;
@@ -615,7 +615,7 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 	buf_release(&payload);
 }
 
-void agent_quiesce(struct agent *agent, unsigned timeout_ms, agent_done_fn done, void *arg)
+void agent_quiesce(struct agent *agent, unsigned timeout_ms, done_fn done, void *arg)
 {
 	struct agent_call *call = done_call(agent, F_QUIESCED, timeout_ms, done, arg);
 	const struct buf nothing = { 0 };
@@ -636,8 +636,8 @@ void agent_poweroff(struct agent *agent)
 	(void)send_frame(agent, F_POWEROFF, 0, NULL, 0);
 }
 
-void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms,
-		  agent_done_fn done, void *arg)
+void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms, done_fn done,
+		  void *arg)
 {
 	struct agent_call *call = done_call(agent, F_RESIZED, timeout_ms, done, arg);
 	struct buf payload = { 0 };
@@ -709,8 +709,8 @@ void agent_job_forget(struct agent *agent, uint32_t job)
 	(void)send_frame(agent, F_JOB_FORGET, job, NULL, 0);
 }
 
-void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct job_info *info),
-		    agent_done_fn done, void *arg)
+void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct job_info *info), done_fn done,
+		    void *arg)
 {
 	struct agent_call *call = done_call(agent, F_JOB_LIST_END, list_timeout_ms, done, arg);
 	const struct buf nothing = { 0 };

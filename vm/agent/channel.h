@@ -39,7 +39,6 @@ struct identity {
 	char *const *env; /* "K=V", NULL-terminated, or NULL */
 };
 
-typedef void (*agent_done_fn)(void *arg, const struct err *err);
 /* results are those of the operation (enum fs_op), valid during the call. err: 0 or a negative errno. */
 typedef void (*agent_fs_fn)(void *arg, int err, struct reader *results);
 
@@ -56,12 +55,12 @@ void agent_uncork(struct agent *agent);
  * Give the guest its identity with fresh entropy and the wall clock of this moment; done when the guest
  * confirmed it, or -ETIMEDOUT after timeout_ms.
  */
-void agent_attach(struct agent *agent, const struct identity *identity, unsigned timeout_ms,
-		  agent_done_fn done, void *arg);
+void agent_attach(struct agent *agent, const struct identity *identity, unsigned timeout_ms, done_fn done,
+		  void *arg);
 
 /* Empty the channel before a pause. -ETIMEDOUT: the guest does not answer, the stream may be cut
  * (identity.resync). What is asked of the agent from here on waits for agent_unquiesce or agent_attach. */
-void agent_quiesce(struct agent *agent, unsigned timeout_ms, agent_done_fn done, void *arg);
+void agent_quiesce(struct agent *agent, unsigned timeout_ms, done_fn done, void *arg);
 void agent_unquiesce(struct agent *agent);
 
 /* Ask the guest to power off; nothing is awaited. */
@@ -76,12 +75,12 @@ void agent_job_kill(struct agent *agent, uint32_t job, uint32_t signal);
 void agent_job_resize(struct agent *agent, uint32_t job, uint16_t rows, uint16_t cols);
 void agent_job_forget(struct agent *agent, uint32_t job);
 /* each is called per job, its info valid during the call; then done. */
-void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct job_info *info),
-		    agent_done_fn done, void *arg);
+void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct job_info *info), done_fn done,
+		    void *arg);
 
 /* Bring CPUs up or down and wait for the memory device; done's err has the reason. */
-void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms,
-		  agent_done_fn done, void *arg);
+void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms, done_fn done,
+		  void *arg);
 
 /*
  * A file operation: args holds what enum fs_op lists after the op (the call copies it). Returns a handle for

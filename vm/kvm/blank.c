@@ -30,11 +30,11 @@ enum {
 	REFILL_NS = 20 * 1000 * 1000,
 };
 
-struct shell {
+struct blank {
 	struct list pool; /* linked while it waits there */
 	uint64_t memory;
 	unsigned cpus;
-	const struct shell_events *events; /* NULL: in the pool */
+	const struct blank_events *events; /* NULL: in the pool */
 	void *owner;
 	struct process *process; /* NULL when it has ended */
 	int control;
@@ -48,31 +48,31 @@ struct shell {
 
 /* Shells that wait, all of the shape wanted last. */
 static struct {
-	struct list shells;
+	struct list blanks;
 	unsigned n;
 	const struct engine_env *env; /* NULL: nothing is wanted */
 	uint64_t memory;
 	unsigned cpus;
 	struct timer refill;
-} pool = { .shells = LIST_INIT(pool.shells) };
+} pool = { .blanks = LIST_INIT(pool.blanks) };
 
 /* ---- messages */
 
-int shell_send(struct shell *shell, const struct control_request *request, const int *fds, unsigned nfds,
+int blank_send(struct blank *blank, const struct control_request *request, const int *fds, unsigned nfds,
 	       struct err *err)
 {
-	const int rc = control_send(shell->control, request, sizeof(*request), fds, nfds);
+	const int rc = control_send(blank->control, request, sizeof(*request), fds, nfds);
 
 	return rc ? err_sys(err, rc, "cannot send a request to sbx-vmm") : 0;
 }
 
-void shell_break(struct shell *shell, const struct err *why)
+void blank_break(struct blank *blank, const struct err *why)
 {
-	if (!shell->process)
+	if (!blank->process)
 		return;
-	if (!shell->why.code)
-		shell->why = *why;
-	process_kill(shell->process, SIGKILL);
+	if (!blank->why.code)
+		blank->why = *why;
+	process_kill(blank->process, SIGKILL);
 }
 
 static void close_fds(int fds[CONTROL_FDS_MAX])
@@ -85,80 +85,80 @@ static void close_fds(int fds[CONTROL_FDS_MAX])
 }
 
 /* What a process says of its end: why the machine ended, or that it could not be made. */
-static void note_end(struct shell *shell, const struct control_reply *reply)
+static void note_end(struct blank *blank, const struct control_reply *reply)
 {
 	const bool ended = reply->type == CONTROL_ENDED;
 
 	if (!ended && !reply->code)
 		return;
-	shell->clean = ended && !reply->code;
-	err_set(&shell->why, ended ? -EHOSTDOWN : reply->code, "%s", reply->text);
+	blank->clean = ended && !reply->code;
+	err_set(&blank->why, ended ? -EHOSTDOWN : reply->code, "%s", reply->text);
 }
 
 static void on_message(void *arg, uint32_t events)
 {
-	struct shell *shell = arg;
+	struct blank *blank = arg;
 	struct control_reply reply;
 	struct err err;
 	int fds[CONTROL_FDS_MAX], rc;
 
 	(void)events;
-	rc = control_recv(shell->control, &reply, sizeof(reply), fds);
+	rc = control_recv(blank->control, &reply, sizeof(reply), fds);
 	if (rc == -EAGAIN)
 		return;
 	if (rc < 0) {
-		watch_free(shell->watch);
-		shell->watch = NULL;
+		watch_free(blank->watch);
+		blank->watch = NULL;
 		/* Usually its process has just ended, which says more; if not, we have no hold on it any
 		 * more. */
 		err_sys(&err, rc, "lost the connection to sbx-vmm");
 		if (rc != -EPIPE && rc != -ECONNRESET)
-			shell_break(shell, &err);
+			blank_break(blank, &err);
 		return;
 	}
 	reply.text[sizeof(reply.text) - 1] = '\0';
-	if (reply.type == CONTROL_ENDED || !shell->events)
-		note_end(shell, &reply);
+	if (reply.type == CONTROL_ENDED || !blank->events)
+		note_end(blank, &reply);
 	else if (reply.type != CONTROL_READY) {
-		shell->events->reply(shell->owner, &reply, fds);
+		blank->events->reply(blank->owner, &reply, fds);
 		return; /* the shell may be gone */
 	}
 	close_fds(fds);
 }
 
-static void explain_end(struct shell *shell, int status)
+static void explain_end(struct blank *blank, int status)
 {
 	struct control_reply reply;
 	int fds[CONTROL_FDS_MAX];
 
 	/* Its last words may still be in the socket; answers before them are nobody's any more. */
-	while (control_recv(shell->control, &reply, sizeof(reply), fds) >= 0) {
+	while (control_recv(blank->control, &reply, sizeof(reply), fds) >= 0) {
 		reply.text[sizeof(reply.text) - 1] = '\0';
 		if (reply.type == CONTROL_ENDED)
-			note_end(shell, &reply);
+			note_end(blank, &reply);
 		close_fds(fds);
 	}
-	if (shell->why.code)
+	if (blank->why.code)
 		return;
 	if (WIFSIGNALED(status))
-		err_set(&shell->why, -EHOSTDOWN, "sbx-vmm was killed by signal %d (%s)", WTERMSIG(status),
+		err_set(&blank->why, -EHOSTDOWN, "sbx-vmm was killed by signal %d (%s)", WTERMSIG(status),
 			strsignal(WTERMSIG(status)));
 	else
-		err_set(&shell->why, -EHOSTDOWN, "sbx-vmm exited with status %d", WEXITSTATUS(status));
+		err_set(&blank->why, -EHOSTDOWN, "sbx-vmm exited with status %d", WEXITSTATUS(status));
 }
 
 static void on_exit_process(void *arg, int status)
 {
-	struct shell *shell = arg;
+	struct blank *blank = arg;
 
-	shell->process = NULL;
-	watch_free(shell->watch);
-	shell->watch = NULL;
-	explain_end(shell, status);
-	if (shell->events)
-		shell->events->ended(shell->owner, shell->clean, &shell->why);
+	blank->process = NULL;
+	watch_free(blank->watch);
+	blank->watch = NULL;
+	explain_end(blank, status);
+	if (blank->events)
+		blank->events->ended(blank->owner, blank->clean, &blank->why);
 	else
-		shell_free(shell); /* in the pool: the next one who wants a shell finds out why */
+		blank_free(blank); /* in the pool: the next one who wants a shell finds out why */
 }
 
 /* ---- processes */
@@ -172,29 +172,29 @@ static void close_pair(int fds[2])
 			close(fds[i]);
 }
 
-void shell_free(struct shell *shell)
+void blank_free(struct blank *blank)
 {
-	if (!shell)
+	if (!blank)
 		return;
-	if (!list_empty(&shell->pool))
+	if (!list_empty(&blank->pool))
 		pool.n--;
-	list_del(&shell->pool);
-	if (shell->process)
-		process_abandon(shell->process);
-	watch_free(shell->watch);
-	if (shell->control >= 0)
-		close(shell->control);
-	close_pair(shell->agent);
-	close_pair(shell->console);
-	if (shell->stats)
-		munmap(shell->stats, sizeof(*shell->stats));
-	free(shell);
+	list_del(&blank->pool);
+	if (blank->process)
+		process_abandon(blank->process);
+	watch_free(blank->watch);
+	if (blank->control >= 0)
+		close(blank->control);
+	close_pair(blank->agent);
+	close_pair(blank->console);
+	if (blank->stats)
+		munmap(blank->stats, sizeof(*blank->stats));
+	free(blank);
 }
 
-static int spawn(struct shell *shell, const struct engine_env *env, int control_fd, int stats_fd,
+static int spawn(struct blank *blank, const struct engine_env *env, int control_fd, int stats_fd,
 		 struct err *err)
 {
-	const int keep[] = { control_fd, shell->agent[1], shell->console[1], stats_fd };
+	const int keep[] = { control_fd, blank->agent[1], blank->console[1], stats_fd };
 	char program[CONTROL_PATH_MAX], numbers[6][24];
 	const char *const argv[] = { program,     "--control", numbers[0], "--agent",  numbers[1],
 				     "--console", numbers[2],  "--stats",  numbers[3], "--memory",
@@ -207,23 +207,23 @@ static int spawn(struct shell *shell, const struct engine_env *env, int control_
 	snprintf(program, sizeof(program), "%s/sbx-vmm", env->libexec);
 	for (i = 0; i < 4; i++)
 		snprintf(numbers[i], sizeof(numbers[i]), "%d", keep[i]);
-	snprintf(numbers[4], sizeof(numbers[4]), "%" PRIu64, shell->memory);
-	snprintf(numbers[5], sizeof(numbers[5]), "%u", shell->cpus);
-	return process_spawn(env->loop, &spec, on_exit_process, shell, &shell->process, err);
+	snprintf(numbers[4], sizeof(numbers[4]), "%" PRIu64, blank->memory);
+	snprintf(numbers[5], sizeof(numbers[5]), "%u", blank->cpus);
+	return process_spawn(env->loop, &spec, on_exit_process, blank, &blank->process, err);
 }
 
 /* Shared counters; *ret_fd is for the process. */
-static int make_stats(struct shell *shell, int *ret_fd, struct err *err)
+static int make_stats(struct blank *blank, int *ret_fd, struct err *err)
 {
 	void *stats;
 
 	*ret_fd = memfd_create("sbx-stats", MFD_CLOEXEC);
-	if (*ret_fd < 0 || ftruncate(*ret_fd, sizeof(*shell->stats)) < 0)
+	if (*ret_fd < 0 || ftruncate(*ret_fd, sizeof(*blank->stats)) < 0)
 		return err_sys(err, -errno, "cannot make a machine's counters");
-	stats = mmap(NULL, sizeof(*shell->stats), PROT_READ, MAP_SHARED, *ret_fd, 0);
+	stats = mmap(NULL, sizeof(*blank->stats), PROT_READ, MAP_SHARED, *ret_fd, 0);
 	if (stats == MAP_FAILED)
 		return err_sys(err, -errno, "cannot map a machine's counters");
-	shell->stats = stats;
+	blank->stats = stats;
 	return 0;
 }
 
@@ -234,119 +234,119 @@ static int pair(int type, int fds[2], struct err *err)
 	return 0;
 }
 
-static int shell_new(const struct engine_env *env, uint64_t memory, unsigned cpus, struct shell **ret,
+static int blank_new(const struct engine_env *env, uint64_t memory, unsigned cpus, struct blank **ret,
 		     struct err *err)
 {
-	struct shell *shell = calloc(1, sizeof(*shell));
+	struct blank *blank = calloc(1, sizeof(*blank));
 	int control[2] = { -1, -1 }, stats_fd = -1;
 	int rc;
 
-	if (!shell)
+	if (!blank)
 		return err_set(err, -ENOMEM, "out of memory");
-	list_init(&shell->pool);
-	shell->memory = memory;
-	shell->cpus = cpus;
-	shell->control = shell->agent[0] = shell->agent[1] = shell->console[0] = shell->console[1] = -1;
-	rc = pair(SOCK_STREAM, shell->agent, err);
+	list_init(&blank->pool);
+	blank->memory = memory;
+	blank->cpus = cpus;
+	blank->control = blank->agent[0] = blank->agent[1] = blank->console[0] = blank->console[1] = -1;
+	rc = pair(SOCK_STREAM, blank->agent, err);
 	if (!rc)
-		rc = pair(SOCK_STREAM, shell->console, err);
+		rc = pair(SOCK_STREAM, blank->console, err);
 	if (!rc)
 		rc = pair(SOCK_SEQPACKET, control, err);
 	if (!rc)
-		rc = make_stats(shell, &stats_fd, err);
+		rc = make_stats(blank, &stats_fd, err);
 	if (rc)
 		goto out;
-	shell->control = control[0];
-	shell->watch = watch_new(env->loop, shell->control, EPOLLIN, on_message, shell);
-	if (!shell->watch)
+	blank->control = control[0];
+	blank->watch = watch_new(env->loop, blank->control, EPOLLIN, on_message, blank);
+	if (!blank->watch)
 		rc = err_sys(err, -errno, "cannot watch a machine");
 	else
-		rc = spawn(shell, env, control[1], stats_fd, err);
+		rc = spawn(blank, env, control[1], stats_fd, err);
 out:
 	if (control[1] >= 0)
 		close(control[1]);
 	if (stats_fd >= 0)
 		close(stats_fd);
 	if (rc)
-		shell_free(shell);
+		blank_free(blank);
 	else
-		*ret = shell;
+		*ret = blank;
 	return rc;
 }
 
-int shell_get(const struct engine_env *env, uint64_t memory, unsigned cpus, const struct shell_events *events,
-	      void *owner, struct shell **ret, struct err *err)
+int blank_get(const struct engine_env *env, uint64_t memory, unsigned cpus, const struct blank_events *events,
+	      void *owner, struct blank **ret, struct err *err)
 {
-	struct shell *shell = list_first(&pool.shells, struct shell, pool);
+	struct blank *blank = list_first(&pool.blanks, struct blank, pool);
 	int rc;
 
-	if (shell && shell->memory == memory && shell->cpus == cpus) {
-		list_del(&shell->pool);
+	if (blank && blank->memory == memory && blank->cpus == cpus) {
+		list_del(&blank->pool);
 		pool.n--;
-		shell_background(shell, false);
+		blank_background(blank, false);
 	} else {
-		rc = shell_new(env, memory, cpus, &shell, err);
+		rc = blank_new(env, memory, cpus, &blank, err);
 		if (rc)
 			return rc;
 	}
-	shell->events = events;
-	shell->owner = owner;
-	*ret = shell;
+	blank->events = events;
+	blank->owner = owner;
+	*ret = blank;
 	return 0;
 }
 
-void shell_background(struct shell *shell, bool background)
+void blank_background(struct blank *blank, bool background)
 {
-	if (shell->process)
-		process_background(shell->process, background);
+	if (blank->process)
+		process_background(blank->process, background);
 }
 
-int shell_agent_fd(const struct shell *shell)
+int blank_agent_fd(const struct blank *blank)
 {
-	return shell->agent[0];
+	return blank->agent[0];
 }
 
-int shell_console_fd(const struct shell *shell)
+int blank_console_fd(const struct blank *blank)
 {
-	return shell->console[0];
+	return blank->console[0];
 }
 
-pid_t shell_pid(const struct shell *shell)
+pid_t blank_pid(const struct blank *blank)
 {
-	return shell->process ? process_pid(shell->process) : -1;
+	return blank->process ? process_pid(blank->process) : -1;
 }
 
-void shell_stats(const struct shell *shell, uint64_t *ret_exits, uint64_t *ret_disk_written)
+void blank_stats(const struct blank *blank, uint64_t *ret_exits, uint64_t *ret_disk_written)
 {
-	*ret_exits = atomic_load_explicit(&shell->stats->exits, memory_order_relaxed);
-	*ret_disk_written = atomic_load_explicit(&shell->stats->disk_written, memory_order_relaxed);
+	*ret_exits = atomic_load_explicit(&blank->stats->exits, memory_order_relaxed);
+	*ret_disk_written = atomic_load_explicit(&blank->stats->disk_written, memory_order_relaxed);
 }
 
 /* ---- the pool */
 
 static void drop_pooled(void)
 {
-	struct shell *shell;
+	struct blank *blank;
 
-	while ((shell = list_first(&pool.shells, struct shell, pool)))
-		shell_free(shell);
+	while ((blank = list_first(&pool.blanks, struct blank, pool)))
+		blank_free(blank);
 }
 
 static void refill(void *arg)
 {
-	struct shell *shell;
+	struct blank *blank;
 
 	(void)arg;
-	if (pool.n >= POOL_SIZE || shell_new(pool.env, pool.memory, pool.cpus, &shell, NULL))
+	if (pool.n >= POOL_SIZE || blank_new(pool.env, pool.memory, pool.cpus, &blank, NULL))
 		return; /* who needs one will make it, and hear why it cannot be made */
-	shell_background(shell, true);
-	list_add(&pool.shells, &shell->pool);
+	blank_background(blank, true);
+	list_add(&pool.blanks, &blank->pool);
 	pool.n++;
 	/* One at a time: other events come between. */
 	timer_start(pool.env->loop, &pool.refill, 0, refill, NULL);
 }
 
-void shell_pool_want(const struct engine_env *env, uint64_t memory, unsigned cpus)
+void blank_pool_want(const struct engine_env *env, uint64_t memory, unsigned cpus)
 {
 	if (pool.memory != memory || pool.cpus != cpus)
 		drop_pooled();
@@ -356,7 +356,7 @@ void shell_pool_want(const struct engine_env *env, uint64_t memory, unsigned cpu
 	timer_start(env->loop, &pool.refill, REFILL_NS, refill, NULL);
 }
 
-void shell_pool_clear(void)
+void blank_pool_clear(void)
 {
 	timer_stop(&pool.refill);
 	drop_pooled();

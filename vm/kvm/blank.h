@@ -16,9 +16,9 @@
 #include "vm/engine.h"
 #include "vm/vmm/control.h"
 
-struct shell;
+struct blank;
 
-struct shell_events {
+struct blank_events {
 	/* A reply; fds are the callee's, -1 where there is none. */
 	void (*reply)(void *owner, const struct control_reply *reply, int fds[CONTROL_FDS_MAX]);
 	/* The process is gone, and the sentence says why. clean: the guest wanted it. Called once; only
@@ -27,27 +27,27 @@ struct shell_events {
 };
 
 /* One from the pool, or a new one. Its events go to the owner from now on. */
-int shell_get(const struct engine_env *env, uint64_t memory, unsigned cpus, const struct shell_events *events,
-	      void *owner, struct shell **ret, struct err *err);
+int blank_get(const struct engine_env *env, uint64_t memory, unsigned cpus, const struct blank_events *events,
+	      void *owner, struct blank **ret, struct err *err);
 /* As struct engine has it; those in the pool are in the background. */
-void shell_background(struct shell *shell, bool background);
+void blank_background(struct blank *blank, bool background);
 /* Kills it; nobody is told. NULL is allowed. */
-void shell_free(struct shell *shell);
+void blank_free(struct blank *blank);
 
-int shell_send(struct shell *shell, const struct control_request *request, const int *fds, unsigned nfds,
+int blank_send(struct blank *blank, const struct control_request *request, const int *fds, unsigned nfds,
 	       struct err *err);
 /* Kill the process; `ended` follows, with this reason. */
-void shell_break(struct shell *shell, const struct err *why);
+void blank_break(struct blank *blank, const struct err *why);
 
-int shell_agent_fd(const struct shell *shell);
-int shell_console_fd(const struct shell *shell);
-pid_t shell_pid(const struct shell *shell); /* -1: it has ended */
+int blank_agent_fd(const struct blank *blank);
+int blank_console_fd(const struct blank *blank);
+pid_t blank_pid(const struct blank *blank); /* -1: it has ended */
 /* Its counters. */
-void shell_stats(const struct shell *shell, uint64_t *ret_exits, uint64_t *ret_disk_written);
+void blank_stats(const struct blank *blank, uint64_t *ret_exits, uint64_t *ret_disk_written);
 
 /* Keep shells of this shape ready, once the loop has nothing else to do. */
-void shell_pool_want(const struct engine_env *env, uint64_t memory, unsigned cpus);
+void blank_pool_want(const struct engine_env *env, uint64_t memory, unsigned cpus);
 /* End all that wait. */
-void shell_pool_clear(void);
+void blank_pool_clear(void);
 
 #endif

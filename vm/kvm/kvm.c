@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "util/pending.h"
 #include "vm/cpu_flags.h"
 #include "vm/engine.h"
 #include "vm/kernel_args.h"
@@ -29,21 +30,15 @@
 	"console=ttyS0 quiet panic=-1 reboot=a edd=off pci=off nowatchdog cryptomgr.notests "                \
 	"random.trust_cpu=on"
 
-/* A callback that is owed. */
-struct pending {
-	vm_done_fn done; /* NULL: none */
-	void *arg;
-};
-
 struct vm {
 	const struct engine_env *env;
 	const struct vm_events *events; /* NULL: prepared, nobody's yet */
 	void *owner;
 	unsigned holds; /* the caller's, and of callbacks in progress */
 	bool destroyed;
-	struct machine machine;
+	struct shape shape;
 	struct template *base; /* of a fork: its RAM is mapped */
-	struct shell *shell;
+	struct blank *blank;
 	bool dead;
 	struct err why;         /* if dead */
 	bool loaded;            /* boot or prepare has been answered, for good or bad */
@@ -67,22 +62,12 @@ static void vm_release(struct vm *vm)
 	free(vm);
 }
 
-/* Call back, unless nobody waits; the callback may destroy the machine, so the caller has a hold on it. */
-static void answer(struct pending *pending, const struct err *err)
-{
-	const struct pending call = *pending;
-
-	pending->done = NULL;
-	if (call.done)
-		call.done(call.arg, err);
-}
-
 static void answer_later(void *arg)
 {
 	struct vm *vm = arg;
 
 	vm->holds++;
-	answer(&vm->op, &vm->op_err);
+	pending_end(&vm->op, &vm->op_err);
 	vm_release(vm);
 }
 
@@ -121,8 +106,8 @@ static void on_captured(struct vm *vm, const struct err *failure, int fds[CONTRO
 		err_set(&err, -ENOMEM, "out of memory for a template");
 	if (template) {
 		snprintf(template->engine, sizeof(template->engine), "%s", engine_kvm.name);
-		template->machine = vm->machine;
-		template->ram_size = vm->machine.memory_max;
+		template->shape = vm->shape;
+		template->ram_size = vm->shape.memory_max;
 		template->ram_fd = fds[0];
 		template->state_fd = fds[1];
 		template->pause_ns = vm->pause_ns;
@@ -137,13 +122,13 @@ static void on_done(struct vm *vm, const struct err *err)
 {
 	if (!vm->loaded) {
 		vm->loaded = true;
-		answer(&vm->loading, err);
+		pending_end(&vm->loading, err);
 		return;
 	}
 	if (vm->stopping)
 		vm->stop_ns = now_mono_ns() - vm->began_ns;
 	vm->stopping = false;
-	answer(&vm->op, err);
+	pending_end(&vm->op, err);
 }
 
 static void on_reply(void *owner, const struct control_reply *reply, int fds[CONTROL_FDS_MAX])
@@ -177,17 +162,17 @@ static void on_ended(void *owner, bool clean, const struct err *why)
 	if (vm->capturing)
 		capture_finish(vm, why, NULL);
 	if (!vm->destroyed)
-		answer(&vm->loading, why);
+		pending_end(&vm->loading, why);
 	if (!vm->destroyed) {
 		timer_stop(&vm->defer);
-		answer(&vm->op, why);
+		pending_end(&vm->op, why);
 	}
 	if (!vm->destroyed && vm->events)
 		vm->events->exited(vm->owner, clean, why->text);
 	vm_release(vm);
 }
 
-static const struct shell_events shell_events = { .reply = on_reply, .ended = on_ended };
+static const struct blank_events blank_events = { .reply = on_reply, .ended = on_ended };
 
 /* ---- the engine's calls */
 
@@ -201,12 +186,12 @@ static int put_path(char field[CONTROL_PATH_MAX], const char *path, struct err *
 
 static void free_vm(struct vm *vm)
 {
-	shell_free(vm->shell);
-	vm->shell = NULL;
+	blank_free(vm->blank);
+	vm->blank = NULL;
 	vm_release(vm);
 }
 
-static int vm_new(const struct engine_env *env, const struct machine *machine, struct template *base,
+static int vm_new(const struct engine_env *env, const struct shape *shape, struct template *base,
 		  struct vm **ret, struct err *err)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
@@ -216,9 +201,9 @@ static int vm_new(const struct engine_env *env, const struct machine *machine, s
 		return err_set(err, -ENOMEM, "out of memory");
 	vm->holds = 1;
 	vm->env = env;
-	vm->machine = *machine;
+	vm->shape = *shape;
 	vm->base = base ? template_ref(base) : NULL;
-	rc = shell_get(env, machine->memory_max, machine->cpus_max, &shell_events, vm, &vm->shell, err);
+	rc = blank_get(env, shape->memory_max, shape->cpus_max, &blank_events, vm, &vm->blank, err);
 	if (rc)
 		vm_release(vm);
 	else
@@ -226,27 +211,27 @@ static int vm_new(const struct engine_env *env, const struct machine *machine, s
 	return rc;
 }
 
-static int kvm_boot(const struct engine_env *env, const struct machine *machine, const char *disk,
-		    const struct vm_events *events, void *owner, vm_done_fn done, void *arg, struct vm **ret,
+static int kvm_boot(const struct engine_env *env, const struct shape *shape, const char *disk,
+		    const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		    struct err *err)
 {
 	struct control_request request = { .type = CONTROL_BOOT };
-	char shape[KERNEL_ARGS_SIZE];
+	char args[KERNEL_ARGS_SIZE];
 	struct vm *vm;
 	int rc;
 
-	kernel_args(machine, shape);
-	snprintf(request.cmdline, sizeof(request.cmdline), KERNEL_ARGS " %s", shape);
+	kernel_args(shape, args);
+	snprintf(request.cmdline, sizeof(request.cmdline), KERNEL_ARGS " %s", args);
 	rc = put_path(request.disk, disk, err);
 	if (!rc)
 		rc = put_path(request.kernel, env->kernel, err);
 	if (!rc)
 		rc = put_path(request.initrd, env->initrd, err);
 	if (!rc)
-		rc = vm_new(env, machine, NULL, &vm, err);
+		rc = vm_new(env, shape, NULL, &vm, err);
 	if (rc)
 		return rc;
-	rc = shell_send(vm->shell, &request, NULL, 0, err);
+	rc = blank_send(vm->blank, &request, NULL, 0, err);
 	if (rc) {
 		free_vm(vm);
 		return rc;
@@ -259,8 +244,8 @@ static int kvm_boot(const struct engine_env *env, const struct machine *machine,
 }
 
 static int kvm_prepare(const struct engine_env *env, struct template *template, const char *disk,
-		       const struct vm_events *events, void *owner, vm_done_fn done, void *arg,
-		       struct vm **ret, struct err *err)
+		       const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
+		       struct err *err)
 {
 	struct control_request request = { .type = CONTROL_LOAD };
 	const int fds[] = { template->ram_fd, template->state_fd };
@@ -269,15 +254,15 @@ static int kvm_prepare(const struct engine_env *env, struct template *template, 
 
 	rc = put_path(request.disk, disk, err);
 	if (!rc)
-		rc = vm_new(env, &template->machine, template, &vm, err);
+		rc = vm_new(env, &template->shape, template, &vm, err);
 	if (rc)
 		return rc;
-	rc = shell_send(vm->shell, &request, fds, 2, err);
+	rc = blank_send(vm->blank, &request, fds, 2, err);
 	if (rc) {
 		free_vm(vm);
 		return rc;
 	}
-	shell_pool_want(env, template->machine.memory_max, template->machine.cpus_max);
+	blank_pool_want(env, template->shape.memory_max, template->shape.cpus_max);
 	vm->events = events;
 	vm->owner = owner;
 	vm->loading = (struct pending){ done, arg };
@@ -286,7 +271,7 @@ static int kvm_prepare(const struct engine_env *env, struct template *template, 
 }
 
 /* Send a request whose answer the caller waits for. */
-static void request(struct vm *vm, enum control_type type, vm_done_fn done, void *arg)
+static void request(struct vm *vm, enum control_type type, done_fn done, void *arg)
 {
 	const struct control_request message = { .type = type };
 	struct err err;
@@ -296,28 +281,28 @@ static void request(struct vm *vm, enum control_type type, vm_done_fn done, void
 	vm->stopping = type == CONTROL_STOP;
 	if (vm->dead)
 		defer_answer(vm, &vm->why);
-	else if (shell_send(vm->shell, &message, NULL, 0, &err))
-		shell_break(vm->shell, &err);
+	else if (blank_send(vm->blank, &message, NULL, 0, &err))
+		blank_break(vm->blank, &err);
 }
 
 static void kvm_background(struct vm *vm, bool background)
 {
-	shell_background(vm->shell, background);
+	blank_background(vm->blank, background);
 }
 
-static void kvm_start(struct vm *vm, const struct vm_events *events, void *owner, vm_done_fn done, void *arg)
+static void kvm_start(struct vm *vm, const struct vm_events *events, void *owner, done_fn done, void *arg)
 {
 	vm->events = events;
 	vm->owner = owner;
 	request(vm, CONTROL_RUN, done, arg);
 }
 
-static void kvm_pause(struct vm *vm, vm_done_fn done, void *arg)
+static void kvm_pause(struct vm *vm, done_fn done, void *arg)
 {
 	request(vm, CONTROL_STOP, done, arg);
 }
 
-static void kvm_resume(struct vm *vm, vm_done_fn done, void *arg)
+static void kvm_resume(struct vm *vm, done_fn done, void *arg)
 {
 	request(vm, CONTROL_RUN, done, arg);
 }
@@ -341,8 +326,8 @@ static void kvm_capture(struct vm *vm, const char *next_disk, const struct vm_ca
 	vm->began_ns = now_mono_ns();
 	if (vm->dead)
 		err = vm->why;
-	else if (!put_path(message.disk, next_disk, &err) && shell_send(vm->shell, &message, NULL, 0, &err)) {
-		shell_break(vm->shell, &err);
+	else if (!put_path(message.disk, next_disk, &err) && blank_send(vm->blank, &message, NULL, 0, &err)) {
+		blank_break(vm->blank, &err);
 		return;
 	}
 	if (err.code) {
@@ -362,26 +347,26 @@ static void kvm_destroy(struct vm *vm)
 
 static int kvm_agent_fd(const struct vm *vm)
 {
-	return shell_agent_fd(vm->shell);
+	return blank_agent_fd(vm->blank);
 }
 
 static int kvm_console_fd(const struct vm *vm)
 {
-	return shell_console_fd(vm->shell);
+	return blank_console_fd(vm->blank);
 }
 
 static pid_t kvm_pid(const struct vm *vm)
 {
-	return shell_pid(vm->shell);
+	return blank_pid(vm->blank);
 }
 
 static int kvm_usage(const struct vm *vm, struct vm_usage *ret)
 {
-	const pid_t pid = shell_pid(vm->shell);
+	const pid_t pid = blank_pid(vm->blank);
 	int rc = pid < 0 ? -ESRCH : process_usage(pid, ret);
 
 	if (!rc)
-		shell_stats(vm->shell, &ret->exits, &ret->disk_written);
+		blank_stats(vm->blank, &ret->exits, &ret->disk_written);
 	return rc;
 }
 
@@ -418,7 +403,7 @@ static bool kvm_provides(const char *key, const char *value)
 
 static void kvm_shutdown(void)
 {
-	shell_pool_clear();
+	blank_pool_clear();
 	process_reap_abandoned();
 }
 

@@ -121,7 +121,7 @@ static void add_machine(struct qemu_args *args, const struct qemu_config *config
 	 */
 	arg(args, "%s", config->kvm ? "host,migratable=on" : "Nehalem,-spec-ctrl,+rdrand,+arat");
 	arg(args, "-smp");
-	arg(args, "%" PRIu32, config->machine->cpus_max);
+	arg(args, "%" PRIu32, config->shape->cpus_max);
 	arg(args, "-m");
 	arg(args, "%" PRIu64 "B", config->ram_size);
 	arg(args, "-object");
@@ -169,18 +169,18 @@ static void add_devices(struct qemu_args *args, const struct qemu_config *config
 
 static void add_kernel(struct qemu_args *args, const struct qemu_config *config)
 {
-	char shape[KERNEL_ARGS_SIZE];
+	char args_text[KERNEL_ARGS_SIZE];
 
 	arg(args, "-kernel");
 	arg(args, "%s", config->kernel);
 	arg(args, "-initrd");
 	arg(args, "%s", config->initrd);
 	arg(args, "-append");
-	kernel_args(config->machine, shape);
+	kernel_args(config->shape, args_text);
 	if (config->kvm)
-		arg(args, KERNEL_ARGS " %s", shape);
+		arg(args, KERNEL_ARGS " %s", args_text);
 	else
-		arg(args, KERNEL_ARGS " " KERNEL_ARGS_TCG " tsc_early_khz=%u %s", tsc_khz(), shape);
+		arg(args, KERNEL_ARGS " " KERNEL_ARGS_TCG " tsc_early_khz=%u %s", tsc_khz(), args_text);
 }
 
 int qemu_args_build(struct qemu_args *args, const struct qemu_config *config)

@@ -15,7 +15,7 @@ enum { QEMU_ARGS_MAX = 96 };
 
 /* All descriptors are inherited at these numbers. */
 struct qemu_config {
-	const struct machine *machine;
+	const struct shape *shape;
 	uint64_t ram_size;
 	bool kvm;           /* else TCG */
 	bool fork;          /* map the RAM privately and wait for the state; else boot */

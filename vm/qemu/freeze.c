@@ -44,7 +44,7 @@
 
 enum { NODES_MAX = 24 }; /* nodes added to a chain before the disk is opened anew; 0.1 ms each and switch */
 
-static void clear(struct capture *capture)
+static void clear(struct qemu_capture *capture)
 {
 	timer_stop(&capture->defer);
 	ram_copy_free(capture->ram);
@@ -52,13 +52,13 @@ static void clear(struct capture *capture)
 	if (capture->state_fd >= 0)
 		close(capture->state_fd);
 	free(capture->next_disk);
-	*capture = (struct capture){ .state_fd = -1 };
+	*capture = (struct qemu_capture){ .state_fd = -1 };
 }
 
 /* The end, with a template or with capture->err. */
 static void finish(struct vm *vm)
 {
-	struct capture *capture = &vm->capture;
+	struct qemu_capture *capture = &vm->capture;
 	const struct vm_capture calls = capture->calls;
 	const struct err err = capture->err;
 	struct template *template = NULL;
@@ -137,7 +137,7 @@ static void start_work(struct vm *vm, int (*run)(void *arg), void (*done)(void *
 /* The thread has returned; false if meanwhile the capture was aborted. */
 static bool end_work(struct vm *vm, int result)
 {
-	struct capture *capture = &vm->capture;
+	struct qemu_capture *capture = &vm->capture;
 
 	capture->working = false;
 	if (!capture->active)
@@ -151,7 +151,7 @@ static void on_rest(void *arg, int result)
 {
 	static const int seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 	struct vm *vm = arg;
-	struct capture *capture = &vm->capture;
+	struct qemu_capture *capture = &vm->capture;
 	struct err *err = &capture->err;
 
 	if (end_work(vm, result)) {
@@ -188,7 +188,7 @@ static void drop_old_nodes(struct vm *vm)
 static void on_switched(void *arg, const struct err *err, const cJSON *ret)
 {
 	struct vm *vm = arg;
-	struct capture *capture = &vm->capture;
+	struct qemu_capture *capture = &vm->capture;
 
 	(void)ret;
 	if (failed(vm, err))
@@ -297,7 +297,7 @@ static void on_node_added(void *arg, const struct err *err, const cJSON *ret)
 
 static int set_up(struct vm *vm, const char *next_disk)
 {
-	struct capture *capture = &vm->capture;
+	struct qemu_capture *capture = &vm->capture;
 	struct err *err = &capture->err;
 	struct template *template = template_new();
 
@@ -306,7 +306,7 @@ static int set_up(struct vm *vm, const char *next_disk)
 	if (!template || !capture->next_disk)
 		return err_sys(err, -ENOMEM, "cannot capture the machine");
 	snprintf(template->engine, sizeof(template->engine), "%s", engine_qemu.name);
-	template->machine = vm->machine;
+	template->shape = vm->shape;
 	template->ram_size = vm->ram_size;
 	capture->state_fd = memfd_create("sbx-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (capture->state_fd < 0)
@@ -318,7 +318,7 @@ static int set_up(struct vm *vm, const char *next_disk)
 static void begin(void *arg)
 {
 	struct vm *vm = arg;
-	struct capture *capture = &vm->capture;
+	struct qemu_capture *capture = &vm->capture;
 
 	if (capture->err.code) {
 		finish(vm);
@@ -331,7 +331,7 @@ static void begin(void *arg)
 
 void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture *calls)
 {
-	struct capture *capture = &vm->capture;
+	struct qemu_capture *capture = &vm->capture;
 
 	capture->active = true;
 	capture->calls = *calls;
@@ -346,7 +346,7 @@ void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture 
 
 void capture_abort(struct vm *vm, const struct err *err)
 {
-	struct capture *capture = &vm->capture;
+	struct qemu_capture *capture = &vm->capture;
 	const struct vm_capture calls = capture->calls;
 
 	if (!capture->active || (err && capture->frozen))

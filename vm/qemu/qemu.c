@@ -55,16 +55,6 @@ void vm_release(struct vm *vm)
 	free(vm);
 }
 
-/* Call back, unless nobody waits; the callback may destroy the machine, so the caller has a hold on it. */
-static void answer(struct pending *pending, const struct err *err)
-{
-	const struct pending call = *pending;
-
-	pending->done = NULL;
-	if (call.done)
-		call.done(call.arg, err);
-}
-
 void vm_break(struct vm *vm, const struct err *err)
 {
 	if (!vm->process)
@@ -148,10 +138,10 @@ static void on_exit_process(void *arg, int status)
 	if (!vm->destroyed)
 		capture_abort(vm, &err);
 	if (!vm->destroyed)
-		answer(&vm->loading, &err);
+		pending_end(&vm->loading, &err);
 	if (!vm->destroyed) {
 		timer_stop(&vm->defer);
-		answer(&vm->op, &err);
+		pending_end(&vm->op, &err);
 	}
 	if (!vm->destroyed && vm->events)
 		vm->events->exited(vm->owner, vm->guest_off, err.text);
@@ -165,7 +155,7 @@ static void on_op_reply(void *arg, const struct err *err, const cJSON *ret)
 	struct vm *vm = arg;
 
 	(void)ret;
-	answer(&vm->op, err);
+	pending_end(&vm->op, err);
 }
 
 static void on_stopped(void *arg, const struct err *err, const cJSON *ret)
@@ -182,7 +172,7 @@ static void set_ready(struct vm *vm)
 
 	vm_hold(vm);
 	vm->ready = true;
-	answer(&vm->loading, &ok);
+	pending_end(&vm->loading, &ok);
 	if (vm->start_wanted && !vm->destroyed)
 		vm_command(vm, "cont", NULL, -1, on_op_reply, vm);
 	vm_release(vm);
@@ -289,7 +279,7 @@ static void vm_free_descriptors(struct vm *vm)
 static int spawn(struct vm *vm, int qmp_fd, const char *disk, struct err *err)
 {
 	const struct qemu_config config = {
-		.machine = &vm->machine,
+		.shape = &vm->shape,
 		.ram_size = vm->ram_size,
 		.kvm = vm->kvm,
 		.fork = vm->base,
@@ -329,7 +319,7 @@ static const struct qmp_events qmp_events = {
 };
 
 /* A machine with its process started; base is NULL for a boot. */
-static int vm_new(const struct engine_env *env, const struct machine *machine, struct template *base,
+static int vm_new(const struct engine_env *env, const struct shape *shape, struct template *base,
 		  const char *disk, struct vm **ret, struct err *err)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
@@ -342,7 +332,7 @@ static int vm_new(const struct engine_env *env, const struct machine *machine, s
 	}
 	vm->holds = 1;
 	vm->env = env;
-	vm->machine = *machine;
+	vm->shape = *shape;
 	vm->kvm = !kvm_probe()->err.code;
 	vm->agent[0] = vm->agent[1] = vm->console[0] = vm->console[1] = -1;
 	vm->log_fd = vm->state_fd = vm->ram_fd = vm->capture.state_fd = -1;
@@ -352,7 +342,7 @@ static int vm_new(const struct engine_env *env, const struct machine *machine, s
 		vm->ram_fd = base->ram_fd;
 		rc = vm->state_fd = open_state(base, err);
 	} else {
-		vm->ram_size = machine->memory_max;
+		vm->ram_size = shape->memory_max;
 		rc = vm->ram_fd = ram_memfd("sbx-ram", vm->ram_size, err);
 	}
 	if (rc >= 0)
@@ -390,12 +380,12 @@ fail:
 
 /* ---- the engine's calls */
 
-static int qemu_boot(const struct engine_env *env, const struct machine *machine, const char *disk,
-		     const struct vm_events *events, void *owner, vm_done_fn done, void *arg, struct vm **ret,
+static int qemu_boot(const struct engine_env *env, const struct shape *shape, const char *disk,
+		     const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		     struct err *err)
 {
 	struct vm *vm;
-	int rc = vm_new(env, machine, NULL, disk, &vm, err);
+	int rc = vm_new(env, shape, NULL, disk, &vm, err);
 
 	if (rc)
 		return rc;
@@ -407,11 +397,11 @@ static int qemu_boot(const struct engine_env *env, const struct machine *machine
 }
 
 static int qemu_prepare(const struct engine_env *env, struct template *template, const char *disk,
-			const struct vm_events *events, void *owner, vm_done_fn done, void *arg,
-			struct vm **ret, struct err *err)
+			const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
+			struct err *err)
 {
 	struct vm *vm;
-	int rc = vm_new(env, &template->machine, template, disk, &vm, err);
+	int rc = vm_new(env, &template->shape, template, disk, &vm, err);
 
 	if (rc)
 		return rc;
@@ -426,7 +416,7 @@ static void answer_later(void *arg)
 {
 	struct vm *vm = arg;
 
-	answer(&vm->op, &vm->op_err);
+	pending_end(&vm->op, &vm->op_err);
 }
 
 static void defer_answer(struct vm *vm, const struct err *err)
@@ -436,7 +426,7 @@ static void defer_answer(struct vm *vm, const struct err *err)
 }
 
 /* Note who waits for an operation; false if the machine is dead and the answer is on its way. */
-static bool begin(struct vm *vm, vm_done_fn done, void *arg)
+static bool begin(struct vm *vm, done_fn done, void *arg)
 {
 	vm->op = (struct pending){ done, arg };
 	vm->op_began_ns = now_mono_ns();
@@ -451,7 +441,7 @@ static void qemu_background(struct vm *vm, bool background)
 		process_background(vm->process, background);
 }
 
-static void qemu_start(struct vm *vm, const struct vm_events *events, void *owner, vm_done_fn done, void *arg)
+static void qemu_start(struct vm *vm, const struct vm_events *events, void *owner, done_fn done, void *arg)
 {
 	vm->events = events;
 	vm->owner = owner;
@@ -463,13 +453,13 @@ static void qemu_start(struct vm *vm, const struct vm_events *events, void *owne
 		vm->start_wanted = true;
 }
 
-static void qemu_pause(struct vm *vm, vm_done_fn done, void *arg)
+static void qemu_pause(struct vm *vm, done_fn done, void *arg)
 {
 	if (begin(vm, done, arg))
 		vm_command(vm, "stop", NULL, -1, on_stopped, vm);
 }
 
-static void qemu_resume(struct vm *vm, vm_done_fn done, void *arg)
+static void qemu_resume(struct vm *vm, done_fn done, void *arg)
 {
 	if (begin(vm, done, arg))
 		vm_command(vm, "cont", NULL, -1, on_op_reply, vm);

@@ -26,7 +26,7 @@
 
 enum { LINE_BYTES_MAX = 1 << 20, READ_BYTES = 16 << 10 };
 
-struct command {
+struct qmp_command {
 	struct list link;
 	unsigned id;
 	char *text; /* not yet sent, because QEMU has not greeted; NULL afterwards */
@@ -65,7 +65,7 @@ static int number(const cJSON *obj, const char *name)
 	return cJSON_IsNumber(value) ? value->valueint : -1;
 }
 
-static void command_free(struct command *command)
+static void command_free(struct qmp_command *command)
 {
 	list_del(&command->link);
 	if (command->pass_fd >= 0)
@@ -84,7 +84,7 @@ static void lose(struct qmp *qmp, int code, const char *why)
 	qmp->events->lost(qmp->owner, &err);
 }
 
-static int transmit(struct qmp *qmp, struct command *command)
+static int transmit(struct qmp *qmp, struct qmp_command *command)
 {
 	union {
 		struct cmsghdr header; /* for its alignment */
@@ -121,7 +121,7 @@ static int transmit(struct qmp *qmp, struct command *command)
 
 int qmp_send(struct qmp *qmp, const char *name, cJSON *arguments, int pass_fd, qmp_reply_fn reply, void *arg)
 {
-	struct command *command = calloc(1, sizeof(*command));
+	struct qmp_command *command = calloc(1, sizeof(*command));
 	cJSON *message = cJSON_CreateObject();
 	char *text = NULL;
 	int rc = -ENOMEM;
@@ -191,7 +191,7 @@ static int negotiate(struct qmp *qmp, const cJSON *greeting)
 /* What was asked for before now goes out. */
 static int negotiated(struct qmp *qmp, const cJSON *message)
 {
-	struct command *command;
+	struct qmp_command *command;
 	int rc;
 
 	if (!cJSON_GetObjectItemCaseSensitive(message, "return"))
@@ -208,7 +208,7 @@ static int negotiated(struct qmp *qmp, const cJSON *message)
 
 static int handle_reply(struct qmp *qmp, const cJSON *message)
 {
-	struct command *command = list_first(&qmp->commands, struct command, link);
+	struct qmp_command *command = list_first(&qmp->commands, struct qmp_command, link);
 	const cJSON *id = cJSON_GetObjectItemCaseSensitive(message, "id");
 	const cJSON *error = cJSON_GetObjectItemCaseSensitive(message, "error");
 	const cJSON *ret = cJSON_GetObjectItemCaseSensitive(message, "return");
@@ -331,11 +331,11 @@ struct qmp *qmp_new(struct loop *loop, int fd, const struct qmp_events *events, 
 
 void qmp_free(struct qmp *qmp)
 {
-	struct command *command;
+	struct qmp_command *command;
 
 	if (!qmp)
 		return;
-	while ((command = list_first(&qmp->commands, struct command, link)))
+	while ((command = list_first(&qmp->commands, struct qmp_command, link)))
 		command_free(command);
 	watch_free(qmp->watch);
 	close(qmp->fd);

@@ -6,19 +6,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "util/pending.h"
 #include "vm/engine.h"
 #include "vm/process.h"
 #include "vm/qemu/qmp.h"
 
 struct ram_copy;
 
-/* A callback that is owed. */
-struct pending {
-	vm_done_fn done; /* NULL: none */
-	void *arg;
-};
-
-struct capture {
+struct qemu_capture {
 	bool active;
 	struct vm_capture calls;
 	char *next_disk;
@@ -41,7 +36,7 @@ struct vm {
 	unsigned holds; /* who needs the struct, its RAM and its base: freed when none is left */
 	bool destroyed;
 
-	struct machine machine;
+	struct shape shape;
 	uint64_t ram_size;
 	int ram_fd; /* the memfd its process maps: its own after a boot, the template's in a fork */
 	struct template *base; /* of a fork */
@@ -67,7 +62,7 @@ struct vm {
 	unsigned overlays; /* the number of the disk node it writes to */
 	unsigned oldest;   /* the number of the first that it has open, with all below it */
 	struct timer defer;
-	struct capture capture;
+	struct qemu_capture capture;
 };
 
 /* Give the machine up: its process is killed, and what is pending ends with this error once it is dead. */

@@ -19,18 +19,18 @@
 #include "vm/vmm/seccomp.h"
 #include "vm/vmm/vmm.h"
 
-struct server {
+struct control_server {
 	struct loop *loop;
 	struct vmm *vmm;
 	struct watch *watch;
 	int fd;
-	struct capture *capture; /* under way */
-	bool failed;             /* the daemon's messages make no sense, or it is gone */
+	struct freeze *capture; /* under way */
+	bool failed;            /* the daemon's messages make no sense, or it is gone */
 };
 
 /* The socket's buffer holds more than the few replies that can be under way: a failure means no daemon. */
-static void reply(struct server *server, enum control_type type, int code, const char *text, const int *fds,
-		  unsigned nfds)
+static void reply(struct control_server *server, enum control_type type, int code, const char *text,
+		  const int *fds, unsigned nfds)
 {
 	struct control_reply message = { .type = type, .code = code };
 
@@ -41,14 +41,14 @@ static void reply(struct server *server, enum control_type type, int code, const
 	}
 }
 
-static void reply_err(struct server *server, enum control_type type, const struct err *err)
+static void reply_err(struct control_server *server, enum control_type type, const struct err *err)
 {
 	reply(server, type, err->code, err->code ? err->text : "", NULL, 0);
 }
 
 static void on_ended(void *arg, bool clean, const char *why)
 {
-	struct server *server = arg;
+	struct control_server *server = arg;
 
 	reply(server, CONTROL_ENDED, clean ? 0 : -EIO, why, NULL, 0);
 	loop_stop(server->loop);
@@ -56,7 +56,7 @@ static void on_ended(void *arg, bool clean, const char *why)
 
 static void on_captured(void *arg, const struct err *err, int ram_fd, int state_fd)
 {
-	struct server *server = arg;
+	struct control_server *server = arg;
 	const int fds[] = { ram_fd, state_fd };
 
 	server->capture = NULL;
@@ -69,21 +69,22 @@ static void on_captured(void *arg, const struct err *err, int ram_fd, int state_
 	close(state_fd);
 }
 
-static void capture(struct server *server, const char *next_disk)
+static void capture(struct control_server *server, const char *next_disk)
 {
 	struct err err = { 0 };
 
 	if (server->capture)
 		err_set(&err, -EBUSY, "a capture is under way");
 	else
-		capture_start(server->vmm, next_disk, on_captured, server, &server->capture, &err);
+		freeze_start(server->vmm, next_disk, on_captured, server, &server->capture, &err);
 	if (err.code)
 		reply_err(server, CONTROL_CAPTURED, &err);
 	else
 		reply(server, CONTROL_FROZEN, 0, "", NULL, 0);
 }
 
-static void serve(struct server *server, const struct control_request *request, int fds[CONTROL_FDS_MAX])
+static void serve(struct control_server *server, const struct control_request *request,
+		  int fds[CONTROL_FDS_MAX])
 {
 	const char *disk = request->disk[0] ? request->disk : NULL;
 	const struct vmm_boot boot = { .kernel = request->kernel,
@@ -120,7 +121,7 @@ static void serve(struct server *server, const struct control_request *request, 
 
 static void on_request(void *arg, uint32_t events)
 {
-	struct server *server = arg;
+	struct control_server *server = arg;
 	struct control_request request;
 	int fds[CONTROL_FDS_MAX], rc;
 	unsigned i;
@@ -157,7 +158,7 @@ static int own(int fd)
 int control_serve(struct loop *loop, const struct control_fds *fds, uint64_t memory, unsigned cpus,
 		  struct vmm_stats *stats, struct err *err)
 {
-	struct server server = { .loop = loop, .fd = fds->control };
+	struct control_server server = { .loop = loop, .fd = fds->control };
 	const struct vmm_config config = { .memory = memory,
 					   .cpus = cpus,
 					   .agent_fd = fds->agent,
@@ -175,7 +176,7 @@ int control_serve(struct loop *loop, const struct control_fds *fds, uint64_t mem
 		return err_sys(err, rc, "the inherited descriptors are not usable");
 	rc = vmm_create(loop, &config, &server.vmm, err);
 	if (!rc)
-		rc = sandbox_enter(err);
+		rc = seccomp_enter(err);
 	if (rc) {
 		/* In place of READY: the daemon has a caller to tell. */
 		reply(&server, CONTROL_DONE, err->code, err->text, NULL, 0);
@@ -192,7 +193,7 @@ int control_serve(struct loop *loop, const struct control_fds *fds, uint64_t mem
 	if (!rc && server.failed)
 		rc = err_set(err, -EPROTO, "lost the daemon");
 out:
-	capture_cancel(server.capture);
+	freeze_cancel(server.capture);
 	watch_free(server.watch);
 	vmm_free(server.vmm);
 	close(server.fd);

@@ -36,9 +36,9 @@ enum { PAGE = 4096, WINDOW = 512 /* pages whose entries are read at once */ };
 #define PAGEMAP_PRESENT (1ull << 63)
 #define PAGEMAP_SWAPPED (1ull << 62)
 
-struct capture {
+struct freeze {
 	struct vmm *vmm;
-	capture_done_fn done;
+	freeze_fn done;
 	void *arg;
 	int ram_fd, state_fd;
 	pid_t pid;
@@ -153,7 +153,7 @@ __attribute__((noreturn)) static void child(struct copy *copy, pid_t parent)
 
 /* ---- in the machine's process */
 
-static void capture_free(struct capture *capture)
+static void freeze_free(struct freeze *capture)
 {
 	watch_free(capture->watch);
 	if (capture->pid > 0) {
@@ -169,10 +169,10 @@ static void capture_free(struct capture *capture)
 	free(capture);
 }
 
-void capture_cancel(struct capture *capture)
+void freeze_cancel(struct freeze *capture)
 {
 	if (capture)
-		capture_free(capture);
+		freeze_free(capture);
 }
 
 static int seal(int fd, struct err *err)
@@ -182,7 +182,7 @@ static int seal(int fd, struct err *err)
 	return 0;
 }
 
-static int wait_child(struct capture *capture, struct err *err)
+static int wait_child(struct freeze *capture, struct err *err)
 {
 	int status;
 	pid_t pid;
@@ -202,7 +202,7 @@ static int wait_child(struct capture *capture, struct err *err)
 
 static void on_child(void *arg, uint32_t events)
 {
-	struct capture *capture = arg;
+	struct freeze *capture = arg;
 	struct err err = { 0 };
 
 	(void)events;
@@ -212,7 +212,7 @@ static void on_child(void *arg, uint32_t events)
 		capture->done(capture->arg, &err, capture->ram_fd, capture->state_fd);
 		capture->ram_fd = capture->state_fd = -1;
 	}
-	capture_free(capture);
+	freeze_free(capture);
 }
 
 static int save_state(struct vmm *vmm, int *ret_fd, struct err *err)
@@ -243,7 +243,7 @@ out:
 	return rc;
 }
 
-static int freeze(struct capture *capture, struct err *err)
+static int freeze(struct freeze *capture, struct err *err)
 {
 	const struct guest_memory *memory = &capture->vmm->memory;
 	struct copy copy = { .host = memory->host, .size = memory->size, .template_fd = memory->template_fd };
@@ -265,10 +265,10 @@ static int freeze(struct capture *capture, struct err *err)
 	return capture->watch ? 0 : err_sys(err, -errno, "cannot wait for the copy of the RAM");
 }
 
-int capture_start(struct vmm *vmm, const char *next_disk, capture_done_fn done, void *arg,
-		  struct capture **ret, struct err *err)
+int freeze_start(struct vmm *vmm, const char *next_disk, freeze_fn done, void *arg, struct freeze **ret,
+		 struct err *err)
 {
-	struct capture *capture;
+	struct freeze *capture;
 	int rc;
 
 	if (vmm->standing < vmm->ncpus || !vmm->clock_held)
@@ -278,7 +278,7 @@ int capture_start(struct vmm *vmm, const char *next_disk, capture_done_fn done, 
 	capture = malloc(sizeof(*capture));
 	if (!capture)
 		return err_set(err, -ENOMEM, "out of memory");
-	*capture = (struct capture){
+	*capture = (struct freeze){
 		.vmm = vmm, .done = done, .arg = arg, .ram_fd = -1, .state_fd = -1, .pidfd = -1
 	};
 	rc = save_state(vmm, &capture->state_fd, err);
@@ -288,7 +288,7 @@ int capture_start(struct vmm *vmm, const char *next_disk, capture_done_fn done, 
 	if (!rc && next_disk)
 		rc = qcow2_switch(vmm->disk, next_disk, err);
 	if (rc)
-		capture_free(capture);
+		freeze_free(capture);
 	else
 		*ret = capture;
 	return rc;

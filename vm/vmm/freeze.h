@@ -12,18 +12,18 @@
 #include "util/err.h"
 
 struct vmm;
-struct capture;
+struct freeze;
 
 /* err->code == 0: both are sealed memfds, the callee's. The capture is freed after the call. */
-typedef void (*capture_done_fn)(void *arg, const struct err *err, int ram_fd, int state_fd);
+typedef void (*freeze_fn)(void *arg, const struct err *err, int ram_fd, int state_fd);
 
 /*
  * The machine stands. When this returns 0 it is frozen: it may run again, on `next_disk` (NULL: it has no
  * disk). done is called from the loop, once the RAM is complete. On failure the machine is as before.
  */
-int capture_start(struct vmm *vmm, const char *next_disk, capture_done_fn done, void *arg,
-		  struct capture **ret, struct err *err);
+int freeze_start(struct vmm *vmm, const char *next_disk, freeze_fn done, void *arg, struct freeze **ret,
+		 struct err *err);
 /* Give up; done is not called. NULL is allowed. */
-void capture_cancel(struct capture *capture);
+void freeze_cancel(struct freeze *capture);
 
 #endif

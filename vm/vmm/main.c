@@ -33,7 +33,7 @@ static const char usage[] =
 	"\n"
 	"Serves sbxfs.\n";
 
-struct options {
+struct arguments {
 	struct vmm_boot boot;
 	uint64_t memory;
 	unsigned cpus;
@@ -66,7 +66,7 @@ static bool parse_fd(const char *text, int *ret)
 	return true;
 }
 
-static bool parse_options(int argc, char **argv, struct options *o)
+static bool parse_options(int argc, char **argv, struct arguments *o)
 {
 	static const struct option longs[] = {
 		{ "kernel", required_argument, NULL, 'k' },  { "initrd", required_argument, NULL, 'i' },
@@ -79,13 +79,13 @@ static bool parse_options(int argc, char **argv, struct options *o)
 	bool ok = true;
 	int c;
 
-	*o = (struct options){ .boot.cmdline = CMDLINE_DEFAULT,
-			       .memory = MEMORY_DEFAULT,
-			       .cpus = 1,
-			       .control = -1,
-			       .agent = -1,
-			       .console = -1,
-			       .stats = -1 };
+	*o = (struct arguments){ .boot.cmdline = CMDLINE_DEFAULT,
+				 .memory = MEMORY_DEFAULT,
+				 .cpus = 1,
+				 .control = -1,
+				 .agent = -1,
+				 .console = -1,
+				 .stats = -1 };
 	while (ok && (c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
 		switch (c) {
 		case 'k':
@@ -143,7 +143,7 @@ static void on_ended(void *arg, bool clean, const char *why)
 	loop_stop(s->loop);
 }
 
-static int boot_here(struct loop *loop, const struct options *o, struct err *err)
+static int boot_here(struct loop *loop, const struct arguments *o, struct err *err)
 {
 	struct vmm_stats stats = { 0 };
 	struct standalone s = { .loop = loop };
@@ -167,7 +167,7 @@ static int boot_here(struct loop *loop, const struct options *o, struct err *err
 	pthread_mutex_lock(&vmm->lock);
 	rc = vmm_boot(vmm, &o->boot, err);
 	if (!rc)
-		rc = sandbox_enter(err);
+		rc = seccomp_enter(err);
 	if (!rc)
 		rc = vmm_run(vmm, err);
 	pthread_mutex_unlock(&vmm->lock);
@@ -183,7 +183,7 @@ out:
 	return rc;
 }
 
-static int serve(struct loop *loop, const struct options *o, struct err *err)
+static int serve(struct loop *loop, const struct arguments *o, struct err *err)
 {
 	const struct control_fds fds = { .control = o->control, .agent = o->agent, .console = o->console };
 	struct vmm_stats *stats = mmap(NULL, sizeof(*stats), PROT_READ | PROT_WRITE, MAP_SHARED, o->stats, 0);
@@ -199,7 +199,7 @@ static int serve(struct loop *loop, const struct options *o, struct err *err)
 
 int main(int argc, char **argv)
 {
-	struct options options;
+	struct arguments options;
 	struct err err = { 0 };
 	struct loop *loop;
 	int rc;

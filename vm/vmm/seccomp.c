@@ -15,7 +15,7 @@
 
 #ifdef __SANITIZE_ADDRESS__
 /* AddressSanitizer's run-time calls what it likes, up to tracing its own process: no list would hold. */
-int sandbox_enter(struct err *err)
+int seccomp_enter(struct err *err)
 {
 	(void)err;
 	return 0;
@@ -94,7 +94,7 @@ static const int allowed[] = {
 	SCMP_SYS(exit_group),
 };
 
-int sandbox_enter(struct err *err)
+int seccomp_enter(struct err *err)
 {
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	size_t i;

@@ -11,6 +11,6 @@
 #include "util/err.h"
 
 /* For all threads of the process, and for good. */
-int sandbox_enter(struct err *err);
+int seccomp_enter(struct err *err);
 
 #endif

@@ -56,13 +56,13 @@ static int put_frame(uint16_t type, uint16_t generation, uint32_t id, const stru
 	return rc;
 }
 
-struct session {
-	struct server server;
+struct browse_session {
+	struct browse_server server;
 	struct err broken; /* why there are no files; said in answer to F_ATTACH */
 	uint16_t generation;
 };
 
-static int attach(struct session *session, const struct frame *frame, struct buf *payload)
+static int attach(struct browse_session *session, const struct frame *frame, struct buf *payload)
 {
 	struct reader args = reader_init(frame->payload, frame->len);
 	uint32_t version = get_u32(&args), generation = get_u32(&args);
@@ -78,7 +78,7 @@ static int attach(struct session *session, const struct frame *frame, struct buf
 	return put_frame(F_ATTACHED, session->generation, frame->id, payload);
 }
 
-static int file_operation(struct session *session, const struct frame *frame, struct buf *payload)
+static int file_operation(struct browse_session *session, const struct frame *frame, struct buf *payload)
 {
 	struct reader args = reader_init(frame->payload, frame->len);
 	struct buf results = { 0 };
@@ -94,7 +94,7 @@ static int file_operation(struct session *session, const struct frame *frame, st
 	return put_frame(F_FS_REPLY, session->generation, frame->id, payload);
 }
 
-static int handle(struct session *session, const struct frame *frame)
+static int handle(struct browse_session *session, const struct frame *frame)
 {
 	struct buf payload = { 0 };
 	int rc = 0;
@@ -110,7 +110,7 @@ static int handle(struct session *session, const struct frame *frame)
 }
 
 /* Until the daemon closes its end. */
-static int talk(struct session *session)
+static int talk(struct browse_session *session)
 {
 	static uint8_t bytes[READ_SIZE];
 	struct frame_parser parser = { 0 };
@@ -133,7 +133,7 @@ static int talk(struct session *session)
 
 int main(int argc, char **argv)
 {
-	static struct session session;
+	static struct browse_session session;
 	struct chain *chain;
 	struct err err = { 0 };
 	int layers;

@@ -40,12 +40,12 @@ static int from_ext2(errcode_t rc)
 	}
 }
 
-int server_open(struct server *server, struct chain *chain, struct err *err)
+int server_open(struct browse_server *server, struct chain *chain, struct err *err)
 {
 	const int flags = EXT2_FLAG_64BITS | EXT2_FLAG_SOFTSUPP_FEATURES;
 	int rc;
 
-	*server = (struct server){ 0 };
+	*server = (struct browse_server){ 0 };
 	disk_set_chain(chain);
 	if (ext2fs_open("disk", flags, 0, 0, &disk_io_manager, &server->fs))
 		return err_set(err, -EIO, "the disk holds no ext4 filesystem");
@@ -58,7 +58,7 @@ int server_open(struct server *server, struct chain *chain, struct err *err)
 	return 0;
 }
 
-void server_close(struct server *server)
+void server_close(struct browse_server *server)
 {
 	for (unsigned i = 0; i < BROWSE_FILES_MAX; i++)
 		if (server->open[i].id)
@@ -155,7 +155,7 @@ static void put_attr(struct buf *reply, ext2_filsys fs, ext2_ino_t ino, const st
 	fs_attr_put(reply, &attr);
 }
 
-static int look_up(struct server *server, struct reader *args, ext2_ino_t *ret_ino,
+static int look_up(struct browse_server *server, struct reader *args, ext2_ino_t *ret_ino,
 		   struct ext2_inode_large *ret)
 {
 	char path[PATH_MAX];
@@ -166,7 +166,7 @@ static int look_up(struct server *server, struct reader *args, ext2_ino_t *ret_i
 	return rc ? rc : read_inode(server->fs, *ret_ino, ret);
 }
 
-static int op_getattr(struct server *server, struct reader *args, struct buf *reply)
+static int op_getattr(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	struct ext2_inode_large inode;
 	ext2_ino_t ino = 0;
@@ -180,7 +180,7 @@ static int op_getattr(struct server *server, struct reader *args, struct buf *re
 /* ---- directories */
 
 /* Entries have no stable place to name, so a cookie counts them; nothing changes between two calls. */
-struct listing {
+struct dirents {
 	ext2_filsys fs;
 	struct buf *entries;
 	uint64_t at, from;
@@ -192,7 +192,7 @@ struct listing {
 static int add_entry(ext2_ino_t dir, int entry, struct ext2_dir_entry *dirent, int offset, int blocksize,
 		     char *buf, void *arg)
 {
-	struct listing *listing = arg;
+	struct dirents *listing = arg;
 	struct ext2_inode_large inode;
 	char name[NAME_LEN_MAX + 1];
 	int n = ext2fs_dirent_name_len(dirent);
@@ -223,10 +223,10 @@ static int add_entry(ext2_ino_t dir, int entry, struct ext2_dir_entry *dirent, i
 	return 0;
 }
 
-static int op_readdir(struct server *server, struct reader *args, struct buf *reply)
+static int op_readdir(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	struct buf entries = { 0 };
-	struct listing listing = { .fs = server->fs, .entries = &entries };
+	struct dirents listing = { .fs = server->fs, .entries = &entries };
 	struct ext2_inode_large inode;
 	ext2_ino_t ino = 0;
 	int rc = look_up(server, args, &ino, &inode);
@@ -264,7 +264,7 @@ static int read_at(ext2_file_t file, void *data, unsigned n, uint64_t offset)
 	return rc ? from_ext2(rc) : (int)got;
 }
 
-static int op_readlink(struct server *server, struct reader *args, struct buf *reply)
+static int op_readlink(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	struct ext2_inode_large inode;
 	char target[PATH_MAX];
@@ -299,7 +299,7 @@ static int op_readlink(struct server *server, struct reader *args, struct buf *r
 	return 0;
 }
 
-static int new_handle(struct server *server, ext2_file_t file, uint64_t size, uint32_t *ret)
+static int new_handle(struct browse_server *server, ext2_file_t file, uint64_t size, uint32_t *ret)
 {
 	for (uint32_t i = 1; i <= BROWSE_FILES_MAX; i++) {
 		uint32_t id = server->last + i, slot = id % BROWSE_FILES_MAX;
@@ -315,7 +315,7 @@ static int new_handle(struct server *server, ext2_file_t file, uint64_t size, ui
 	return -ENFILE;
 }
 
-static int op_open(struct server *server, struct reader *args, struct buf *reply)
+static int op_open(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	struct ext2_inode_large inode;
 	ext2_file_t file = NULL;
@@ -349,7 +349,7 @@ static int op_open(struct server *server, struct reader *args, struct buf *reply
 	return 0;
 }
 
-static int op_read(struct server *server, struct reader *args, struct buf *reply)
+static int op_read(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	const uint32_t id = get_u32(args), slot = id % BROWSE_FILES_MAX;
 	const uint64_t offset = get_u64(args);
@@ -372,7 +372,7 @@ static int op_read(struct server *server, struct reader *args, struct buf *reply
 	return rc < 0 ? rc : 0;
 }
 
-static int op_close(struct server *server, struct reader *args)
+static int op_close(struct browse_server *server, struct reader *args)
 {
 	const uint32_t id = get_u32(args), slot = id % BROWSE_FILES_MAX;
 
@@ -383,7 +383,7 @@ static int op_close(struct server *server, struct reader *args)
 	return 0;
 }
 
-static int op_statfs(const struct server *server, struct buf *reply)
+static int op_statfs(const struct browse_server *server, struct buf *reply)
 {
 	struct ext2_super_block *super = server->fs->super;
 
@@ -398,7 +398,7 @@ static int op_statfs(const struct server *server, struct buf *reply)
 }
 
 /* Only asking for attributes is allowed. */
-static int op_setattr(struct server *server, struct reader *args, struct buf *reply)
+static int op_setattr(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	struct reader again = *args;
 	char path[PATH_MAX];
@@ -410,7 +410,7 @@ static int op_setattr(struct server *server, struct reader *args, struct buf *re
 	return get_u32(&again) ? -EROFS : op_getattr(server, args, reply);
 }
 
-int serve(struct server *server, uint8_t op, struct reader *args, struct buf *reply)
+int serve(struct browse_server *server, uint8_t op, struct reader *args, struct buf *reply)
 {
 	int rc;
 

@@ -11,7 +11,7 @@
 
 enum { BROWSE_FILES_MAX = 256 };
 
-struct server {
+struct browse_server {
 	ext2_filsys fs;
 	struct {
 		uint32_t id; /* 0: free */
@@ -23,11 +23,11 @@ struct server {
 
 /* Open the filesystem on a chain, which stays the caller's and must outlive the server; one server at a time.
  * On failure server_close is still due. */
-int server_open(struct server *server, struct chain *chain, struct err *err);
-void server_close(struct server *server);
+int server_open(struct browse_server *server, struct chain *chain, struct err *err);
+void server_close(struct browse_server *server);
 
 /* One operation: args as enum fs_op has them, after the op; results are added to reply. 0 or a negative errno
  * with nothing useful in reply. */
-int serve(struct server *server, uint8_t op, struct reader *args, struct buf *reply);
+int serve(struct browse_server *server, uint8_t op, struct reader *args, struct buf *reply);
 
 #endif

@@ -36,7 +36,7 @@ struct stream {
 	bool eof;         /* its end was sent */
 };
 
-struct job {
+struct guest_job {
 	struct list link;
 	uint32_t id;
 	struct job_spec spec;
@@ -59,9 +59,9 @@ struct job {
 	struct stream out[2];
 };
 
-static struct job *job_find(struct guest *guest, uint32_t id)
+static struct guest_job *job_find(struct guest *guest, uint32_t id)
 {
-	struct job *job;
+	struct guest_job *job;
 
 	list_for_each (job, &guest->jobs, link)
 		if (job->id == id)
@@ -76,14 +76,14 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
-static void stdin_close(struct job *job)
+static void stdin_close(struct guest_job *job)
 {
 	close_fd(&job->in_fd);
 	buf_release(&job->in);
 }
 
 /* Nobody will read what the host sends: it must not wait for a grant. */
-static void stdin_break(struct job *job)
+static void stdin_break(struct guest_job *job)
 {
 	stdin_close(job);
 	if (!job->in_broken) {
@@ -93,7 +93,7 @@ static void stdin_break(struct job *job)
 }
 
 /* Before the command begins its group may not exist, and the signal would be lost. */
-static void job_signal(struct job *job, int signal)
+static void job_signal(struct guest_job *job, int signal)
 {
 	if (job->status >= 0) {
 		if (job->early != SIGKILL)
@@ -105,7 +105,7 @@ static void job_signal(struct job *job, int signal)
 
 /* End it, wherever it is. What a command that has ended left in the background goes on, as it does when a
  * shell ends. */
-static void job_end(const struct job *job)
+static void job_end(const struct guest_job *job)
 {
 	if (!job->pid || job->reaped)
 		return;
@@ -113,7 +113,7 @@ static void job_end(const struct job *job)
 	kill(-job->pid, SIGKILL);
 }
 
-static void job_free(struct guest *guest, struct job *job)
+static void job_free(struct guest *guest, struct guest_job *job)
 {
 	job_end(job);
 	close_fd(&job->status);
@@ -128,7 +128,7 @@ static void job_free(struct guest *guest, struct job *job)
 
 void guest_jobs_end(struct guest *guest)
 {
-	struct job *job, *tmp;
+	struct guest_job *job, *tmp;
 
 	list_for_each_safe (job, tmp, &guest->jobs, link)
 		job_free(guest, job);
@@ -136,7 +136,7 @@ void guest_jobs_end(struct guest *guest)
 
 void guest_jobs_forked(struct guest *guest)
 {
-	struct job *job;
+	struct guest_job *job;
 
 	list_for_each (job, &guest->jobs, link) {
 		job->out[0].max = job->out[0].at;
@@ -146,7 +146,7 @@ void guest_jobs_forked(struct guest *guest)
 
 /* ---- start and end */
 
-static void job_failed(struct job *job, const struct err *err)
+static void job_failed(struct guest_job *job, const struct err *err)
 {
 	job->state = JOB_FAILED;
 	job->code = (uint32_t)-err->code;
@@ -160,7 +160,7 @@ static void job_start(struct guest *guest, const struct frame *frame)
 	struct reader r = reader_init(frame->payload, frame->len);
 	struct guest_process process;
 	struct err err = { 0 };
-	struct job *job;
+	struct guest_job *job;
 	int rc;
 
 	if (job_find(guest, frame->id))
@@ -197,7 +197,7 @@ refuse:
 }
 
 /* Command and program are one now, or there was an error. */
-static void job_status_ready(struct job *job)
+static void job_status_ready(struct guest_job *job)
 {
 	struct err err;
 	ssize_t n = read(job->status, &err, sizeof(err));
@@ -219,7 +219,7 @@ static void job_status_ready(struct job *job)
 
 void guest_jobs_reaped(struct guest *guest, pid_t pid, int status)
 {
-	struct job *job;
+	struct guest_job *job;
 
 	list_for_each (job, &guest->jobs, link) {
 		if (pid && job->pid == pid && !job->reaped) {
@@ -247,7 +247,7 @@ void guest_jobs_reaped(struct guest *guest, pid_t pid, int status)
 
 /* The end of input to a terminal is a character, and ends a line that is not yet whole only when it comes
  * twice. */
-static void terminal_eof(struct job *job)
+static void terminal_eof(struct guest_job *job)
 {
 	struct termios tio;
 
@@ -258,7 +258,7 @@ static void terminal_eof(struct job *job)
 	buf_put_u8(&job->in, tio.c_cc[VEOF]);
 }
 
-static void stdin_write(struct job *job)
+static void stdin_write(struct guest_job *job)
 {
 	ssize_t n;
 
@@ -283,7 +283,7 @@ static void stdin_write(struct job *job)
 		stdin_close(job);
 }
 
-static void stdin_data(struct job *job, const struct frame *frame)
+static void stdin_data(struct guest_job *job, const struct frame *frame)
 {
 	/* Beyond the grant, after the end, or to a command that is gone: not ours to keep. */
 	if (job->in_fd < 0 || job->in_eof || frame->len > job->in_max - job->in_at || !frame->len)
@@ -298,7 +298,7 @@ static void stdin_data(struct job *job, const struct frame *frame)
 	stdin_write(job);
 }
 
-static void stdin_eof(struct job *job)
+static void stdin_eof(struct guest_job *job)
 {
 	if (job->in_eof)
 		return;
@@ -310,14 +310,14 @@ static void stdin_eof(struct job *job)
 
 /* ---- output */
 
-static void stream_end(struct guest *guest, struct job *job, unsigned i)
+static void stream_end(struct guest *guest, struct guest_job *job, unsigned i)
 {
 	close_fd(&job->out[i].fd);
 	job->out[i].eof = true;
 	guest_send(guest, i ? F_JOB_STDERR : F_JOB_STDOUT, job->id, NULL, 0);
 }
 
-static void stream_read(struct guest *guest, struct job *job, unsigned i)
+static void stream_read(struct guest *guest, struct guest_job *job, unsigned i)
 {
 	uint8_t bytes[PROTO_DATA_MAX];
 	struct stream *stream = &job->out[i];
@@ -340,7 +340,7 @@ static bool stream_wanted(const struct stream *stream)
 	return !stream->eof && stream->max > stream->at;
 }
 
-static void stream_want(struct job *job, unsigned i, const struct frame *frame)
+static void stream_want(struct guest_job *job, unsigned i, const struct frame *frame)
 {
 	struct reader r = reader_init(frame->payload, frame->len);
 	const uint64_t max = get_u64(&r);
@@ -354,7 +354,7 @@ static void stream_want(struct job *job, unsigned i, const struct frame *frame)
 unsigned guest_jobs_poll(struct guest *guest, struct pollfd *fds)
 {
 	const bool may_send = guest_may_send(guest);
-	struct job *job;
+	struct guest_job *job;
 	unsigned n = 0, i;
 
 	list_for_each (job, &guest->jobs, link) {
@@ -379,7 +379,7 @@ unsigned guest_jobs_poll(struct guest *guest, struct pollfd *fds)
 
 void guest_jobs_ready(struct guest *guest, const struct pollfd *fds)
 {
-	struct job *job;
+	struct guest_job *job;
 	unsigned i;
 
 	list_for_each (job, &guest->jobs, link) {
@@ -396,7 +396,7 @@ void guest_jobs_ready(struct guest *guest, const struct pollfd *fds)
 	}
 }
 
-static void tell_stdin(struct guest *guest, struct job *job)
+static void tell_stdin(struct guest *guest, struct guest_job *job)
 {
 	struct buf payload = { 0 };
 
@@ -409,7 +409,7 @@ static void tell_stdin(struct guest *guest, struct job *job)
 	buf_release(&payload);
 }
 
-static void tell_exit(struct guest *guest, struct job *job)
+static void tell_exit(struct guest *guest, struct guest_job *job)
 {
 	struct buf payload = { 0 };
 
@@ -419,7 +419,7 @@ static void tell_exit(struct guest *guest, struct job *job)
 	buf_release(&payload);
 }
 
-static void tell_started(struct guest *guest, struct job *job)
+static void tell_started(struct guest *guest, struct guest_job *job)
 {
 	struct buf pid = { 0 };
 
@@ -430,7 +430,7 @@ static void tell_started(struct guest *guest, struct job *job)
 
 void guest_jobs_flush(struct guest *guest)
 {
-	struct job *job;
+	struct guest_job *job;
 	unsigned i;
 
 	list_for_each (job, &guest->jobs, link) {
@@ -455,7 +455,7 @@ void guest_jobs_flush(struct guest *guest)
 
 /* ---- frames */
 
-static void job_kill(struct job *job, const struct frame *frame)
+static void job_kill(struct guest_job *job, const struct frame *frame)
 {
 	struct reader r = reader_init(frame->payload, frame->len);
 	const uint32_t signal = get_u32(&r);
@@ -464,7 +464,7 @@ static void job_kill(struct job *job, const struct frame *frame)
 		job_signal(job, (int)signal);
 }
 
-static void job_resize(struct job *job, const struct frame *frame)
+static void job_resize(struct guest_job *job, const struct frame *frame)
 {
 	struct reader r = reader_init(frame->payload, frame->len);
 	struct winsize size = { .ws_row = get_u16(&r), .ws_col = get_u16(&r) };
@@ -479,7 +479,7 @@ static void job_resize(struct job *job, const struct frame *frame)
 static void job_list(struct guest *guest, uint32_t tag)
 {
 	struct buf payload = { 0 };
-	struct job *job;
+	struct guest_job *job;
 
 	list_for_each (job, &guest->jobs, link) {
 		struct job_info info = {
@@ -507,7 +507,7 @@ static void job_list(struct guest *guest, uint32_t tag)
 
 void guest_job_frame(struct guest *guest, const struct frame *frame)
 {
-	struct job *job;
+	struct guest_job *job;
 
 	if (frame->type == F_JOB_START) {
 		job_start(guest, frame);
