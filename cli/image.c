@@ -55,8 +55,8 @@ static int fill_base(struct ext4 *fs, const char *source, struct err *err)
 	return image_base(fs, err);
 }
 
-/* A file without a name; `ret` is a path to it as long as the descriptor returned is open, for children too.
- */
+/* A file without a name; `ret` is a path to it as long as the descriptor returned is open, for children
+ * too. */
 static int open_scratch(char *ret, size_t size, struct err *err)
 {
 	const char *dir = getenv("TMPDIR");

@@ -10,8 +10,8 @@
 
 enum {
 	SBX_USAGE = 2,
-	/* exec: sbx failed, not the command; and the command could not be started (as env(1) and others have
-	   it) */
+	/* exec: sbx failed, not the command; and the command could not be started (as env(1) and others
+	 * have it) */
 	SBX_FAILED = 125,
 	SBX_NOT_FOUND = 127,
 };

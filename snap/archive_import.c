@@ -368,8 +368,8 @@ static int receive(struct import *import, int dir_fd, int fd)
 
 /* ---- checking, on a worker */
 
-/* Number of an object among the sources of an image, counted from 1; added if it is new, 0 when that fails.
- */
+/* Number of an object among the sources of an image, counted from 1; added if it is new, 0 when that
+ * fails. */
 static uint32_t source_number(struct ramimage *image, const char *id)
 {
 	for (unsigned i = 0; i < image->nsources; i++)
@@ -552,8 +552,8 @@ static int place_layers(struct import *import)
 	while (!rc && import->nplaced < import->nlayers) {
 		const char *file = import->layers[import->nplaced];
 
-		/* A file that is there and not held is a machine's present disk: not the archive's to name.
-		 */
+		/* A file that is there and not held is a machine's present disk: not the archive's to
+		 * name. */
 		if (renameat2(store->tmp_fd, file, store->layers_fd, file, RENAME_NOREPLACE) < 0) {
 			rc = -errno;
 			if (rc != -EEXIST || !base_is_there(import, file))

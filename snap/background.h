@@ -16,8 +16,7 @@ struct background *background_new(void);
 void background_free(struct background *bg);
 
 /* Call run(arg) on the thread; run owns arg. When memory is short it is called here and now, after all
- * others.
- */
+ * others. */
 void background_run(struct background *bg, void (*run)(void *arg), void *arg);
 /* Wait until everything asked for so far is done. */
 void background_flush(struct background *bg);

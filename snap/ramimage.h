@@ -20,8 +20,8 @@
 enum {
 	RAMIMAGE_BLOCK = 64 << 10,
 	RAMIMAGE_HEADER = 64,
-	/* Each is an open file while an image is read. An image whose parent has as many is written in full.
-	 */
+	/* Each is an open file while an image is read. An image whose parent has as many is written in
+	 * full. */
 	RAMIMAGE_SOURCES_MAX = 64,
 };
 /* The largest content. */

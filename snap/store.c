@@ -74,8 +74,8 @@ static void add_chore(struct store *store, int dir_fd, const char *name)
 	struct store_chore *chore = malloc(sizeof(*chore));
 
 	if (!chore) {
-		/* A file that stays is swept when the store is opened next; a sync that is lost has failed.
-		 */
+		/* A file that stays is swept when the store is opened next; a sync that is lost has
+		 * failed. */
 		if (!name[0])
 			store->sync_failed = true;
 		return;

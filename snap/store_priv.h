@@ -80,8 +80,8 @@ void store_sync_later(struct store *store, int dir_fd);
 void store_discard(struct store *store, int dir_fd, const char *name);
 
 /* layer.c */
-/* The layer in layers/`file` and all below it, as found on disk. -EINVAL names what is missing or not ours.
- */
+/* The layer in layers/`file` and all below it, as found on disk. -EINVAL names what is missing or not
+ * ours. */
 int layer_open(struct store *store, const char *file, struct layer **ret, struct err *err);
 struct layer *layer_find(struct store *store, const char *file);
 

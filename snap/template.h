@@ -30,8 +30,8 @@ struct template
 	unsigned refs;
 	char engine[ENGINE_NAME_MAX]; /* that captured it, the only one that can fork it */
 	struct shape shape;
-	int ram_fd; /* sealed memfd, memory_max bytes (or the engine's RAM size), holes where the RAM is zero
-		     */
+	/* sealed memfd, memory_max bytes (or the engine's RAM size), holes where the RAM is zero */
+	int ram_fd;
 	uint64_t ram_size;
 	int state_fd;        /* sealed memfd: the engine's device state */
 	struct layer *disk;  /* immutable; a reference is held */

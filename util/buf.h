@@ -62,8 +62,8 @@ uint32_t get_u32(struct reader *r);
 uint64_t get_u64(struct reader *r);
 /* Points into the reader's data; *ret_n bytes. Never NULL. */
 const uint8_t *get_bytes(struct reader *r, size_t *ret_n);
-/* Copies a string of at most size - 1 bytes and terminates it; a longer one or one with a NUL inside is bad.
- */
+/* Copies a string of at most size - 1 bytes and terminates it; a longer one or one with a NUL inside is
+ * bad. */
 void get_str(struct reader *r, char *ret, size_t size);
 /* What is left, without a length before it. */
 static inline size_t reader_left(const struct reader *r)

@@ -12,8 +12,8 @@
 /* All of n bytes; a file that ends before is -EIO. EINTR is retried. */
 int pread_all(int fd, void *data, size_t n, uint64_t offset);
 int pwrite_all(int fd, const void *data, size_t n, uint64_t offset);
-/* The same at the file position, for pipes. read_some returns fewer bytes than n only at the end of the file.
- */
+/* The same at the file position, for pipes. read_some returns fewer bytes than n only at the end of the
+ * file. */
 ssize_t read_some(int fd, void *data, size_t n);
 int write_all(int fd, const void *data, size_t n);
 

@@ -35,8 +35,8 @@ int loop_once(struct loop *loop, int timeout_ms);
  */
 void loop_set_lock(struct loop *loop, pthread_mutex_t *lock);
 
-/* A watched descriptor. events are EPOLLIN, EPOLLOUT...; level triggered. The descriptor stays the caller's.
- */
+/* A watched descriptor. events are EPOLLIN, EPOLLOUT...; level triggered. The descriptor stays the
+ * caller's. */
 typedef void (*watch_fn)(void *arg, uint32_t events);
 struct watch;
 struct watch *watch_new(struct loop *loop, int fd, uint32_t events, watch_fn fn, void *arg);

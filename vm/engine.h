@@ -87,8 +87,8 @@ struct engine {
 	int (*prepare)(const struct engine_env *env, struct template *template, const char *disk,
 		       const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		       struct err *err);
-	/* `background`: nobody waits for what it does, and others go first; false: somebody does from now on.
-	 */
+	/* `background`: nobody waits for what it does, and others go first; false: somebody does from now
+	 * on. */
 	void (*background)(struct vm *vm, bool background);
 	/* Let a prepared machine run, or one that was started before and is paused, for this owner from now
 	 * on. What was written to the agent channel of a machine whose prepare was done, or that is paused,

@@ -36,8 +36,8 @@ void process_kill(struct process *process, int signal);
  * (CAP_SYS_NICE).
  */
 void process_background(struct process *process, bool background);
-/* It does nothing from now on, is killed soon, and nobody is told: the process is reaped in the background.
- */
+/* It does nothing from now on, is killed soon, and nobody is told: the process is reaped in the
+ * background. */
 void process_abandon(struct process *process);
 /* Wait until no abandoned child is left. */
 void process_reap_abandoned(void);

@@ -7,8 +7,8 @@
 
 #include "vm/engine.h"
 
-/* Fills cpu_ns, resident, private and shared, and zeroes the rest; a negative errno if the process is gone.
- */
+/* Fills cpu_ns, resident, private and shared, and zeroes the rest; a negative errno if the process is
+ * gone. */
 int process_usage(pid_t pid, struct vm_usage *ret);
 
 #endif

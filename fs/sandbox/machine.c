@@ -51,8 +51,8 @@ void machine_drop(struct sandbox *sb)
 	jobs_lost(sb, "the machine ended");
 }
 
-/* The machine cannot be brought up: the sandbox has none, and the task fails with what the console said last.
- */
+/* The machine cannot be brought up: the sandbox has none, and the task fails with what the console said
+ * last. */
 static void fail_start(struct sandbox *sb, const struct err *why)
 {
 	struct err err = *why;

@@ -35,8 +35,8 @@ struct snapshot *snapshot_find(struct list *snapshots, const char *name);
 /* What a fork of the sandbox, or a snapshot of it, inherits. snapshot_meta_release frees it. */
 int snapshot_meta_of(const struct sandbox *sb, const struct template *template, struct snapshot_meta *ret);
 
-/* A snapshot of sb with the next number, not yet in its list: snapshot_keep adds it. Takes the template over.
- */
+/* A snapshot of sb with the next number, not yet in its list: snapshot_keep adds it. Takes the template
+ * over. */
 int snapshot_new(struct sandbox *sb, struct template *template, struct snapshot **ret, struct err *err);
 void snapshot_keep(struct snapshot *snap);
 /* A named snapshot's name is another now, or "" for none: sandboxes whose memory goes back to it follow. */

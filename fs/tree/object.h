@@ -42,8 +42,8 @@ struct object {
 	struct list siblings; /* fs->images, of an image */
 	struct list nodes;    /* struct tree_node: what the kernel knows of it */
 	struct list files;    /* struct file: who polls its value */
-	uint64_t version; /* counts changes of its value: a sandbox's state, a job's status, a snapshot's info
-			   */
+	/* counts changes of its value: a sandbox's state, a job's status, a snapshot's info */
+	uint64_t version;
 	struct list
 		forks; /* struct sandbox, by fork_link: what was forked of a sandbox or snapshot, and lives */
 	const char *to_root; /* from the links in its forks/ to the root: "../../" */

@@ -39,8 +39,8 @@ void request_data(struct request *request, const void *data, size_t n);
 void request_attr(struct request *request, const struct stat *attr, double timeout);
 void request_link(struct request *request, const char *target);
 void request_statfs(struct request *request, const struct statvfs *st);
-/* -errno when the caller is gone in the same moment: the kernel does not know the entry, or will not release
- * the file. */
+/* -errno when the caller is gone in the same moment: the kernel does not know the entry, or will not
+ * release the file. */
 int request_entry(struct request *request, const struct fuse_entry_param *entry);
 int request_open(struct request *request, const struct fuse_file_info *fi);
 int request_create(struct request *request, const struct fuse_entry_param *entry,

@@ -50,18 +50,18 @@ struct stream_ops {
 };
 
 enum entry_flags {
-	ENTRY_FRESH = 1,  /* every lookup is a node of its own: a writer does not queue behind another's inode
-			     lock */
-	ENTRY_POLL = 2,   /* poll(2) tells when the value changed: obj->version counts it */
-	ENTRY_COSTLY = 4, /* asks the host's kernel: st_size is COSTLY_SIZE and not the text's */
-	ENTRY_APPEND = 8, /* a text of lines: O_APPEND adds to it */
+	/* every lookup is a node of its own: a writer does not queue behind another's inode lock */
+	ENTRY_FRESH = 1,
+	ENTRY_POLL = 2,     /* poll(2) tells when the value changed: obj->version counts it */
+	ENTRY_COSTLY = 4,   /* asks the host's kernel: st_size is COSTLY_SIZE and not the text's */
+	ENTRY_APPEND = 8,   /* a text of lines: O_APPEND adds to it */
 	ENTRY_VOLATILE = 16 /* a name that others than users of the tree take away: is looked up each time */
 };
 
 struct entry {
 	const char *name; /* of a child that is made: what the README calls it, "VM" */
-	mode_t mode; /* type and permissions; S_IFDIR alone: an object's own directory, with its permissions
-		      */
+	/* type and permissions; S_IFDIR alone: an object's own directory, with its permissions */
+	mode_t mode;
 	unsigned flags; /* enum entry_flags */
 	const char *help;
 	/* A text: what it reads, and what a write does (text[n] is 0, a newline at its end cut off). */

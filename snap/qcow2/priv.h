@@ -110,8 +110,8 @@ int qfile_backing_name(const struct qfile *file, char ret_name[NAME_MAX + 1], bo
 /* qcow2_alloc.c. Called with the lock held; the file is writable. */
 int refs_load(struct qfile *file, struct err *err);
 void refs_release(struct refs *refs);
-/* Count up to n > 0 clusters in a row that were free; at least one is found. *ret_fresh: they read as zero.
- */
+/* Count up to n > 0 clusters in a row that were free; at least one is found. *ret_fresh: they read as
+ * zero. */
 int refs_alloc(struct qfile *file, uint64_t n, bool meta, uint64_t *ret_cluster, uint64_t *ret_n,
 	       bool *ret_fresh);
 /* Count n clusters down, as far as they hold metadata, or do not; those that become free are given back to

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* fuzz_ramimage.c - a RAM image, as it is and with checksums that fit, that refers to itself where it refers
- * to others */
+/* fuzz_ramimage.c - a RAM image, as it is and with checksums that fit, that refers to itself where it
+ * refers to others */
 #include <endian.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -121,8 +121,8 @@ static void set_reg(struct machine_with_device *m, uint64_t offset, uint32_t val
 	m->regs.write(m->regs.opaque, offset, 4, value);
 }
 
-/* Bring the device up like a driver, with queue i's rings at i * QUEUE_STRIDE: 0, 0x100 and 0x200 from there.
- */
+/* Bring the device up like a driver, with queue i's rings at i * QUEUE_STRIDE: 0, 0x100 and 0x200 from
+ * there. */
 static void machine_start(struct machine_with_device *m, uint32_t ring_features)
 {
 	unsigned i;

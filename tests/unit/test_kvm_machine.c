@@ -102,8 +102,8 @@ static void a_guest_runs_and_stops_and_runs(void)
 
 static void set_xmm7(struct test_vm *vm)
 {
-	/* The layout of XSAVE (Intel SDM volume 1, 13.4): XMM7 is at 272, the bitmap of parts in use at 512.
-	 */
+	/* The layout of XSAVE (Intel SDM volume 1, 13.4): XMM7 is at 272, the bitmap of parts in use at
+	 * 512. */
 	static union {
 		struct kvm_xsave head;
 		uint8_t bytes[65536]; /* KVM reads what its XSAVE2 size says */

@@ -25,8 +25,8 @@ struct two {
 	int calls;
 };
 
-/* Whichever is called first frees both: the other's event, perhaps fetched in the same round, must not come.
- */
+/* Whichever is called first frees both: the other's event, perhaps fetched in the same round, must not
+ * come. */
 static void free_both(void *arg, uint32_t events)
 {
 	struct two *two = arg;

@@ -19,8 +19,8 @@
 
 struct agent;
 
-/* Things the guest says of jobs, for whoever owns the agent; NULL: not interested. `data` is valid during the
- * call. */
+/* Things the guest says of jobs, for whoever owns the agent; NULL: not interested. `data` is valid during
+ * the call. */
 struct agent_events {
 	void (*ready)(void *owner); /* the agent of a booting guest waits for agent_attach */
 	void (*job_started)(void *owner, uint32_t job, int err, const char *reason, uint32_t pid);
@@ -34,8 +34,8 @@ struct identity {
 	const char *name;
 	uint32_t generation;
 	enum attach_kind kind;
-	bool resync; /* the stream may be cut anywhere: send the preamble that makes the guest's parser find
-			its feet */
+	/* the stream may be cut anywhere: send the preamble that makes the guest's parser find its feet */
+	bool resync;
 	char *const *env; /* "K=V", NULL-terminated, or NULL */
 };
 

@@ -75,8 +75,8 @@ enum frame_type {
 	F_JOB_STARTED,    /* G: i32 errno, str reason, u32 pid */
 	F_JOB_STDIN,      /* H: bytes, the rest of the payload */
 	F_JOB_STDIN_EOF,  /* H */
-	F_JOB_STDIN_MAX,  /* G: u64 offset up to which stdin may be sent; UINT64_MAX: nobody reads it any more
-			     (EPIPE) */
+	/* G: u64 offset up to which stdin may be sent; UINT64_MAX: nobody reads it any more (EPIPE) */
+	F_JOB_STDIN_MAX,
 	F_JOB_STDOUT,     /* G: bytes, the rest of the payload; an empty one is end of file */
 	F_JOB_STDERR,     /* G: likewise */
 	F_JOB_STDOUT_MAX, /* H: u64 offset up to which stdout is wanted */
@@ -101,9 +101,9 @@ enum frame_type {
 };
 
 enum attach_kind {
-	ATTACH_BOOT,     /* first ever: apply all of the identity */
-	ATTACH_FORK,     /* a new machine that began as a copy: new identity, open files of the old host's are
-			    closed */
+	ATTACH_BOOT, /* first ever: apply all of the identity */
+	/* a new machine that began as a copy: new identity, open files of the old host's are closed */
+	ATTACH_FORK,
 	ATTACH_RESUME,   /* the same machine goes on, perhaps in another process: identity is as it was, only
 			    the clock is set */
 	ATTACH_REHEARSE, /* a machine that will be a fork goes through the motions of ATTACH_FORK: fresh
@@ -145,9 +145,9 @@ enum fs_op {
 	FS_SYMLINK, /* str path, str target, u32 uid, u32 gid -> attr */
 	FS_LINK,    /* str existing, str path -> attr */
 	FS_MKNOD,   /* str path, u32 mode, u64 rdev, u32 uid, u32 gid -> attr */
-	FS_STATFS,  /* str path -> u64 bsize, u64 blocks, u64 bfree, u64 bavail, u64 files, u64 ffree, u32
-		       namemax */
-	FS_SYNC,    /* what was written to the root filesystem reaches the disk */
+	/* str path -> u64 bsize, u64 blocks, u64 bfree, u64 bavail, u64 files, u64 ffree, u32 namemax */
+	FS_STATFS,
+	FS_SYNC, /* what was written to the root filesystem reaches the disk */
 };
 
 enum fs_valid { FSV_MODE = 1, FSV_UID = 2, FSV_GID = 4, FSV_SIZE = 8, FSV_ATIME = 16, FSV_MTIME = 32 };

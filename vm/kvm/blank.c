@@ -25,8 +25,8 @@
 
 enum {
 	POOL_SIZE = 4,
-	/* A fork is usually followed by another one, or by the first commands in it: stay out of their way.
-	 */
+	/* A fork is usually followed by another one, or by the first commands in it: stay out of their
+	 * way. */
 	REFILL_NS = 20 * 1000 * 1000,
 };
 

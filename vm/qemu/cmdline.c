@@ -117,8 +117,8 @@ static void add_machine(struct qemu_args *args, const struct qemu_config *config
 	else
 		arg(args, "tcg,thread=multi,tb-size=%d", TB_MIB);
 	arg(args, "-cpu");
-	/* For TCG x86-64-v2 and a random number instruction: what more it offers would be slow in software.
-	 */
+	/* For TCG x86-64-v2 and a random number instruction: what more it offers would be slow in
+	 * software. */
 	arg(args, "%s", config->kvm ? "host,migratable=on" : "Nehalem,-spec-ctrl,+rdrand,+arat");
 	arg(args, "-smp");
 	arg(args, "%" PRIu32, config->shape->cpus_max);

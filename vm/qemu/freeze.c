@@ -168,8 +168,8 @@ static void on_rest(void *arg, int result)
 	vm_release(vm);
 }
 
-/* The machine has its disk open twice: let go of the chain it had, from the top, since each holds the next.
- */
+/* The machine has its disk open twice: let go of the chain it had, from the top, since each holds the
+ * next. */
 static void drop_old_nodes(struct vm *vm)
 {
 	char name[QEMU_NODE_NAME_MAX];

@@ -241,8 +241,8 @@ static int pair(int fds[2], struct err *err)
 	return 0;
 }
 
-/* Its size is sealed: QEMU cannot fill our memory with messages, and a write beyond is an error it ignores.
- */
+/* Its size is sealed: QEMU cannot fill our memory with messages, and a write beyond is an error it
+ * ignores. */
 static int open_log(struct err *err)
 {
 	int fd = ram_memfd("sbx-qemu-log", LOG_BYTES, err);

@@ -136,8 +136,8 @@ int cpuid_supported(int kvm_fd, bool tsc_deadline, struct kvm_cpuid2 **ret, stru
 	}
 	entry = find(cpuid, 1, 0);
 	if (entry) {
-		/* "There is a hypervisor": guests look for kvmclock only then, and older KVMs leave it to us.
-		 */
+		/* "There is a hypervisor": guests look for kvmclock only then, and older KVMs leave it to
+		 * us. */
 		entry->ecx |= BIT(31);
 		/* Depends on the irqchip, so KVM never lists it (Documentation/virt/kvm/api.rst). */
 		if (tsc_deadline)

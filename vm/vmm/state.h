@@ -27,8 +27,8 @@ struct vmm;
 
 enum { STATE_VERSION = 2 };
 
-/* The vCPUs stand and the disk is drained. RAM must be taken before the loop runs on: saving may change it.
- */
+/* The vCPUs stand and the disk is drained. RAM must be taken before the loop runs on: saving may change
+ * it. */
 int state_save(struct vmm *vmm, struct buf *buf, struct err *err);
 /* Into a machine that has its RAM and devices, and has never run. */
 int state_load(struct vmm *vmm, int fd, struct err *err);

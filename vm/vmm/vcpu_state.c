@@ -146,8 +146,8 @@ static int save_msrs(struct vcpu *vcpu, struct buf *buf, struct err *err)
 			buf_put_u32(&out, msrs.head.entries[i].index);
 			buf_put_u64(&out, msrs.head.entries[i].data);
 		}
-		/* It stops at the first that this vCPU does not have, for want of the CPUID bit: skip that.
-		 */
+		/* It stops at the first that this vCPU does not have, for want of the CPUID bit: skip
+		 * that. */
 		at += (uint32_t)got + ((uint32_t)got < n);
 	}
 	buf_put_bytes(buf, buf_bytes(&out), out.len);

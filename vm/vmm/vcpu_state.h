@@ -12,8 +12,8 @@ struct vcpu;
 int vcpu_save(struct vcpu *vcpu, struct buf *buf, struct err *err);
 /* Into a vCPU that has its CPUID and has never run. */
 int vcpu_load(struct vcpu *vcpu, struct reader *reader, struct err *err);
-/* After all vCPUs are loaded, of one that is not the first: give it the first one's offset to the host's TSC.
- */
+/* After all vCPUs are loaded, of one that is not the first: give it the first one's offset to the host's
+ * TSC. */
 int vcpu_copy_tsc_offset(const struct vcpu *first, struct vcpu *vcpu, struct err *err);
 
 #endif

@@ -44,8 +44,8 @@ struct guest_identity {
 struct guest_machine {
 	/* Take on an identity. May block for as long as the hooks of a fork may. */
 	int (*attach)(const struct guest_identity *identity, struct err *err);
-	/* Bring CPUs and memory to what is asked. Runs in a child process, which is killed when it takes too
-	 * long. */
+	/* Bring CPUs and memory to what is asked. Runs in a child process, which is killed when it takes
+	 * too long. */
 	int (*resize)(uint32_t cpus, uint64_t memory, struct err *err);
 	/* What is online. */
 	void (*size)(uint32_t *ret_cpus, uint64_t *ret_memory);

@@ -440,8 +440,8 @@ static int open_signals(void)
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
 	sigaddset(&set, SIGIO);
-	/* How busybox and others ask PID 1 to halt, power off and reboot. A sandbox ends in all three cases.
-	 */
+	/* How busybox and others ask PID 1 to halt, power off and reboot. A sandbox ends in all three
+	 * cases. */
 	sigaddset(&set, SIGUSR1);
 	sigaddset(&set, SIGUSR2);
 	sigaddset(&set, SIGTERM);

@@ -118,8 +118,8 @@ static bool send_chain(struct virtio_console *con, const struct virtq_chain *cha
 	return con->tx_sent == chain->out_len;
 }
 
-/* Guest to socket. Nobody at the other end: then the bytes have nowhere to go, and the guest need not wait.
- */
+/* Guest to socket. Nobody at the other end: then the bytes have nowhere to go, and the guest need not
+ * wait. */
 static void transmit(struct virtio_console *con)
 {
 	struct virtqueue *vq = &con->dev.queues[TX];

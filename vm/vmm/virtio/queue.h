@@ -65,8 +65,8 @@ int virtq_start(struct virtqueue *vq);
 /* Forget everything; chains still out belong to nobody any more. */
 void virtq_stop(struct virtqueue *vq);
 
-/* Take the next chain. False: none there (the driver will notify when there is one), or the queue is broken.
- */
+/* Take the next chain. False: none there (the driver will notify when there is one), or the queue is
+ * broken. */
 bool virtq_pop(struct virtqueue *vq, struct virtq_chain *ret);
 /* Put the chain taken last back, to take it again later. */
 void virtq_unpop(struct virtqueue *vq);
