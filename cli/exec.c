@@ -28,6 +28,7 @@
 #include "cli/mount.h"
 #include "cli/sbx.h"
 #include "util/buf.h"
+#include "util/io.h"
 
 struct exec_job {
 	char vm[PATH_MAX];       /* the sandbox's directory */
@@ -108,19 +109,6 @@ static void resize(const struct exec_job *job)
 }
 
 /* ---- threads */
-
-static int write_all(int fd, const char *p, size_t n)
-{
-	while (n) {
-		ssize_t done = write(fd, p, n);
-
-		if (done < 0)
-			return -1;
-		p += done;
-		n -= (size_t)done;
-	}
-	return 0;
-}
 
 static void restore_terminal(const struct exec_job *job)
 {

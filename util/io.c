@@ -11,24 +11,31 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int pread_all(int fd, void *data, size_t n, uint64_t offset)
+ssize_t pread_some(int fd, void *data, size_t n, uint64_t offset)
 {
-	uint8_t *p = data;
+	size_t at = 0;
 
-	while (n) {
-		ssize_t got = pread(fd, p, n, (off_t)offset);
+	while (at < n) {
+		ssize_t got = pread(fd, (uint8_t *)data + at, n - at, (off_t)(offset + at));
 
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
 			return -errno;
 		if (!got)
-			return -EIO;
-		p += got;
-		offset += (uint64_t)got;
-		n -= (size_t)got;
+			break;
+		at += (size_t)got;
 	}
-	return 0;
+	return (ssize_t)at;
+}
+
+int pread_all(int fd, void *data, size_t n, uint64_t offset)
+{
+	const ssize_t got = pread_some(fd, data, n, offset);
+
+	if (got < 0)
+		return (int)got;
+	return (size_t)got < n ? -EIO : 0;
 }
 
 int pwrite_all(int fd, const void *data, size_t n, uint64_t offset)
@@ -40,8 +47,8 @@ int pwrite_all(int fd, const void *data, size_t n, uint64_t offset)
 
 		if (put < 0 && errno == EINTR)
 			continue;
-		if (put < 0)
-			return -errno;
+		if (put <= 0)
+			return put ? -errno : -EIO;
 		p += put;
 		offset += (uint64_t)put;
 		n -= (size_t)put;
@@ -76,8 +83,8 @@ int write_all(int fd, const void *data, size_t n)
 
 		if (put < 0 && errno == EINTR)
 			continue;
-		if (put < 0)
-			return -errno;
+		if (put <= 0)
+			return put ? -errno : -EIO;
 		p += put;
 		n -= (size_t)put;
 	}

@@ -9,9 +9,14 @@
 
 #include "util/buf.h"
 
-/* All of n bytes; a file that ends before is -EIO. EINTR is retried. */
+/*
+ * All of n bytes. A file that ends before is -EIO, and so is one that takes no more; EINTR is retried. System
+ * calls and nothing else, so also for a child of fork(2) in a process with threads.
+ */
 int pread_all(int fd, void *data, size_t n, uint64_t offset);
 int pwrite_all(int fd, const void *data, size_t n, uint64_t offset);
+/* Returns how many bytes were read: fewer than n only at the end of the file. */
+ssize_t pread_some(int fd, void *data, size_t n, uint64_t offset);
 /* The same at the file position, for pipes. read_some returns fewer bytes than n only at the end of the
  * file. */
 ssize_t read_some(int fd, void *data, size_t n);

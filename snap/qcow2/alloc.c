@@ -92,8 +92,8 @@ static int write_counts(const struct qfile *file, uint64_t cluster, uint64_t n)
 			part = 512;
 		for (i = 0; i < part; i++)
 			buf[i] = htobe16(refs->count[cluster + i]);
-		rc = pio_write(file->fd, buf, part * sizeof(*buf),
-			       refs->table[cluster >> refs->block_bits] + in_block * sizeof(*buf));
+		rc = pwrite_all(file->fd, buf, part * sizeof(*buf),
+				refs->table[cluster >> refs->block_bits] + in_block * sizeof(*buf));
 		cluster += part;
 		n -= part;
 	}
@@ -154,7 +154,7 @@ static int load_table(struct qfile *file, uint64_t **ret, uint64_t *ret_n, struc
 	table = malloc(entries * sizeof(*table));
 	if (!table)
 		return err_set(err, -ENOMEM, "no memory for the refcounts of disk file %s", file->name);
-	rc = pio_read(file->fd, table, entries * sizeof(*table), file->refs.table_offset);
+	rc = pread_all(file->fd, table, entries * sizeof(*table), file->refs.table_offset);
 	if (rc < 0) {
 		err_sys(err, rc, "cannot read the refcount table of disk file %s", file->name);
 		goto fail;
@@ -199,8 +199,8 @@ int refs_load(struct qfile *file, struct err *err)
 	memcpy(refs->table, table, n * sizeof(*table));
 	refs->nblocks = n;
 	for (i = 0; !rc && i < n; i++)
-		rc = pio_read(file->fd, refs->count + (i << refs->block_bits), cluster_size(file),
-			      table[i] & QCOW2_OFFSET);
+		rc = pread_all(file->fd, refs->count + (i << refs->block_bits), cluster_size(file),
+			       table[i] & QCOW2_OFFSET);
 	if (rc < 0) {
 		err_sys(err, rc, "cannot read the refcounts of disk file %s", file->name);
 		goto out;
@@ -245,7 +245,7 @@ static int add_block(struct qfile *file)
 	refs->meta[first] = true;
 	rc = write_block(file, b);
 	if (!rc)
-		rc = pio_write(file->fd, &be, sizeof(be), refs->table_offset + b * sizeof(be));
+		rc = pwrite_all(file->fd, &be, sizeof(be), refs->table_offset + b * sizeof(be));
 	if (!rc)
 		refs->nblocks++;
 	return rc;
@@ -291,11 +291,11 @@ static int grow_table(struct qfile *file)
 	where.offset = htobe64((first + nblocks) << file->cluster_bits);
 	where.clusters = htobe32((uint32_t)clusters);
 	if (!rc)
-		rc = pio_write(file->fd, table, clusters << file->cluster_bits, be64toh(where.offset));
+		rc = pwrite_all(file->fd, table, clusters << file->cluster_bits, be64toh(where.offset));
 	/* Until here nobody looks at any of it. */
 	if (!rc)
-		rc = pio_write(file->fd, &where, sizeof(where),
-			       offsetof(struct qcow2_header, reftable_offset));
+		rc = pwrite_all(file->fd, &where, sizeof(where),
+				offsetof(struct qcow2_header, reftable_offset));
 	if (rc)
 		goto out;
 	refs->nblocks += nblocks;

@@ -68,8 +68,8 @@ static int get_slice(struct qfile *file, uint64_t cluster, uint64_t table, struc
 			return -ENOMEM;
 	}
 	slice->index = UINT64_MAX;
-	rc = pio_read(file->fd, slice->entries, n * sizeof(*slice->entries),
-		      table + slice_start(file, cluster) * sizeof(*slice->entries));
+	rc = pread_all(file->fd, slice->entries, n * sizeof(*slice->entries),
+		       table + slice_start(file, cluster) * sizeof(*slice->entries));
 	if (rc < 0)
 		return damaged(file, "an L2 table cannot be read", rc);
 	for (i = 0; i < n; i++)
@@ -196,16 +196,16 @@ int qfile_need_table(struct qfile *file, uint64_t cluster)
 	table = calloc(1, cluster_size(file));
 	if (!table)
 		return -ENOMEM;
-	rc = old ? pio_read(file->fd, table, cluster_size(file), old) : 0;
+	rc = old ? pread_all(file->fd, table, cluster_size(file), old) : 0;
 	if (!rc)
 		rc = refs_alloc(file, 1, true, &host, &n, &fresh);
 	if (rc)
 		goto out;
 	entry = host << file->cluster_bits | QCOW2_COPIED;
 	be = htobe64(entry);
-	rc = pio_write(file->fd, table, cluster_size(file), host << file->cluster_bits);
+	rc = pwrite_all(file->fd, table, cluster_size(file), host << file->cluster_bits);
 	if (!rc)
-		rc = pio_write(file->fd, &be, sizeof(be), file->l1_offset + l1_index * sizeof(be));
+		rc = pwrite_all(file->fd, &be, sizeof(be), file->l1_offset + l1_index * sizeof(be));
 	if (rc) {
 		(void)refs_free(file, host, 1, true);
 		goto out;
@@ -254,8 +254,8 @@ int qfile_link(struct qfile *file, uint64_t cluster, uint64_t n, uint64_t host)
 			entry = host ? (host + (i << file->cluster_bits)) | QCOW2_COPIED : QCOW2_ZERO_FLAG;
 			be[i] = htobe64(entry);
 		}
-		rc = pio_write(file->fd, be, part * sizeof(*be),
-			       table + (slice_start(file, cluster) + first) * sizeof(*be));
+		rc = pwrite_all(file->fd, be, part * sizeof(*be),
+				table + (slice_start(file, cluster) + first) * sizeof(*be));
 		if (rc) {
 			/* What is on disk now is uncertain: look again. */
 			slice->index = UINT64_MAX;

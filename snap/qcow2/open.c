@@ -117,7 +117,7 @@ static int load_l1(struct qfile *file, struct err *err)
 	file->l1 = malloc(file->l1_size ? file->l1_size * sizeof(*file->l1) : 1);
 	if (!file->l1)
 		return err_set(err, -ENOMEM, "no memory for the L1 table of %s", file->name);
-	rc = pio_read(file->fd, file->l1, file->l1_size * sizeof(*file->l1), file->l1_offset);
+	rc = pread_all(file->fd, file->l1, file->l1_size * sizeof(*file->l1), file->l1_offset);
 	if (rc < 0)
 		return err_sys(err, rc, "cannot read the L1 table of disk file %s", file->name);
 	for (i = 0; i < file->l1_size; i++)
@@ -131,7 +131,7 @@ static int open_qcow2(struct qfile *file, struct err *err)
 	const uint64_t none = 0;
 	int rc;
 
-	rc = pio_read(file->fd, &h, sizeof(h), 0);
+	rc = pread_all(file->fd, &h, sizeof(h), 0);
 	if (rc == -EIO)
 		return err_set(err, -EINVAL, "disk file %s is too short for a qcow2 header", file->name);
 	if (rc < 0)
@@ -154,7 +154,7 @@ static int open_qcow2(struct qfile *file, struct err *err)
 		return rc;
 	/* These features (bitmaps, say) end when somebody who does not know them writes. */
 	if (h.autoclear)
-		rc = pio_write(file->fd, &none, sizeof(none), offsetof(struct qcow2_header, autoclear));
+		rc = pwrite_all(file->fd, &none, sizeof(none), offsetof(struct qcow2_header, autoclear));
 	return rc < 0 ? err_sys(err, rc, "cannot write disk file %s", file->name) : 0;
 }
 
@@ -265,7 +265,7 @@ int qfile_backing_name(const struct qfile *file, char ret_name[NAME_MAX + 1], bo
 	*ret_raw = false;
 	if (file->raw)
 		return 0;
-	rc = pio_read(file->fd, &h, sizeof(h), 0);
+	rc = pread_all(file->fd, &h, sizeof(h), 0);
 	if (rc < 0)
 		return err_sys(err, rc, "cannot read disk file %s", file->name);
 	header_to_host(&h);
@@ -280,7 +280,7 @@ int qfile_backing_name(const struct qfile *file, char ret_name[NAME_MAX + 1], bo
 	buf = malloc(h.backing_offset + h.backing_size);
 	if (!buf)
 		return err_set(err, -ENOMEM, "no memory for the header of %s", file->name);
-	rc = pio_read(file->fd, buf, h.backing_offset + h.backing_size, 0);
+	rc = pread_all(file->fd, buf, h.backing_offset + h.backing_size, 0);
 	if (rc < 0) {
 		rc = err_sys(err, rc, "cannot read disk file %s", file->name);
 		goto out;

@@ -17,9 +17,10 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
 #include "util/err.h"
+#include "util/io.h"
+#include "util/iov.h"
 #include "util/list.h"
 
 /*
@@ -88,12 +89,6 @@ struct qdisk {
 	pthread_cond_t linked;  /* one of them was */
 };
 
-/* A place in an I/O vector. */
-struct cursor {
-	const struct iovec *iov;
-	size_t offset; /* in *iov */
-};
-
 static inline uint64_t cluster_size(const struct qfile *file)
 {
 	return 1ull << file->cluster_bits;
@@ -144,12 +139,5 @@ int qdisk_zero(struct qdisk *disk, uint64_t offset, uint64_t len);
 int qdisk_discard(struct qdisk *disk, uint64_t offset, uint64_t len);
 int qdisk_flush(struct qdisk *disk);
 int qdisk_switch(struct qdisk *disk, const char *path, struct err *err);
-
-/* qcow2_pio.c: whole transfers, 0 or a negative errno. The cursor moves on behind what was transferred. */
-int pio_readv(int fd, struct cursor *to, uint64_t len, uint64_t offset); /* zeroes behind the file's end */
-int pio_writev(int fd, struct cursor *from, uint64_t len, uint64_t offset);
-int pio_read(int fd, void *buf, size_t len, uint64_t offset); /* -EIO at the file's end */
-int pio_write(int fd, const void *buf, size_t len, uint64_t offset);
-void cursor_zero(struct cursor *to, uint64_t len);
 
 #endif

@@ -76,7 +76,7 @@ static int read_range(struct qdisk *disk, uint64_t offset, uint64_t len, struct 
 		if (rc)
 			break;
 		if (extent.kind == EXTENT_DATA)
-			rc = pio_readv(extent.file->fd, to, extent.len, extent.host);
+			rc = preadv_padded(extent.file->fd, to, extent.len, extent.host);
 		else
 			cursor_zero(to, extent.len);
 		offset += extent.len;
@@ -118,7 +118,7 @@ static int copy_old(struct qdisk *disk, uint64_t offset, uint64_t len, uint64_t 
 		return -ENOMEM;
 	rc = read_range(disk, offset, inside, &cursor);
 	if (!rc && !(zero_there && !buf[0] && !memcmp(buf, buf + 1, len - 1)))
-		rc = pio_write(disk->top->fd, buf, len, to);
+		rc = pwrite_all(disk->top->fd, buf, len, to);
 	free(iov.iov_base);
 	return rc;
 }
@@ -164,7 +164,7 @@ static int write_new(struct qdisk *disk, uint64_t offset, uint64_t len, struct c
 	tail = (n << top->cluster_bits) - head - len;
 	rc = copy_old(disk, start, head, host, fresh);
 	if (!rc)
-		rc = pio_writev(top->fd, from, len, host + head);
+		rc = pwritev_all(top->fd, from, len, host + head);
 	if (!rc)
 		rc = copy_old(disk, offset + len, tail, host + head + len, fresh);
 
@@ -195,7 +195,7 @@ static int write_some(struct qdisk *disk, uint64_t offset, uint64_t len, struct 
 		if (qfile_in_place(top, &extent)) {
 			pthread_mutex_unlock(&disk->lock);
 			*ret_len = extent.len;
-			return pio_writev(top->fd, from, extent.len, extent.host);
+			return pwritev_all(top->fd, from, extent.len, extent.host);
 		}
 		first = offset >> top->cluster_bits;
 		end = ((offset + extent.len - 1) >> top->cluster_bits) + 1;

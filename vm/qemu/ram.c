@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "snap/template.h"
+#include "util/io.h"
 
 enum {
 	CHUNK = 256 << 10,    /* bytes copied at once: stays in the second level cache */
@@ -173,42 +174,6 @@ void ram_copy_free(struct ram_copy *copy)
 	free(copy);
 }
 
-static int read_full(int fd, void *data, size_t n, uint64_t offset)
-{
-	uint8_t *p = data;
-
-	while (n) {
-		ssize_t got = pread(fd, p, n, (off_t)offset);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			return got ? -errno : -EIO;
-		p += got;
-		n -= (size_t)got;
-		offset += (uint64_t)got;
-	}
-	return 0;
-}
-
-static int write_full(int fd, const void *data, size_t n, uint64_t offset)
-{
-	const uint8_t *p = data;
-
-	while (n) {
-		ssize_t done = pwrite(fd, p, n, (off_t)offset);
-
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return -errno;
-		p += done;
-		n -= (size_t)done;
-		offset += (uint64_t)done;
-	}
-	return 0;
-}
-
 static bool is_own(const struct ram_copy *copy, uint64_t page)
 {
 	return copy->own[page / 64] & 1ull << page % 64;
@@ -230,7 +195,7 @@ static int copy_run(struct ram_copy *copy, int fd, uint64_t from, uint64_t offse
 
 	for (; n; n -= len, from += len, offset += len) {
 		len = n < CHUNK ? n : CHUNK;
-		rc = read_full(fd, copy->chunk, len, from);
+		rc = pread_all(fd, copy->chunk, len, from);
 		pages = len / RAM_PAGE;
 		for (i = 0; !rc && i < pages; i++) {
 			for (first = i; i < pages; i++)
@@ -238,7 +203,7 @@ static int copy_run(struct ram_copy *copy, int fd, uint64_t from, uint64_t offse
 				    (skip_own && is_own(copy, offset / RAM_PAGE + i)))
 					break;
 			if (i > first)
-				rc = write_full(copy->out_fd, copy->chunk + first * RAM_PAGE,
+				rc = pwrite_all(copy->out_fd, copy->chunk + first * RAM_PAGE,
 						(i - first) * RAM_PAGE, offset + first * RAM_PAGE);
 		}
 		if (rc)
@@ -257,7 +222,7 @@ static int copy_own(struct ram_copy *copy, const struct mapping *m)
 
 	for (at = 0; at < pages; at += batch) {
 		batch = pages - at < PAGEMAP_BATCH ? pages - at : PAGEMAP_BATCH;
-		rc = read_full(copy->pagemap_fd, copy->entries, batch * sizeof(*copy->entries),
+		rc = pread_all(copy->pagemap_fd, copy->entries, batch * sizeof(*copy->entries),
 			       (m->start / RAM_PAGE + at) * sizeof(*copy->entries));
 		for (i = 0; !rc && i < batch; i++) {
 			for (first = i; i < batch; i++) {

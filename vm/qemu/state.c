@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "util/io.h"
 #include "vm/qemu/tsc.h"
 #include "vm/qemu/vm.h"
 
@@ -25,11 +26,11 @@ static const char *accel_name(bool kvm)
 int state_header_write(int fd, const struct vm *vm, struct err *err)
 {
 	char line[STATE_HEADER] = { 0 };
+	int rc;
 
 	snprintf(line, sizeof(line), "%s %s %s tsc %u\n", MAGIC, accel_name(vm->kvm), vm->version, tsc_khz());
-	if (pwrite(fd, line, sizeof(line), 0) != sizeof(line))
-		return err_set(err, -ENOMEM, "cannot write the captured state");
-	return 0;
+	rc = pwrite_all(fd, line, sizeof(line), 0);
+	return rc ? err_sys(err, rc, "cannot write the captured state") : 0;
 }
 
 int state_header_check(int fd, const struct vm *vm, struct err *err)
@@ -38,7 +39,7 @@ int state_header_check(int fd, const struct vm *vm, struct err *err)
 	char accel[8];
 	unsigned theirs[2], ours[2], khz;
 
-	if (pread(fd, line, STATE_HEADER, 0) != STATE_HEADER ||
+	if (pread_all(fd, line, STATE_HEADER, 0) ||
 	    sscanf(line, MAGIC " %7s %u.%u.%*u tsc %u", accel, &theirs[0], &theirs[1], &khz) != 4)
 		return err_set(err, -EINVAL, "the snapshot's device state is not QEMU's");
 	if (sscanf(vm->version, "%u.%u", &ours[0], &ours[1]) != 2)

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "util/io.h"
 #include "vm/vmm/layout.h"
 #include "vm/vmm/power.h"
 
@@ -52,18 +53,11 @@ enum {
 
 static int read_file(int fd, const char *path, void *buf, size_t len, uint64_t offset, struct err *err)
 {
-	ssize_t n;
+	const int rc = pread_all(fd, buf, len, offset);
 
-	for (char *p = buf; len; p += n, len -= (size_t)n, offset += (uint64_t)n) {
-		n = pread(fd, p, len, (off_t)offset);
-		if (n < 0 && errno == EINTR)
-			n = 0;
-		else if (n < 0)
-			return err_sys(err, -errno, "cannot read %s", path);
-		else if (!n)
-			return err_set(err, -EINVAL, "%s is cut short", path);
-	}
-	return 0;
+	if (rc == -EIO)
+		return err_set(err, -EINVAL, "%s is cut short", path);
+	return rc ? err_sys(err, rc, "cannot read %s", path) : 0;
 }
 
 static int open_file(const char *path, int *ret_fd, uint64_t *ret_size, struct err *err)

@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "snap/qcow2/disk.h"
+#include "util/io.h"
 #include "vm/vmm/state.h"
 #include "vm/vmm/vmm.h"
 
@@ -86,26 +87,16 @@ static bool is_zero(const uint8_t *page)
 
 static int write_run(const struct copy *copy, uint64_t start, uint64_t end)
 {
-	ssize_t n;
-
-	while (start < end) {
-		n = pwrite(copy->out_fd, copy->host + start, end - start, (off_t)start);
-		if (n <= 0)
-			return n < 0 ? errno : EIO;
-		start += (uint64_t)n;
-	}
-	return 0;
+	return -pwrite_all(copy->out_fd, copy->host + start, end - start, start);
 }
 
 static int copy_window(struct copy *copy, uint64_t start, uint64_t end)
 {
 	uint64_t entries[WINDOW], at, run = end;
 	const size_t bytes = (end - start) / PAGE * sizeof(entries[0]);
-	const off_t where = (off_t)((uintptr_t)(copy->host + start) / PAGE * sizeof(entries[0]));
-	int rc = 0;
+	const uint64_t where = (uintptr_t)(copy->host + start) / PAGE * sizeof(entries[0]);
+	int rc = -pread_all(copy->pagemap_fd, entries, bytes, where);
 
-	if (pread(copy->pagemap_fd, entries, bytes, where) != (ssize_t)bytes)
-		return EIO;
 	for (at = start; !rc && at < end; at += PAGE) {
 		const bool ours = entries[(at - start) / PAGE] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED);
 		const bool wanted = (ours || in_template(copy, at)) && !is_zero(copy->host + at);
@@ -218,20 +209,14 @@ static void on_child(void *arg, uint32_t events)
 static int save_state(struct vmm *vmm, int *ret_fd, struct err *err)
 {
 	struct buf buf = { 0 };
-	size_t at = 0;
-	ssize_t n;
 	int fd = -1, rc = state_save(vmm, &buf, err);
 
 	if (rc)
 		goto out;
 	fd = memfd_create("sbx-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (fd < 0)
-		rc = err_sys(err, -errno, "cannot make a file for the machine's state");
-	for (; !rc && at < buf.len; at += (size_t)n) {
-		n = write(fd, buf_bytes(&buf) + at, buf.len - at);
-		if (n < 0)
-			rc = err_sys(err, -errno, "cannot keep the machine's state");
-	}
+	rc = fd < 0 ? -errno : write_all(fd, buf_bytes(&buf), buf.len);
+	if (rc)
+		err_sys(err, rc, "cannot keep the machine's state");
 	if (!rc)
 		rc = seal(fd, err);
 out:

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "util/io.h"
 #include "vm/vmm/cpuid.h"
 #include "vm/vmm/vcpu_state.h"
 #include "vm/vmm/vmm.h"
@@ -295,8 +296,7 @@ int state_load(struct vmm *vmm, int fd, struct err *err)
 {
 	struct reader reader;
 	struct stat st;
-	ssize_t n = 0;
-	size_t size, at = 0;
+	size_t size;
 	uint8_t *bytes;
 	int rc;
 
@@ -309,13 +309,9 @@ int state_load(struct vmm *vmm, int fd, struct err *err)
 	if (!bytes)
 		return err_set(err, -ENOMEM, "out of memory for the machine's state");
 	/* Read, not mapped: what has been checked must not change. */
-	for (; at < size; at += (size_t)n) {
-		n = pread(fd, bytes + at, size - at, (off_t)at);
-		if (n <= 0)
-			break;
-	}
-	if (at < size) {
-		rc = err_sys(err, n < 0 ? -errno : -EIO, "cannot read the saved machine");
+	rc = pread_all(fd, bytes, size, 0);
+	if (rc) {
+		err_sys(err, rc, "cannot read the saved machine");
 	} else {
 		reader = reader_init(bytes, size);
 		rc = state_parse(vmm, &reader, err);

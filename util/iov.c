@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* qcow2_pio.c - whole transfers between a file and memory */
-#include "snap/qcow2/priv.h"
+/* iov.c - whole transfers between a file and memory in several pieces */
+#include "util/iov.h"
 
 #include <errno.h>
 #include <string.h>
@@ -59,7 +59,7 @@ void cursor_zero(struct cursor *to, uint64_t len)
 	}
 }
 
-int pio_readv(int fd, struct cursor *to, uint64_t len, uint64_t offset)
+int preadv_padded(int fd, struct cursor *to, uint64_t len, uint64_t offset)
 {
 	struct iovec iov[BATCH];
 	ssize_t n;
@@ -81,7 +81,7 @@ int pio_readv(int fd, struct cursor *to, uint64_t len, uint64_t offset)
 	return 0;
 }
 
-int pio_writev(int fd, struct cursor *from, uint64_t len, uint64_t offset)
+int pwritev_all(int fd, struct cursor *from, uint64_t len, uint64_t offset)
 {
 	struct iovec iov[BATCH];
 	ssize_t n;
@@ -95,34 +95,6 @@ int pio_writev(int fd, struct cursor *from, uint64_t len, uint64_t offset)
 		cursor_advance(from, (uint64_t)n);
 		len -= (uint64_t)n;
 		offset += (uint64_t)n;
-	}
-	return 0;
-}
-
-int pio_read(int fd, void *buf, size_t len, uint64_t offset)
-{
-	ssize_t n;
-
-	for (char *p = buf; len; p += n, len -= (size_t)n, offset += (uint64_t)n) {
-		n = pread(fd, p, len, (off_t)offset);
-		if (n < 0 && errno == EINTR)
-			n = 0;
-		else if (n <= 0)
-			return n ? -errno : -EIO;
-	}
-	return 0;
-}
-
-int pio_write(int fd, const void *buf, size_t len, uint64_t offset)
-{
-	ssize_t n;
-
-	for (const char *p = buf; len; p += n, len -= (size_t)n, offset += (uint64_t)n) {
-		n = pwrite(fd, p, len, (off_t)offset);
-		if (n < 0 && errno == EINTR)
-			n = 0;
-		else if (n <= 0)
-			return n ? -errno : -EIO;
 	}
 	return 0;
 }
