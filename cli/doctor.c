@@ -136,7 +136,7 @@ int cmd_doctor(int argc, char **argv)
 	static const struct option options[] = { { "guest", required_argument, NULL, 'g' }, { 0 } };
 	char guest[PATH_MAX + 32] = "", kernel[sizeof(guest) + 16], initrd[sizeof(guest) + 16];
 	char libexec[PATH_MAX + 32];
-	struct engine_env env = { .kernel = kernel, .initrd = initrd, .libexec = libexec, .runtime = "" };
+	struct engine_env env = { .kernel = kernel, .initrd = initrd, .libexec = libexec };
 	int opt, status;
 
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {

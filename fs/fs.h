@@ -15,8 +15,11 @@
 #include "snap/store.h"
 #include "vm/engine.h"
 
+struct browsing;
+struct compaction;
+struct pool;
 struct session;
-struct ready;
+struct workers;
 
 /* What the command line decides. */
 struct options {
@@ -47,24 +50,17 @@ struct fs {
 	struct list images;      /* struct object, by siblings: images that were looked at */
 	struct list sandboxes;   /* struct sandbox */
 	struct list snapshots;   /* struct snapshot: named ones */
-	struct list pool;        /* struct ready: machines kept ready (pool.c) */
-	struct timer pool_timer;
-	struct ready *pool_preparing; /* the one under way, or NULL */
-	unsigned forking;             /* forks and rollbacks under way */
-	unsigned working;             /* threads at work on the store */
-	struct list workers;          /* struct worker: of them, those of snapshots (snapwork.c) */
-	struct timer work_timer;      /* tells how far they are */
-	struct list browsed;          /* struct snapfs: helpers for files of snapshots, the last used first */
-	unsigned browse_opening;      /* of them, those that may still have to open their layers */
-	struct {
-		struct compact *compact; /* under way, or NULL */
-		struct progress progress;
-		struct timer timer;
-		bool wanted;     /* there may be something to do */
-		bool settling;   /* there are files to let go of */
-		unsigned waited; /* how often it was put off */
-	} compaction;            /* compaction.c */
+	unsigned forking;        /* forks and rollbacks under way */
+	unsigned working;        /* threads at work on the store */
 	uint64_t forks_made;
+
+	/* What belongs to one file alone, by the name of its header. */
+	struct pool *pool;
+	struct workers *workers;
+	struct browsing *browsing;
+	struct compaction *compaction;
+	/* A disk layer was frozen, or came with an archive. */
+	void (*layer_frozen)(struct fs *fs);
 };
 
 #define FS_VERSION "0.1"

@@ -28,7 +28,9 @@
 #include "fs/pool/pool.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/snapshot/compaction.h"
+#include "fs/snapshot/files.h"
 #include "fs/snapshot/snapshot.h"
+#include "fs/snapshot/work.h"
 #include "fs/tree/session.h"
 #include "snap/image.h"
 #include "util/log.h"
@@ -366,10 +368,16 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	list_init(&fs->images);
 	list_init(&fs->sandboxes);
 	list_init(&fs->snapshots);
-	list_init(&fs->pool);
-	list_init(&fs->workers);
-	list_init(&fs->browsed);
 	object_init(&fs->root, OBJECT_ROOT, fs, "", &owner, root_free);
+	rc = pool_open(fs, err);
+	if (!rc)
+		rc = workers_open(fs, err);
+	if (!rc)
+		rc = browsing_open(fs, err);
+	if (!rc)
+		rc = compaction_open(fs, err);
+	if (rc)
+		return rc;
 	fs->loop = loop_new();
 	if (!fs->loop)
 		return err_sys(err, -errno, "cannot make an event loop");
@@ -378,7 +386,6 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 		.kernel = args->kernel,
 		.initrd = args->initrd,
 		.libexec = args->libexec_dir,
-		.runtime = "", /* all that connects us to a machine is inherited descriptors */
 	};
 	fs->engine = engine_select(&fs->env, args->engine, fs->engine_how, sizeof(fs->engine_how), err);
 	if (!fs->engine)
@@ -398,6 +405,8 @@ static void fs_release(struct fs *fs)
 	struct sandbox *sb;
 	struct object *image;
 
+	if (!fs->compaction) /* the last that fs_init opens before there is a loop */
+		goto out;
 	requests_abort(fs);
 	if (fs->session)
 		session_unmount(fs->session);
@@ -419,6 +428,11 @@ static void fs_release(struct fs *fs)
 	if (fs->store)
 		store_close(fs->store);
 	loop_free(fs->loop);
+out:
+	compaction_close(fs);
+	browsing_close(fs);
+	workers_close(fs);
+	pool_close(fs);
 }
 
 static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err *err)

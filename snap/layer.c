@@ -218,11 +218,6 @@ const char *layer_path(const struct layer *layer)
 	return layer->path;
 }
 
-const char *layer_id(const struct layer *layer)
-{
-	return layer->id;
-}
-
 struct layer *layer_base(const struct layer *layer)
 {
 	return layer->base;

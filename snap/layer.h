@@ -34,7 +34,6 @@ struct layer *layer_ref(struct layer *layer);
 void layer_unref(struct layer *layer); /* NULL is allowed */
 
 const char *layer_path(const struct layer *layer);
-const char *layer_id(const struct layer *layer);
 struct layer *layer_base(const struct layer *layer); /* NULL at the bottom */
 bool layer_frozen(const struct layer *layer);
 uint64_t layer_virtual_size(const struct layer *layer); /* bytes of the disk the guest sees */

@@ -19,7 +19,7 @@
 #include "util/buf.h"
 #include "util/err.h"
 
-enum { MANIFEST_MAX = 1 << 20, MANIFEST_KEY_MAX = 32 };
+enum { MANIFEST_MAX = 1 << 20 };
 
 /* Writing: begin, any number of lines, end; then out->failed says whether memory ran out. */
 void manifest_begin(struct buf *out, const char *kind, unsigned version);

@@ -31,8 +31,6 @@ int write_file_at(int dir, const char *name, const void *data, size_t n);
 int open_dir_at(int dir, const char *name);
 /* Remove a file or a directory with what is in it; what is gone already is no error. */
 int remove_tree_at(int dir, const char *name);
-/* fsync through a name: for directories. */
-int sync_dir_at(int dir, const char *name);
 
 /* A file of its own, unnamed, in memory; close-on-exec, sealable. A descriptor or a negative errno. */
 int memfd_new(const char *name, uint64_t size);

@@ -418,36 +418,3 @@ int loop_thread(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg
 		free(work);
 	return -rc;
 }
-
-struct deferred {
-	void (*fn)(void *arg);
-	void *arg;
-};
-
-static void run_deferred(void *arg, int result)
-{
-	struct deferred *d = arg;
-
-	(void)result;
-	d->fn(d->arg);
-	free(d);
-}
-
-int loop_defer(struct loop *loop, void (*fn)(void *arg), void *arg)
-{
-	struct work *work = malloc(sizeof(*work));
-	struct deferred *d = malloc(sizeof(*d));
-
-	if (!work || !d) {
-		free(work);
-		free(d);
-		return -ENOMEM;
-	}
-	*d = (struct deferred){ .fn = fn, .arg = arg };
-	*work = (struct work){ .done = run_deferred, .arg = d };
-	pthread_mutex_lock(&loop->lock);
-	list_add(&loop->finished, &work->link);
-	pthread_mutex_unlock(&loop->lock);
-	kick(loop);
-	return 0;
-}

@@ -67,9 +67,6 @@ int loop_work(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, 
 /* The same on a thread of its own, for work that waits for others: it holds up nobody, however long. */
 int loop_thread(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg);
 
-/* Call fn(arg) on the loop soon, not from this stack frame. Returns 0 or -ENOMEM. */
-int loop_defer(struct loop *loop, void (*fn)(void *arg), void *arg);
-
 /* CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds. */
 uint64_t now_mono_ns(void);
 uint64_t now_real_ns(void);

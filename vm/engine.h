@@ -5,7 +5,7 @@
  * An engine turns a struct shape and a disk into a running guest, captures it into a template, and makes
  * forks of templates. All calls return at once; what takes time ends in a callback from the event loop,
  * exactly once, never from inside the call. One operation is under way on a machine at a time (the caller
- * sees to that), except vm_destroy, which is always allowed: pending callbacks are then not called.
+ * sees to that), except destroy, which is always allowed: pending callbacks are then not called.
  *
  * The agent channel and the console are one descriptor each for the whole life of the machine, even where a
  * capture moves it to another process. They are non-blocking stream sockets, owned by the machine.
@@ -29,13 +29,12 @@ struct engine_env {
 	struct loop *loop;
 	const char *kernel, *initrd; /* the guest's bzImage and our initramfs */
 	const char *libexec;         /* directory of sbx-vmm */
-	const char *runtime; /* private directory for what must have a name; empty when no machine runs */
 };
 
 /* What a machine tells its owner, unasked. */
 struct vm_events {
 	/* The VMM process is gone: the guest powered off (clean) or the process died (why says how). Called
-	 * once; only vm_destroy may follow. */
+	 * once; only destroy may follow. */
 	void (*exited)(void *owner, bool clean, const char *why);
 };
 
@@ -80,7 +79,7 @@ struct engine {
 
 	/*
 	 * Make a fork ready: a process with the template mapped and its state loaded, or as far as the engine
-	 * can bring it, standing still. `disk` is a fresh overlay on the template's disk. done: vm_start will
+	 * can bring it, standing still. `disk` is a fresh overlay on the template's disk. done: start will
 	 * now be quick. Calling start before that is allowed and waits. A prepared machine nobody needs is
 	 * just destroyed.
 	 */

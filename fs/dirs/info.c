@@ -168,7 +168,7 @@ int root_status(struct object *obj, struct buf *text, struct err *err)
 			private += usage.private;
 		}
 	}
-	list_for_each (snap, &fs->snapshots, link)
+	list_for_each (snap, &fs->snapshots, obj.siblings)
 		n++;
 	buf_printf(text, "engine %s (%s)\n", fs->engine->name, fs->engine_how);
 	put_word(text, "version", FS_VERSION);

@@ -267,7 +267,7 @@ static void named_list(struct object *dir, struct listing *listing)
 {
 	struct snapshot *snap;
 
-	list_for_each (snap, &dir->fs->snapshots, link)
+	list_for_each (snap, &dir->fs->snapshots, obj.siblings)
 		listing_add(listing, snap->obj.name, &snap->obj, &named_entry);
 }
 
@@ -324,7 +324,8 @@ static const struct entry latest_entry = { .name = "latest",
 
 static struct snapshot *latest(const struct sandbox *sb)
 {
-	return list_empty(&sb->snapshots) ? NULL : list_entry(sb->snapshots.prev, struct snapshot, link);
+	return list_empty(&sb->snapshots) ? NULL
+					  : list_entry(sb->snapshots.prev, struct snapshot, obj.siblings);
 }
 
 static struct object *unnamed_find(struct object *dir, const char *name, const struct entry **ret)
@@ -342,7 +343,7 @@ static void unnamed_list(struct object *dir, struct listing *listing)
 	struct sandbox *sb = sandbox_of(dir);
 	struct snapshot *snap;
 
-	list_for_each (snap, &sb->snapshots, link)
+	list_for_each (snap, &sb->snapshots, obj.siblings)
 		listing_add(listing, snap->obj.name, &snap->obj, &unnamed_entry);
 	if (latest(sb))
 		listing_add(listing, latest_entry.name, &latest(sb)->obj, &latest_entry);

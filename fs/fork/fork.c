@@ -32,12 +32,6 @@ struct source {
 	void *arg;
 };
 
-struct source *source_ref(struct source *source)
-{
-	source->refs++;
-	return source;
-}
-
 void source_unref(struct source *source)
 {
 	if (!source || --source->refs)

@@ -19,7 +19,6 @@ typedef void (*source_fn)(void *arg, const struct err *err, struct source *sourc
  * called once, maybe from inside the call.
  */
 void source_get(struct object *origin, source_fn done, void *arg);
-struct source *source_ref(struct source *source);
 void source_unref(struct source *source);
 /*
  * Give sb, which has no machine and no disk, a machine forked from the source, a step of its task; settings,

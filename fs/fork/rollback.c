@@ -125,7 +125,7 @@ static struct snapshot *find_target(struct sandbox *sb, const char *name)
 	struct snapshot *snap;
 
 	if (!strcmp(name, "latest") && !list_empty(&sb->snapshots))
-		return list_entry(sb->snapshots.prev, struct snapshot, link);
+		return list_entry(sb->snapshots.prev, struct snapshot, obj.siblings);
 	snap = snapshot_find(&sb->snapshots, name);
 	return snap ? snap : snapshot_find(&sb->obj.fs->snapshots, name);
 }

@@ -8,7 +8,9 @@
 #ifndef SBX_FS_GUEST_GUEST_NAMES_H
 #define SBX_FS_GUEST_GUEST_NAMES_H
 
-#include "fs/sandbox/sandbox.h"
+#include "fs/fs.h"
+#include "fs/tree/tree.h"
+#include "vm/agent/channel.h"
 
 enum { GUEST_TIMEOUT_MS = 30000 };
 /* How long the kernel may keep what it was told: one walk of a path, not two questions a component. */
@@ -69,7 +71,7 @@ extern const struct fuse_lowlevel_ops guestfs_ops;
 /* The mount is gone: what is still open is closed. */
 void guestfs_close_all(struct fs *fs);
 
-/* ---- shared by guestnode.c, guestfs.c and guestio.c */
+/* ---- shared by guest_node.c, guest_names.c and guest_io.c */
 
 struct guest_node *guest_node_of(fuse_req_t req, fuse_ino_t ino);
 struct guest_node *guest_ref(struct guest_node *gn);

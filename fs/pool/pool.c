@@ -10,6 +10,7 @@
  */
 #include "fs/pool/pool.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "fs/pool/rehearsal.h"
@@ -18,7 +19,7 @@
 enum { IDLE_NS = 20 * 1000 * 1000 };
 
 struct stock {
-	struct list link; /* fs->pool */
+	struct list link; /* pool->stocks */
 	struct fs *fs;
 	struct template *template; /* a reference */
 	struct list machines;      /* struct ready */
@@ -34,11 +35,26 @@ struct ready {
 	uint64_t memory;             /* bytes that only it has; 0 while it is being prepared */
 };
 
+struct pool {
+	struct list stocks; /* struct stock */
+	struct timer timer;
+	struct ready *preparing; /* the one under way, or NULL */
+};
+
+int pool_open(struct fs *fs, struct err *err)
+{
+	fs->pool = calloc(1, sizeof(*fs->pool));
+	if (!fs->pool)
+		return err_sys(err, -ENOMEM, "cannot make the pool");
+	list_init(&fs->pool->stocks);
+	return 0;
+}
+
 static void refill(void *arg);
 
 static void schedule(struct fs *fs)
 {
-	timer_start(fs->loop, &fs->pool_timer, IDLE_NS, refill, fs);
+	timer_start(fs->loop, &fs->pool->timer, IDLE_NS, refill, fs);
 }
 
 static void ready_free(struct ready *ready, bool destroy)
@@ -47,8 +63,8 @@ static void ready_free(struct ready *ready, bool destroy)
 
 	list_del(&ready->link);
 	ready->stock->count--;
-	if (fs->pool_preparing == ready)
-		fs->pool_preparing = NULL;
+	if (fs->pool->preparing == ready)
+		fs->pool->preparing = NULL;
 	rehearsal_cancel(ready->rehearsal);
 	if (destroy) {
 		fs->engine->destroy(ready->vm);
@@ -72,7 +88,7 @@ static struct stock *find(const struct fs *fs, const struct template *template)
 {
 	struct stock *stock;
 
-	list_for_each (stock, &fs->pool, link)
+	list_for_each (stock, &fs->pool->stocks, link)
 		if (stock->template == template)
 			return stock;
 	return NULL;
@@ -83,14 +99,14 @@ static unsigned count(const struct fs *fs)
 	struct stock *stock;
 	unsigned n = 0;
 
-	list_for_each (stock, &fs->pool, link)
+	list_for_each (stock, &fs->pool->stocks, link)
 		n += stock->count;
 	return n;
 }
 
 unsigned pool_count(const struct fs *fs)
 {
-	return count(fs) - (fs->pool_preparing ? 1 : 0);
+	return count(fs) - (fs->pool->preparing ? 1 : 0);
 }
 
 uint64_t pool_memory(const struct fs *fs)
@@ -99,7 +115,7 @@ uint64_t pool_memory(const struct fs *fs)
 	struct ready *ready;
 	uint64_t sum = 0;
 
-	list_for_each (stock, &fs->pool, link)
+	list_for_each (stock, &fs->pool->stocks, link)
 		list_for_each (ready, &stock->machines, link)
 			sum += ready->memory;
 	return sum;
@@ -124,7 +140,7 @@ bool pool_take(struct fs *fs, const struct template *template, struct pooled *re
 	if (!ready)
 		return false;
 	fs->engine->background(ready->vm, false);
-	*ret = (struct pooled){ ready->vm, ready->disk, ready != fs->pool_preparing };
+	*ret = (struct pooled){ ready->vm, ready->disk, ready != fs->pool->preparing };
 	ready_free(ready, false);
 	return true;
 }
@@ -145,7 +161,7 @@ void pool_want(struct fs *fs, struct template *template)
 	} else {
 		list_del(&stock->link);
 	}
-	list_insert(&fs->pool, fs->pool.next, &stock->link);
+	list_insert(&fs->pool->stocks, fs->pool->stocks.next, &stock->link);
 	schedule(fs);
 }
 
@@ -157,12 +173,23 @@ void pool_forget(struct fs *fs, const struct template *template)
 		stock_free(stock);
 }
 
+bool pool_prepares(const struct fs *fs)
+{
+	return fs->pool->preparing;
+}
+
+void pool_close(struct fs *fs)
+{
+	free(fs->pool);
+	fs->pool = NULL;
+}
+
 void pool_drop(struct fs *fs)
 {
 	struct stock *stock;
 
-	timer_stop(&fs->pool_timer);
-	while ((stock = list_first(&fs->pool, struct stock, link)))
+	timer_stop(&fs->pool->timer);
+	while ((stock = list_first(&fs->pool->stocks, struct stock, link)))
 		stock_free(stock);
 }
 
@@ -190,7 +217,7 @@ static void settle(struct ready *ready)
 
 	if (!fs->engine->usage(ready->vm, &usage))
 		ready->memory = usage.private;
-	fs->pool_preparing = NULL;
+	fs->pool->preparing = NULL;
 }
 
 static void on_rehearsed(void *arg, const struct err *err)
@@ -211,7 +238,7 @@ static void on_loaded(void *arg, const struct err *err)
 {
 	struct fs *fs = arg;
 	/* NULL: it is somebody's by now. No other was begun since, as long as that fork is under way. */
-	struct ready *ready = fs->pool_preparing;
+	struct ready *ready = fs->pool->preparing;
 	struct err failed = *err;
 
 	if (!failed.code && ready && ready->stock->template->quiesced &&
@@ -247,13 +274,13 @@ static void prepare(struct stock *stock)
 	fs->engine->background(ready->vm, true);
 	list_add(&stock->machines, &ready->link);
 	stock->count++;
-	fs->pool_preparing = ready;
+	fs->pool->preparing = ready;
 }
 
 /* The machine that can be spared best: of a stock used less recently than this one. NULL: there is none. */
 static struct ready *spare(const struct fs *fs, const struct stock *stock)
 {
-	struct stock *last = list_entry(fs->pool.prev, struct stock, link);
+	struct stock *last = list_entry(fs->pool->stocks.prev, struct stock, link);
 	struct ready *ready;
 
 	for (; last != stock; last = list_entry(last->link.prev, struct stock, link)) {
@@ -283,13 +310,13 @@ static void refill(void *arg)
 	struct fs *fs = arg;
 	struct stock *stock;
 
-	if (fs->pool_preparing)
+	if (fs->pool->preparing)
 		return; /* its end schedules the next */
 	if (fs->forking) {
 		schedule(fs);
 		return;
 	}
-	list_for_each (stock, &fs->pool, link) {
+	list_for_each (stock, &fs->pool->stocks, link) {
 		if (stock->count >= fs->options.pool)
 			continue;
 		if (make_room(fs, stock))

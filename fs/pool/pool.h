@@ -17,6 +17,10 @@ struct pooled {
 	bool loaded;        /* the engine is done preparing it */
 };
 
+/* An empty pool; -ENOMEM. */
+int pool_open(struct fs *fs, struct err *err);
+/* Is a machine being prepared, which opens layers by their names? */
+bool pool_prepares(const struct fs *fs);
 /* A machine for the template that is nobody's yet; false: there is none. */
 bool pool_take(struct fs *fs, const struct template *template, struct pooled *ret);
 /* The template was forked: keep machines for it. */
@@ -27,6 +31,8 @@ void pool_forget(struct fs *fs, const struct template *template);
 unsigned pool_count(const struct fs *fs);
 /* Bytes that only they have. */
 uint64_t pool_memory(const struct fs *fs);
+/* End all that it has, and take nothing more. */
 void pool_drop(struct fs *fs);
+void pool_close(struct fs *fs);
 
 #endif

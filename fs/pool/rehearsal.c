@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "fs/sandbox/job.h"
 #include "vm/agent/channel.h"
 
 /* Nobody waits, and a host that is busy with other things leaves it little time. */

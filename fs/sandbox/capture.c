@@ -17,7 +17,6 @@
 #include <stdlib.h>
 
 #include "fs/sandbox/machine.h"
-#include "fs/snapshot/compaction.h"
 
 /* A guest that takes longer is captured as it is: its memory has all there is. */
 enum { SYNC_MS = 2000 };
@@ -44,7 +43,7 @@ static void capture_end(void *arg, const struct err *err)
 
 	layer_unref(c->next);
 	layer_unref(c->disk);
-	compaction_want(c->sb->obj.fs);
+	c->sb->obj.fs->layer_frozen(c->sb->obj.fs);
 	if (err->code) {
 		template_unref(c->template);
 		c->template = NULL;

@@ -77,7 +77,7 @@ void job_inherit(void *arg, const struct job_info *info);
 /* The machine is gone: what ran has failed, streams end. */
 void jobs_lost(struct sandbox *sb, const char *why);
 
-/* ---- streams, in stream.c */
+/* ---- streams, in job_io.c */
 
 void output_init(struct output *out);
 void output_release(struct output *out);

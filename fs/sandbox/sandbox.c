@@ -9,7 +9,6 @@
 
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/machine.h"
-#include "fs/snapshot/snapshot.h"
 
 struct sandbox *sandbox_of(const struct object *obj)
 {
@@ -81,7 +80,7 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 
 void sandbox_remove(struct sandbox *sb)
 {
-	struct snapshot *snap;
+	struct object *part;
 	struct sandbox *child;
 	struct job *job;
 	struct err err;
@@ -92,8 +91,8 @@ void sandbox_remove(struct sandbox *sb)
 	task_end(sb, &err);
 	while ((job = list_first(&sb->jobs, struct job, link)))
 		job_remove(job);
-	while ((snap = list_first(&sb->snapshots, struct snapshot, link)))
-		snapshot_drop(snap);
+	while ((part = list_first(&sb->snapshots, struct object, siblings)))
+		part->drop(part);
 	while ((child = list_first(&sb->obj.forks, struct sandbox, fork_link))) {
 		list_del(&child->fork_link);
 		child->origin = NULL;

@@ -20,7 +20,7 @@ enum { CPUS_LIMIT = 64 };
 
 /*
  * Set one of memory, memory_max, cpus, cpus_max in *machine. Only the number itself is checked; how the
- * four fit together is machine_check's.
+ * four fit together is shape_check's.
  */
 int shape_set(struct shape *shape, const char *key, const char *value, struct err *err);
 /* -ERANGE where memory or cpus is above its maximum. */

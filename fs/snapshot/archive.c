@@ -517,7 +517,7 @@ static void since_list(struct object *dir, struct listing *listing)
 {
 	struct snapshot *base;
 
-	list_for_each (base, &dir->fs->snapshots, link)
+	list_for_each (base, &dir->fs->snapshots, obj.siblings)
 		if (is_base(snapshot_of(dir), base))
 			listing_add(listing, base->obj.name, &base->obj, &since_entry);
 }

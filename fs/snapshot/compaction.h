@@ -10,6 +10,9 @@
 
 #include "fs/fs.h"
 
+/* The daemon's, and what its layer_frozen calls; -ENOMEM. Closed when fs->working is 0. */
+int compaction_open(struct fs *fs, struct err *err);
+void compaction_close(struct fs *fs);
 /* There may be a chain to shorten: a layer was frozen, or came with an archive. */
 void compaction_want(struct fs *fs);
 /* Give up; the loop has to run until fs->working is 0. */

@@ -11,7 +11,7 @@
 enum { IDLE_MS = 10000, HELPERS_MAX = 16 };
 
 struct snapfs {
-	struct list link; /* fs->browsed */
+	struct list link; /* browsing->helpers */
 	struct snapshot *snap;
 	struct browse *browse;
 	struct layer *disk; /* a reference: its layers stay */
@@ -19,10 +19,35 @@ struct snapfs {
 	bool opening;
 };
 
+struct browsing {
+	struct list helpers; /* struct snapfs, the last used first */
+	unsigned opening;    /* of them, those that may still have to open their layers */
+};
+
+int browsing_open(struct fs *fs, struct err *err)
+{
+	fs->browsing = calloc(1, sizeof(*fs->browsing));
+	if (!fs->browsing)
+		return err_sys(err, -ENOMEM, "cannot browse snapshots");
+	list_init(&fs->browsing->helpers);
+	return 0;
+}
+
+void browsing_close(struct fs *fs)
+{
+	free(fs->browsing);
+	fs->browsing = NULL;
+}
+
+bool browsing_opens(const struct fs *fs)
+{
+	return fs->browsing->opening;
+}
+
 static void opened(struct snapfs *snapfs)
 {
 	if (snapfs->opening)
-		snapfs->snap->obj.fs->browse_opening--;
+		snapfs->snap->obj.fs->browsing->opening--;
 	snapfs->opening = false;
 }
 
@@ -92,7 +117,7 @@ static void make_room(struct fs *fs)
 	struct snapfs *snapfs, *oldest = NULL;
 	unsigned n = 0;
 
-	list_for_each (snapfs, &fs->browsed, link) {
+	list_for_each (snapfs, &fs->browsing->helpers, link) {
 		n++;
 		if (!in_use(snapfs))
 			oldest = snapfs;
@@ -127,8 +152,8 @@ static int start(struct snapshot *snap, struct err *err)
 	}
 	snapfs->snap = snap;
 	snapfs->opening = true;
-	fs->browse_opening++;
-	list_add(&fs->browsed, &snapfs->link);
+	fs->browsing->opening++;
+	list_add(&fs->browsing->helpers, &snapfs->link);
 	snap->browsed = snapfs;
 	return 0;
 }
@@ -148,7 +173,7 @@ static int usable(struct object *obj)
 	}
 	snapfs = snap->browsed;
 	list_del(&snapfs->link);
-	list_insert(&obj->fs->browsed, obj->fs->browsed.next, &snapfs->link);
+	list_insert(&obj->fs->browsing->helpers, obj->fs->browsing->helpers.next, &snapfs->link);
 	timer_start(obj->fs->loop, &snapfs->idle, IDLE_MS * 1000000ull, on_idle, snapfs);
 	return 0;
 }

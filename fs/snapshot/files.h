@@ -10,6 +10,11 @@
 
 #include "fs/snapshot/snapshot.h"
 
+/* The daemon's helpers; -ENOMEM. Closed when no snapshot is left. */
+int browsing_open(struct fs *fs, struct err *err);
+void browsing_close(struct fs *fs);
+/* Is one of them still about to open layers by their names? */
+bool browsing_opens(const struct fs *fs);
 struct node *snapfs_mount(struct object *obj, const struct entry *entry);
 /* End the helper; NULL is allowed. */
 void snapfs_end(struct snapfs *snapfs);

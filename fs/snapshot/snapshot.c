@@ -23,7 +23,7 @@ struct snapshot *snapshot_find(struct list *snapshots, const char *name)
 {
 	struct snapshot *snap;
 
-	list_for_each (snap, snapshots, link)
+	list_for_each (snap, snapshots, obj.siblings)
 		if (!strcmp(snap->obj.name, name))
 			return snap;
 	return NULL;
@@ -48,6 +48,11 @@ static void snapshot_free(struct object *obj)
 	free(snap);
 }
 
+static void drop(struct object *obj)
+{
+	snapshot_drop(snapshot_of(obj));
+}
+
 static struct snapshot *make(struct fs *fs, const char *name, const struct owner *owner)
 {
 	struct snapshot *snap = calloc(1, sizeof(*snap));
@@ -55,7 +60,7 @@ static struct snapshot *make(struct fs *fs, const char *name, const struct owner
 	if (!snap)
 		return NULL;
 	object_init(&snap->obj, OBJECT_SNAPSHOT, fs, name, owner, snapshot_free);
-	list_init(&snap->link);
+	snap->obj.drop = drop;
 	list_init(&snap->workers);
 	list_init(&snap->deltas);
 	list_init(&snap->waiting);
@@ -104,7 +109,7 @@ int snapshot_new(struct sandbox *sb, struct template *template, struct snapshot 
 void snapshot_keep(struct snapshot *snap)
 {
 	snap->source->next_snapshot++;
-	list_add(&snap->source->snapshots, &snap->link);
+	list_add(&snap->source->snapshots, &snap->obj.siblings);
 }
 
 void snapshot_drop(struct snapshot *snap)
@@ -112,7 +117,7 @@ void snapshot_drop(struct snapshot *snap)
 	struct sandbox *child;
 	struct worker *worker;
 
-	list_del(&snap->link);
+	list_del(&snap->obj.siblings);
 	snap->source = NULL;
 	while ((child = list_first(&snap->obj.forks, struct sandbox, fork_link))) {
 		list_del(&child->fork_link);
@@ -154,8 +159,8 @@ bool snapshot_is_empty(const struct snapshot *snap)
 
 void snapshot_name(struct snapshot *snap, const char *name)
 {
-	list_del(&snap->link);
-	list_add(&snap->obj.fs->snapshots, &snap->link);
+	list_del(&snap->obj.siblings);
+	list_add(&snap->obj.fs->snapshots, &snap->obj.siblings);
 	snap->named = true;
 	snap->source = NULL;
 	snap->obj.to_root = "../../../";
@@ -182,7 +187,7 @@ void snapshot_name_moved(struct fs *fs, const char *from, const char *to)
 	list_for_each (sb, &fs->sandboxes, link) {
 		if (!strcmp(sb->parent_named, from))
 			snprintf(sb->parent_named, sizeof(sb->parent_named), "%s", to);
-		list_for_each (snap, &sb->snapshots, link)
+		list_for_each (snap, &sb->snapshots, obj.siblings)
 			if (!strcmp(snap->meta.parent, from))
 				snprintf(snap->meta.parent, sizeof(snap->meta.parent), "%s", to);
 	}
@@ -223,7 +228,7 @@ void snapshots_cancel(struct fs *fs)
 {
 	struct snapshot *snap;
 
-	while ((snap = list_first(&fs->snapshots, struct snapshot, link)))
+	while ((snap = list_first(&fs->snapshots, struct snapshot, obj.siblings)))
 		snapshot_drop(snap);
 }
 

@@ -4,7 +4,7 @@
  *
  * A named one that was saved by this daemon still has its template in memory. One found in the store gets it
  * at its first fork. One made by mkdir is empty: a name, and nothing in the store, until an archive is
- * imported. Workers (snapwork.h) save, load and verify.
+ * imported. Workers (work.h) save, load and verify.
  */
 #ifndef SBX_FS_SNAPSHOT_SNAPSHOT_H
 #define SBX_FS_SNAPSHOT_SNAPSHOT_H
@@ -13,7 +13,6 @@
 
 struct snapshot {
 	struct object obj;
-	struct list link;          /* sb->snapshots or fs->snapshots */
 	bool named;                /* it is in /snapshots... */
 	bool stored;               /* ...and in the store, not just on its way there */
 	struct sandbox *source;    /* an unnamed one's; NULL: named */
@@ -23,10 +22,10 @@ struct snapshot {
 	struct err damage;        /* why it cannot be read */
 	struct list workers;      /* struct worker: what is under way */
 	struct guest_mount files; /* fs/... */
-	struct snapfs *browsed;   /* ...while a helper serves it (snapfs.c) */
+	struct snapfs *browsed;   /* ...while a helper serves it (files.c) */
 	uint64_t epoch;           /* counts those */
 	struct list deltas;       /* struct delta, in archive.c: archive.since/BASE that were looked at */
-	struct list waiting;      /* struct snapshot_wait, in snapwork.c: who waits for the template */
+	struct list waiting;      /* struct snapshot_wait, in work.c: who waits for the template */
 };
 
 struct snapshot *snapshot_of(const struct object *obj);

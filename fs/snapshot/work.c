@@ -11,6 +11,31 @@
 
 enum { TELL_MS = 100 };
 
+struct workers {
+	struct list all;    /* struct worker */
+	struct timer timer; /* tells how far they are */
+};
+
+int workers_open(struct fs *fs, struct err *err)
+{
+	fs->workers = calloc(1, sizeof(*fs->workers));
+	if (!fs->workers)
+		return err_sys(err, -ENOMEM, "cannot make the workers");
+	list_init(&fs->workers->all);
+	return 0;
+}
+
+void workers_close(struct fs *fs)
+{
+	free(fs->workers);
+	fs->workers = NULL;
+}
+
+bool workers_idle(const struct fs *fs)
+{
+	return list_empty(&fs->workers->all);
+}
+
 /* ---- any */
 
 struct worker *worker_new(struct snapshot *snap, const struct work_kind *kind, done_fn done, void *arg)
@@ -40,14 +65,14 @@ static void tell(void *arg)
 	struct fs *fs = arg;
 	struct worker *worker;
 
-	list_for_each (worker, &fs->workers, all) {
+	list_for_each (worker, &fs->workers->all, all) {
 		if (percent(worker) == worker->told)
 			continue;
 		worker->told = percent(worker);
 		object_changed(&worker->snap->obj);
 	}
-	if (!list_empty(&fs->workers))
-		timer_start(fs->loop, &fs->work_timer, TELL_MS * 1000000ull, tell, fs);
+	if (!list_empty(&fs->workers->all))
+		timer_start(fs->loop, &fs->workers->timer, TELL_MS * 1000000ull, tell, fs);
 }
 
 static int run(void *arg)
@@ -67,8 +92,8 @@ static void finished(void *arg, int result)
 	list_del(&worker->link);
 	list_del(&worker->all);
 	fs->working--;
-	if (list_empty(&fs->workers))
-		timer_stop(&fs->work_timer);
+	if (list_empty(&fs->workers->all))
+		timer_stop(&fs->workers->timer);
 	worker->kind->end(worker, result, &err);
 	if (err.code && !*err.text) /* it never began */
 		err_sys(&err, err.code, "snapshot %s", snap->obj.name);
@@ -92,10 +117,10 @@ void worker_start(struct worker *worker)
 
 	object_ref(&worker->snap->obj);
 	list_add(&worker->snap->workers, &worker->link);
-	list_add(&fs->workers, &worker->all);
+	list_add(&fs->workers->all, &worker->all);
 	fs->working++;
-	if (!timer_running(&fs->work_timer))
-		timer_start(fs->loop, &fs->work_timer, TELL_MS * 1000000ull, tell, fs);
+	if (!timer_running(&fs->workers->timer))
+		timer_start(fs->loop, &fs->workers->timer, TELL_MS * 1000000ull, tell, fs);
 	object_changed(&worker->snap->obj);
 	if ((worker->kind->waits ? loop_thread : loop_work)(fs->loop, run, finished, worker))
 		timer_start(fs->loop, &worker->timer, 0, no_thread, worker);
@@ -161,7 +186,7 @@ int snapshot_name_check(struct fs *fs, const char *name, struct err *err)
 		return err_set(err, -EINVAL, "\"%.80s\" is not a name for a snapshot", name);
 	if (snapshot_find(&fs->snapshots, name))
 		return err_set(err, -EEXIST, "there is a snapshot %s already", name);
-	list_for_each (worker, &fs->workers, all)
+	list_for_each (worker, &fs->workers->all, all)
 		if (worker->kind == &save_kind && !strcmp(worker->name, name))
 			return err_set(err, -EEXIST, "a snapshot %s is being saved", name);
 	return 0;
@@ -190,7 +215,7 @@ int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *a
 		return rc;
 	}
 	worker->source = sandbox_of(object_ref(&snap->source->obj));
-	if (list_empty(&snap->link))
+	if (list_empty(&snap->obj.siblings))
 		snapshot_name(snap, name); /* it never had another name: its status is to be seen */
 	*ret_worker = worker;
 	worker_start(worker);

@@ -21,7 +21,7 @@ struct work_kind {
 
 struct worker {
 	struct list link;      /* snap->workers */
-	struct list all;       /* fs->workers */
+	struct list all;       /* of the daemon */
 	struct snapshot *snap; /* a reference */
 	const struct work_kind *kind;
 	struct progress progress;
@@ -41,6 +41,11 @@ struct worker {
 	void *arg;
 };
 
+/* The daemon's; -ENOMEM. Closed when fs->working is 0. */
+int workers_open(struct fs *fs, struct err *err);
+void workers_close(struct fs *fs);
+/* No snapshot is worked on. */
+bool workers_idle(const struct fs *fs);
 /* NULL when out of memory. One that is not started is just freed. */
 struct worker *worker_new(struct snapshot *snap, const struct work_kind *kind, done_fn done, void *arg);
 /* What it is to run has begun. From here on the worker ends itself and that, never from inside this call. */

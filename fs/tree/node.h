@@ -4,7 +4,7 @@
  *
  * A node id is the address of its struct node. A node lives until the kernel has forgotten every lookup it
  * was answered with. There are two kinds, told apart by their operations: places in our tables (tree.c), and
- * files of a guest (guestfs.c).
+ * files of a guest (guest/).
  */
 #ifndef SBX_FS_TREE_NODE_H
 #define SBX_FS_TREE_NODE_H

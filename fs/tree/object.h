@@ -39,7 +39,7 @@ struct object {
 	struct owner owner;
 	uint64_t ino;         /* its files' inode numbers are this plus a hash of their names */
 	uint64_t ctime_ns;    /* since 1970 */
-	struct list siblings; /* fs->images, of an image */
+	struct list siblings; /* in fs->images, fs->snapshots or a sandbox's snapshots */
 	struct list nodes;    /* struct tree_node: what the kernel knows of it */
 	struct list files;    /* struct file: who polls its value */
 	/* counts changes of its value: a sandbox's state, a job's status, a snapshot's info */
@@ -51,6 +51,8 @@ struct object {
 	struct object *log;  /* whose `error` takes its failures: its own, or its sandbox's for a job.
 				Borrowed:  holds as long as the object is not gone */
 	void (*free)(struct object *obj);
+	/* Its owner in the tree ends, and it with it; NULL: it is no part of another object. */
+	void (*drop)(struct object *obj);
 };
 
 /* One reference. */

@@ -234,11 +234,9 @@ int main(int argc, char **argv)
 
 	if (argc < 6)
 		die("usage: lifecycle ENGINE KERNEL INITRD DISK DIR [GENERATIONS]");
-	env = (struct engine_env){ .loop = loop_new(),
-				   .kernel = argv[2],
-				   .initrd = argv[3],
-				   .libexec = "build",
-				   .runtime = argv[5] };
+	env = (struct engine_env){
+		.loop = loop_new(), .kernel = argv[2], .initrd = argv[3], .libexec = "build"
+	};
 	dir = argv[5];
 	generations = argc > 6 ? (unsigned)atoi(argv[6]) : 3;
 	engine = engine_select(&env, argv[1], how, sizeof(how), &err);

@@ -454,8 +454,7 @@ int main(void)
 	env = (struct engine_env){ .loop = loop_new(),
 				   .kernel = kernel,
 				   .initrd = kernel, /* the guest does not look at it */
-				   .libexec = dirname(dirname(libexec)),
-				   .runtime = dir };
+				   .libexec = dirname(dirname(libexec)) };
 	CHECK(env.loop);
 	CLEAN_TEST(forks_go_on_where_their_source_was);
 	CLEAN_TEST(a_paused_machine_stands_still);

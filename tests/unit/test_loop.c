@@ -215,32 +215,6 @@ static void work_that_waits_has_a_thread_of_its_own(void)
 	loop_free(loop);
 }
 
-struct again {
-	struct loop *loop;
-	int calls;
-};
-
-static void defer_again(void *arg)
-{
-	struct again *again = arg;
-
-	if (++again->calls < 3)
-		CHECK(loop_defer(again->loop, defer_again, again) == 0);
-	else
-		loop_stop(again->loop);
-}
-
-static void deferred_calls_come_later_and_in_order(void)
-{
-	struct again again = { .loop = new_loop() };
-
-	CHECK(loop_defer(again.loop, defer_again, &again) == 0);
-	CHECK(again.calls == 0);
-	CHECK(loop_run(again.loop) == 0);
-	CHECK(again.calls == 3);
-	loop_free(again.loop);
-}
-
 int main(void)
 {
 	TEST(a_freed_watch_is_not_called);
@@ -248,6 +222,5 @@ int main(void)
 	TEST(timers_fire_in_the_order_of_their_time);
 	TEST(work_runs_elsewhere_and_ends_here);
 	TEST(work_that_waits_has_a_thread_of_its_own);
-	TEST(deferred_calls_come_later_and_in_order);
 	return 0;
 }

@@ -53,7 +53,7 @@ static void the_verdict_is_stable_and_explained(void)
 
 static void engines_are_chosen_by_name(void)
 {
-	const struct engine_env env = { .kernel = "", .initrd = "", .libexec = "", .runtime = "" };
+	const struct engine_env env = { .kernel = "", .initrd = "", .libexec = "" };
 	const struct engine *engine;
 	struct err err = { 0 };
 	char how[256] = "";
@@ -68,7 +68,7 @@ static void engines_are_chosen_by_name(void)
 
 static void no_qemu_in_the_path_is_said(void)
 {
-	const struct engine_env env = { .kernel = "", .initrd = "", .libexec = "", .runtime = "" };
+	const struct engine_env env = { .kernel = "", .initrd = "", .libexec = "" };
 	struct err err = { 0 };
 	char how[256] = "";
 

@@ -411,8 +411,7 @@ int main(void)
 	env = (struct engine_env){ .loop = loop_new(),
 				   .kernel = getenv("SBX_KERNEL") ? getenv("SBX_KERNEL")
 								  : "build/guest/vmlinuz",
-				   .libexec = "",
-				   .runtime = "" };
+				   .libexec = "" };
 	env.initrd = env.kernel; /* any file: no guest gets that far */
 	CHECK(env.loop && mkdtemp(dir));
 	TEST(a_machine_leaves_nothing);

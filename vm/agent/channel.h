@@ -78,7 +78,7 @@ void agent_job_forget(struct agent *agent, uint32_t job);
 void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct job_info *info), done_fn done,
 		    void *arg);
 
-/* Bring CPUs up or down and wait for the memory device; done's err has the reason. */
+/* Bring CPUs up or down and memory online or offline; done's err has the reason. */
 void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms, done_fn done,
 		  void *arg);
 

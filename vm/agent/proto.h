@@ -40,7 +40,6 @@ enum {
 	PROTO_SPEC_MAX = PROTO_PAYLOAD_MAX - 256, /* an encoded job_spec; what job_info adds to it fits */
 	PROTO_DATA_MAX = 32 * 1024,               /* stream or file bytes in one frame */
 	PROTO_NAME_MAX = 64,
-	PROTO_PORT_MAX = 16,
 };
 
 #define PROTO_PORT "sbx.agent"

@@ -50,7 +50,7 @@ struct vm {
 	int state_fd;             /* of a fork: at the start of QEMU's stream, which its process reads */
 
 	bool ready;             /* runs (boot) or is loaded (fork) */
-	bool start_wanted;      /* vm_start came before ready */
+	bool start_wanted;      /* start came before ready */
 	bool guest_off;         /* the guest powered off */
 	bool guest_reset;       /* the guest reset the machine */
 	struct err broken;      /* why we gave it up; code 0: we did not */

@@ -2,8 +2,8 @@
 /*
  * agent.h - the inside of sbx-agent
  *
- * One thread, one poll loop, one struct guest. agent_serve.c runs the loop and answers the host; agent_job.c,
- * agent_spawn.c and agent_files.c do what the host asks, with no more privilege than their process has, so
+ * One thread, one poll loop, one struct guest. serve.c runs the loop and answers the host; job.c,
+ * spawn.c and files.c do what the host asks, with no more privilege than their process has, so
  * that a unit test runs them as an ordinary program. Whatever changes the machine itself (clock, host name,
  * CPUs, power) is behind struct guest_machine, which only agent.c implements.
  *
@@ -98,7 +98,7 @@ struct guest {
  */
 int guest_serve(int port, const struct guest_machine *machine);
 
-/* ---- agent_serve.c: for the others */
+/* ---- serve.c: for the others */
 
 void guest_send(struct guest *guest, uint16_t type, uint32_t id, const void *payload, size_t len);
 /* i32 errno, str reason, then what `more` holds; errno is positive, as everywhere on the channel. */
@@ -107,7 +107,7 @@ void guest_send_result(struct guest *guest, uint16_t type, uint32_t id, const st
 /* May frames be made now that nobody has asked for? */
 bool guest_may_send(const struct guest *guest);
 
-/* ---- agent_job.c */
+/* ---- job.c */
 
 void guest_job_frame(struct guest *guest, const struct frame *frame);
 /* Fill fds with four entries a job, in the list's order; returns how many. */
@@ -121,7 +121,7 @@ void guest_jobs_reaped(struct guest *guest, pid_t pid, int status);
 void guest_jobs_forked(struct guest *guest);
 void guest_jobs_end(struct guest *guest);
 
-/* ---- agent_spawn.c */
+/* ---- spawn.c */
 
 struct guest_process {
 	pid_t pid;
@@ -136,7 +136,7 @@ int guest_spawn(const struct job_spec *spec, const char *name, char *const *env,
 /* In a child, after fork(2): signals, limits and umask as programs expect them. */
 void guest_child_reset(void);
 
-/* ---- agent_files.c */
+/* ---- files.c */
 
 void guest_files_frame(struct guest *guest, const struct frame *frame);
 void guest_files_close(struct guest_files *files);

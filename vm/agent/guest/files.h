@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* files.h - shared by agent_files.c and agent_names.c, which answer F_FS */
+/* files.h - shared by files.c and names.c, which answer F_FS */
 #ifndef SBX_VM_AGENT_GUEST_FILES_H
 #define SBX_VM_AGENT_GUEST_FILES_H
 

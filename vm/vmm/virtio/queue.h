@@ -51,10 +51,6 @@ struct virtq_chain {
 	struct iovec iov[VIRTQ_NUM_MAX]; /* nout, then nin */
 };
 
-static inline struct iovec *virtq_out(struct virtq_chain *chain)
-{
-	return chain->iov;
-}
 static inline struct iovec *virtq_in(struct virtq_chain *chain)
 {
 	return chain->iov + chain->nout;
