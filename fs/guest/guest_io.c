@@ -87,12 +87,14 @@ static void done_open(struct guest_call *gc, int err, struct reader *results)
 	struct guest_file *file = NULL;
 	const uint32_t handle = err ? 0 : get_u32(results);
 
-	if (!err && results->bad)
+	if (!err && (results->bad || !handle))
 		err = -EIO;
 	else if (!err && !gc->request)
 		close_handle(gn, guest_epoch(gn), handle); /* nobody wants it any more */
 	else if (!err && gc->name)
 		err = guest_entry(gc, results, &param, &gn);
+	if (err && handle && gc->request)
+		close_handle(gn, guest_epoch(gn), handle);
 	if (!gc->request) {
 		guest_call_free(gc);
 		return;
@@ -145,6 +147,7 @@ void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 		return;
 	gc->fi = *fi;
 	gc->opens = true;
+	gc->type = S_IFREG;
 	rc = guest_put_path(&args, dir, name);
 	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND | O_EXCL));
 	buf_put_u32(&args, mode);
@@ -195,6 +198,7 @@ struct chunk {
 struct io {
 	struct request *request;
 	const struct guest_node *node; /* of an open file, which outlives its requests */
+	enum fs_op op;                 /* FS_READ or FS_WRITE */
 	uint8_t *data;                 /* of a read */
 	unsigned n, left;
 	struct chunk chunks[CHUNKS_MAX];
@@ -246,7 +250,7 @@ static void answered(struct chunk *chunk, int err)
 	struct io *io = chunk->io;
 
 	chunk->call = NULL;
-	chunk->err = guest_errno(io->node, err);
+	chunk->err = guest_errno(io->node, io->op, err);
 	if (!--io->left)
 		io_end(io);
 }
@@ -309,6 +313,7 @@ static void io_run(struct io *io, const struct guest_file *file, const char *dat
 	struct chunk *chunk;
 	size_t at, n;
 
+	io->op = data ? FS_WRITE : FS_READ;
 	io->left = 1; /* ours, until all are sent */
 	for (at = 0; at < size && io->n < CHUNKS_MAX; at += n) {
 		n = size - at < PROTO_DATA_MAX ? size - at : PROTO_DATA_MAX;
@@ -322,8 +327,8 @@ static void io_run(struct io *io, const struct guest_file *file, const char *dat
 		else
 			buf_put_u32(&args, (uint32_t)n);
 		if (!args.failed)
-			chunk->call = agent_fs(guest_agent(file->node), data ? FS_WRITE : FS_READ, &args,
-					       GUEST_TIMEOUT_MS, data ? on_written : on_read, chunk);
+			chunk->call = agent_fs(guest_agent(file->node), io->op, &args, GUEST_TIMEOUT_MS,
+					       data ? on_written : on_read, chunk);
 		if (!chunk->call) {
 			chunk->err = -ENOMEM;
 			break;
@@ -376,11 +381,20 @@ struct guest_dir {
 	struct buf entries;
 };
 
+/* 0: it has to be looked at, as what is no type, and FIFOs, which are shown as another (guest_node.c). */
+static uint32_t listed_type(uint32_t mode)
+{
+	return S_ISREG(mode) || S_ISDIR(mode) || S_ISLNK(mode) || S_ISCHR(mode) || S_ISBLK(mode) ||
+			       S_ISSOCK(mode)
+		       ? mode & S_IFMT
+		       : 0;
+}
+
 static void add_dirent(struct guest_dir *dir, const char *name, uint64_t ino, uint32_t mode)
 {
 	static const char zeros[8];
 	const size_t n = strlen(name) + 1, padded = (n + 7) & ~(size_t)7;
-	const struct dirent_head head = { ino, mode & S_IFMT, (uint32_t)padded };
+	const struct dirent_head head = { ino, listed_type(mode), (uint32_t)padded };
 
 	buf_add(&dir->entries, &head, sizeof(head));
 	buf_add(&dir->entries, name, n);

@@ -16,6 +16,8 @@
 
 #include "fs/guest/symlink.h"
 
+enum { STATFS_BSIZE_MAX = 1 << 30 };
+
 static void detach(struct guest_node *dir, const char *name)
 {
 	struct guest_node *gn = guest_child(dir, name);
@@ -61,10 +63,12 @@ static void done_attr(struct guest_call *gc, int err, struct reader *results)
 	struct fs_attr attr;
 	struct stat st;
 
-	if (!err) {
-		fs_attr_get(results, &attr);
-		if (results->bad)
-			err = -EIO;
+	if (!err)
+		err = guest_attr_get(results, &attr);
+	if (!err && (attr.mode & S_IFMT) != gc->node->type) {
+		/* Another file by now: the kernel is to look again, and not to give the inode up for broken. */
+		gc->node->detached = true;
+		err = -ESTALE;
 	}
 	if (err) {
 		request_err(gc->request, err);
@@ -219,6 +223,7 @@ static void guest_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 	if (!gc)
 		return;
 	rc = guest_put_path(&args, dir, name);
+	gc->type = S_IFDIR;
 	buf_put_u32(&args, mode);
 	put_owner(req, &args);
 	guest_call_send(gc, FS_MKDIR, rc, &args);
@@ -234,6 +239,8 @@ static void guest_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 	if (!gc)
 		return;
 	rc = guest_put_path(&args, dir, name);
+	gc->type = mode & S_IFMT;
+	gc->fifo = S_ISFIFO(mode);
 	buf_put_u32(&args, mode);
 	buf_put_u64(&args, rdev);
 	put_owner(req, &args);
@@ -249,6 +256,7 @@ static void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent,
 
 	if (!gc)
 		return;
+	gc->type = S_IFLNK;
 	rc = guest_put_path(&args, dir, name);
 	buf_put_str(&args, target);
 	put_owner(req, &args);
@@ -275,6 +283,8 @@ static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const 
 	gc = guest_call_new(req, dir, name, done_entry);
 	if (!gc)
 		return;
+	gc->type = gn->type;
+	gc->fifo = gn->fifo;
 	rc = guest_put_path(&args, gn, NULL);
 	if (!rc)
 		rc = guest_put_path(&args, dir, name);
@@ -369,8 +379,13 @@ static void done_statfs(struct guest_call *gc, int err, struct reader *results)
 	st.f_files = get_u64(results);
 	st.f_ffree = st.f_favail = get_u64(results);
 	st.f_namemax = get_u32(results);
-	if (!err && results->bad)
+	/* Sizes in bytes are what programs make of it. */
+	if (!err &&
+	    (results->bad || !st.f_bsize || st.f_bsize > STATFS_BSIZE_MAX ||
+	     st.f_blocks > INT64_MAX / st.f_bsize || st.f_bfree > st.f_blocks || st.f_bavail > st.f_blocks))
 		err = -EIO;
+	if (st.f_namemax > NAME_MAX)
+		st.f_namemax = NAME_MAX; /* of a path's component, here */
 	if (err)
 		request_err(gc->request, err);
 	else

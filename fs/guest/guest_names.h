@@ -39,6 +39,7 @@ struct guest_node {
 	struct list files; /* struct guest_file: open ones */
 	uint64_t ino;      /* the guest's, and the type: another one under this name is another node */
 	uint32_t type;
+	bool fifo; /* one that was made through the mount: the host's programs may open it, and meet there */
 };
 
 /* An open file. */
@@ -54,6 +55,7 @@ struct guest_file {
 struct guest_call {
 	struct request *request; /* NULL: interrupted, and the answer has to be cleaned up */
 	struct agent_call *call;
+	enum fs_op op;
 	struct guest_node *node; /* a reference */
 	void (*done)(struct guest_call *gc, int err, struct reader *results);
 	/* For done, which frees them. */
@@ -61,7 +63,9 @@ struct guest_call {
 	struct guest_node *node2; /* a reference */
 	struct fuse_file_info fi;
 	unsigned flags;
-	bool opens; /* the answer has a handle, which must not be lost */
+	bool opens;    /* the answer has a handle, which must not be lost */
+	uint32_t type; /* S_IFMT: the file in the answer must be of this type; 0: any */
+	bool fifo;     /* and is one made through the mount */
 };
 
 /* The node for the tree's lookup of fs/. */
@@ -82,12 +86,14 @@ int guest_put_path(struct buf *args, const struct guest_node *dir, const char *n
 int guest_usable(const struct guest_node *gn);
 struct agent *guest_agent(const struct guest_node *gn);
 uint64_t guest_epoch(const struct guest_node *gn);
-/* An operation's errno as users see it. */
-int guest_errno(const struct guest_node *gn, int err);
+/* An operation's errno as users see it, and as the kernel may hear it (guest_errno.h). */
+int guest_errno(const struct guest_node *gn, enum fs_op op, int err);
 /* NULL: the kernel knows none of this name. */
 struct guest_node *guest_child(struct guest_node *dir, const char *name);
 /* The inode number of a file with the guest's number `ino`, `below` directories under gn. */
 uint64_t guest_ino(const struct guest_node *gn, unsigned below, uint64_t ino);
+/* The next attributes in results, checked: 0, or -EIO for what no file has. */
+int guest_attr_get(struct reader *results, struct fs_attr *ret);
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret);
 
 /*

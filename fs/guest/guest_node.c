@@ -11,7 +11,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "fs/guest/guest_errno.h"
 #include "fs/guest/guest_names.h"
+
+enum { OVERFLOW_ID = 65534 };
 
 /* ---- nodes */
 
@@ -153,9 +156,9 @@ uint64_t guest_epoch(const struct guest_node *gn)
 	return gn->guest->ops->epoch(gn->guest->obj);
 }
 
-int guest_errno(const struct guest_node *gn, int err)
+int guest_errno(const struct guest_node *gn, enum fs_op op, int err)
 {
-	return err == -EHOSTDOWN ? gn->guest->ops->lost : err;
+	return err == -EHOSTDOWN ? gn->guest->ops->lost : guest_errno_allowed(op, err);
 }
 
 int guest_usable(const struct guest_node *gn)
@@ -196,11 +199,51 @@ static struct timespec to_timespec(uint64_t ns)
 	return (struct timespec){ (time_t)seconds, (long)rest };
 }
 
+/*
+ * The kernel takes an inode with impossible attributes for broken, and does not give back the lookups and
+ * handles that came with it.
+ */
+int guest_attr_get(struct reader *results, struct fs_attr *ret)
+{
+	fs_attr_get(results, ret);
+	if (results->bad || ret->size > INT64_MAX || ret->blocks > INT64_MAX / 512)
+		return -EIO;
+	ret->mode &= S_IFMT | 07777;
+	switch (ret->mode & S_IFMT) {
+	case S_IFREG:
+	case S_IFDIR:
+	case S_IFLNK:
+	case S_IFIFO:
+	case S_IFCHR:
+	case S_IFBLK:
+	case S_IFSOCK:
+		break;
+	default:
+		return -EIO;
+	}
+	/* No user has the number -1, and the kernel refuses to change the owner of such a file. */
+	if (ret->uid == UINT32_MAX)
+		ret->uid = OVERFLOW_ID;
+	if (ret->gid == UINT32_MAX)
+		ret->gid = OVERFLOW_ID;
+	return 0;
+}
+
+/*
+ * Of devices, FIFOs and sockets the kernel asks us nothing when they are opened. Devices are refused by the mount
+ * (nodev), and nobody on the host listens on a guest's socket. But a FIFO would be a pipe of the host's, to which
+ * nobody comes: a guest could so stop whoever opens a file of its. It is shown as a socket, which cannot be opened.
+ */
+static uint32_t shown_mode(const struct guest_node *gn, uint32_t mode)
+{
+	return S_ISFIFO(mode) && !gn->fifo ? (mode & ~(uint32_t)S_IFMT) | S_IFSOCK : mode;
+}
+
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret)
 {
 	*ret = (struct stat){
 		.st_ino = guest_ino(gn, 0, attr->ino),
-		.st_mode = attr->mode,
+		.st_mode = shown_mode(gn, attr->mode),
 		.st_nlink = attr->nlink,
 		.st_uid = attr->uid,
 		.st_gid = attr->gid,
@@ -240,7 +283,7 @@ static void on_reply(void *arg, int err, struct reader *results)
 {
 	struct guest_call *gc = arg;
 
-	gc->done(gc, guest_errno(gc->node, err), results);
+	gc->done(gc, guest_errno(gc->node, gc->op, err), results);
 }
 
 struct guest_call *guest_call_new(fuse_req_t req, struct guest_node *gn, const char *name,
@@ -271,6 +314,7 @@ void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *a
 		rc = guest_usable(gc->node);
 	if (!rc && args->failed)
 		rc = -ENOMEM;
+	gc->op = op;
 	if (!rc) {
 		gc->call = agent_fs(guest_agent(gc->node), op, args, GUEST_TIMEOUT_MS, on_reply, gc);
 		if (!gc->call)
@@ -302,9 +346,10 @@ int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry
 	struct guest_node *gn = guest_child(dir, gc->name);
 	struct fs_attr attr;
 
-	fs_attr_get(results, &attr);
-	if (results->bad)
+	if (guest_attr_get(results, &attr) || (gc->type && (attr.mode & S_IFMT) != gc->type))
 		return -EIO;
+	if (!attr.nlink)
+		attr.nlink = 1; /* it was found by its name */
 	if (gn && (gn->ino != attr.ino || gn->type != (attr.mode & S_IFMT))) {
 		gn->detached = true;
 		gn = NULL;
@@ -317,6 +362,7 @@ int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry
 		return -ENOMEM;
 	gn->ino = attr.ino;
 	gn->type = attr.mode & S_IFMT;
+	gn->fifo |= gc->fifo;
 	*ret = (struct fuse_entry_param){
 		.ino = node_id(known(gn)),
 		.generation = 1,

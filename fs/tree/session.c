@@ -36,6 +36,17 @@ static const struct fuse_lowlevel_ops *ops_of(fuse_req_t req, fuse_ino_t ino)
 	return node_of(req, ino)->ops;
 }
 
+/*
+ * Every file and directory here has a handle, which is an address. The kernel makes up one of 0 for what it
+ * opened without asking, as it does once an OPEN was answered with ENOSYS. False: answered.
+ */
+static bool has_handle(fuse_req_t req, const struct fuse_file_info *fi)
+{
+	if (!fi->fh)
+		fuse_reply_err(req, EBADF);
+	return fi->fh;
+}
+
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	ops_of(req, parent)->lookup(req, parent, name);
@@ -57,13 +68,15 @@ static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
 
 static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	ops_of(req, ino)->getattr(req, ino, fi);
+	if (!fi || has_handle(req, fi))
+		ops_of(req, ino)->getattr(req, ino, fi);
 }
 
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 		       struct fuse_file_info *fi)
 {
-	ops_of(req, ino)->setattr(req, ino, attr, to_set, fi);
+	if (!fi || has_handle(req, fi))
+		ops_of(req, ino)->setattr(req, ino, attr, to_set, fi);
 }
 
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
@@ -114,18 +127,22 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	ops_of(req, ino)->read(req, ino, size, off, fi);
+	if (has_handle(req, fi))
+		ops_of(req, ino)->read(req, ino, size, off, fi);
 }
 
 static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
 		     struct fuse_file_info *fi)
 {
-	ops_of(req, ino)->write(req, ino, data, size, off, fi);
+	if (has_handle(req, fi))
+		ops_of(req, ino)->write(req, ino, data, size, off, fi);
 }
 
 /* What nobody listens to is said not to be sent (noflush); older kernels send it. */
 static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+	if (!has_handle(req, fi))
+		return;
 	if (ops_of(req, ino)->flush)
 		ops_of(req, ino)->flush(req, ino, fi);
 	else
@@ -134,12 +151,14 @@ static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	ops_of(req, ino)->release(req, ino, fi);
+	if (has_handle(req, fi))
+		ops_of(req, ino)->release(req, ino, fi);
 }
 
 static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	ops_of(req, ino)->fsync(req, ino, datasync, fi);
+	if (has_handle(req, fi))
+		ops_of(req, ino)->fsync(req, ino, datasync, fi);
 }
 
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -149,12 +168,14 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	ops_of(req, ino)->readdir(req, ino, size, off, fi);
+	if (has_handle(req, fi))
+		ops_of(req, ino)->readdir(req, ino, size, off, fi);
 }
 
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	ops_of(req, ino)->releasedir(req, ino, fi);
+	if (has_handle(req, fi))
+		ops_of(req, ino)->releasedir(req, ino, fi);
 }
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
@@ -170,7 +191,10 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 
 static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph)
 {
-	ops_of(req, ino)->poll(req, ino, fi, ph);
+	if (has_handle(req, fi))
+		ops_of(req, ino)->poll(req, ino, fi, ph);
+	else if (ph)
+		fuse_pollhandle_destroy(ph);
 }
 
 /* No extended attributes: the kernel asks once, hears ENOSYS, and does not ask again. */
@@ -247,8 +271,9 @@ int session_mount(struct fs *fs, const char *mountpoint, const char *options, st
 	if (!session)
 		return err_sys(err, -ENOMEM, "cannot make a FUSE session");
 	session->fs = fs;
-	/* Files of a guest must not be setuid programs or devices of the host. */
-	snprintf(text, sizeof(text), "fsname=sbxfs,subtype=sbxfs,nosuid,nodev%s%s%s",
+	/* Files of a guest must not be setuid programs or devices of the host, whatever else is asked for: the
+	 * last word counts. */
+	snprintf(text, sizeof(text), "fsname=sbxfs,subtype=sbxfs%s%s%s,nosuid,nodev",
 		 geteuid() ? "" : ",allow_other,default_permissions", *options ? "," : "", options);
 	rc = -ENOMEM;
 	if (fuse_opt_add_arg(&args, "sbxfs") || fuse_opt_add_arg(&args, "-o") ||

@@ -168,10 +168,25 @@ def test_a_link_to_a_directory_above(vm, root):
 
 
 def test_special_files_do_not_hang(vm, root):
-    vm.sh("mkfifo /root/work/fifo; mknod /root/work/null c 1 3")
-    assert stat.S_ISFIFO(os.stat(root / "fifo").st_mode)
-    os.unlink(root / "fifo")
-    os.unlink(root / "null")
+    """Nor are they the host's: what the guest made is not opened, a FIFO that the host made is the host's."""
+    vm.sh("mkfifo /root/work/fifo; mknod /root/work/null c 1 3; mknod /root/work/disk b 8 0")
+    assert stat.S_ISSOCK(os.stat(root / "fifo").st_mode)
+    assert stat.S_ISCHR(os.stat(root / "null").st_mode) and stat.S_ISBLK(os.stat(root / "disk").st_mode)
+    for flags in os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_NONBLOCK:
+        with fails(errno.ENXIO):
+            os.open(root / "fifo", flags)
+        for name in "null", "disk":
+            with fails(errno.EACCES):
+                os.open(root / name, flags)
+    os.mkfifo(root / "ours")
+    assert stat.S_ISFIFO(os.stat(root / "ours").st_mode)
+    assert vm.run("test -p /root/work/ours && echo yes") == "yes\n"
+    fd = os.open(root / "ours", os.O_RDWR)
+    os.write(fd, b"x")
+    assert os.read(fd, 1) == b"x"
+    os.close(fd)
+    for name in "fifo", "ours", "null", "disk":
+        os.unlink(root / name)
 
 
 def test_errors_of_the_guest(vm, root):

@@ -333,6 +333,9 @@ static bool on_fs_reply(struct agent *agent, const struct frame *frame)
 	if (!call)
 		return false;
 	err.code = errno_in(get_u32(&r));
+	/* These two are what this side says of a guest. */
+	if (err.code == -ETIMEDOUT || err.code == -EHOSTDOWN)
+		err.code = -EIO;
 	if (r.bad)
 		err.code = -EPROTO;
 	if (!call->fs && !err.code && (call->op == FS_OPEN || call->op == FS_CREATE)) {

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""A guest whose agent is an enemy: tests/hostile/agent.c answers the host's file requests.
+
+What it answers is in the names that it is asked for, `f:5=38` being a file whose OPEN (5) is ENOSYS (38). Nothing it
+says may reach further than to its own files: the daemon lives, the neighbours are served, and nobody waits for it.
+"""
+import errno
+import os
+import stat
+import subprocess
+
+import pytest
+
+from harness import TOP, eventually, fails, limit, read
+
+(GETATTR, SETATTR, READDIR, READLINK, OPEN, CREATE, READ, WRITE, CLOSE, FSYNC, MKDIR, UNLINK, RMDIR, RENAME, SYMLINK,
+ LINK, MKNOD, STATFS) = range(1, 19)  # fmt: skip  (vm/agent/proto.h)
+
+# Those that say something to the kernel, or that users are told mean something else.
+NEVER = {errno.ENOSYS, errno.EINTR, errno.ESTALE, errno.ENOTCONN, errno.ECONNABORTED, errno.EHOSTDOWN, errno.ECHILD}
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory):
+    path = tmp_path_factory.mktemp("hostile") / "agent"
+    sources = ["tests/hostile/agent.c", "vm/agent/proto.c", "util/buf.c", "util/err.c"]
+    flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-static", "-s", "-I", str(TOP)]
+    subprocess.run(["gcc", *flags, "-o", path, *sources], cwd=TOP, check=True)
+    return path.read_bytes()
+
+
+def take_over(vm, hostile):
+    """From here on the enemy answers for this machine's files."""
+    (vm / "fs/root/hostile").write_bytes(hostile)
+    (vm / "fs/root/hostile").chmod(0o755)
+    vm.run("setsid /root/hostile < /dev/null > /dev/null 2>&1 &")
+    eventually(lambda: "hostile: serves" in read(vm / "console"), 20, "the hostile agent does not serve")
+    return vm
+
+
+@pytest.fixture
+def captive(vm, hostile):
+    return take_over(vm, hostile)
+
+
+@pytest.fixture
+def neighbour(prepared):
+    return prepared.fork("neighbour")
+
+
+def served(vm):
+    """All of what a guest's answer could have switched off for the whole mount."""
+    path = vm / "fs/root/served"
+    fd = os.open(path, os.O_CREAT | os.O_RDWR)
+    os.write(fd, b"x")
+    os.fsync(fd)
+    assert os.pread(fd, 1, 0) == b"x"
+    os.close(fd)
+    assert "before" in os.listdir(vm / "fs/root")
+    os.rename(path, vm / "fs/root/gone")
+    os.unlink(vm / "fs/root/gone")
+    assert "running" in read(vm / "state")
+
+
+def outcome(function, *args):
+    """0 or an errno."""
+    try:
+        function(*args)
+    except OSError as e:
+        return e.errno
+    return 0
+
+
+def opened(path, flags, use):
+    fd = os.open(path, flags)
+    try:
+        use(fd)
+    finally:
+        os.close(fd)
+
+
+# Each operation of the agent's, as a system call whose answer it is. n: the errno, in a name.
+CALLS = {
+    GETATTR: lambda d, n: os.stat(d / f"f:1={n}"),
+    SETATTR: lambda d, n: os.chmod(d / f"f:2={n}", 0o600),
+    READDIR: lambda d, n: os.listdir(d / f"d:3={n}"),
+    READLINK: lambda d, n: os.readlink(d / f"l:4={n}"),
+    OPEN: lambda d, n: opened(d / f"f:5={n}", os.O_RDONLY, lambda fd: None),
+    CREATE: lambda d, n: opened(d / f"f:1=2:6={n}", os.O_CREAT | os.O_WRONLY, lambda fd: None),
+    READ: lambda d, n: opened(d / f"f:7={n}", os.O_RDONLY, lambda fd: os.read(fd, 10)),
+    WRITE: lambda d, n: opened(d / f"f:8={n}", os.O_WRONLY, lambda fd: os.write(fd, b"x")),
+    CLOSE: lambda d, n: opened(d / f"f:9={n}", os.O_RDONLY, lambda fd: None),
+    FSYNC: lambda d, n: opened(d / f"f:10={n}", os.O_RDONLY, os.fsync),
+    MKDIR: lambda d, n: os.mkdir(d / f"d:1=2:11={n}"),
+    UNLINK: lambda d, n: os.unlink(d / f"f:12={n}"),
+    RMDIR: lambda d, n: os.rmdir(d / f"d:13={n}"),
+    RENAME: lambda d, n: os.rename(d / f"f:14={n}", d / "f:1=2"),
+    SYMLINK: lambda d, n: os.symlink("f", d / f"l:1=2:15={n}"),
+    LINK: lambda d, n: os.link(d / f"f:16={n}", d / "f:1=2"),
+    MKNOD: lambda d, n: os.mknod(d / f"s:1=2:17={n}", 0o140644),
+    STATFS: lambda d, n: os.statvfs(d / f"d:18={n}"),
+}
+# A close is not waited for.
+UNHEARD = {CLOSE}
+
+
+@pytest.mark.timeout(limit(300))
+def test_every_operation_with_every_errno(sbx, captive, neighbour):
+    files = captive / "fs"
+    seen = {}
+    for op, call in CALLS.items():
+        for n in range(201):
+            got = seen[op, n] = outcome(call, files, n)
+            assert sbx.alive, f"operation {op} answered with errno {n} killed the daemon"
+            assert got not in NEVER, f"operation {op} answered with errno {n} gives {errno.errorcode[got]}"
+            assert bool(got) == bool(n and op not in UNHEARD), (op, n, got)
+        served(neighbour)
+    # Those that have their meaning for users keep it.
+    for op in CALLS.keys() - UNHEARD:
+        for n in errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EIO, errno.ENAMETOOLONG:
+            assert seen[op, n] == n, (op, n, seen[op, n])
+        assert seen[op, 150] == seen[op, 200] == errno.EIO
+    # Nothing was switched off: the guest is still asked.
+    for op in CALLS.keys() - UNHEARD:
+        assert outcome(CALLS[op], files, errno.EDQUOT) == errno.EDQUOT
+
+
+def test_attributes_that_no_file_has(sbx, captive, neighbour):
+    files = captive / "fs"
+    for kind in (
+        ["f:mode=0", "f:mode=644", "f:mode=150644", "f:mode=177777", "f:mode=37777777777"]  # types that there are none of
+        + ["f:size=0x8000000000000000", "f:size=-1", "f:blocks=-1", "f:1=short", "f:5=short", "f:5=0:handle=0"]
+    ):
+        for call in os.stat, os.unlink, lambda path: opened(path, os.O_RDONLY, lambda fd: None):
+            assert outcome(call, files / kind) in (errno.EIO, 0), kind
+        assert outcome(lambda path: opened(path, os.O_RDONLY, lambda fd: os.read(fd, 5)), files / kind) == errno.EIO
+    # These are files, if odd ones.
+    for kind in "f:nlink=0", "f:nlink=-1", "f:uid=-1", "f:time=-1", "f:time=0x7fffffffffffffff", "f:ino=0", "f:ino=-1":
+        st = os.stat(files / kind)
+        assert stat.S_ISREG(st.st_mode) and st.st_ino and st.st_nlink and st.st_uid < 2**32 - 1
+        with open(files / kind) as f:
+            assert f.read() == "hostile\n"
+    # What was asked for is what was made.
+    for _ in range(3):
+        assert outcome(os.mkdir, files / "d:1=2:mode=100644") == errno.EIO
+        assert outcome(os.symlink, "f", files / "l:1=2:mode=40755") == errno.EIO
+        assert outcome(os.mkfifo, files / "p:1=2:mode=20755") == errno.EIO
+        assert outcome(CALLS[CREATE], files, "0:mode=10644") == errno.EIO
+        assert outcome(CALLS[CREATE], files, "0:mode=40644") == errno.EIO
+        assert outcome(CALLS[CREATE], files, "0:handle=0") == errno.EIO
+    for size in "0", "-1", "0x100000001":
+        assert outcome(os.statvfs, files / f"d:size={size}") == errno.EIO
+    with fails(errno.EIO):
+        opened(files / "f:data=much", os.O_WRONLY, lambda fd: os.write(fd, b"x"))
+    with fails(errno.EIO):
+        opened(files / "f:data=much", os.O_RDONLY, lambda fd: os.read(fd, 10))
+    served(neighbour)
+
+
+def test_special_files(sbx, captive):
+    """A guest's FIFO stops nobody, and its devices are not the host's, not even root's."""
+    files = captive / "fs"
+    for flags in os.O_RDONLY, os.O_WRONLY, os.O_RDWR:
+        assert outcome(os.open, files / "p", flags) == errno.ENXIO
+        assert outcome(os.open, files / "s", flags) == errno.ENXIO
+        assert outcome(os.open, files / "c", flags) == errno.EACCES
+        assert outcome(os.open, files / "b", flags) == errno.EACCES
+
+
+def test_devices_cannot_be_asked_for(own_mount):
+    mount = own_mount(options=("-o", "dev,suid"))
+    with open("/proc/self/mountinfo") as f:
+        options = next(line.split()[5] for line in f if line.split()[4] == str(mount.path))
+    assert {"nosuid", "nodev"} <= set(options.split(","))

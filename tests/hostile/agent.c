@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * agent.c - an agent that lies, floods and stalls
+ *
+ * Runs as root in a stock guest: takes the agent's port away from PID 1 by binding virtio_console anew, and
+ * answers the host's file requests itself. It keeps no files. What it says of a path is in the path's last
+ * component:
+ *
+ *     TYPE[:KEY=VALUE]...      TYPE is one of f d l p c b s (a file of that type)
+ *
+ *     N=ERRNO     operation N (enum fs_op) fails with this errno; by handle too, of a file opened under this name
+ *     N=silent    operation N is never answered
+ *     N=late      operation N is answered half a second later
+ *     N=hold      operation N is answered when a RENAME was
+ *     N=short     operation N is answered with 0 and nothing else
+ *     mode= size= nlink= uid= ino= time= blocks=    that field of the attributes; mode is the whole of it, in octal
+ *     to=NAME     a link's target, of those in `targets`
+ *     list=KIND   a directory's contents: endless, many, bad, void, loop
+ *     handle=N    the handle that OPEN and CREATE give
+ *
+ * A name that is no such thing does not exist. Asked for "m:ms=N", the agent answers nothing for so long, that
+ * name included. What it holds back it tells the serial console, one line each.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vm/agent/proto.h"
+
+enum { HANDLES = 4096, HELD = 256, MANY = 16000 };
+
+static int port;
+static uint16_t generation;
+static char *handles[HANDLES]; /* the names they were opened under */
+static uint32_t last_handle;
+static long long muted_until;
+
+static struct held {
+	uint32_t id;
+	struct buf payload;
+	bool rename; /* until a RENAME was answered; else until `due` */
+	long long due;
+} held[HELD];
+
+static const struct {
+	const char *name, *to;
+} targets[] = {
+	{ "plain", "f" },
+	{ "up1", "../f" },
+	{ "up2", "../../f" },
+	{ "secret", "../../../../../secret" },
+	{ "passwd", "/etc/passwd" },
+	{ "root", "/" },
+	{ "inside", "d/../../../../../../../../etc/passwd" },
+};
+
+static long long now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
+}
+
+static void say(const char *word, unsigned n)
+{
+	int fd = open("/dev/console", O_WRONLY | O_NOCTTY);
+
+	if (fd < 0)
+		return;
+	dprintf(fd, "hostile: %s %u\n", word, n);
+	close(fd);
+}
+
+/* ---- the port */
+
+static void put(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+
+	if (fd < 0 || write(fd, text, strlen(text)) < 0) {
+		perror(path);
+		exit(1);
+	}
+	close(fd);
+}
+
+static bool find_port(char name[64])
+{
+	DIR *dir = opendir("/sys/class/virtio-ports");
+	char path[PATH_MAX], text[64];
+	struct dirent *entry;
+	bool found = false;
+	ssize_t n;
+	int fd;
+
+	while (dir && !found && (entry = readdir(dir))) {
+		snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", entry->d_name);
+		fd = open(path, O_RDONLY);
+		if (fd < 0)
+			continue;
+		n = read(fd, text, sizeof(text) - 1);
+		close(fd);
+		text[n > 0 ? n : 0] = 0;
+		text[strcspn(text, "\n")] = 0;
+		found = !strcmp(text, PROTO_PORT);
+		if (found)
+			snprintf(name, 64, "%.63s", entry->d_name);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+static void take_port(void)
+{
+	static const char driver[] = "/sys/bus/virtio/drivers/virtio_console/";
+	char name[64], path[PATH_MAX], device[PATH_MAX];
+	const char *base;
+	int i;
+
+	if (!find_port(name)) {
+		fprintf(stderr, "no port\n");
+		exit(1);
+	}
+	snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/device", name);
+	if (!realpath(path, device))
+		exit(1);
+	base = strrchr(device, '/') + 1;
+	snprintf(path, sizeof(path), "%sunbind", driver);
+	put(path, base);
+	snprintf(path, sizeof(path), "%sbind", driver);
+	put(path, base);
+	for (i = 0; i < 1000; i++) {
+		if (find_port(name)) {
+			snprintf(path, sizeof(path), "/dev/%s", name);
+			port = open(path, O_RDWR | O_NOCTTY);
+			if (port >= 0)
+				return;
+		}
+		usleep(10000);
+	}
+	exit(1);
+}
+
+static void put_frame(uint16_t type, uint32_t id, const void *payload, size_t len)
+{
+	struct buf out = { 0 };
+	size_t at = 0;
+	ssize_t n;
+
+	frame_put(&out, type, generation, id, payload, len);
+	while (at < out.len) {
+		n = write(port, buf_bytes(&out) + at, out.len - at);
+		if (n <= 0 && errno != EINTR)
+			exit(1);
+		if (n > 0)
+			at += (size_t)n;
+	}
+	buf_release(&out);
+}
+
+/* ---- what a name says */
+
+static const char *last(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+static const char *get(const char *name, const char *key)
+{
+	const size_t n = strlen(key);
+	const char *p = name;
+
+	while ((p = strchr(p, ':'))) {
+		p++;
+		if (!strncmp(p, key, n) && p[n] == '=')
+			return p + n + 1;
+	}
+	return NULL;
+}
+
+static bool is(const char *value, const char *word)
+{
+	const size_t n = strlen(word);
+
+	return value && !strncmp(value, word, n) && (!value[n] || value[n] == ':');
+}
+
+static uint64_t number(const char *name, const char *key, uint64_t otherwise, int base)
+{
+	const char *value = get(name, key);
+
+	return value ? strtoull(value, NULL, base) : otherwise;
+}
+
+static const char *op_value(const char *name, unsigned op)
+{
+	char key[8];
+
+	snprintf(key, sizeof(key), "%u", op);
+	return get(name, key);
+}
+
+static bool exists(const char *name)
+{
+	return !*name || (strchr("fdlpcbs", *name) && (!name[1] || name[1] == ':' || name[1] == '-'));
+}
+
+static const char *target_of(const char *name)
+{
+	const char *to = get(name, "to");
+	size_t i;
+
+	for (i = 0; i < sizeof(targets) / sizeof(*targets); i++)
+		if (is(to, targets[i].name))
+			return targets[i].to;
+	return "f";
+}
+
+static uint32_t mode_of(const char *name)
+{
+	switch (*name) {
+	case 'f':
+		return S_IFREG | 0644;
+	case 'l':
+		return S_IFLNK | 0777;
+	case 'p':
+		return S_IFIFO | 0666;
+	case 'c':
+		return S_IFCHR | 0666;
+	case 'b':
+		return S_IFBLK | 0666;
+	case 's':
+		return S_IFSOCK | 0666;
+	default:
+		return S_IFDIR | 0755;
+	}
+}
+
+static uint64_t hash(const char *name)
+{
+	uint64_t h = 14695981039346656037u;
+
+	for (; *name; name++)
+		h = (h ^ (uint8_t)*name) * 1099511628211u;
+	return h;
+}
+
+static void put_attr(struct buf *reply, const char *name)
+{
+	const struct fs_attr attr = {
+		.ino = number(name, "ino", hash(name), 0),
+		.mode = (uint32_t)number(name, "mode", mode_of(name), 8),
+		.nlink = (uint32_t)number(name, "nlink", 1, 0),
+		.uid = (uint32_t)number(name, "uid", 0, 0),
+		.gid = (uint32_t)number(name, "uid", 0, 0),
+		.rdev = *name == 'b' ? 0x800 : 0x103, /* sda, null */
+		.size = number(name, "size", *name == 'l' ? strlen(target_of(name)) : 100, 0),
+		.blocks = number(name, "blocks", 8, 0),
+		.atime_ns = number(name, "time", 0, 0),
+		.mtime_ns = number(name, "time", 0, 0),
+		.ctime_ns = number(name, "time", 0, 0),
+	};
+
+	fs_attr_put(reply, &attr);
+	if (S_ISLNK(attr.mode))
+		buf_put_str(reply, target_of(name));
+}
+
+/* ---- listings */
+
+static void put_entry(struct buf *out, uint64_t cookie, const void *name, size_t n, const char *like)
+{
+	buf_put_u64(out, cookie);
+	buf_put_bytes(out, name, n);
+	put_attr(out, like);
+}
+
+static void put_listing(struct buf *reply, const char *dir, uint64_t cookie)
+{
+	const char *kind = get(dir, "list");
+	struct buf entries = { 0 };
+	static const char long_name[300] = { [0 ... 299] = 'f' };
+	uint32_t n = 0;
+	char name[64];
+	bool more = false;
+
+	if (is(kind, "endless") || is(kind, "many") || is(kind, "loop")) {
+		more = true;
+		while (entries.len < 60000 && more) {
+			if (is(kind, "many") && cookie >= MANY) {
+				more = false;
+				break;
+			}
+			snprintf(name, sizeof(name), "f-%llu", (unsigned long long)cookie);
+			cookie++;
+			put_entry(&entries, is(kind, "loop") ? 0 : cookie, name, strlen(name), "f");
+			n++;
+		}
+	} else if (is(kind, "void")) {
+		more = true;
+	} else if (is(kind, "bad")) {
+		put_entry(&entries, 1, "f-good", 6, "f");
+		put_entry(&entries, 2, "", 0, "f");
+		put_entry(&entries, 3, ".", 1, "f");
+		put_entry(&entries, 4, "..", 2, "f");
+		put_entry(&entries, 5, "a/b", 3, "f");
+		put_entry(&entries, UINT64_MAX, "/", 1, "f");
+		put_entry(&entries, 1ull << 63, "f-type", 6, "f:mode=37777777777");
+		n = 7;
+	} else if (is(kind, "long")) {
+		put_entry(&entries, 1, long_name, sizeof(long_name), "f");
+		n = 1;
+	} else if (is(kind, "nul")) {
+		put_entry(&entries, 1, "f\0f", 3, "f");
+		n = 1;
+	} else {
+		put_entry(&entries, 1, "f", 1, "f");
+		n = 1;
+	}
+	buf_put_u8(reply, more);
+	buf_put_u32(reply, is(kind, "count") ? UINT32_MAX : n);
+	buf_add(reply, buf_bytes(&entries), entries.len);
+	buf_release(&entries);
+}
+
+/* ---- requests */
+
+/* Answer now, later or never. */
+static void reply(uint32_t id, const char *value, uint32_t code, struct buf *results)
+{
+	struct buf payload = { 0 };
+	unsigned i;
+
+	if (is(value, "short"))
+		buf_clear(results);
+	buf_put_u32(&payload, code);
+	buf_add(&payload, buf_bytes(results), code ? 0 : results->len);
+	if (is(value, "silent")) {
+		buf_release(&payload);
+		return;
+	}
+	if (is(value, "hold") || is(value, "late")) {
+		for (i = 0; i < HELD && held[i].payload.len; i++)
+			;
+		if (i < HELD) {
+			held[i] = (struct held){ id, payload, is(value, "hold"), now_ms() + 500 };
+			say("holds", i);
+			return;
+		}
+	}
+	put_frame(F_FS_REPLY, id, buf_bytes(&payload), payload.len);
+	buf_release(&payload);
+}
+
+static void release(bool renamed)
+{
+	unsigned i;
+
+	for (i = 0; i < HELD; i++) {
+		if (!held[i].payload.len || (held[i].rename ? !renamed : now_ms() < held[i].due))
+			continue;
+		put_frame(F_FS_REPLY, held[i].id, buf_bytes(&held[i].payload), held[i].payload.len);
+		buf_release(&held[i].payload);
+		held[i] = (struct held){ 0 };
+	}
+}
+
+static bool has_handle(unsigned op, struct reader *r, char *name)
+{
+	char path[PATH_MAX];
+	uint32_t handle;
+
+	*name = 0;
+	if (op == FS_SETATTR) {
+		get_str(r, path, sizeof(path));
+		snprintf(name, NAME_MAX + 1, "%.255s", last(path));
+	} else if (op < FS_READ || op > FS_FSYNC) {
+		return false;
+	}
+	handle = get_u32(r);
+	if (handle && handle < HANDLES && handles[handle])
+		snprintf(name, NAME_MAX + 1, "%.255s", handles[handle]);
+	return true;
+}
+
+static void request(const struct frame *frame)
+{
+	struct reader r = reader_init(frame->payload, frame->len);
+	const unsigned op = get_u8(&r);
+	char path[PATH_MAX] = "", name[NAME_MAX + 1];
+	struct buf results = { 0 };
+	const char *value;
+	uint32_t code = 0;
+	uint64_t n;
+
+	if (!has_handle(op, &r, name)) {
+		if (op != FS_SYNC)
+			get_str(&r, path, sizeof(path));
+		snprintf(name, sizeof(name), "%.255s", last(path));
+		if (!exists(name))
+			code = ENOENT;
+	}
+	if (*name == 'm' && get(name, "ms"))
+		muted_until = now_ms() + (long long)number(name, "ms", 0, 0);
+	if (now_ms() < muted_until) {
+		buf_release(&results);
+		return;
+	}
+	value = op_value(name, op);
+	if (value && *value >= '0' && *value <= '9')
+		code = (uint32_t)strtoul(value, NULL, 0);
+	switch (op) {
+	case FS_GETATTR:
+	case FS_SETATTR:
+	case FS_MKDIR:
+	case FS_SYMLINK:
+	case FS_MKNOD:
+		put_attr(&results, name);
+		break;
+	case FS_LINK:
+		get_str(&r, path, sizeof(path));
+		put_attr(&results, last(path));
+		break;
+	case FS_READDIR:
+		put_listing(&results, name, get_u64(&r));
+		break;
+	case FS_READLINK:
+		buf_put_str(&results, target_of(name));
+		break;
+	case FS_OPEN:
+	case FS_CREATE:
+		last_handle = last_handle % (HANDLES - 1) + 1;
+		free(handles[last_handle]);
+		handles[last_handle] = strdup(name);
+		buf_put_u32(&results, (uint32_t)number(name, "handle", last_handle, 0));
+		put_attr(&results, name);
+		break;
+	case FS_READ:
+		n = get_u64(&r);
+		if (is(get(name, "data"), "much"))
+			buf_reserve(&results, 60000), buf_grow(&results, 60000);
+		else if (!n)
+			buf_add(&results, "hostile\n", 8);
+		break;
+	case FS_WRITE:
+		(void)get_u64(&r);
+		buf_put_u32(&results, is(get(name, "data"), "much") ? UINT32_MAX : (uint32_t)reader_left(&r));
+		break;
+	case FS_STATFS:
+		for (n = 0; n < 6; n++)
+			buf_put_u64(&results, number(name, "size", 4096, 0));
+		buf_put_u32(&results, 255);
+		break;
+	default:
+		break;
+	}
+	reply(frame->id, value, code, &results);
+	buf_release(&results);
+	if (op == FS_RENAME && !is(value, "silent"))
+		release(true);
+}
+
+static void handle(const struct frame *frame)
+{
+	generation = frame->generation;
+	if (frame->type == F_FS)
+		request(frame);
+	else if (frame->type == F_QUIESCE)
+		put_frame(F_QUIESCED, frame->id, NULL, 0);
+	else if (frame->type == F_PING)
+		put_frame(F_PONG, frame->id, NULL, 0);
+}
+
+int main(void)
+{
+	struct frame_parser parser = { 0 };
+	struct pollfd fd = { .events = POLLIN };
+	char bytes[32768];
+	struct frame frame;
+	ssize_t n;
+
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
+	take_port();
+	say("serves", 0);
+	fd.fd = port;
+	for (;;) {
+		if (poll(&fd, 1, 50) > 0) {
+			n = read(port, bytes, sizeof(bytes));
+			if (n > 0)
+				frame_parser_feed(&parser, bytes, (size_t)n);
+			else
+				usleep(10000);
+			while (frame_parser_next(&parser, &frame))
+				handle(&frame);
+		}
+		release(false);
+	}
+}
