@@ -360,20 +360,19 @@ static void exec_list(struct object *dir, struct listing *listing)
 			listing_add(listing, job->obj.name, &job->obj, &job_entry);
 }
 
-static void exec_mkdir(struct object *dir, const char *name, const struct owner *owner,
-		       struct request *request)
+static void exec_mkdir(struct object *dir, const char *name, struct command *command)
 {
-	struct job *job;
+	struct job *job = NULL;
+	struct err err;
 
-	if (find(sandbox_of(dir), name)) {
-		request_err(request, -EEXIST);
-		return;
-	}
-	job = job_new(sandbox_of(dir), name, owner);
+	if (find(sandbox_of(dir), name))
+		err_set(&err, -EEXIST, "there is an exec/%s already", name);
+	else if (!(job = job_new(sandbox_of(dir), name, &command->caller)))
+		err_sys(&err, -ENOMEM, "cannot make exec/%s", name);
 	if (job)
-		tree_made(request, &job->obj, &job_entry, false);
+		command_made(command, &job->obj, &job_entry, false);
 	else
-		request_err(request, -ENOMEM);
+		command_done(command, &err);
 }
 
 static int exec_rmdir(struct object *dir, const char *name, struct err *err)

@@ -16,36 +16,23 @@
 
 /* ---- verbs */
 
-struct creation {
-	struct sandbox *sb; /* a reference */
-	struct command *command;
-};
-
-static void creation_end(struct creation *creation, const struct err *err)
+/* The end of its task, or before that came to be. */
+static void created(void *arg, const struct err *err)
 {
-	if (err->code && !creation->sb->obj.gone)
-		sandbox_remove(creation->sb);
+	struct command *command = arg;
+	struct sandbox *sb = sandbox_of(command->made);
+
+	if (err->code)
+		sandbox_remove(sb);
 	else
-		creation->sb->born = true;
-	command_done(creation->command, err);
-	object_unref(&creation->sb->obj);
-	free(creation);
+		sb->born = true;
+	command_done(command, err);
 }
 
-static void on_task_end(void *arg, const struct err *err)
-{
-	creation_end(arg, err);
-}
-
-static void on_booted(void *arg, const struct err *err)
-{
-	task_end(((struct creation *)arg)->sb, err);
-}
-
-/* The caller was interrupted. */
+/* The caller was interrupted: the end of its task follows. */
 static void on_cancel(void *arg)
 {
-	sandbox_remove(((struct creation *)arg)->sb);
+	sandbox_remove(sandbox_of(((struct command *)arg)->made));
 }
 
 static int configure(struct sandbox *sb, const struct overrides *want, struct err *err)
@@ -74,39 +61,26 @@ static int configure(struct sandbox *sb, const struct overrides *want, struct er
 
 static void verb_create(struct object *obj, const struct words *words, struct command *command)
 {
-	const struct fuse_ctx *ctx = fuse_req_ctx(command->request->req);
-	const struct owner owner = { ctx->uid, ctx->gid, 0755 };
 	struct overrides want = { 0 };
-	struct creation *creation = calloc(1, sizeof(*creation));
+	struct sandbox *sb;
 	struct err err = { 0 };
-	int rc;
 
-	if (!creation)
-		rc = err_sys(&err, -ENOMEM, "create");
-	else
-		rc = overrides_parse(words->word + 2, true, &want, &err);
-	if (!rc)
-		rc = sandbox_new(obj->fs, words->word[1], &owner, &creation->sb, &err);
-	if (!rc) {
-		creation->command = command;
-		object_ref(&creation->sb->obj);
-		rc = configure(creation->sb, &want, &err);
-		if (!rc)
-			rc = shape_check_start(&creation->sb->shape, &err);
-		if (!rc)
-			rc = task_begin(creation->sb, "create", on_task_end, creation, &err);
-		if (rc) {
-			creation_end(creation, &err);
-		} else {
-			command->cancel = on_cancel;
-			command->arg = creation;
-			if (machine_boot(creation->sb, on_booted, creation, &err))
-				task_end(creation->sb, &err);
-		}
-	} else {
-		free(creation);
+	if (overrides_parse(words->word + 2, true, &want, &err) ||
+	    sandbox_new(obj->fs, words->word[1], &command->caller, &sb, &err)) {
 		command_done(command, &err);
+		goto out;
 	}
+	command->made = object_ref(&sb->obj);
+	if (configure(sb, &want, &err) || shape_check_start(&sb->shape, &err) ||
+	    task_begin(sb, "create", created, command, &err)) {
+		created(command, &err);
+		goto out;
+	}
+	command->cancel = on_cancel;
+	command->arg = command;
+	if (machine_boot(sb, task_end, sb, &err))
+		task_end(sb, &err);
+out:
 	overrides_release(&want);
 }
 
@@ -245,18 +219,17 @@ static void root_list(struct object *dir, struct listing *listing)
 			listing_add(listing, sb->obj.name, &sb->obj, &sandbox_entry);
 }
 
-static void root_mkdir(struct object *dir, const char *name, const struct owner *owner,
-		       struct request *request)
+static void root_mkdir(struct object *dir, const char *name, struct command *command)
 {
 	struct sandbox *sb;
 	struct err err;
 
-	if (sandbox_new(dir->fs, name, owner, &sb, &err)) {
-		tree_refuse(request, dir, &err);
+	if (sandbox_new(dir->fs, name, &command->caller, &sb, &err)) {
+		command_done(command, &err);
 		return;
 	}
 	sb->born = true;
-	tree_made(request, &sb->obj, &sandbox_entry, false);
+	command_made(command, &sb->obj, &sandbox_entry, false);
 }
 
 static int root_rmdir(struct object *dir, const char *name, struct err *err)

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "fs/dirs/forks.h"
 #include "fs/dirs/info.h"
-#include "fs/fork/fork.h"
 #include "fs/fork/rollback.h"
 #include "fs/guest/guest_names.h"
 #include "fs/sandbox/capture.h"
@@ -20,64 +20,35 @@ static const struct err ok;
 
 /* ---- verbs */
 
-/* A verb whose whole work is one step of the machine. */
-struct power {
-	struct sandbox *sb;
-	struct command *command;
-};
-
-static void power_end(void *arg, const struct err *err)
+/* Begin a verb as the sandbox's task, whose end is the command's. False: it cannot begin, and the command is ended. */
+static bool begin(struct sandbox *sb, const char *verb, struct command *command)
 {
-	struct power *power = arg;
-
-	command_done(power->command, err);
-	free(power);
-}
-
-/* The step is done: so is the task. */
-static void power_step(void *arg, const struct err *err)
-{
-	task_end(((struct power *)arg)->sb, err);
-}
-
-/* NULL: it cannot begin, and the call is ended. */
-static struct power *power_begin(struct object *obj, const char *verb, struct command *command)
-{
-	struct power *power = malloc(sizeof(*power));
 	struct err err;
 
-	if (!power) {
-		err_sys(&err, -ENOMEM, "%s", verb);
-		command_done(command, &err);
-		return NULL;
-	}
-	*power = (struct power){ sandbox_of(obj), command };
-	if (task_begin(power->sb, verb, power_end, power, &err)) {
-		command_done(command, &err);
-		free(power);
-		return NULL;
-	}
-	return power;
+	if (!task_begin(sb, verb, command_done, command, &err))
+		return true;
+	command_done(command, &err);
+	return false;
 }
 
 static void verb_start(struct object *obj, const struct words *words, struct command *command)
 {
-	struct power *power = power_begin(obj, "start", command);
+	struct sandbox *sb = sandbox_of(obj);
 	struct err err;
 
 	(void)words;
-	if (power &&
-	    (shape_check_start(&power->sb->shape, &err) || machine_boot(power->sb, power_step, power, &err)))
-		task_end(power->sb, &err);
+	if (begin(sb, "start", command) &&
+	    (shape_check_start(&sb->shape, &err) || machine_boot(sb, task_end, sb, &err)))
+		task_end(sb, &err);
 }
 
 static void verb_stop(struct object *obj, const struct words *words, struct command *command)
 {
-	struct power *power = power_begin(obj, "stop", command);
+	struct sandbox *sb = sandbox_of(obj);
 
 	(void)words;
-	if (power)
-		machine_stop(power->sb, power_step, power);
+	if (begin(sb, "stop", command))
+		machine_stop(sb, task_end, sb);
 }
 
 static void verb_kill(struct object *obj, const struct words *words, struct command *command)
@@ -95,29 +66,29 @@ static void verb_kill(struct object *obj, const struct words *words, struct comm
 
 static void on_paused(void *arg, const struct err *err)
 {
-	struct power *power = arg;
+	struct sandbox *sb = arg;
 
 	if (!err->code)
-		sandbox_set_state(power->sb, SANDBOX_PAUSED);
-	power_step(arg, err);
+		sandbox_set_state(sb, SANDBOX_PAUSED);
+	task_end(sb, err);
 }
 
 static void verb_pause(struct object *obj, const struct words *words, struct command *command)
 {
-	struct power *power = power_begin(obj, "pause", command);
+	struct sandbox *sb = sandbox_of(obj);
 
 	(void)words;
-	if (power)
-		machine_pause(power->sb, on_paused, power);
+	if (begin(sb, "pause", command))
+		machine_pause(sb, on_paused, sb);
 }
 
 static void verb_resume(struct object *obj, const struct words *words, struct command *command)
 {
-	struct power *power = power_begin(obj, "resume", command);
+	struct sandbox *sb = sandbox_of(obj);
 
 	(void)words;
-	if (power)
-		machine_resume(power->sb, true, power_step, power);
+	if (begin(sb, "resume", command))
+		machine_resume(sb, true, task_end, sb);
 }
 
 /* ---- snapshot and checkpoint */
@@ -126,7 +97,6 @@ struct shot {
 	struct sandbox *sb; /* a reference */
 	struct command *command;
 	struct snapshot *snap;
-	struct worker *worker;         /* the save under way */
 	char name[STORE_NAME_MAX + 1]; /* "": unnamed */
 };
 
@@ -146,15 +116,10 @@ static void on_saved(void *arg, const struct err *err)
 	shot_end(shot, err);
 }
 
-/* The caller was interrupted: give the save up. */
-static void shot_cancel(void *arg)
-{
-	worker_cancel(((struct shot *)arg)->worker);
-}
-
 static void on_captured(void *arg, const struct err *err, struct template *template)
 {
 	struct shot *shot = arg;
+	struct worker *worker;
 	struct err failed = *err;
 
 	if (failed.code || snapshot_new(shot->sb, template, &shot->snap, &failed)) {
@@ -166,13 +131,13 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 		shot_end(shot, &failed);
 		return;
 	}
-	if (snapshot_save(shot->snap, shot->name, on_saved, shot, &shot->worker, &failed)) {
+	if (snapshot_save(shot->snap, shot->name, on_saved, shot, &worker, &failed)) {
 		snapshot_drop(shot->snap);
 		shot_end(shot, &failed);
 		return;
 	}
-	shot->command->cancel = shot_cancel;
-	shot->command->arg = shot;
+	shot->command->cancel = worker_cancel;
+	shot->command->arg = worker;
 }
 
 static void shoot(struct object *obj, const struct words *words, struct command *command, bool go_on)
@@ -294,8 +259,7 @@ static void setting_write(struct object *obj, const char *key, const char *text,
 {
 	struct sandbox *sb = sandbox_of(obj);
 	struct shape shape = sb->shape;
-	struct command *command = command_new(obj, request);
-	struct power *power;
+	struct command *command = command_new(COMMAND_WRITE, obj, request);
 	struct words words;
 	struct err err = { 0 };
 
@@ -313,9 +277,8 @@ static void setting_write(struct object *obj, const char *key, const char *text,
 		command_done(command, &err);
 		return;
 	}
-	power = power_begin(obj, key, command);
-	if (power)
-		machine_resize(sb, &shape, power_step, power);
+	if (begin(sb, key, command))
+		machine_resize(sb, &shape, task_end, sb);
 }
 
 static int memory_show(struct object *obj, struct buf *text, struct err *err)
@@ -515,47 +478,4 @@ const struct entry sandbox_entry = {
 	.mode = S_IFDIR,
 	.dir = &sandbox_dir,
 	.help = "a sandbox; mkdir makes it (configure, then start), rmdir kills and removes it"
-};
-
-/* ---- forks/, of a sandbox or a snapshot */
-
-static void fork_target(struct object *obj, struct buf *text)
-{
-	const struct sandbox *sb = sandbox_of(obj);
-
-	buf_printf(text, "%s%s", sb->origin ? sb->origin->to_root : "../", obj->name);
-}
-
-const struct entry fork_link_entry = {
-	.name = "W", .mode = S_IFLNK | 0777, .target = fork_target, .help = "a link to the sandbox /W"
-};
-
-static struct object *forks_find(struct object *dir, const char *name, const struct entry **ret)
-{
-	struct sandbox *sb;
-
-	list_for_each (sb, &dir->forks, fork_link)
-		if (!strcmp(sb->obj.name, name)) {
-			*ret = &fork_link_entry;
-			return &sb->obj;
-		}
-	return NULL;
-}
-
-static void forks_list(struct object *dir, struct listing *listing)
-{
-	struct sandbox *sb;
-
-	list_for_each (sb, &dir->forks, fork_link)
-		listing_add(listing, sb->obj.name, &sb->obj, &fork_link_entry);
-}
-
-static const struct entry no_entries[] = { { 0 } };
-
-const struct dir_ops forks_dir = {
-	.entries = no_entries,
-	.child = &fork_link_entry,
-	.find = forks_find,
-	.list = forks_list,
-	.mkdir = fork_mkdir,
 };

@@ -6,19 +6,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "fs/dirs/forks.h"
 #include "fs/dirs/info.h"
-#include "fs/fork/fork.h"
 #include "fs/snapshot/archive.h"
 #include "fs/snapshot/files.h"
 #include "fs/snapshot/lineage.h"
 #include "fs/snapshot/work.h"
 
 /* ---- the directory of one */
-
-static void on_verify_cancel(void *arg)
-{
-	worker_cancel(arg);
-}
 
 static void verb_verify(struct object *obj, const struct words *words, struct command *command)
 {
@@ -30,7 +25,7 @@ static void verb_verify(struct object *obj, const struct words *words, struct co
 		command_done(command, &err);
 		return;
 	}
-	command->cancel = on_verify_cancel;
+	command->cancel = worker_cancel;
 	command->arg = worker;
 }
 
@@ -151,106 +146,58 @@ static const struct entry unnamed_entry = {
 
 /* ---- mv: saving and renaming */
 
-struct saving {
-	struct object *dir; /* a reference: whose `error` takes a failure */
-	struct request *request;
-	struct worker *worker;
-};
-
-static void on_saved(void *arg, const struct err *err)
-{
-	struct saving *saving = arg;
-
-	if (saving->request && err->code)
-		tree_refuse(saving->request, saving->dir, err);
-	else if (saving->request)
-		request_err(saving->request, 0);
-	object_unref(saving->dir);
-	free(saving);
-}
-
-static void on_interrupt(void *arg)
-{
-	struct saving *saving = arg;
-
-	saving->request = NULL;
-	worker_cancel(saving->worker);
-}
-
 /* Only /sbx/snapshots takes snapshots. */
 static bool is_named_dir(const struct entry *to)
 {
 	return to->dir == &snapshots_dir;
 }
 
-static void refuse(struct request *request, struct object *dir, int code, const char *why)
+/* What can be said against moving `name`, which is snap, to that directory; 0 if nothing. */
+static int check_move(const struct snapshot *snap, const char *name, const struct entry *to, struct err *err)
 {
-	struct err err;
-
-	err_set(&err, code, "%s", why);
-	tree_refuse(request, dir, &err);
+	if (!is_named_dir(to))
+		return err_set(err, -EPERM, "a snapshot can only be moved to a name in /snapshots");
+	if (!snap)
+		return err_set(err, -ENOENT, "there is no snapshot %.64s", name);
+	return 0;
 }
 
 static void save_by_rename(struct object *dir, const char *name, struct object *to_dir,
-			   const struct entry *to, const char *to_name, struct request *request)
+			   const struct entry *to, const char *to_name, struct command *command)
 {
 	struct snapshot *snap = snapshot_find(&sandbox_of(dir)->snapshots, name);
-	struct saving *saving;
+	struct worker *worker;
 	struct err err;
 
-	if (!is_named_dir(to)) {
-		refuse(request, dir, -EPERM, "a snapshot can only be moved to a name in /snapshots");
-		return;
+	if (check_move(snap, name, to, &err)) {
+		command_done(command, &err);
+	} else if (snapshot_save(snap, to_name, command_done, command, &worker, &err)) {
+		command_blame(command, to_dir);
+		command_done(command, &err);
+	} else {
+		command->cancel = worker_cancel;
+		command->arg = worker;
 	}
-	if (!snap) {
-		refuse(request, dir, -ENOENT, "there is no such snapshot");
-		return;
-	}
-	saving = calloc(1, sizeof(*saving));
-	if (!saving) {
-		request_err(request, -ENOMEM);
-		return;
-	}
-	saving->dir = object_ref(dir);
-	saving->request = request;
-	if (snapshot_save(snap, to_name, on_saved, saving, &saving->worker, &err)) {
-		object_unref(saving->dir);
-		free(saving);
-		tree_refuse(request, to_dir, &err);
-		return;
-	}
-	request->cancel = on_interrupt;
-	request->arg = saving;
 }
 
 static void rename_named(struct object *dir, const char *name, struct object *to_dir, const struct entry *to,
-			 const char *to_name, struct request *request)
+			 const char *to_name, struct command *command)
 {
 	struct fs *fs = dir->fs;
 	struct snapshot *snap = snapshot_find(&fs->snapshots, name);
 	struct err err = { 0 };
 
 	(void)to_dir;
-	if (!is_named_dir(to)) {
-		refuse(request, dir, -EPERM, "a snapshot can only be moved to a name in /snapshots");
-		return;
-	}
-	if (!snap) {
-		refuse(request, dir, -ENOENT, "there is no such snapshot");
-		return;
-	}
-	if (worker_busy(snap))
+	if (!check_move(snap, name, to, &err) && worker_busy(snap))
 		err_set(&err, -EBUSY, "snapshot %s is in use: it is %s", name,
 			worker_busy(snap)->kind->doing);
-	if (err.code || snapshot_name_check(fs, to_name, &err) ||
-	    (snap->stored && snapshot_rename(fs->store, name, to_name, &err))) {
-		tree_refuse(request, dir, &err);
-		return;
+	if (!err.code && !snapshot_name_check(fs, to_name, &err) &&
+	    !(snap->stored && snapshot_rename(fs->store, name, to_name, &err))) {
+		snapshot_name_moved(fs, name, to_name);
+		snprintf(snap->obj.name, sizeof(snap->obj.name), "%s", to_name);
+		object_changed(&snap->obj);
 	}
-	snapshot_name_moved(fs, name, to_name);
-	snprintf(snap->obj.name, sizeof(snap->obj.name), "%s", to_name);
-	object_changed(&snap->obj);
-	request_err(request, 0);
+	command_done(command, &err);
 }
 
 /* ---- /sbx/snapshots */
@@ -287,16 +234,15 @@ static int named_rmdir(struct object *dir, const char *name, struct err *err)
 }
 
 /* A place for an archive. */
-static void named_mkdir(struct object *dir, const char *name, const struct owner *owner,
-			struct request *request)
+static void named_mkdir(struct object *dir, const char *name, struct command *command)
 {
 	struct snapshot *snap;
 	struct err err;
 
-	if (snapshot_new_empty(dir->fs, name, owner, &snap, &err))
-		tree_refuse(request, dir, &err);
+	if (snapshot_new_empty(dir->fs, name, &command->caller, &snap, &err))
+		command_done(command, &err);
 	else
-		tree_made(request, &snap->obj, &named_entry, false);
+		command_made(command, &snap->obj, &named_entry, false);
 }
 
 static const struct entry no_entries[] = { { 0 } };

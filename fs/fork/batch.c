@@ -36,13 +36,11 @@ static void batch_end(struct batch *batch)
 
 	object_ref(origin);
 	command_done(command, &err);
-	/* call_done wrote one sentence; here each child has its own. */
-	if (!origin->gone && err.code) {
-		buf_clear(&origin->error);
-		buf_add(&origin->error, buf_bytes(&batch->lines), batch->lines.len);
-	}
+	/* In place of its one sentence, one for each child. */
+	if (err.code)
+		object_report_lines(origin, &batch->lines);
 	object_unref(origin);
-	source_unref(batch->source);
+	source_free(batch->source);
 	object_unref(batch->origin);
 	overrides_release(&batch->overrides);
 	buf_release(&batch->lines);
@@ -127,7 +125,6 @@ static void on_source(void *arg, const struct err *err, struct source *source)
 void fork_batch(struct object *origin, unsigned n, const char *prefix, const struct overrides *overrides,
 		struct command *command)
 {
-	const struct fuse_ctx *ctx = fuse_req_ctx(command->request->req);
 	struct batch *batch = calloc(1, sizeof(*batch));
 	struct err err;
 
@@ -138,7 +135,7 @@ void fork_batch(struct object *origin, unsigned n, const char *prefix, const str
 	}
 	batch->command = command;
 	batch->origin = object_ref(origin);
-	batch->owner = (struct owner){ ctx->uid, ctx->gid, 0755 };
+	batch->owner = command->caller;
 	batch->overrides.shape = overrides->shape;
 	buf_add(&batch->overrides.env, buf_bytes(&overrides->env), overrides->env.len);
 	snprintf(batch->prefix, sizeof(batch->prefix), "%s", prefix);

@@ -33,8 +33,8 @@ static void rollback_end(void *arg, const struct err *err)
 
 	r->sb->obj.fs->forking--;
 	command_done(r->command, err);
-	source_unref(r->target);
-	source_unref(r->replaced);
+	source_free(r->target);
+	source_free(r->replaced);
 	object_unref(&r->sb->obj);
 	free(r);
 }

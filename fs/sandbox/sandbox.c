@@ -85,6 +85,9 @@ void sandbox_remove(struct sandbox *sb)
 	struct job *job;
 	struct err err;
 
+	if (sb->ending)
+		return;
+	sb->ending = true;
 	object_ref(&sb->obj);
 	err_set(&err, -ENODEV, "the sandbox %s was removed", sb->obj.name);
 	machine_drop(sb);
@@ -161,8 +164,9 @@ int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, st
 	return 0;
 }
 
-void task_end(struct sandbox *sb, const struct err *err)
+void task_end(void *arg, const struct err *err)
 {
+	struct sandbox *sb = arg;
 	const struct task task = sb->task;
 	const struct err copy = *err;
 

@@ -34,6 +34,7 @@ struct sandbox {
 	struct object obj;
 	struct list link; /* fs->sandboxes */
 	bool born;        /* false: a fork on its way; its name is taken, but it is not to be seen */
+	bool ending;      /* it is being removed */
 	enum sandbox_state state;
 
 	char image[STORE_NAME_MAX + 1];
@@ -72,7 +73,8 @@ int sandbox_name_check(struct fs *fs, const char *name, struct err *err);
 /* A new one with default settings, in fs->sandboxes, not born. */
 int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, struct sandbox **ret,
 		struct err *err);
-/* Kill its machine, forget its jobs and unnamed snapshots, take it out of the tree. */
+/* Kill its machine, forget its jobs and unnamed snapshots, take it out of the tree. Nothing happens where that
+ * is under way: the end of its task may ask for it too. */
 void sandbox_remove(struct sandbox *sb);
 
 /* -ENOENT, -EINVAL, or -EBUSY once it has a disk. */
@@ -84,12 +86,10 @@ int sandbox_usable(const struct sandbox *sb, struct err *err);
 
 /* Begin a verb: -EBUSY with the reason where one is under way. */
 int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, struct err *err);
-/* End it: calls done. Harmless when none is under way. */
-void task_end(struct sandbox *sb, const struct err *err);
+/* End it: calls done. Harmless when none is under way. A done_fn, so that a last step can end its task by itself;
+ * arg: the sandbox. */
+void task_end(void *sb, const struct err *err);
 
-extern const struct entry sandbox_entry;   /* /sbx/VM */
-extern const struct entry fork_link_entry; /* .../forks/W */
-/* forks/ of a sandbox or snapshot. */
-extern const struct dir_ops forks_dir;
+extern const struct entry sandbox_entry; /* /sbx/VM */
 
 #endif

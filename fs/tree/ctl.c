@@ -56,7 +56,7 @@ const struct verb *verb_find(const struct verb *verbs, const struct words *words
 void ctl_write(const struct verb *verbs, unsigned state, const char *state_name, struct object *obj,
 	       const char *text, struct request *request)
 {
-	struct command *command = command_new(obj, request);
+	struct command *command = command_new(COMMAND_WRITE, obj, request);
 	const struct verb *verb = NULL;
 	struct words words;
 	struct err err = { 0 };

@@ -11,7 +11,7 @@
 
 #include <stddef.h>
 
-#include "fs/tree/request.h"
+#include "fs/tree/command.h"
 #include "util/buf.h"
 #include "util/err.h"
 

@@ -64,6 +64,12 @@ void object_report(struct object *obj, const struct err *err)
 		buf_printf(&obj->log->error, "%s\n", err->text);
 }
 
+void object_report_lines(struct object *obj, const struct buf *lines)
+{
+	buf_clear(&obj->log->error);
+	buf_add(&obj->log->error, buf_bytes(lines), lines->len);
+}
+
 int object_gone_errno(const struct object *obj, int otherwise)
 {
 	/* On ESTALE the kernel walks the path once more and believes no name it has cached (path_openat). */

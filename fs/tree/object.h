@@ -69,5 +69,7 @@ void object_remove(struct object *obj);
 int object_gone_errno(const struct object *obj, int otherwise);
 /* The outcome of a command given to it: the sentence, or nothing, for the file `error`. */
 void object_report(struct object *obj, const struct err *err);
+/* The same with several sentences, each with its newline. */
+void object_report_lines(struct object *obj, const struct buf *lines);
 
 #endif

@@ -49,19 +49,4 @@ int request_create(struct request *request, const struct fuse_entry_param *entry
 /* End all that wait, when the daemon ends. */
 void requests_abort(struct fs *fs);
 
-/*
- * A command on its way: the request that asked for it, if it still waits, and the object whose `error` takes
- * the outcome. call_done is the done callback (arg: the call) of all that can be commanded.
- */
-struct command {
-	struct object *obj;
-	struct request *request; /* NULL: interrupted; the command goes on */
-	void (*cancel)(void *arg);
-	void *arg; /* of cancel, which is called at an interrupt; NULL: the command goes on */
-};
-
-/* NULL: out of memory, and answered. */
-struct command *command_new(struct object *obj, struct request *request);
-void command_done(void *command, const struct err *err);
-
 #endif

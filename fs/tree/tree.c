@@ -184,13 +184,6 @@ void tree_made(struct request *request, struct object *obj, const struct entry *
 		node_forget(node, 1);
 }
 
-void tree_refuse(struct request *request, struct object *dir, const struct err *err)
-{
-	if (!dir->gone)
-		object_report(dir, err);
-	request_err(request, err->code);
-}
-
 /* ---- names */
 
 static const struct entry *fixed_entry(const struct dir_ops *dir, const char *name)
@@ -310,31 +303,40 @@ static void tree_readlink(fuse_req_t req, fuse_ino_t ino)
 
 /* ---- making and removing */
 
+/* NULL: the request is answered. */
+static struct command *begin(fuse_req_t req, enum command_kind kind, struct object *obj)
+{
+	struct request *request = request_new(req, 0);
+
+	return request ? command_new(kind, obj, request) : NULL;
+}
+
 static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
 	struct tree_node *dir = tree_node_of(req, parent);
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	const struct owner owner = { ctx->uid, ctx->gid, mode & 07777 };
-	struct request *request;
+	struct command *command;
 	struct err err;
 
 	if (dir->obj->gone) {
 		fuse_reply_err(req, object_gone_errno(dir->obj, ENOENT));
-	} else if (!dir->entry->dir || !dir->entry->dir->mkdir) {
-		fuse_reply_err(req, EPERM);
-	} else {
-		request = request_new(req, 0);
-		if (!request)
-			return;
-		if (name_valid(name)) {
-			dir->entry->dir->mkdir(dir->obj, name, &owner, request);
-			return;
-		}
-		err_set(&err, -EINVAL,
-			"\"%.80s\" is not a name: 1 to %d of A-Z a-z 0-9 . _ -, the first no sign", name,
-			STORE_NAME_MAX);
-		tree_refuse(request, dir->obj->log, &err);
+		return;
 	}
+	if (!dir->entry->dir || !dir->entry->dir->mkdir) {
+		fuse_reply_err(req, EPERM);
+		return;
+	}
+	command = begin(req, COMMAND_MKDIR, dir->obj);
+	if (!command)
+		return;
+	command->caller.mode = mode & 07777;
+	if (name_valid(name)) {
+		dir->entry->dir->mkdir(dir->obj, name, command);
+		return;
+	}
+	err_set(&err, -EINVAL, "\"%.80s\" is not a name: 1 to %d of A-Z a-z 0-9 . _ -, the first no sign",
+		name, STORE_NAME_MAX);
+	command_blame(command, dir->obj->log);
+	command_done(command, &err);
 }
 
 static void tree_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -360,7 +362,7 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
 {
 	struct node *to = node_of(req, newparent);
 	struct tree_node *dir = tree_node_of(req, parent), *to_dir;
-	struct request *request;
+	struct command *command;
 
 	if (to->ops != &tree_ops) {
 		fuse_reply_err(req, EXDEV);
@@ -372,9 +374,9 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
 	} else if (flags & ~1u) { /* RENAME_NOREPLACE is how mv asks, and all we can do anyway */
 		fuse_reply_err(req, EINVAL);
 	} else {
-		request = request_new(req, 0);
-		if (request)
-			dir->entry->dir->rename(dir->obj, name, to_dir->obj, to_dir->entry, newname, request);
+		command = begin(req, COMMAND_RENAME, dir->obj);
+		if (command)
+			dir->entry->dir->rename(dir->obj, name, to_dir->obj, to_dir->entry, newname, command);
 	}
 }
 

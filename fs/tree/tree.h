@@ -93,13 +93,13 @@ struct dir_ops {
 	/* A child by name: its object (borrowed) and entry; NULL: there is none. */
 	struct object *(*find)(struct object *dir, const char *name, const struct entry **ret);
 	void (*list)(struct object *dir, struct listing *listing);
-	/* The name is valid and new. Ends the request; a NULL function refuses. */
-	void (*mkdir)(struct object *dir, const char *name, const struct owner *owner,
-		      struct request *request);
+	/* The name is valid and new. Ends the command, whose caller the child belongs to, with command_made;
+	 * a NULL function refuses. */
+	void (*mkdir)(struct object *dir, const char *name, struct command *command);
 	int (*rmdir)(struct object *dir, const char *name, struct err *err);
-	/* To another name or directory; ends the request. */
+	/* To another name or directory; ends the command. */
 	void (*rename)(struct object *dir, const char *name, struct object *to_dir, const struct entry *to,
-		       const char *to_name, struct request *request);
+		       const char *to_name, struct command *command);
 };
 
 /* For list functions. */
@@ -114,8 +114,6 @@ int tree_entry(struct object *obj, const struct entry *entry, bool alias, struct
 	       struct node **ret_node);
 /* Answer a mkdir; a caller that went away is no matter. */
 void tree_made(struct request *request, struct object *obj, const struct entry *entry, bool alias);
-/* The outcome of a mkdir, rmdir or rename that failed: the sentence for the directory's `error`. */
-void tree_refuse(struct request *request, struct object *dir, const struct err *err);
 
 void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret);
 /* What tree_attr gives of its directories is another from now on: the kernel asks again. */

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/* forks.c - forks/ of a sandbox or a snapshot, and the verb that does the same */
+#include "fs/dirs/forks.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/fork/fork.h"
+#include "util/size.h"
+
+/* ---- the verb */
+
+void fork_verb(struct object *origin, const struct words *words, struct command *command)
+{
+	struct overrides overrides = { 0 };
+	struct err err = { 0 };
+	uint64_t n;
+	const bool batch = !number_parse(words->word[1], &n);
+
+	if (batch && (words->n < 3 || strchr(words->word[2], '=')))
+		err_set(&err, -EINVAL, "usage: fork W [k=v ...] or fork N PREFIX [k=v ...]");
+	else if (batch && !n)
+		err_set(&err, -EINVAL, "fork: the number of children must be at least 1");
+	else if (batch && n > BATCH_MAX)
+		err_set(&err, -ERANGE, "fork: at most %d children at once", BATCH_MAX);
+	else if (!batch || name_valid(words->word[2]))
+		overrides_parse(words->word + (batch ? 3 : 2), false, &overrides, &err);
+	else
+		err_set(&err, -EINVAL, "\"%.80s\" is not the beginning of a name", words->word[2]);
+	if (err.code)
+		command_done(command, &err);
+	else if (batch)
+		fork_batch(origin, (unsigned)n, words->word[2], &overrides, command);
+	else
+		fork_one(origin, words->word[1], &overrides, command);
+	overrides_release(&overrides);
+}
+
+/* ---- the directory */
+
+static void fork_target(struct object *obj, struct buf *text)
+{
+	const struct sandbox *sb = sandbox_of(obj);
+
+	buf_printf(text, "%s%s", sb->origin ? sb->origin->to_root : "../", obj->name);
+}
+
+const struct entry fork_link_entry = {
+	.name = "W", .mode = S_IFLNK | 0777, .target = fork_target, .help = "a link to the sandbox /W"
+};
+
+static struct object *forks_find(struct object *dir, const char *name, const struct entry **ret)
+{
+	struct sandbox *sb;
+
+	list_for_each (sb, &dir->forks, fork_link)
+		if (!strcmp(sb->obj.name, name)) {
+			*ret = &fork_link_entry;
+			return &sb->obj;
+		}
+	return NULL;
+}
+
+static void forks_list(struct object *dir, struct listing *listing)
+{
+	struct sandbox *sb;
+
+	list_for_each (sb, &dir->forks, fork_link)
+		listing_add(listing, sb->obj.name, &sb->obj, &fork_link_entry);
+}
+
+static void forks_mkdir(struct object *dir, const char *name, struct command *command)
+{
+	fork_one(dir, name, NULL, command);
+}
+
+static const struct entry no_entries[] = { { 0 } };
+
+const struct dir_ops forks_dir = {
+	.entries = no_entries,
+	.child = &fork_link_entry,
+	.find = forks_find,
+	.list = forks_list,
+	.mkdir = forks_mkdir,
+};

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/* source.c - what forks are made of: a template, and what goes with it */
+#include "fs/fork/source.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "fs/pool/pool.h"
+#include "fs/sandbox/capture.h"
+#include "fs/sandbox/machine.h"
+#include "fs/sandbox/settings.h"
+#include "fs/snapshot/snapshot.h"
+
+struct source {
+	struct object *origin; /* a reference */
+	struct template *template;
+	struct snapshot_meta meta;
+	char path[2 * STORE_NAME_MAX + 32]; /* for `parent` in info */
+	char named[STORE_NAME_MAX + 1];     /* the named snapshot it goes back to, or "" */
+	bool keep;                          /* it stays after this fork: worth a pool */
+	source_fn done;
+	void *arg;
+};
+
+void source_free(struct source *source)
+{
+	if (!source)
+		return;
+	object_unref(source->origin);
+	template_unref(source->template);
+	snapshot_meta_release(&source->meta);
+	free(source);
+}
+
+static void source_end(struct source *source, const struct err *err)
+{
+	if (err->code) {
+		source->done(source->arg, err, NULL);
+		source_free(source);
+	} else {
+		source->done(source->arg, err, source);
+	}
+}
+
+static bool is_sandbox(const struct object *obj)
+{
+	return obj->kind == OBJECT_SANDBOX;
+}
+
+static void on_capture(void *arg, const struct err *err, struct template *template)
+{
+	struct source *source = arg;
+	struct sandbox *sb = sandbox_of(source->origin);
+	struct err failed = *err;
+
+	if (!failed.code) {
+		source->template = template;
+		if (snapshot_meta_of(sb, template, &source->meta))
+			err_sys(&failed, -ENOMEM, "cannot fork %s", sb->obj.name);
+		snprintf(source->path, sizeof(source->path), "%s", sb->obj.name);
+		snprintf(source->named, sizeof(source->named), "%s", sb->parent_named);
+	}
+	source_end(source, &failed);
+}
+
+static void on_template(void *arg, const struct err *err)
+{
+	struct source *source = arg;
+	struct snapshot *snap = snapshot_of(source->origin);
+	struct err failed = *err;
+
+	if (!failed.code && snap->obj.gone)
+		err_set(&failed, -ENOENT, "the snapshot was removed");
+	if (!failed.code) {
+		source->template = template_ref(snap->template);
+		source->meta = snap->meta;
+		source->meta.env = (struct buf){ 0 };
+		source->meta.requires = (struct buf){ 0 };
+		buf_add(&source->meta.env, buf_bytes(&snap->meta.env), snap->meta.env.len);
+		buf_add(&source->meta.requires, buf_bytes(&snap->meta.requires), snap->meta.requires.len);
+		snapshot_path(snap, source->path, sizeof(source->path));
+		snprintf(source->named, sizeof(source->named), "%s",
+			 snap->named ? snap->obj.name : snap->meta.parent);
+		source->keep = true;
+	}
+	source_end(source, &failed);
+}
+
+void source_get(struct object *origin, source_fn done, void *arg)
+{
+	struct source *source = calloc(1, sizeof(*source));
+	struct err err = { 0 };
+
+	if (!source) {
+		err_sys(&err, -ENOMEM, "cannot fork %s", origin->name);
+		done(arg, &err, NULL);
+		return;
+	}
+	source->origin = object_ref(origin);
+	source->done = done;
+	source->arg = arg;
+	if (!is_sandbox(origin))
+		snapshot_template(snapshot_of(origin), on_template, source);
+	else if (capture(sandbox_of(origin), "fork", CAPTURE_GO_ON, on_capture, source, &err))
+		source_end(source, &err);
+}
+
+const struct shape *source_shape(const struct source *source)
+{
+	return &source->template->shape;
+}
+
+int source_machine(struct source *source, struct sandbox *sb, const struct buf *env, done_fn done, void *arg,
+		   struct err *err)
+{
+	const struct snapshot_meta *meta = &source->meta;
+	struct fs *fs = sb->obj.fs;
+	struct pooled pooled = { 0 };
+
+	buf_clear(&sb->requires);
+	buf_add(&sb->requires, buf_bytes(&meta->requires), meta->requires.len);
+	buf_clear(&sb->env);
+	env_merge(&sb->env, (const char *)buf_bytes(&meta->env), meta->env.len);
+	if (env)
+		env_merge(&sb->env, (const char *)buf_bytes(env), env->len);
+	if (sb->env.failed || sb->requires.failed)
+		return err_sys(err, -ENOMEM, "cannot fork %s", sb->obj.name);
+	sb->next_job = meta->next_job;
+	snprintf(sb->image, sizeof(sb->image), "%s", meta->image);
+	snprintf(sb->parent, sizeof(sb->parent), "%s", source->path);
+	snprintf(sb->parent_named, sizeof(sb->parent_named), "%s", source->named);
+	sb->began_ns = now_mono_ns();
+	if (pool_take(fs, source->template, &pooled))
+		sb->disk = pooled.disk;
+	if (source->keep)
+		pool_want(fs, source->template);
+	return machine_fork(sb, source->template, pooled.vm, pooled.loaded, done, arg, err);
+}

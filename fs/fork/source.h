@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * source.h - what forks are made of: a template, and what goes with it
+ *
+ * Its origin is a snapshot, whose template is loaded if need be, or a sandbox, which is captured. It is found
+ * once and used for one fork or many.
+ */
+#ifndef SBX_FS_FORK_SOURCE_H
+#define SBX_FS_FORK_SOURCE_H
+
+#include "fs/sandbox/sandbox.h"
+
+struct source;
+/* source: the callee's, who frees it; NULL: err says why. */
+typedef void (*source_fn)(void *arg, const struct err *err, struct source *source);
+
+/*
+ * Capture or load what `origin` (a sandbox's or snapshot's object) has. done is called once, maybe from inside
+ * the call.
+ */
+void source_get(struct object *origin, source_fn done, void *arg);
+void source_free(struct source *source); /* NULL is allowed */
+/* The shape of what was captured. */
+const struct shape *source_shape(const struct source *source);
+
+/*
+ * Give sb, which has no machine and no disk, a machine forked from the source, a step of its task; settings,
+ * environment (`env`, if not NULL, is added) and lineage become the source's. done as in machine.h.
+ */
+int source_machine(struct source *source, struct sandbox *sb, const struct buf *env, done_fn done, void *arg,
+		   struct err *err);
+
+#endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/* command.c - what somebody waits for: a verb or a setting written to a file, a mkdir, a rename */
+#include "fs/tree/command.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/tree/tree.h"
+
+static void on_interrupt(void *arg)
+{
+	struct command *command = arg;
+
+	command->request = NULL;
+	if (command->cancel)
+		command->cancel(command->arg); /* may free the command */
+}
+
+struct command *command_new(enum command_kind kind, struct object *obj, struct request *request)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(request->req);
+	struct command *command = calloc(1, sizeof(*command));
+
+	if (!command) {
+		request_err(request, -ENOMEM);
+		return NULL;
+	}
+	command->kind = kind;
+	command->obj = object_ref(obj);
+	command->caller = (struct owner){ ctx->uid, ctx->gid, 0755 };
+	command->request = request;
+	request->cancel = on_interrupt;
+	request->arg = command;
+	return command;
+}
+
+void command_blame(struct command *command, struct object *obj)
+{
+	object_unref(command->obj);
+	command->obj = object_ref(obj);
+}
+
+void command_made(struct command *command, struct object *obj, const struct entry *entry, bool alias)
+{
+	const struct err ok = { 0 };
+
+	command->made = object_ref(obj);
+	command->entry = entry;
+	command->alias = alias;
+	command_done(command, &ok);
+}
+
+static void answer(struct command *command, const struct err *err)
+{
+	struct request *request = command->request;
+
+	if (err->code)
+		request_err(request, err->code);
+	else if (command->kind == COMMAND_WRITE)
+		request_written(request);
+	else if (command->kind == COMMAND_MKDIR)
+		tree_made(request, command->made, command->entry, command->alias);
+	else
+		request_err(request, 0);
+}
+
+void command_done(void *arg, const struct err *err)
+{
+	struct command *command = arg;
+
+	/* A mkdir or rename that goes well leaves the reason of an earlier failure; a verb clears it. */
+	if (!command->obj->gone && (err->code || command->kind == COMMAND_WRITE))
+		object_report(command->obj, err);
+	if (command->request)
+		answer(command, err);
+	object_unref(command->made);
+	object_unref(command->obj);
+	free(command);
+}

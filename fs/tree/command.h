@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * command.h - what somebody waits for: a verb or a setting written to a file, a mkdir, a rename
+ *
+ * One object for all of them, from the call to its answer. It is handed to whoever carries it out, who ends it
+ * with command_done, at once or from a later callback: that answers the caller in the caller's own terms, and
+ * puts the sentence of a failure into the `error` file of the object it was given to.
+ *
+ * A caller that is interrupted has its answer, EINTR, and `request` is NULL from then on. The command goes on,
+ * unless `cancel` is set: that is called then, and has to bring about command_done, during the call or later.
+ */
+#ifndef SBX_FS_TREE_COMMAND_H
+#define SBX_FS_TREE_COMMAND_H
+
+#include "fs/tree/object.h"
+#include "fs/tree/request.h"
+
+struct entry;
+
+enum command_kind { COMMAND_WRITE, COMMAND_MKDIR, COMMAND_RENAME };
+
+struct command {
+	enum command_kind kind;
+	struct object *obj;      /* a reference: whose `error` takes the outcome */
+	struct owner caller;     /* mode: of the directory that a mkdir asks for; 0755 otherwise */
+	struct request *request; /* NULL: interrupted */
+	void (*cancel)(void *arg);
+	void *arg;
+	/* What a mkdir is answered with: set by command_made. */
+	struct object *made; /* a reference */
+	const struct entry *entry;
+	bool alias;
+};
+
+/* For the request, which it owns from here on. NULL: out of memory, and answered. */
+struct command *command_new(enum command_kind kind, struct object *obj, struct request *request);
+/* The outcome belongs into this object's `error` instead. */
+void command_blame(struct command *command, struct object *obj);
+/* It made this object, shown by this entry; `alias` as for tree_entry. Ends it well. */
+void command_made(struct command *command, struct object *obj, const struct entry *entry, bool alias);
+/* The end of it (a done_fn; arg: the command), which frees it. */
+void command_done(void *command, const struct err *err);
+
+#endif
