@@ -7,7 +7,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -131,21 +130,37 @@ static void find_beside(char *ret, size_t size, const char *first, const char *s
 	snprintf(ret, size, "%s/%s", self, access(path, F_OK) ? second : first);
 }
 
+static const struct program_option option_table[] = {
+	{ PROGRAM_LONG, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
+	{ 0 },
+};
+
+static const char *const forms[] = { "[--guest DIR]", NULL };
+
+const struct program doctor_program = {
+	.name = "sbx doctor",
+	.forms = forms,
+	.about = "Say what this host can do, and why.\n"
+		 "One line for each finding, then the engine that `sbxfs --engine auto` takes. The status is "
+		 "0 if\n"
+		 "there is one.\n",
+	.options = option_table,
+};
+
 int cmd_doctor(int argc, char **argv)
 {
-	static const struct option options[] = { { "guest", required_argument, NULL, 'g' }, { 0 } };
 	char guest[PATH_MAX + 32] = "", kernel[sizeof(guest) + 16], initrd[sizeof(guest) + 16];
 	char libexec[PATH_MAX + 32];
 	struct engine_env env = { .kernel = kernel, .initrd = initrd, .libexec = libexec };
 	int opt, status;
 
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		if (opt != 'g') {
-			fprintf(stderr, "usage: sbx doctor [--guest DIR]\n");
-			return SBX_USAGE;
-		}
+	while ((opt = program_next(&doctor_program, argc, argv, &status)) != PROGRAM_OPERANDS) {
+		if (opt == PROGRAM_EXIT)
+			return status;
 		snprintf(guest, sizeof(guest), "%s", optarg);
 	}
+	if (optind < argc)
+		return program_refuse(&doctor_program, "there is no operand \"%s\"", argv[optind]);
 	if (!guest[0])
 		find_beside(guest, sizeof(guest), "guest", "../share/sbxfs", "vmlinuz");
 	find_beside(libexec, sizeof(libexec), ".", "../libexec/sbxfs", "sbx-vmm");

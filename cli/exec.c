@@ -12,7 +12,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
@@ -289,22 +288,38 @@ static int run(struct exec_job *job, char **argv)
 	return status;
 }
 
-static int usage(void)
-{
-	fprintf(stderr, "usage: sbx exec [-T] [-C DIR] [-e K=V]... [-u USER] VM COMMAND...\n"
-			"  -T  no terminal, even where stdin and stdout are one\n");
-	return SBX_USAGE;
-}
+static const struct program_option option_table[] = {
+	{ 'T', NULL, NULL, "no terminal, even where stdin and stdout are one" },
+	{ 'C', NULL, "DIR", "run it in this directory" },
+	{ 'e', NULL, "K=V", "set an environment variable; may be repeated" },
+	{ 'u', NULL, "USER", "run it as this user" },
+	{ 0 },
+};
+
+static const char *const forms[] = { "[OPTION...] VM COMMAND [ARGUMENT...]", NULL };
+
+const struct program exec_program = {
+	.name = "sbx exec",
+	.forms = forms,
+	.about =
+		"Run a command in a sandbox, with this stdin, stdout and stderr.\n"
+		"Signals are passed on, and so is the exit status: 128+N for a command that signal N ended,\n"
+		"127 for one that could not be started, 125 where sbx itself failed. Where stdin and stdout "
+		"are\n"
+		"a terminal the command gets one, too.\n",
+	.options = option_table,
+	.stop_at_operand = true,
+};
 
 int cmd_exec(int argc, char **argv)
 {
 	struct exec_job job = { .stdin_fd = -1 };
 	const char *cwd = NULL, *user = NULL;
 	struct buf env = { 0 };
-	int opt, status = SBX_FAILED;
+	int opt, status;
 
 	job.tty = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-	while ((opt = getopt(argc, argv, "+TC:e:u:")) != -1) {
+	while ((opt = program_next(&exec_program, argc, argv, &status)) != PROGRAM_OPERANDS) {
 		switch (opt) {
 		case 'T':
 			job.tty = false;
@@ -319,12 +334,12 @@ int cmd_exec(int argc, char **argv)
 			user = optarg;
 			break;
 		default:
-			status = usage();
 			goto out;
 		}
 	}
+	status = SBX_FAILED;
 	if (argc - optind < 2) {
-		status = usage();
+		status = program_refuse(&exec_program, "a sandbox and a command are needed");
 		goto out;
 	}
 	buf_add(&env, "", 1);

@@ -8,7 +8,6 @@
 #include "cli/image.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
@@ -30,13 +29,37 @@ struct image_options {
 	char **argv;
 };
 
-static int usage(void)
+enum { OPT_STATE = PROGRAM_LONG, OPT_SIZE };
+
+static const struct program_option option_table[] = {
+	{ OPT_STATE, "state", "DIR",
+	  "the state directory (default: /var/lib/sbxfs for root, else\n$XDG_STATE_HOME/sbxfs)" },
+	{ OPT_SIZE, "size", "SIZE", "of a new image's disk, 16M to 1024G (default: 2G)" },
+	{ 0 },
+};
+
+static const char *const forms[] = {
+	"build base [--size SIZE] [--state DIR]",
+	"import NAME DIR|TAR [--size SIZE] [--state DIR]",
+	"ls [--state DIR]",
+	"rm NAME... [--state DIR]",
+	NULL,
+};
+
+const struct program image_program = {
+	.name = "sbx image",
+	.forms = forms,
+	.about = "Make, list and remove images, the disks that sandboxes start from.\n"
+		 "It works beside a daemon and without one. `build base` makes a small Linux of busybox; a "
+		 "TAR may\n"
+		 "be compressed.\n",
+	.options = option_table,
+};
+
+/* One of the forms has another number of words. */
+static int wrong_form(unsigned form)
 {
-	fprintf(stderr, "usage: sbx image [--state DIR] build base [--size SIZE]\n"
-			"       sbx image [--state DIR] import NAME DIR|TAR [--size SIZE]\n"
-			"       sbx image [--state DIR] ls\n"
-			"       sbx image [--state DIR] rm NAME...\n");
-	return SBX_USAGE;
+	return program_refuse(&image_program, "the form is: sbx image %s", forms[form]);
 }
 
 static int failed(const struct err *err)
@@ -106,7 +129,7 @@ static int cmd_build(const struct image_options *options)
 	struct err err = { 0 };
 
 	if (options->argc != 1 || strcmp(options->argv[0], "base") != 0)
-		return usage();
+		return wrong_form(0);
 	if (make_image(options, "base", "build base", fill_base, NULL, &err))
 		return failed(&err);
 	return 0;
@@ -120,7 +143,7 @@ static int cmd_import(const struct image_options *options)
 	char *c;
 
 	if (options->argc != 2)
-		return usage();
+		return wrong_form(1);
 	base = strrchr(options->argv[1], '/');
 	snprintf(how, sizeof(how), "import %.200s", base && base[1] ? base + 1 : options->argv[1]);
 	/* It becomes a line of a file. */
@@ -152,7 +175,7 @@ static int cmd_ls(const struct image_options *options)
 	struct err err = { 0 };
 
 	if (options->argc)
-		return usage();
+		return wrong_form(2);
 	printf("%-24s %9s %9s  %-16s  %s\n", "NAME", "SIZE", "STORED", "CREATED", "SOURCE");
 	if (image_each(options->state, print_image, NULL, &err))
 		return failed(&err);
@@ -165,7 +188,7 @@ static int cmd_rm(const struct image_options *options)
 	int i, status = 0;
 
 	if (!options->argc)
-		return usage();
+		return wrong_form(3);
 	for (i = 0; i < options->argc; i++)
 		if (image_remove(options->state, options->argv[i], &err))
 			status = failed(&err);
@@ -179,36 +202,33 @@ static const struct {
 	int (*run)(const struct image_options *options);
 } verbs[] = { { "build", cmd_build }, { "import", cmd_import }, { "ls", cmd_ls }, { "rm", cmd_rm } };
 
-/* 0, or an exit status after a message. Options may stand anywhere. */
-static int parse(int argc, char **argv, struct image_options *ret)
+/* 0: go on; PROGRAM_EXIT: end with *ret_status. Options may stand anywhere. */
+static int parse(int argc, char **argv, struct image_options *ret, int *ret_status)
 {
-	static const struct option longs[] = {
-		{ "state", required_argument, NULL, 'S' },
-		{ "size", required_argument, NULL, 's' },
-		{ 0 },
-	};
 	int c;
 
-	optind = 0; /* glibc: start afresh */
-	while ((c = getopt_long(argc, argv, "S:s:", longs, NULL)) >= 0) {
+	while ((c = program_next(&image_program, argc, argv, ret_status)) != PROGRAM_OPERANDS) {
 		switch (c) {
-		case 'S':
+		case OPT_STATE:
 			ret->state = optarg;
 			break;
-		case 's':
+		case OPT_SIZE:
 			if (size_parse(optarg, &ret->size) || ret->size < min_size || ret->size > max_size) {
-				fprintf(stderr, "sbx image: %s: a size from 16M to 1024G is needed\n",
-					optarg);
-				return SBX_USAGE;
+				*ret_status = program_refuse(
+					&image_program, "\"%s\" is not a size from 16M to 1024G", optarg);
+				return PROGRAM_EXIT;
 			}
 			break;
 		default:
-			return usage();
+			return PROGRAM_EXIT;
 		}
 	}
 	ret->argc = argc - optind;
 	ret->argv = argv + optind;
-	return ret->argc ? 0 : usage();
+	if (ret->argc)
+		return 0;
+	*ret_status = program_refuse(&image_program, "build, import, ls or rm is needed");
+	return PROGRAM_EXIT;
 }
 
 int cmd_image(int argc, char **argv)
@@ -218,8 +238,7 @@ int cmd_image(int argc, char **argv)
 	int status;
 	size_t i;
 
-	status = parse(argc, argv, &options);
-	if (status)
+	if (parse(argc, argv, &options, &status))
 		return status;
 	if (!options.state) {
 		state = store_default_dir();
@@ -238,7 +257,7 @@ int cmd_image(int argc, char **argv)
 		status = verbs[i].run(&options);
 	}
 	if (status < 0)
-		status = usage();
+		status = program_refuse(&image_program, "there is no command \"%s\"", options.argv[0]);
 	free(state);
 	return status;
 }

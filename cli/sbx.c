@@ -9,46 +9,84 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/image.h"
 
 static const struct command {
-	const char *name, *args, *what;
+	const struct program *program;
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{ "exec", "[-T] [-C DIR] [-e K=V]... [-u USER] VM COMMAND...", "run a command in a sandbox",
-	  cmd_exec },
-	{ "image", "ls | build base | import NAME DIR|TAR | rm NAME  [--state DIR]",
-	  "images in a state directory", cmd_image },
-	{ "snapshot", "save VM NAME | load FILE|- NAME | verify NAME", "snapshots, with a progress bar",
-	  cmd_snapshot },
-	{ "doctor", "[--guest DIR]", "what this host can do, and why", cmd_doctor },
+	{ &exec_program, cmd_exec },
+	{ &image_program, cmd_image },
+	{ &snapshot_program, cmd_snapshot },
+	{ &doctor_program, cmd_doctor },
 };
 
-static void usage(FILE *out)
+/* "exec" of "sbx exec". */
+static const char *command_name(const struct command *command)
+{
+	return command->program->name + strlen("sbx ");
+}
+
+static const struct command *find(const char *name)
 {
 	size_t i;
 
-	fprintf(out, "usage: sbx COMMAND ...\n");
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		fprintf(out, "  %-8s %s\n           %s\n", commands[i].name, commands[i].args,
-			commands[i].what);
-	fprintf(out, "VM is a sandbox's name, looked up in $SBX_MOUNT or the one mounted sbxfs, or the path "
-		     "of its "
-		     "directory.\n");
+		if (!strcmp(name, command_name(&commands[i])))
+			return &commands[i];
+	return NULL;
+}
+
+static void put_commands(FILE *out)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		fprintf(out, "  %-9s %.*s\n", command_name(&commands[i]),
+			(int)strcspn(commands[i].program->about, "\n"), commands[i].program->about);
+}
+
+static const char *const forms[] = { "COMMAND ...", "help [COMMAND]", NULL };
+
+static const struct program program = {
+	.name = "sbx",
+	.forms = forms,
+	.about = "Does what is clumsy through the files of sbxfs alone. `sbx COMMAND --help` says more.\n",
+	.topics = put_commands,
+	.stop_at_operand = true,
+	.notes = "A sandbox (VM) or snapshot is given by its name in $SBX_MOUNT or the one sbxfs that is "
+		 "mounted,\n"
+		 "or by the path of its directory.\n",
+};
+
+static int help(const char *name)
+{
+	const struct command *command = name ? find(name) : NULL;
+
+	if (name && !command)
+		return program_refuse(&program, "there is no command \"%s\"", name);
+	program_help(command ? command->program : &program, stdout);
+	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	size_t i;
+	const struct command *command;
+	int status;
 
-	if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help"))) {
-		usage(stdout);
-		return 0;
-	}
-	for (i = 0; argc >= 2 && i < sizeof(commands) / sizeof(commands[0]); i++)
-		if (!strcmp(argv[1], commands[i].name))
-			return commands[i].run(argc - 1, argv + 1);
-	usage(stderr);
-	return SBX_USAGE;
+	if (program_next(&program, argc, argv, &status) == PROGRAM_EXIT)
+		return status;
+	argc -= optind;
+	argv += optind;
+	if (!argc)
+		return program_refuse(&program, "a command is needed");
+	if (!strcmp(argv[0], "help"))
+		return help(argv[1]);
+	command = find(argv[0]);
+	if (!command)
+		return program_refuse(&program, "there is no command \"%s\"", argv[0]);
+	optind = 0; /* glibc: the command's options are parsed afresh */
+	return command->run(argc, argv);
 }

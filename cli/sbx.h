@@ -2,14 +2,15 @@
 /*
  * sbx.h - the subcommands of sbx
  *
- * Each takes what follows its name, its name as argv[0], and returns an exit status: SBX_USAGE after a usage
- * message, SBX_FAILED after one of what went wrong, both on stderr.
+ * Each takes what follows its name, its name as argv[0], and returns an exit status: PROGRAM_USAGE after a
+ * usage message, SBX_FAILED after one of what went wrong, both on stderr. Its struct program is its help.
  */
 #ifndef SBX_CLI_SBX_H
 #define SBX_CLI_SBX_H
 
+#include "util/program.h"
+
 enum {
-	SBX_USAGE = 2,
 	/* exec: sbx failed, not the command; and the command could not be started (as env(1) and others
 	 * have it) */
 	SBX_FAILED = 125,
@@ -19,5 +20,7 @@ enum {
 int cmd_exec(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+
+extern const struct program exec_program, image_program, snapshot_program, doctor_program;
 
 #endif

@@ -2,12 +2,8 @@
 /*
  * snapshot.c - sbx snapshot: what takes long with a snapshot, with a bar that says how long still
  *
- *	save VM NAME     what `echo snapshot NAME > VM/ctl` does
- *	load FILE NAME   make the snapshot of an archive, "-" for stdin
- *	verify NAME      what `echo verify > ctl` does
- *
  * The write that does it waits until it is done, in a thread; `status` of the snapshot says how far it is.
- *There is a bar where stderr is a terminal.
+ * There is a bar where stderr is a terminal.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,13 +24,16 @@
 
 enum { BAR = 40, TICK_MS = 100, CHUNK = 1 << 20 };
 
-static int usage(void)
-{
-	fprintf(stderr, "usage: sbx snapshot save VM NAME\n"
-			"       sbx snapshot load FILE|- NAME\n"
-			"       sbx snapshot verify NAME\n");
-	return SBX_USAGE;
-}
+static const char *const forms[] = { "save VM NAME", "load FILE|- NAME", "verify NAME", NULL };
+
+const struct program snapshot_program = {
+	.name = "sbx snapshot",
+	.forms = forms,
+	.about = "Save, load and verify snapshots, with a progress bar on a terminal.\n"
+		 "`save` does what `echo snapshot NAME > VM/ctl` does. `load` makes a snapshot of an "
+		 "archive, - for\n"
+		 "stdin. `verify` checks every stored block.\n",
+};
 
 /* ---- files of the tree */
 
@@ -225,13 +224,45 @@ static int load(const char *file, const char *name)
 	return rc;
 }
 
+static int cmd_save(char **args)
+{
+	return save(args[0], args[1]);
+}
+
+static int cmd_load(char **args)
+{
+	return load(args[0], args[1]);
+}
+
+static int cmd_verify(char **args)
+{
+	return verify(args[0]);
+}
+
+/* In the order of `forms`. */
+static const struct {
+	const char *name;
+	int operands;
+	int (*run)(char **args);
+} verbs[] = { { "save", 2, cmd_save }, { "load", 2, cmd_load }, { "verify", 1, cmd_verify } };
+
 int cmd_snapshot(int argc, char **argv)
 {
-	if (argc == 4 && !strcmp(argv[1], "save"))
-		return save(argv[2], argv[3]);
-	if (argc == 4 && !strcmp(argv[1], "load"))
-		return load(argv[2], argv[3]);
-	if (argc == 3 && !strcmp(argv[1], "verify"))
-		return verify(argv[2]);
-	return usage();
+	int status;
+	size_t i;
+
+	if (program_next(&snapshot_program, argc, argv, &status) == PROGRAM_EXIT)
+		return status;
+	argc -= optind;
+	argv += optind;
+	if (!argc)
+		return program_refuse(&snapshot_program, "save, load or verify is needed");
+	for (i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+		if (strcmp(argv[0], verbs[i].name) != 0)
+			continue;
+		if (argc - 1 != verbs[i].operands)
+			return program_refuse(&snapshot_program, "the form is: sbx snapshot %s", forms[i]);
+		return verbs[i].run(argv + 1);
+	}
+	return program_refuse(&snapshot_program, "there is no command \"%s\"", argv[0]);
 }

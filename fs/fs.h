@@ -63,6 +63,4 @@ struct fs {
 	void (*layer_frozen)(struct fs *fs);
 };
 
-#define FS_VERSION "0.1"
-
 #endif

@@ -12,7 +12,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -34,6 +33,7 @@
 #include "fs/tree/session.h"
 #include "snap/image.h"
 #include "util/log.h"
+#include "util/program.h"
 #include "util/size.h"
 
 struct arguments {
@@ -43,24 +43,50 @@ struct arguments {
 	char kernel[PATH_MAX + 16], initrd[PATH_MAX + 16], libexec_dir[PATH_MAX + 32];
 };
 
-static const char usage[] =
-	"usage: sbxfs [options] MOUNTPOINT\n"
-	"\n"
-	"  --state DIR            where images and named snapshots are kept\n"
-	"                         (default: /var/lib/sbxfs for root, else $XDG_STATE_HOME/sbxfs)\n"
-	"  --engine auto|kvm|qemu how machines run (default: auto, the best this host can)\n"
-	"  -f                     stay in the foreground\n"
-	"  -o OPTIONS             more mount options, comma-separated\n"
-	"  --memory-default SIZE  of a new sandbox (default: 512M)\n"
-	"  --pool N               machines kept ready for each snapshot that is forked (default: 2)\n"
-	"  --pool-total N         and for all of them together (default: 8)\n"
-	"  --pool-memory SIZE     no more of them once they have so much of their own (default: 1G)\n"
-	"  --boot-timeout S       seconds a guest may take to boot (default: 60)\n"
-	"  --fork-timeout S       seconds a fork may take to answer (default: 30)\n"
-	"  --guest DIR            where vmlinuz and initramfs are\n"
-	"  --libexec DIR          where sbx-vmm is\n"
-	"  -v                     say more\n"
-	"  -h, --help             this text\n";
+enum {
+	OPT_STATE = PROGRAM_LONG,
+	OPT_ENGINE,
+	OPT_GUEST,
+	OPT_LIBEXEC,
+	OPT_MEMORY,
+	OPT_POOL,
+	OPT_POOL_TOTAL,
+	OPT_POOL_MEMORY,
+	OPT_BOOT,
+	OPT_FORK
+};
+
+static const struct program_option option_table[] = {
+	{ OPT_STATE, "state", "DIR",
+	  "where images and named snapshots are kept (default:\n"
+	  "/var/lib/sbxfs for root, else $XDG_STATE_HOME/sbxfs)" },
+	{ OPT_ENGINE, "engine", "NAME", "kvm, qemu or auto: the best this host can run (default: auto)" },
+	{ 'f', NULL, NULL, "stay in the foreground" },
+	{ 'o', NULL, "OPTIONS", "more mount options, separated by commas" },
+	{ OPT_MEMORY, "memory-default", "SIZE", "memory of a new sandbox (default: 512M)" },
+	{ OPT_POOL, "pool", "N", "machines kept ready for each snapshot that is forked (default: 2)" },
+	{ OPT_POOL_TOTAL, "pool-total", "N", "and for all snapshots together (default: 8)" },
+	{ OPT_POOL_MEMORY, "pool-memory", "SIZE",
+	  "keep no further machine ready once those that are have this much\n"
+	  "memory of their own (default: 1G)" },
+	{ OPT_BOOT, "boot-timeout", "SECONDS", "how long a guest may take to boot (default: 60)" },
+	{ OPT_FORK, "fork-timeout", "SECONDS", "how long a fork may take to answer (default: 30)" },
+	{ OPT_GUEST, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
+	{ OPT_LIBEXEC, "libexec", "DIR", "where sbx-vmm and sbx-browse are" },
+	{ 'v', NULL, NULL, "log more" },
+	{ 0 },
+};
+
+static const char *const forms[] = { "[OPTION...] MOUNTPOINT", NULL };
+
+static const struct program program = {
+	.name = "sbxfs",
+	.forms = forms,
+	.about = "Mounts a filesystem in which every directory is a running virtual machine and every\n"
+		 "snapshot is a directory. The file README in it says how to use it.\n",
+	.options = option_table,
+	.notes = "fusermount3 -u MOUNTPOINT ends it, and all sandboxes in it.\n",
+};
 
 static int fail(const struct err *err)
 {
@@ -75,7 +101,7 @@ static int set_number(const char *option, const char *text, unsigned max, unsign
 	uint64_t n;
 
 	if (number_parse(text, &n) || n > max) {
-		fprintf(stderr, "sbxfs: %s: \"%s\" is not a number up to %u\n", option, text, max);
+		program_refuse(&program, "%s: \"%s\" is not a number up to %u", option, text, max);
 		return -EINVAL;
 	}
 	*ret = (unsigned)n;
@@ -96,7 +122,7 @@ static int set_size(const char *option, const char *text, uint64_t *ret)
 {
 	if (!size_parse(text, ret))
 		return 0;
-	fprintf(stderr, "sbxfs: %s: \"%s\" is not a size\n", option, text);
+	program_refuse(&program, "%s: \"%s\" is not a size", option, text);
 	return -EINVAL;
 }
 
@@ -105,7 +131,7 @@ static int set_memory(const char *text, struct shape *shape)
 	struct err err;
 
 	if (shape_set(shape, "memory", text, &err)) {
-		fail(&err);
+		program_refuse(&program, "--memory-default: %s", err.text);
 		return -EINVAL;
 	}
 	if (shape->memory > shape->memory_max)
@@ -113,45 +139,32 @@ static int set_memory(const char *text, struct shape *shape)
 	return 0;
 }
 
-enum {
-	OPT_STATE = 256,
-	OPT_ENGINE,
-	OPT_GUEST,
-	OPT_LIBEXEC,
-	OPT_MEMORY,
-	OPT_POOL,
-	OPT_POOL_TOTAL,
-	OPT_POOL_MEMORY,
-	OPT_BOOT,
-	OPT_FORK
-};
-
-/* 0: go on, 1: done (--help), or -EINVAL. */
-static int parse(int argc, char **argv, struct arguments *args, struct options *options)
+static int set_engine(const char *text, const char **ret)
 {
-	static const struct option longs[] = {
-		{ "state", required_argument, NULL, OPT_STATE },
-		{ "engine", required_argument, NULL, OPT_ENGINE },
-		{ "guest", required_argument, NULL, OPT_GUEST },
-		{ "libexec", required_argument, NULL, OPT_LIBEXEC },
-		{ "memory-default", required_argument, NULL, OPT_MEMORY },
-		{ "pool", required_argument, NULL, OPT_POOL },
-		{ "pool-total", required_argument, NULL, OPT_POOL_TOTAL },
-		{ "pool-memory", required_argument, NULL, OPT_POOL_MEMORY },
-		{ "boot-timeout", required_argument, NULL, OPT_BOOT },
-		{ "fork-timeout", required_argument, NULL, OPT_FORK },
-		{ "help", no_argument, NULL, 'h' },
-		{ 0 },
-	};
+	const struct engine *const *engine = engines;
+
+	while (*engine && strcmp((*engine)->name, text) != 0)
+		engine++;
+	if (!*engine && strcmp(text, "auto") != 0) {
+		program_refuse(&program, "--engine: there is no engine \"%s\"", text);
+		return -EINVAL;
+	}
+	*ret = text;
+	return 0;
+}
+
+/* 0: go on; PROGRAM_EXIT: end with *status. */
+static int parse(int argc, char **argv, struct arguments *args, struct options *options, int *status)
+{
 	int c, rc = 0;
 
-	while (!rc && (c = getopt_long(argc, argv, "fo:vh", longs, NULL)) >= 0) {
+	while (!rc && (c = program_next(&program, argc, argv, status)) != PROGRAM_OPERANDS) {
 		switch (c) {
 		case OPT_STATE:
 			args->state = optarg;
 			break;
 		case OPT_ENGINE:
-			args->engine = optarg;
+			rc = set_engine(optarg, &args->engine);
 			break;
 		case OPT_GUEST:
 			args->guest = optarg;
@@ -186,18 +199,18 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 		case 'v':
 			log_threshold = LOG_DEBUG;
 			break;
-		case 'h':
-			fputs(usage, stdout);
-			return 1;
 		default:
-			rc = -EINVAL;
+			return PROGRAM_EXIT;
 		}
 	}
-	if (!rc && optind != argc - 1)
-		rc = -EINVAL;
-	if (rc)
-		fputs(usage, stderr);
-	return rc;
+	*status = PROGRAM_USAGE;
+	if (!rc && optind == argc - 1)
+		return 0;
+	if (!rc && optind == argc)
+		program_refuse(&program, "a mount point is needed");
+	else if (!rc)
+		program_refuse(&program, "\"%s\" is one mount point too many", argv[optind + 1]);
+	return PROGRAM_EXIT;
 }
 
 /* ---- paths */
@@ -487,11 +500,10 @@ int main(int argc, char **argv)
 			     .stop_timeout_ms = 10000 },
 	};
 	struct err err = { 0 };
-	int ready_fd = -1, rc;
+	int ready_fd = -1, status;
 
-	rc = parse(argc, argv, &args, &fs.options);
-	if (rc)
-		return rc < 0 ? 2 : 0;
+	if (parse(argc, argv, &args, &fs.options, &status))
+		return status;
 	if (find_mountpoint(argv[optind], &args, &err) || find_state(&args, &err) || find_guest(&args, &err))
 		return fail(&err);
 	if (!args.foreground) {

@@ -10,6 +10,7 @@
 #include "fs/pool/pool.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/snapshot/snapshot.h"
+#include "util/program.h"
 
 static void put_time(struct buf *text, const char *key, uint64_t ns)
 {
@@ -171,7 +172,7 @@ int root_status(struct object *obj, struct buf *text, struct err *err)
 	list_for_each (snap, &fs->snapshots, obj.siblings)
 		n++;
 	buf_printf(text, "engine %s (%s)\n", fs->engine->name, fs->engine_how);
-	put_word(text, "version", FS_VERSION);
+	put_word(text, "version", SBX_VERSION);
 	for (i = 0; i <= SANDBOX_CRASHED; i++)
 		put_number(text, sandbox_state_name((enum sandbox_state)i), states[i]);
 	put_number(text, "snapshots", n);

@@ -185,13 +185,6 @@ def test_doctor(cli, engine):
         assert word in text, text
 
 
-def test_usage(cli):
-    for args in [], ["nosuch"], ["exec"], ["exec", "vm"], ["image"], ["image", "nosuch"], ["exec", "-z", "vm", "true"]:
-        done = cli(*args)
-        assert done.returncode == 2 and b"usage" in done.stderr, args
-    assert cli("--help").returncode == 0
-
-
 # ---- images
 
 

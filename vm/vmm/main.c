@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "util/log.h"
+#include "util/program.h"
 #include "util/size.h"
 #include "vm/vmm/control.h"
 #include "vm/vmm/seccomp.h"
@@ -23,15 +24,46 @@
 #define CMDLINE_DEFAULT "console=ttyS0 panic=-1"
 #define MEMORY_DEFAULT (512ull << 20)
 
-static const char usage[] =
-	"usage: sbx-vmm --kernel BZIMAGE [--initrd FILE] [--disk QCOW2] [--cmdline TEXT]\n"
-	"               [--memory SIZE] [--cpus N]\n"
-	"\n"
-	"Boots a machine on this terminal (Ctrl-A x ends it).\n"
-	"\n"
-	"       sbx-vmm --control FD --stats FD [--agent FD] [--console FD] --memory SIZE --cpus N\n"
-	"\n"
-	"Serves sbxfs.\n";
+enum {
+	OPT_KERNEL = PROGRAM_LONG,
+	OPT_INITRD,
+	OPT_DISK,
+	OPT_CMDLINE,
+	OPT_MEMORY,
+	OPT_CPUS,
+	OPT_CONTROL,
+	OPT_STATS,
+	OPT_AGENT,
+	OPT_CONSOLE
+};
+
+static const struct program_option option_table[] = {
+	{ OPT_KERNEL, "kernel", "BZIMAGE", "the kernel" },
+	{ OPT_INITRD, "initrd", "FILE", "its initramfs" },
+	{ OPT_DISK, "disk", "QCOW2", "its disk, with all layers below it" },
+	{ OPT_CMDLINE, "cmdline", "TEXT", "the kernel's command line (default: " CMDLINE_DEFAULT ")" },
+	{ OPT_MEMORY, "memory", "SIZE", "its memory (default: 512M)" },
+	{ OPT_CPUS, "cpus", "N", "how many CPUs it has (default: 1)" },
+	{ OPT_CONTROL, "control", "FD", "serve sbxfs on this control socket" },
+	{ OPT_STATS, "stats", "FD", "with --control: memory to count in" },
+	{ OPT_AGENT, "agent", "FD", "with --control: the agent channel" },
+	{ OPT_CONSOLE, "console", "FD", "with --control: the serial console" },
+	{ 0 },
+};
+
+static const char *const forms[] = {
+	"--kernel BZIMAGE [--initrd FILE] [--disk QCOW2] [OPTION...]",
+	"--control FD --stats FD [--agent FD] [--console FD] --memory SIZE --cpus N",
+	NULL,
+};
+
+static const struct program program = {
+	.name = "sbx-vmm",
+	.forms = forms,
+	.about = "Runs one virtual machine on KVM. The first form boots a kernel on this terminal; Ctrl-A x\n"
+		 "ends it. The second is how sbxfs starts it.\n",
+	.options = option_table,
+};
 
 struct arguments {
 	struct vmm_boot boot;
@@ -66,18 +98,41 @@ static bool parse_fd(const char *text, int *ret)
 	return true;
 }
 
-static bool parse_options(int argc, char **argv, struct arguments *o)
+/* Is the value one that the option takes? */
+static bool set_option(struct arguments *o, int option, const char *value)
 {
-	static const struct option longs[] = {
-		{ "kernel", required_argument, NULL, 'k' },  { "initrd", required_argument, NULL, 'i' },
-		{ "disk", required_argument, NULL, 'd' },    { "cmdline", required_argument, NULL, 'c' },
-		{ "memory", required_argument, NULL, 'm' },  { "cpus", required_argument, NULL, 'n' },
-		{ "control", required_argument, NULL, 'C' }, { "agent", required_argument, NULL, 'A' },
-		{ "console", required_argument, NULL, 'O' }, { "stats", required_argument, NULL, 'S' },
-		{ "help", no_argument, NULL, 'h' },          { NULL, 0, NULL, 0 },
-	};
-	bool ok = true;
-	int c;
+	switch (option) {
+	case OPT_KERNEL:
+		o->boot.kernel = value;
+		return true;
+	case OPT_INITRD:
+		o->boot.initrd = value;
+		return true;
+	case OPT_DISK:
+		o->boot.disk = value;
+		return true;
+	case OPT_CMDLINE:
+		o->boot.cmdline = value;
+		return true;
+	case OPT_MEMORY:
+		return size_parse(value, &o->memory) == 0;
+	case OPT_CPUS:
+		return parse_number(value, VMM_CPUS_MAX, &o->cpus);
+	case OPT_CONTROL:
+		return parse_fd(value, &o->control);
+	case OPT_STATS:
+		return parse_fd(value, &o->stats);
+	case OPT_AGENT:
+		return parse_fd(value, &o->agent);
+	default:
+		return parse_fd(value, &o->console);
+	}
+}
+
+/* 0: go on; PROGRAM_EXIT: end with *status. */
+static int parse_options(int argc, char **argv, struct arguments *o, int *status)
+{
+	int option;
 
 	*o = (struct arguments){ .boot.cmdline = CMDLINE_DEFAULT,
 				 .memory = MEMORY_DEFAULT,
@@ -86,43 +141,24 @@ static bool parse_options(int argc, char **argv, struct arguments *o)
 				 .agent = -1,
 				 .console = -1,
 				 .stats = -1 };
-	while (ok && (c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
-		switch (c) {
-		case 'k':
-			o->boot.kernel = optarg;
-			break;
-		case 'i':
-			o->boot.initrd = optarg;
-			break;
-		case 'd':
-			o->boot.disk = optarg;
-			break;
-		case 'c':
-			o->boot.cmdline = optarg;
-			break;
-		case 'm':
-			ok = size_parse(optarg, &o->memory) == 0;
-			break;
-		case 'n':
-			ok = parse_number(optarg, VMM_CPUS_MAX, &o->cpus);
-			break;
-		case 'C':
-			ok = parse_fd(optarg, &o->control);
-			break;
-		case 'A':
-			ok = parse_fd(optarg, &o->agent);
-			break;
-		case 'O':
-			ok = parse_fd(optarg, &o->console);
-			break;
-		case 'S':
-			ok = parse_fd(optarg, &o->stats);
-			break;
-		default:
-			ok = false;
-		}
+	while ((option = program_next(&program, argc, argv, status)) != PROGRAM_OPERANDS) {
+		if (option == PROGRAM_EXIT)
+			return PROGRAM_EXIT;
+		if (set_option(o, option, optarg))
+			continue;
+		*status = program_refuse(&program, "\"%s\" is not a value for --%s", optarg,
+					 option_table[option - OPT_KERNEL].name);
+		return PROGRAM_EXIT;
 	}
-	return ok && optind == argc && (o->control >= 0 ? o->stats >= 0 : o->boot.kernel != NULL);
+	if (optind < argc)
+		*status = program_refuse(&program, "there is no operand \"%s\"", argv[optind]);
+	else if (o->control < 0 && !o->boot.kernel)
+		*status = program_refuse(&program, "a kernel is needed (--kernel)");
+	else if (o->control >= 0 && o->stats < 0)
+		*status = program_refuse(&program, "--control needs --stats");
+	else
+		return 0;
+	return PROGRAM_EXIT;
 }
 
 static void on_quit(void *arg)
@@ -204,10 +240,8 @@ int main(int argc, char **argv)
 	struct loop *loop;
 	int rc;
 
-	if (!parse_options(argc, argv, &options)) {
-		fputs(usage, stderr);
-		return 2;
-	}
+	if (parse_options(argc, argv, &options, &rc))
+		return rc;
 	loop = loop_new();
 	if (!loop) {
 		log_error("sbx-vmm: %m");

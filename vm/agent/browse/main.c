@@ -2,8 +2,6 @@
 /*
  * main.c - sbx-browse: the files of a disk that no machine runs on, for the daemon (vm/agent/browser.h)
  *
- *	sbx-browse LAYERS_DIR FILE
- *
  * Talks the agent channel's protocol on standard input, which is a socket. It opens the layers, gives up
  * everything but reading them and talking, and only then looks at what is in them.
  */
@@ -16,8 +14,19 @@
 #include <unistd.h>
 
 #include "util/io.h"
+#include "util/program.h"
 #include "vm/agent/browse/serve.h"
 #include "vm/agent/proto.h"
+
+static const char *const forms[] = { "LAYERS_DIR FILE", NULL };
+
+static const struct program program = {
+	.name = "sbx-browse",
+	.forms = forms,
+	.about = "Shows sbxfs the files of a snapshot's disk: opens the layer FILE and those below it, "
+		 "confines\n"
+		 "itself, and speaks the agent's protocol on standard input, a socket. sbxfs starts it.\n",
+};
 
 enum { CHANNEL = 0, READ_SIZE = 64 * 1024 };
 
@@ -136,18 +145,19 @@ int main(int argc, char **argv)
 	static struct browse_session session;
 	struct chain *chain;
 	struct err err = { 0 };
-	int layers;
+	int layers, status;
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: sbx-browse LAYERS_DIR FILE, with a socket for standard input\n");
-		return 2;
-	}
-	layers = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (program_next(&program, argc, argv, &status) == PROGRAM_EXIT)
+		return status;
+	if (argc - optind != 2)
+		return program_refuse(&program, "a directory of layers and a file in it are needed");
+	argv += optind;
+	layers = open(argv[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (layers < 0) {
-		fprintf(stderr, "sbx-browse: %s: %s\n", argv[1], strerror(errno));
+		fprintf(stderr, "sbx-browse: %s: %s\n", argv[0], strerror(errno));
 		return 1;
 	}
-	if (chain_open(layers, argv[2], &chain, &err)) {
+	if (chain_open(layers, argv[1], &chain, &err)) {
 		fprintf(stderr, "sbx-browse: %s\n", err.text);
 		return 1;
 	}
