@@ -40,6 +40,7 @@ struct fs {
 	char engine_how[ERR_TEXT_MAX];
 	struct options options;
 	struct session *session;
+	const char *mountpoint; /* absolute, without links */
 
 	struct object root;      /* never gone, never freed */
 	uint64_t objects;        /* how many there ever were: the next inode number */

@@ -394,6 +394,7 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	fs->loop = loop_new();
 	if (!fs->loop)
 		return err_sys(err, -errno, "cannot make an event loop");
+	fs->mountpoint = args->mountpoint;
 	fs->env = (struct engine_env){
 		.loop = fs->loop,
 		.kernel = args->kernel,

@@ -375,11 +375,18 @@ static uint64_t files_epoch(const struct object *obj)
 	return sandbox_of(obj)->epoch;
 }
 
+static void files_path(const struct object *obj, char *ret, size_t size)
+{
+	snprintf(ret, size, "%s", obj->name);
+}
+
 static struct node *files_mount(struct object *obj, const struct entry *entry)
 {
-	static const struct guest_ops ops = {
-		.usable = files_usable, .agent = files_agent, .epoch = files_epoch, .lost = -EHOSTDOWN
-	};
+	static const struct guest_ops ops = { .usable = files_usable,
+					      .agent = files_agent,
+					      .epoch = files_epoch,
+					      .path = files_path,
+					      .lost = -EHOSTDOWN };
 	struct sandbox *sb = sandbox_of(obj);
 
 	sb->files.obj = obj;

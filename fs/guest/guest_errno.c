@@ -5,9 +5,9 @@
  * An errno in a FUSE reply is more than what a program is told. ENOSYS makes the kernel do without OPEN,
  * OPENDIR, CREATE, FSYNC or RENAME2, for the whole mount and for good (fs/fuse/file.c and dir.c in Linux);
  * ESTALE, ECHILD and EOPENSTALE make it walk the path again; EINTR and the ERESTART family restart the system
- * call; ENOTCONN and ECONNABORTED are how a mount without a daemon looks, which tools then unmount. Others have
- * a meaning in our tree (EHOSTDOWN: the machine does not run). So this is a list of what is harmless, and all
- * else is EIO.
+ * call; ENOTCONN and ECONNABORTED are how a mount without a daemon looks, which tools then unmount. Others
+ * have a meaning in our tree (EHOSTDOWN: the machine does not run). So this is a list of what is harmless,
+ * and all else is EIO.
  */
 #include "fs/guest/guest_errno.h"
 

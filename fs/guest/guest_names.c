@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * guest_names.c - fs/: names of a guest's files, through its agent
- *
- * The kernel's ".." goes up our nodes, which are as deep as the path in the guest, so symlink.c can tell by
- * the depth what stays inside.
  */
 #include "fs/guest/guest_names.h"
 
@@ -13,8 +10,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-
-#include "fs/guest/symlink.h"
 
 enum { STATFS_BSIZE_MAX = 1 << 30 };
 
@@ -26,7 +21,7 @@ static void detach(struct guest_node *dir, const char *name)
 		gn->detached = true;
 }
 
-static void done_entry(struct guest_call *gc, int err, struct reader *results)
+void guest_done_entry(struct guest_call *gc, int err, struct reader *results)
 {
 	struct fuse_entry_param param;
 	struct guest_node *gn;
@@ -43,7 +38,7 @@ static void done_entry(struct guest_call *gc, int err, struct reader *results)
 static void guest_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct guest_node *dir = guest_node_of(req, parent);
-	struct guest_call *gc = guest_call_new(req, dir, name, done_entry);
+	struct guest_call *gc = guest_call_new(req, dir, name, guest_done_entry);
 	struct buf args = { 0 };
 
 	if (gc)
@@ -65,6 +60,8 @@ static void done_attr(struct guest_call *gc, int err, struct reader *results)
 
 	if (!err)
 		err = guest_attr_get(results, &attr);
+	if (!err && gc->node->parent)
+		guest_link_attr(gc->node->parent, results, &attr);
 	if (!err && (attr.mode & S_IFMT) != gc->node->type) {
 		/* Another file by now: the kernel is to look again, and not to give the inode up for broken. */
 		gc->node->detached = true;
@@ -168,43 +165,10 @@ static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int
 		send_setattr(gc, S_ISREG(gn->type) ? fi : NULL, valid, &want);
 }
 
-static void done_readlink(struct guest_call *gc, int err, struct reader *results)
-{
-	char target[PATH_MAX], safe[PATH_MAX], dir[PATH_MAX];
-	struct buf path = { 0 };
-	struct reader r;
-
-	if (!err) {
-		get_str(results, target, sizeof(target));
-		err = results->bad ? -EIO : guest_put_path(&path, gc->node->parent, NULL);
-	}
-	if (!err) {
-		r = reader_init(buf_bytes(&path), path.len);
-		get_str(&r, dir, sizeof(dir));
-		err = r.bad ? -ENOMEM : symlink_rewrite(dir, target, safe, sizeof(safe));
-	}
-	buf_release(&path);
-	if (err)
-		request_err(gc->request, err);
-	else
-		request_link(gc->request, safe);
-	guest_call_free(gc);
-}
-
-static void guest_readlink(fuse_req_t req, fuse_ino_t ino)
-{
-	struct guest_node *gn = guest_node_of(req, ino);
-	struct guest_call *gc = guest_call_new(req, gn, NULL, done_readlink);
-	struct buf args = { 0 };
-
-	if (gc)
-		guest_call_send(gc, FS_READLINK, guest_put_path(&args, gn, NULL), &args);
-}
-
 /* ---- making and removing */
 
 /* Files made here belong to whom made them; where the daemon is an ordinary user's, to the guest's root. */
-static void put_owner(fuse_req_t req, struct buf *args)
+void guest_put_owner(fuse_req_t req, struct buf *args)
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	const struct fs *fs = fuse_req_userdata(req);
@@ -216,7 +180,7 @@ static void put_owner(fuse_req_t req, struct buf *args)
 static void guest_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
 	struct guest_node *dir = guest_node_of(req, parent);
-	struct guest_call *gc = guest_call_new(req, dir, name, done_entry);
+	struct guest_call *gc = guest_call_new(req, dir, name, guest_done_entry);
 	struct buf args = { 0 };
 	int rc;
 
@@ -225,14 +189,14 @@ static void guest_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 	rc = guest_put_path(&args, dir, name);
 	gc->type = S_IFDIR;
 	buf_put_u32(&args, mode);
-	put_owner(req, &args);
+	guest_put_owner(req, &args);
 	guest_call_send(gc, FS_MKDIR, rc, &args);
 }
 
 static void guest_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
 	struct guest_node *dir = guest_node_of(req, parent);
-	struct guest_call *gc = guest_call_new(req, dir, name, done_entry);
+	struct guest_call *gc = guest_call_new(req, dir, name, guest_done_entry);
 	struct buf args = { 0 };
 	int rc;
 
@@ -243,24 +207,8 @@ static void guest_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 	gc->fifo = S_ISFIFO(mode);
 	buf_put_u32(&args, mode);
 	buf_put_u64(&args, rdev);
-	put_owner(req, &args);
+	guest_put_owner(req, &args);
 	guest_call_send(gc, FS_MKNOD, rc, &args);
-}
-
-static void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
-{
-	struct guest_node *dir = guest_node_of(req, parent);
-	struct guest_call *gc = guest_call_new(req, dir, name, done_entry);
-	struct buf args = { 0 };
-	int rc;
-
-	if (!gc)
-		return;
-	gc->type = S_IFLNK;
-	rc = guest_put_path(&args, dir, name);
-	buf_put_str(&args, target);
-	put_owner(req, &args);
-	guest_call_send(gc, FS_SYMLINK, rc, &args);
 }
 
 static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
@@ -280,7 +228,7 @@ static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const 
 		fuse_reply_err(req, EXDEV);
 		return;
 	}
-	gc = guest_call_new(req, dir, name, done_entry);
+	gc = guest_call_new(req, dir, name, guest_done_entry);
 	if (!gc)
 		return;
 	gc->type = gn->type;

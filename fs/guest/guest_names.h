@@ -22,7 +22,8 @@ struct guest_ops {
 	int (*usable)(struct object *obj);
 	struct agent *(*agent)(const struct object *obj); /* NULL: none */
 	uint64_t (*epoch)(const struct object *obj);      /* counts agents: another has other handles */
-	int lost;                                         /* errno when the agent ends while it is asked */
+	void (*path)(const struct object *obj, char *ret, size_t size); /* of its directory, in the mount */
+	int lost; /* errno when the agent ends while it is asked */
 	bool readonly;
 };
 
@@ -108,8 +109,18 @@ void guest_call_free(struct guest_call *gc);
  * there. */
 int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry_param *ret,
 		struct guest_node **ret_node);
+/* For calls whose answer is the entry. */
+void guest_done_entry(struct guest_call *gc, int err, struct reader *results);
 /* For calls whose answer is only an errno. */
 void guest_done_err(struct guest_call *gc, int err, struct reader *results);
+
+/* Whom a file belongs to that req makes. */
+void guest_put_owner(fuse_req_t req, struct buf *args);
+
+/* The size of a link in dir is that of the target shown; the guest's is next in results. Others: nothing. */
+void guest_link_attr(const struct guest_node *dir, struct reader *results, struct fs_attr *attr);
+void guest_readlink(fuse_req_t req, fuse_ino_t ino);
+void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name);
 
 void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,

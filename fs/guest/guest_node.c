@@ -230,9 +230,10 @@ int guest_attr_get(struct reader *results, struct fs_attr *ret)
 }
 
 /*
- * Of devices, FIFOs and sockets the kernel asks us nothing when they are opened. Devices are refused by the mount
- * (nodev), and nobody on the host listens on a guest's socket. But a FIFO would be a pipe of the host's, to which
- * nobody comes: a guest could so stop whoever opens a file of its. It is shown as a socket, which cannot be opened.
+ * Of devices, FIFOs and sockets the kernel asks us nothing when they are opened. Devices are refused by the
+ * mount (nodev), and nobody on the host listens on a guest's socket. But a FIFO would be a pipe of the
+ * host's, to which nobody comes: a guest could so stop whoever opens a file of its. It is shown as a socket,
+ * which cannot be opened.
  */
 static uint32_t shown_mode(const struct guest_node *gn, uint32_t mode)
 {
@@ -348,6 +349,7 @@ int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry
 
 	if (guest_attr_get(results, &attr) || (gc->type && (attr.mode & S_IFMT) != gc->type))
 		return -EIO;
+	guest_link_attr(dir, results, &attr);
 	if (!attr.nlink)
 		attr.nlink = 1; /* it was found by its name */
 	if (gn && (gn->ino != attr.ino || gn->type != (attr.mode & S_IFMT))) {

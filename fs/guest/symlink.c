@@ -3,10 +3,13 @@
  * symlink.c - targets of a guest's symbolic links, as the host may see them
  *
  * The host's kernel follows links, and an absolute one, or enough "..", would lead it from the guest's tree
- * into the host's. A relative target that stays inside by its leading ".." alone is returned as it is; every
- * other one is made into a normal path within the guest's root, and that into one relative to the link's
- * directory. A ".." after a name is taken back lexically: the name may be a link itself, but wherever it
- * leads is inside as well.
+ * into the host's. It takes a ".." from where the directory is at that moment, and a guest decides when that
+ * is, by holding back an answer in the middle of the walk, while a directory is renamed to a place higher up.
+ * A directory that is not the root never is less than one below it, though. So a target is returned as it is
+ * if it is relative and has no ".." but one at its beginning, in a link that is not in the root. Every other
+ * one is made into a normal path within the guest's root, and that into one of the same kind, or else into an
+ * absolute path through the mount. A ".." after a name is taken back lexically: the name may be a link
+ * itself, but wherever it leads is inside as well.
  */
 #include "fs/guest/symlink.h"
 
@@ -48,17 +51,13 @@ static size_t depth_of(const char *path)
 static bool is_plain(const char *target, size_t depth)
 {
 	const char *name;
-	size_t len, up = 0;
-	bool down = false;
+	size_t len, n;
 
 	if (*target == '/')
 		return false;
-	while (component(&target, &name, &len)) {
-		if (!is_up(name, len))
-			down = true;
-		else if (down || ++up > depth)
+	for (n = 0; component(&target, &name, &len); n++)
+		if (is_up(name, len) && (n || !depth))
 			return false;
-	}
 	return true;
 }
 
@@ -84,12 +83,11 @@ static int walk(char *at, size_t size, const char *path)
 	return 0;
 }
 
-int symlink_rewrite(const char *dir, const char *target, char *ret, size_t size)
+int symlink_rewrite(const char *root, const char *dir, const char *target, char *ret, size_t size)
 {
 	const size_t depth = depth_of(dir);
 	char path[PATH_MAX] = "";
-	size_t i, n = 0;
-	int rc = 0;
+	int n, rc = 0;
 
 	if (is_plain(target, depth))
 		return (size_t)snprintf(ret, size, "%s", target) < size ? 0 : -ENAMETOOLONG;
@@ -97,16 +95,53 @@ int symlink_rewrite(const char *dir, const char *target, char *ret, size_t size)
 		rc = walk(path, sizeof(path), dir);
 	if (!rc)
 		rc = walk(path, sizeof(path), target);
-	if (rc || depth * 3 + strlen(path) + 2 > size)
-		return -ENAMETOOLONG;
-	for (i = 0; i < depth; i++, n += 3)
-		memcpy(ret + n, "../", 3);
+	if (rc)
+		return rc;
 	/* path begins with a slash, or is empty: the root */
-	if (*path)
-		memcpy(ret + n, path + 1, strlen(path));
-	else if (n)
-		ret[n - 1] = 0;
+	if (depth > 1)
+		n = snprintf(ret, size, "%s%s", root, path);
+	else if (depth)
+		n = snprintf(ret, size, "..%s", path);
 	else
-		memcpy(ret, ".", 2);
-	return 0;
+		n = snprintf(ret, size, "%s", *path ? path + 1 : ".");
+	return (size_t)n < size ? 0 : -ENAMETOOLONG;
+}
+
+/* Skip one component; false: there is none. */
+static bool skip(const char **p)
+{
+	const char *name;
+	size_t len;
+
+	return component(p, &name, &len);
+}
+
+static bool skip_word(const char **p, const char *word)
+{
+	const char *name, *at = *p;
+	size_t len;
+
+	if (!component(&at, &name, &len) || len != strlen(word) || memcmp(name, word, len) != 0)
+		return false;
+	*p = at;
+	return true;
+}
+
+const char *symlink_written(const char *mountpoint, const char *target)
+{
+	const size_t n = strlen(mountpoint);
+	const char *p = target + n;
+
+	if (strncmp(target, mountpoint, n) != 0 || *p != '/')
+		return target;
+	/* VM/fs, VM/snapshots/N/fs or snapshots/NAME/fs */
+	if (skip_word(&p, "snapshots")) {
+		if (!skip(&p))
+			return target;
+	} else if (!skip(&p) || (skip_word(&p, "snapshots") && !skip(&p))) {
+		return target;
+	}
+	if (!skip_word(&p, "fs"))
+		return target;
+	return *p ? p : "/";
 }

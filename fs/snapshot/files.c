@@ -190,10 +190,15 @@ static uint64_t epoch(const struct object *obj)
 	return snapshot_of(obj)->epoch;
 }
 
+static void path(const struct object *obj, char *ret, size_t size)
+{
+	snapshot_path(snapshot_of(obj), ret, size);
+}
+
 struct node *snapfs_mount(struct object *obj, const struct entry *entry)
 {
 	static const struct guest_ops ops = {
-		.usable = usable, .agent = agent, .epoch = epoch, .lost = -EIO, .readonly = true
+		.usable = usable, .agent = agent, .epoch = epoch, .path = path, .lost = -EIO, .readonly = true
 	};
 	struct snapshot *snap = snapshot_of(obj);
 

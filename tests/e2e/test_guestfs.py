@@ -160,6 +160,26 @@ def test_links_stay_in_the_guest(vm, root, target, name):
     assert vm.run(f"readlink /root/work/{name}") == target + "\n"
 
 
+def test_links_are_as_long_as_their_targets(vm, prepared, root):
+    """What cannot be shown as it was written has the size of what is shown; what is written comes back."""
+    vm.sh("cd /root/work; mkdir -p d/e up; ln -s /etc /top; ln -s ../../f up/1; ln -s x/../y up/2")
+    vm.sh("cd /root/work/d/e; ln -s f 1; ln -s ../f 2; ln -s /etc/passwd 3; ln -s / 4")
+    links = [*(root / "d/e").iterdir(), *(root / "up").iterdir(), vm / "fs/top"]
+    assert len(links) == 7
+    for link in links:
+        assert os.lstat(link).st_size == len(os.readlink(link)), link
+    subprocess.run(["cp", "-a", root / "d", root / "copy"], check=True)
+    listed = "for f in *; do echo $f $(readlink $f); done"
+    assert vm.run(f"cd /root/work/d/e; {listed}") == vm.run(f"cd /root/work/copy/e; {listed}")
+    os.symlink(vm / "fs/etc/hostname", root / "absolute")
+    assert os.readlink(root / "absolute") == str(vm / "fs/etc/hostname")
+    assert vm.run("readlink /root/work/absolute; cat /root/work/absolute") == "/etc/hostname\nvm\n"
+    for to in "f", "../f", "x/y":
+        os.symlink(to, root / "written")
+        assert os.readlink(root / "written") == to and os.lstat(root / "written").st_size == len(to)
+        os.unlink(root / "written")
+
+
 def test_a_link_to_a_directory_above(vm, root):
     vm.sh("ln -s / /root/work/top; ln -s ../../.. /root/work/over; ln -s . /root/work/here")
     for name in "top", "over":

@@ -4,10 +4,12 @@
 What it answers is in the names that it is asked for, `f:5=38` being a file whose OPEN (5) is ENOSYS (38). Nothing it
 says may reach further than to its own files: the daemon lives, the neighbours are served, and nobody waits for it.
 """
+import contextlib
 import errno
 import os
 import stat
 import subprocess
+import threading
 
 import pytest
 
@@ -33,7 +35,7 @@ def take_over(vm, hostile):
     """From here on the enemy answers for this machine's files."""
     (vm / "fs/root/hostile").write_bytes(hostile)
     (vm / "fs/root/hostile").chmod(0o755)
-    vm.run("setsid /root/hostile < /dev/null > /dev/null 2>&1 &")
+    vm.job("exec /root/hostile")
     eventually(lambda: "hostile: serves" in read(vm / "console"), 20, "the hostile agent does not serve")
     return vm
 
@@ -172,3 +174,40 @@ def test_devices_cannot_be_asked_for(own_mount):
     with open("/proc/self/mountinfo") as f:
         options = next(line.split()[5] for line in f if line.split()[4] == str(mount.path))
     assert {"nosuid", "nodev"} <= set(options.split(","))
+
+
+def test_a_link_is_not_led_astray_by_a_rename(sbx, captive):
+    """
+    The guest answers in the middle of a walk through its link only when its owner has renamed the directory to a
+    higher place, from where as many ".." lead out of the mount.
+    """
+    secret = sbx.path.parents[1] / "secret"
+    secret.write_text("the host's")
+    deep = captive / "fs/d-1/d-2/d-3/d-4/d-5:1=trap"
+    got = []
+
+    def walk():
+        with contextlib.suppress(OSError):
+            got.append(read(deep / "l:to=secret:4=late"))
+
+    walker = threading.Thread(target=walk)
+    walker.start()
+    eventually(lambda: "hostile: holds" in read(captive / "console") or not walker.is_alive(), 20, "nothing is held")
+    os.rename(deep, captive / "fs" / deep.name)
+    walker.join()
+    secret.unlink()
+    assert got == []
+
+
+def test_links_of_any_target(sbx, captive):
+    """Wherever a link is and wherever it points, it leads into the guest, and its size is its target's."""
+    files = captive / "fs"
+    for depth in range(6):
+        directory = files.joinpath(*(f"d-{i}" for i in range(depth)))
+        for to in "plain", "up1", "up2", "secret", "passwd", "root", "inside":
+            link = directory / f"l:to={to}"
+            target = os.readlink(link)
+            assert os.lstat(link).st_size == len(target)
+            assert (str(files) + "/" in target + "/") if target.startswith("/") else target.count("..") <= min(depth, 1)
+            resolved = os.path.realpath(link)
+            assert (resolved + "/").startswith(str(files) + "/"), (depth, to, resolved)

@@ -11,7 +11,7 @@
  *     N=ERRNO     operation N (enum fs_op) fails with this errno; by handle too, of a file opened under this name
  *     N=silent    operation N is never answered
  *     N=late      operation N is answered half a second later
- *     N=hold      operation N is answered when a RENAME was
+ *     N=trap      operation N, the first time after a READLINK was answered, is answered after the next RENAME
  *     N=short     operation N is answered with 0 and nothing else
  *     mode= size= nlink= uid= ino= time= blocks=    that field of the attributes; mode is the whole of it, in octal
  *     to=NAME     a link's target, of those in `targets`
@@ -44,11 +44,13 @@ static uint16_t generation;
 static char *handles[HANDLES]; /* the names they were opened under */
 static uint32_t last_handle;
 static long long muted_until;
+static bool link_read;
 
 static struct held {
 	uint32_t id;
 	struct buf payload;
 	bool rename; /* until a RENAME was answered; else until `due` */
+	bool link;   /* of a READLINK */
 	long long due;
 } held[HELD];
 
@@ -340,9 +342,10 @@ static void put_listing(struct buf *reply, const char *dir, uint64_t cookie)
 /* ---- requests */
 
 /* Answer now, later or never. */
-static void reply(uint32_t id, const char *value, uint32_t code, struct buf *results)
+static void reply(uint32_t id, unsigned op, const char *value, uint32_t code, struct buf *results)
 {
 	struct buf payload = { 0 };
+	bool trap = is(value, "trap") && link_read;
 	unsigned i;
 
 	if (is(value, "short"))
@@ -353,12 +356,15 @@ static void reply(uint32_t id, const char *value, uint32_t code, struct buf *res
 		buf_release(&payload);
 		return;
 	}
-	if (is(value, "hold") || is(value, "late")) {
+	if (trap)
+		link_read = false;
+	if (trap || is(value, "late")) {
 		for (i = 0; i < HELD && held[i].payload.len; i++)
 			;
 		if (i < HELD) {
-			held[i] = (struct held){ id, payload, is(value, "hold"), now_ms() + 500 };
-			say("holds", i);
+			held[i] = (struct held){ id, payload, trap, op == FS_READLINK, now_ms() + 500 };
+			if (trap)
+				say("holds", i);
 			return;
 		}
 	}
@@ -366,13 +372,19 @@ static void reply(uint32_t id, const char *value, uint32_t code, struct buf *res
 	buf_release(&payload);
 }
 
+/* What is due. A rename has to take place on the host too before what waited for it is. */
 static void release(bool renamed)
 {
 	unsigned i;
 
 	for (i = 0; i < HELD; i++) {
-		if (!held[i].payload.len || (held[i].rename ? !renamed : now_ms() < held[i].due))
+		if (held[i].rename && renamed) {
+			held[i].rename = false;
+			held[i].due = now_ms() + 200;
+		}
+		if (!held[i].payload.len || held[i].rename || now_ms() < held[i].due)
 			continue;
+		link_read |= held[i].link;
 		put_frame(F_FS_REPLY, held[i].id, buf_bytes(&held[i].payload), held[i].payload.len);
 		buf_release(&held[i].payload);
 		held[i] = (struct held){ 0 };
@@ -468,7 +480,7 @@ static void request(const struct frame *frame)
 	default:
 		break;
 	}
-	reply(frame->id, value, code, &results);
+	reply(frame->id, op, value, code, &results);
 	buf_release(&results);
 	if (op == FS_RENAME && !is(value, "silent"))
 		release(true);

@@ -148,33 +148,64 @@ static void links_stay_inside(void)
 	} cases[] = {
 		/* as they are */
 		{ "/root/work", "f", "f" },
-		{ "/root/work", "a/b/../c", "../../root/work/a/c" },
 		{ "/root/work", "../x", "../x" },
-		{ "/root/work", "../..", "../.." },
+		{ "/root/work", "..", ".." },
+		{ "/root/work", "./.././x/", "./.././x/" },
 		{ "/root/work", ".", "." },
+		{ "/root/work", "..x/...", "..x/..." },
 		{ "/", "etc/passwd", "etc/passwd" },
 		/* absolute */
-		{ "/root/work", "/etc/passwd", "../../etc/passwd" },
-		{ "/root/work", "/", "../.." },
+		{ "/root/work", "/etc/passwd", "/sbx/v/fs/etc/passwd" },
+		{ "/root/work", "/", "/sbx/v/fs" },
 		{ "/", "/etc", "etc" },
 		{ "/", "/", "." },
+		{ "/root", "/", ".." },
 		{ "/root", "/../../etc//./x/", "../etc/x" },
+		/* more than one up, or after a name: a rename could lead it astray */
+		{ "/root/work", "../..", "/sbx/v/fs" },
+		{ "/root/work/deep", "../../x", "/sbx/v/fs/root/x" },
+		{ "/root/work", "a/b/../c", "/sbx/v/fs/root/work/a/c" },
+		{ "/root/work", ".././../x", "/sbx/v/fs/x" },
 		/* too far up */
-		{ "/root/work", "../../../etc/passwd", "../../etc/passwd" },
-		{ "/root/work", "../../..", "../.." },
+		{ "/root/work", "../../../etc/passwd", "/sbx/v/fs/etc/passwd" },
+		{ "/root/work", "../../..", "/sbx/v/fs" },
 		{ "/", "..", "." },
-		{ "/root/work", "x/../../../../../etc/passwd", "../../etc/passwd" },
-		{ "/root/work", "..x/...", "..x/..." },
+		{ "/", "../etc", "etc" },
+		{ "/root", "../../../etc", "../etc" },
+		{ "/root/work", "x/../../../../../etc/passwd", "/sbx/v/fs/etc/passwd" },
 	};
 	char got[64];
 	size_t i;
 
 	for (i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		CHECK(!symlink_rewrite(cases[i].dir, cases[i].target, got, sizeof(got)));
+		CHECK(!symlink_rewrite("/sbx/v/fs", cases[i].dir, cases[i].target, got, sizeof(got)));
 		CHECK(!strcmp(got, cases[i].expect));
 	}
-	CHECK(symlink_rewrite("/a", "/bcdef", got, 8) == -ENAMETOOLONG);
-	CHECK(symlink_rewrite("/a", "bcdefghij", got, 8) == -ENAMETOOLONG);
+	CHECK(symlink_rewrite("/r", "/a/b", "/bcdef", got, 8) == -ENAMETOOLONG);
+	CHECK(symlink_rewrite("/r", "/a", "bcdefghij", got, 8) == -ENAMETOOLONG);
+}
+
+static void links_are_written_as_the_guest_sees_them(void)
+{
+	static const struct {
+		const char *target, *expect;
+	} cases[] = {
+		{ "/m/sbx/v/fs/etc/x", "/etc/x" },
+		{ "/m/sbx/v/fs", "/" },
+		{ "/m/sbx/snapshots/s/fs/a", "/a" },
+		{ "/m/sbx/v/snapshots/1/fs/a", "/a" },
+		{ "/m/sbx/v/fsx/etc", "/m/sbx/v/fsx/etc" },
+		{ "/m/sbx/v/exec/fs/etc", "/m/sbx/v/exec/fs/etc" },
+		{ "/m/sbx", "/m/sbx" },
+		{ "/m/sbxx/v/fs/etc", "/m/sbxx/v/fs/etc" },
+		{ "/etc/x", "/etc/x" },
+		{ "m/sbx/v/fs", "m/sbx/v/fs" },
+		{ "../x", "../x" },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+		CHECK(!strcmp(symlink_written("/m/sbx", cases[i].target), cases[i].expect));
 }
 
 int main(void)
@@ -186,5 +217,6 @@ int main(void)
 	TEST(environments_are_lines);
 	TEST(overrides_are_parsed);
 	TEST(links_stay_inside);
+	TEST(links_are_written_as_the_guest_sees_them);
 	return 0;
 }

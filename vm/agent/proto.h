@@ -120,7 +120,8 @@ enum { IDENTITY_ENTROPY = 64, IDENTITY_MACHINE_ID = 16, IDENTITY_ENV_MAX = 256 }
 /*
  * F_FS operations. A path is absolute in the guest, without "." and "..", at most PATH_MAX - 1 bytes;
  * symbolic links in it are not followed at the last component. attr is: u64 ino, u32 mode, u32 nlink, u32
- * uid, u32 gid, u64 rdev, u64 size, u64 blocks, u64 atime ns, u64 mtime ns, u64 ctime ns. Operations never
+ * uid, u32 gid, u64 rdev, u64 size, u64 blocks, u64 atime ns, u64 mtime ns, u64 ctime ns; a symbolic link's
+ * is followed by str target, but in READDIR (and by nothing from agents of older snapshots). Operations never
  * block on a FIFO or a device: only regular files can be opened (EACCES otherwise... ENXIO for a FIFO without
  * peer is not seen).
  */

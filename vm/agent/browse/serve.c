@@ -166,15 +166,69 @@ static int look_up(struct browse_server *server, struct reader *args, ext2_ino_t
 	return rc ? rc : read_inode(server->fs, *ret_ino, ret);
 }
 
+/* Up to n bytes of a file at offset; the number, or a negative errno. */
+static int read_at(ext2_file_t file, void *data, unsigned n, uint64_t offset)
+{
+	unsigned got = 0;
+	errcode_t rc = ext2fs_file_llseek(file, offset, EXT2_SEEK_SET, NULL);
+
+	if (!rc)
+		rc = ext2fs_file_read(file, data, n, &got);
+	return rc ? from_ext2(rc) : (int)got;
+}
+
+static int put_target(struct buf *reply, ext2_filsys fs, ext2_ino_t ino, const struct ext2_inode_large *inode)
+{
+	uint64_t size = EXT2_I_SIZE(inode);
+	char target[PATH_MAX];
+	ext2_file_t file;
+	int rc;
+
+	if (!size || size >= PATH_MAX)
+		return -EIO;
+	if (ext2fs_is_fast_symlink((struct ext2_inode *)(void *)(uintptr_t)inode)) {
+		if (size > sizeof(inode->i_block))
+			return -EIO;
+		memcpy(target, inode->i_block, size);
+	} else {
+		rc = from_ext2(ext2fs_file_open(fs, ino, 0, &file));
+		if (rc)
+			return rc;
+		rc = read_at(file, target, (unsigned)size, 0);
+		ext2fs_file_close(file);
+		if (rc != (int)size)
+			return rc < 0 ? rc : -EIO;
+	}
+	if (memchr(target, '\0', size))
+		return -EIO;
+	buf_put_bytes(reply, target, size);
+	return 0;
+}
+
 static int op_getattr(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	struct ext2_inode_large inode;
 	ext2_ino_t ino = 0;
 	int rc = look_up(server, args, &ino, &inode);
 
-	if (!rc)
-		put_attr(reply, server->fs, ino, &inode);
-	return rc;
+	if (rc)
+		return rc;
+	put_attr(reply, server->fs, ino, &inode);
+	/* One that is damaged is seen, and cannot be followed. */
+	if (LINUX_S_ISLNK(inode.i_mode))
+		(void)put_target(reply, server->fs, ino, &inode);
+	return 0;
+}
+
+static int op_readlink(struct browse_server *server, struct reader *args, struct buf *reply)
+{
+	struct ext2_inode_large inode;
+	ext2_ino_t ino = 0;
+	int rc = look_up(server, args, &ino, &inode);
+
+	if (rc)
+		return rc;
+	return LINUX_S_ISLNK(inode.i_mode) ? put_target(reply, server->fs, ino, &inode) : -EINVAL;
 }
 
 /* ---- directories */
@@ -252,52 +306,6 @@ static int op_readdir(struct browse_server *server, struct reader *args, struct 
 }
 
 /* ---- contents */
-
-/* Up to n bytes of a file at offset; the number, or a negative errno. */
-static int read_at(ext2_file_t file, void *data, unsigned n, uint64_t offset)
-{
-	unsigned got = 0;
-	errcode_t rc = ext2fs_file_llseek(file, offset, EXT2_SEEK_SET, NULL);
-
-	if (!rc)
-		rc = ext2fs_file_read(file, data, n, &got);
-	return rc ? from_ext2(rc) : (int)got;
-}
-
-static int op_readlink(struct browse_server *server, struct reader *args, struct buf *reply)
-{
-	struct ext2_inode_large inode;
-	char target[PATH_MAX];
-	ext2_file_t file;
-	ext2_ino_t ino = 0;
-	uint64_t size;
-	int rc = look_up(server, args, &ino, &inode);
-
-	if (rc)
-		return rc;
-	if (!LINUX_S_ISLNK(inode.i_mode))
-		return -EINVAL;
-	size = EXT2_I_SIZE(&inode);
-	if (!size || size >= PATH_MAX)
-		return -EIO;
-	if (ext2fs_is_fast_symlink((struct ext2_inode *)(void *)&inode)) {
-		if (size > sizeof(inode.i_block))
-			return -EIO;
-		memcpy(target, inode.i_block, size);
-	} else {
-		rc = from_ext2(ext2fs_file_open(server->fs, ino, 0, &file));
-		if (rc)
-			return rc;
-		rc = read_at(file, target, (unsigned)size, 0);
-		ext2fs_file_close(file);
-		if (rc != (int)size)
-			return rc < 0 ? rc : -EIO;
-	}
-	if (memchr(target, '\0', size))
-		return -EIO;
-	buf_put_bytes(reply, target, size);
-	return 0;
-}
 
 static int new_handle(struct browse_server *server, ext2_file_t file, uint64_t size, uint32_t *ret)
 {

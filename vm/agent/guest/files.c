@@ -54,6 +54,19 @@ void guest_put_stat(struct buf *reply, const struct stat *st)
 	fs_attr_put(reply, &attr);
 }
 
+int guest_put_target(struct buf *reply, int dir, const char *name)
+{
+	char target[PATH_MAX];
+	const ssize_t n = readlinkat(dir, name, target, sizeof(target));
+
+	if (n < 0)
+		return -errno;
+	if (n == sizeof(target))
+		return -ENAMETOOLONG;
+	buf_put_bytes(reply, target, (size_t)n);
+	return 0;
+}
+
 static int put_attr_of(struct buf *reply, int fd)
 {
 	struct stat st;
@@ -61,7 +74,7 @@ static int put_attr_of(struct buf *reply, int fd)
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	guest_put_stat(reply, &st);
-	return 0;
+	return S_ISLNK(st.st_mode) ? guest_put_target(reply, fd, "") : 0;
 }
 
 static struct timespec to_time(bool valid, uint64_t ns)
@@ -309,19 +322,14 @@ static int op_readdir(struct guest_request *rq)
 
 static int op_readlink(struct guest_request *rq)
 {
-	char target[PATH_MAX];
 	struct guest_place at;
-	ssize_t n = 0;
 	int rc;
 
 	rc = guest_place_get(&rq->args, &at);
 	if (rc)
 		return rc == -EBUSY ? -EINVAL : rc;
-	n = readlinkat(at.dir, at.name, target, sizeof(target));
-	rc = n < 0 ? -errno : n == sizeof(target) ? -ENAMETOOLONG : 0;
+	rc = guest_put_target(&rq->reply, at.dir, at.name);
 	close(at.dir);
-	if (!rc)
-		buf_put_bytes(&rq->reply, target, (size_t)n);
 	return rc;
 }
 

@@ -32,6 +32,8 @@ int guest_path_open(const char *path, int flags);
 int guest_place_get(struct reader *r, struct guest_place *ret);
 
 void guest_put_stat(struct buf *reply, const struct stat *st);
+/* The target of a link, by name, or of an O_PATH descriptor of one ("") */
+int guest_put_target(struct buf *reply, int dir, const char *name);
 
 int guest_op_mkdir(struct guest_request *rq);
 int guest_op_mknod(struct guest_request *rq);

@@ -88,7 +88,7 @@ static int put_attr_at(struct buf *reply, const struct guest_place *place)
 	if (fstatat(place->dir, place->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
 	guest_put_stat(reply, &st);
-	return 0;
+	return S_ISLNK(st.st_mode) ? guest_put_target(reply, place->dir, place->name) : 0;
 }
 
 /* The owner of what was just made, and its mode again, which a change of owner may have cut. */

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * guest_link.c - fs/: symbolic links of a guest
+ *
+ * They are shown rewritten (symlink.h), and their size is that of what is shown. The agent sends a link's
+ * target with its attributes for this.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/fs.h"
+#include "fs/guest/guest_names.h"
+#include "fs/guest/symlink.h"
+
+/* The host's path of the guest's root. */
+static int root_path(const struct guest_node *gn, char ret[PATH_MAX])
+{
+	const struct object *obj = gn->guest->obj;
+	char path[2 * STORE_NAME_MAX + 32];
+
+	while (gn->parent)
+		gn = gn->parent;
+	gn->guest->ops->path(obj, path, sizeof(path));
+	return snprintf(ret, PATH_MAX, "%s/%s/%s", obj->fs->mountpoint, path, gn->entry->name) < PATH_MAX
+		       ? 0
+		       : -ENAMETOOLONG;
+}
+
+/* What a link in dir with this target shows. */
+static int shown(const struct guest_node *dir, const char *target, char ret[PATH_MAX])
+{
+	char root[PATH_MAX], at[PATH_MAX];
+	struct buf path = { 0 };
+	struct reader r;
+	int rc = root_path(dir, root);
+
+	if (!rc)
+		rc = guest_put_path(&path, dir, NULL);
+	if (!rc) {
+		r = reader_init(buf_bytes(&path), path.len);
+		get_str(&r, at, sizeof(at));
+		rc = r.bad ? -ENOMEM : symlink_rewrite(root, at, target, ret, PATH_MAX);
+	}
+	buf_release(&path);
+	return rc;
+}
+
+void guest_link_attr(const struct guest_node *dir, struct reader *results, struct fs_attr *attr)
+{
+	char target[PATH_MAX], safe[PATH_MAX];
+
+	if (!S_ISLNK(attr->mode))
+		return;
+	get_str(results, target, sizeof(target));
+	/* An agent of an older snapshot sends none. */
+	if (!results->bad && !shown(dir, target, safe))
+		attr->size = strlen(safe);
+}
+
+static void done_readlink(struct guest_call *gc, int err, struct reader *results)
+{
+	char target[PATH_MAX], safe[PATH_MAX];
+
+	if (!err) {
+		get_str(results, target, sizeof(target));
+		err = results->bad ? -EIO : shown(gc->node->parent, target, safe);
+	}
+	if (err)
+		request_err(gc->request, err);
+	else
+		request_link(gc->request, safe);
+	guest_call_free(gc);
+}
+
+void guest_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	struct guest_node *gn = guest_node_of(req, ino);
+	struct buf args = { 0 };
+	struct guest_call *gc;
+
+	if (!gn->parent) {
+		fuse_reply_err(req, EINVAL);
+		return;
+	}
+	gc = guest_call_new(req, gn, NULL, done_readlink);
+	if (gc)
+		guest_call_send(gc, FS_READLINK, guest_put_path(&args, gn, NULL), &args);
+}
+
+void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	struct guest_node *dir = guest_node_of(req, parent);
+	struct guest_call *gc = guest_call_new(req, dir, name, guest_done_entry);
+	struct buf args = { 0 };
+	int rc;
+
+	if (!gc)
+		return;
+	gc->type = S_IFLNK;
+	rc = guest_put_path(&args, dir, name);
+	buf_put_str(&args, symlink_written(dir->guest->obj->fs->mountpoint, target));
+	guest_put_owner(req, &args);
+	guest_call_send(gc, FS_SYMLINK, rc, &args);
+}
