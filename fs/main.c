@@ -35,6 +35,7 @@
 #include "util/log.h"
 #include "util/program.h"
 #include "util/size.h"
+#include "vm/traced.h"
 
 struct arguments {
 	const char *state, *engine, *mount_options, *guest, *libexec;
@@ -404,6 +405,8 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	fs->engine = engine_select(&fs->env, args->engine, fs->engine_how, sizeof(fs->engine_how), err);
 	if (!fs->engine)
 		return err->code ? err->code : -ENODEV;
+	if (log_verbose())
+		fs->engine = engine_traced(fs->engine);
 	rc = store_open(args->state_dir, &fs->store, err);
 	if (rc)
 		return rc;

@@ -6,6 +6,7 @@
  * one type.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 
 #include "fs/guest/guest_errno.h"
 #include "fs/guest/guest_names.h"
+#include "util/log.h"
 
 enum { OVERFLOW_ID = 65534 };
 
@@ -316,6 +318,12 @@ void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *a
 	if (!rc && args->failed)
 		rc = -ENOMEM;
 	gc->op = op;
+	if (log_verbose() && gc->request)
+		log_debug("request %" PRIu64 ": %s %s in fs/ of %s", gc->request->number, fs_op_name(op),
+			  gc->name         ? gc->name
+			  : gc->node->name ? gc->node->name
+					   : "/",
+			  gc->node->guest->obj->name);
 	if (!rc) {
 		gc->call = agent_fs(guest_agent(gc->node), op, args, GUEST_TIMEOUT_MS, on_reply, gc);
 		if (!gc->call)

@@ -168,6 +168,8 @@ int rehearse(struct fs *fs, struct vm *vm, const struct template *template, cons
 
 	if (r)
 		r->agent = agent_new(fs->loop, fs->engine->agent_fd(vm), &agent_events, r);
+	if (r && r->agent)
+		agent_name(r->agent, "rehearsal");
 	if (!r || !r->agent) {
 		free(r);
 		return err_sys(err, -ENOMEM, "cannot rehearse a fork");

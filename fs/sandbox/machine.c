@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "fs/sandbox/job.h"
+#include "util/log.h"
 
 enum {
 	QUIESCE_MS =
@@ -21,13 +22,17 @@ enum {
 	RESIZE_MS = 30000, /* a guest that shrinks moves pages, and may have to write some out */
 };
 
-static void step_begin(struct sandbox *sb, done_fn done, void *arg)
+static void step_begin(struct sandbox *sb, const char *name, done_fn done, void *arg)
 {
 	sb->task.step = (struct pending){ done, arg };
+	sb->task.step_name = name;
+	log_debug("%s: step %s begins", sb->obj.name, name);
 }
 
 static void step_end(struct sandbox *sb, const struct err *err)
 {
+	log_debug("%s: step %s ends%s%s", sb->obj.name, sb->task.step_name, err->code ? ": " : "",
+		  err->code ? err->text : "");
 	timer_stop(&sb->task.timer);
 	pending_end(&sb->task.step, err);
 }
@@ -174,6 +179,8 @@ static int connect_machine(struct sandbox *sb, struct err *err)
 	const struct fs *fs = sb->obj.fs;
 
 	sb->agent = agent_new(fs->loop, fs->engine->agent_fd(sb->vm), &agent_events, sb);
+	if (sb->agent)
+		agent_name(sb->agent, sb->obj.name);
 	if (!sb->agent || console_attach(&sb->console, fs->loop, fs->engine->console_fd(sb->vm)))
 		return err_set(err, -ENOMEM, "no memory for the machine of %s", sb->obj.name);
 	return 0;
@@ -223,7 +230,7 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 		machine_drop(sb);
 		return rc;
 	}
-	step_begin(sb, done, arg);
+	step_begin(sb, "boot", done, arg);
 	timer_start(fs->loop, &sb->task.timer, fs->options.boot_timeout_ms * 1000000ull, on_start_timeout,
 		    sb);
 	return 0;
@@ -291,7 +298,7 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 		machine_drop(sb);
 		return rc;
 	}
-	step_begin(sb, done, arg);
+	step_begin(sb, "fork", done, arg);
 	timer_start(fs->loop, &sb->task.timer, fs->options.fork_timeout_ms * 1000000ull, on_start_timeout,
 		    sb);
 	sb->task.awaited = 3;
@@ -327,7 +334,7 @@ static void on_quiesced(void *arg, const struct err *err)
 
 void machine_pause(struct sandbox *sb, done_fn done, void *arg)
 {
-	step_begin(sb, done, arg);
+	step_begin(sb, "pause", done, arg);
 	agent_quiesce(sb->agent, QUIESCE_MS, on_quiesced, sb);
 }
 
@@ -369,7 +376,7 @@ static void on_resumed_later(void *arg, const struct err *err)
 
 void machine_resume(struct sandbox *sb, bool long_pause, done_fn done, void *arg)
 {
-	step_begin(sb, done, arg);
+	step_begin(sb, "resume", done, arg);
 	sb->obj.fs->engine->resume(sb->vm, long_pause ? on_resumed_later : on_resumed_at_once, sb);
 }
 
@@ -390,7 +397,7 @@ static void on_resized(void *arg, const struct err *err)
 
 void machine_resize(struct sandbox *sb, const struct shape *want, done_fn done, void *arg)
 {
-	step_begin(sb, done, arg);
+	step_begin(sb, "resize", done, arg);
 	sb->task.want = *want;
 	agent_resize(sb->agent, want->cpus, want->memory, RESIZE_MS, on_resized, sb);
 }
@@ -413,7 +420,7 @@ void machine_stop(struct sandbox *sb, done_fn done, void *arg)
 	const struct fs *fs = sb->obj.fs;
 	unsigned ms = fs->options.stop_timeout_ms;
 
-	step_begin(sb, done, arg);
+	step_begin(sb, "stop", done, arg);
 	if (sb->state == SANDBOX_RUNNING)
 		agent_poweroff(sb->agent);
 	else

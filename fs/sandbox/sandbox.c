@@ -9,6 +9,7 @@
 
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/machine.h"
+#include "util/log.h"
 
 struct sandbox *sandbox_of(const struct object *obj)
 {
@@ -160,6 +161,9 @@ int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, st
 	if (sb->task.verb)
 		return err_set(err, -EBUSY, "%s: %s is under way", verb, sb->task.verb);
 	sb->task = (struct task){ .verb = verb, .done = done, .arg = arg };
+	if (log_verbose())
+		sb->task.began_ns = now_mono_ns();
+	log_debug("%s: task %s begins", sb->obj.name, verb);
 	object_ref(&sb->obj);
 	return 0;
 }
@@ -172,6 +176,10 @@ void task_end(void *arg, const struct err *err)
 
 	if (!task.verb)
 		return;
+	if (log_verbose())
+		log_debug("%s: task %s ends after %.3f ms%s%s", sb->obj.name, task.verb,
+			  (double)(now_mono_ns() - task.began_ns) * 1e-6, err->code ? ": " : "",
+			  err->code ? err->text : "");
 	timer_stop(&sb->task.timer);
 	sb->task = (struct task){ 0 };
 	task.done(task.arg, &copy);

@@ -23,6 +23,8 @@ struct task {
 	const char *verb; /* NULL: none under way */
 	done_fn done;
 	void *arg;
+	uint64_t began_ns; /* for the story that -v tells, as the name of the step */
+	const char *step_name;
 	struct timer timer; /* the task's own limit */
 	struct shape want;  /* of a resize under way */
 	/* The step of machine.c that it waits for. */

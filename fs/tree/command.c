@@ -3,9 +3,13 @@
 #include "fs/tree/command.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "fs/tree/tree.h"
+#include "util/log.h"
 
 static void on_interrupt(void *arg)
 {
@@ -32,6 +36,20 @@ struct command *command_new(enum command_kind kind, struct object *obj, struct r
 	request->cancel = on_interrupt;
 	request->arg = command;
 	return command;
+}
+
+void command_tell(const struct command *command, const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+
+	if (!log_verbose() || !command->request)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	log_debug("request %" PRIu64 ": %s, from process %d of user %u", command->request->number, text,
+		  fuse_req_ctx(command->request->req)->pid, command->caller.uid);
 }
 
 void command_blame(struct command *command, struct object *obj)
@@ -68,6 +86,8 @@ void command_done(void *arg, const struct err *err)
 {
 	struct command *command = arg;
 
+	if (err->code)
+		log_debug("%s: failed: %s", command->obj->name, err->text);
 	/* A mkdir or rename that goes well leaves the reason of an earlier failure; a verb clears it. */
 	if (!command->obj->gone && (err->code || command->kind == COMMAND_WRITE))
 		object_report(command->obj, err);

@@ -34,6 +34,8 @@ struct command {
 
 /* For the request, which it owns from here on. NULL: out of memory, and answered. */
 struct command *command_new(enum command_kind kind, struct object *obj, struct request *request);
+/* For the story that -v tells: what it is, as the caller said it. */
+void command_tell(const struct command *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The outcome belongs into this object's `error` instead. */
 void command_blame(struct command *command, struct object *obj);
 /* It made this object, shown by this entry; `alias` as for tree_entry. Ends it well. */

@@ -63,6 +63,7 @@ void ctl_write(const struct verb *verbs, unsigned state, const char *state_name,
 
 	if (!command)
 		return;
+	command_tell(command, "\"%.*s\" to %s/ctl", (int)strcspn(text, "\n"), text, obj->name);
 	if (!words_parse(text, request->size, &words, &err))
 		verb = verb_find(verbs, &words, &err);
 	if (verb && verb->when & 1u << state) {

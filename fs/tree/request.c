@@ -9,12 +9,17 @@
 #include "fs/tree/request.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "fs/fs.h"
+#include "util/log.h"
 
 static void request_free(struct request *request)
 {
+	if (log_verbose())
+		log_debug("request %" PRIu64 ": answered after %.3f ms", request->number,
+			  (double)(now_mono_ns() - request->began_ns) * 1e-6);
 	list_del(&request->link);
 	list_del(&request->all);
 	free(request->data);
@@ -36,6 +41,7 @@ static void interrupt(struct request *request, int err)
 static void on_interrupt(fuse_req_t req, void *data)
 {
 	(void)req;
+	log_debug("request %" PRIu64 ": interrupted", ((struct request *)data)->number);
 	interrupt(data, EINTR);
 }
 
@@ -55,6 +61,12 @@ struct request *request_new(fuse_req_t req, size_t size)
 	}
 	request->req = req;
 	request->size = size;
+	if (log_verbose()) {
+		static uint64_t number;
+
+		request->number = ++number;
+		request->began_ns = now_mono_ns();
+	}
 	list_init(&request->link);
 	list_add(&fs->requests, &request->all);
 	fuse_req_interrupt_func(req, on_interrupt, request);

@@ -24,9 +24,11 @@ struct request {
 	struct list link; /* for who keeps it */
 	void (*cancel)(void *arg);
 	void *arg;
-	size_t size;    /* asked for by a read, given by a write */
-	uint64_t owner; /* of a write or flush: whose table of descriptors it came through */
-	void *data;     /* of a write that waits: a copy, freed with the request */
+	size_t size;     /* asked for by a read, given by a write */
+	uint64_t owner;  /* of a write or flush: whose table of descriptors it came through */
+	void *data;      /* of a write that waits: a copy, freed with the request */
+	uint64_t number; /* of the story that -v tells: which request, and since when it waits */
+	uint64_t began_ns;
 	size_t partial; /* of a write: bytes that are gone already; an interrupt then answers with them */
 };
 

@@ -329,6 +329,8 @@ static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 	if (!command)
 		return;
 	command->caller.mode = mode & 07777;
+	command_tell(command, "mkdir %s/%s%s%s", dir->obj->name, dir->entry->name,
+		     *dir->entry->name ? "/" : "", name);
 	if (name_valid(name)) {
 		dir->entry->dir->mkdir(dir->obj, name, command);
 		return;
@@ -375,8 +377,10 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
 		fuse_reply_err(req, EINVAL);
 	} else {
 		command = begin(req, COMMAND_RENAME, dir->obj);
-		if (command)
-			dir->entry->dir->rename(dir->obj, name, to_dir->obj, to_dir->entry, newname, command);
+		if (!command)
+			return;
+		command_tell(command, "rename %s in %s to %s", name, dir->obj->name, newname);
+		dir->entry->dir->rename(dir->obj, name, to_dir->obj, to_dir->entry, newname, command);
 	}
 }
 

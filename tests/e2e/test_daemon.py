@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -219,3 +220,40 @@ def test_options_are_listed(build):
     done = subprocess.run([build / "sbxfs", "--help"], capture_output=True, text=True, timeout=limit(20), check=False)
     text = done.stdout + done.stderr
     assert done.returncode == 0 and all(option in text for option in ("--state", "--engine", "-f"))
+
+
+def test_verbose_tells_the_story_of_a_request(own_mount):
+    mount = own_mount(options=["-v"])
+    write(mount / "ctl", "create a")
+    os.mkdir(mount / "a/forks/w1")
+    assert (mount / "w1/fs/etc/hostname").read_text() == "w1\n"
+    mount.stop()
+    story = mount.log
+    times = [float(t) for t in re.findall(r"^sbxfs: +(\d+\.\d+) ", story, re.M)]
+    assert times and times == sorted(times)
+    asked = re.search(r"request (\d+): mkdir a/forks/w1, from process (\d+) of user 0", story)
+    assert int(asked[2]) == os.getpid()
+    number, rest = asked[1], story[asked.end() :]
+    order = [
+        "a: task fork begins",
+        "a: to guest: QUIESCE ",
+        r"engine \w+: capture, process \d+",
+        "w1: task fork begins",
+        "w1: to guest: ATTACH ",
+        "w1: from guest: ATTACHED ",
+        "w1: task fork ends after [0-9.]+ ms",
+        f"request {number}: answered after [0-9.]+ ms",
+        "getattr hostname in fs/ of w1",
+    ]
+    for line in order:
+        found = re.search(line, rest)
+        assert found, f"no {line} in {rest}"
+        rest = rest[found.end() :]
+
+
+def test_a_quiet_daemon_says_nothing_of_requests(own_mount):
+    mount = own_mount()
+    os.mkdir(mount / "a")
+    os.rmdir(mount / "a")
+    mount.stop()
+    assert "request" not in mount.log and "task" not in mount.log

@@ -15,6 +15,8 @@
 #include "vm/agent/channel.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -56,6 +58,7 @@ struct agent_call {
 };
 
 struct agent {
+	char name[64]; /* for the log */
 	struct loop *loop;
 	struct watch *watch;
 	int fd;
@@ -178,6 +181,18 @@ static void write_some(struct agent *agent)
 	}
 }
 
+void agent_name(struct agent *agent, const char *name)
+{
+	snprintf(agent->name, sizeof(agent->name), "%s", name);
+}
+
+static void tell(const struct agent *agent, const char *way, uint16_t type, uint32_t id, size_t len)
+{
+	if (log_verbose())
+		log_debug("%s: %s guest: %s %" PRIu32 ", %zu bytes", agent->name, way, frame_name(type), id,
+			  len);
+}
+
 static bool is_control(uint16_t type)
 {
 	return type == F_ATTACH || type == F_QUIESCE || type == F_UNQUIESCE || type == F_POWEROFF;
@@ -198,6 +213,7 @@ static int send_frame(struct agent *agent, uint16_t type, uint32_t id, const voi
 		to->failed = false;
 		return -ENOMEM;
 	}
+	tell(agent, to == &agent->held ? "held for" : "to", type, id, len);
 	if (agent->out.len >= DRAINED)
 		agent->full = true;
 	if (!agent->writing && !agent->corked)
@@ -413,6 +429,7 @@ static bool on_ready(struct agent *agent)
 /* False: not what the protocol allows here. */
 static bool dispatch(struct agent *agent, const struct frame *frame)
 {
+	tell(agent, "from", frame->type, frame->id, frame->len);
 	if (frame->generation != (uint16_t)agent->generation)
 		return false;
 	switch (frame->type) {

@@ -44,6 +44,8 @@ typedef void (*agent_fs_fn)(void *arg, int err, struct reader *results);
 
 /* fd stays the caller's and must be non-blocking. */
 struct agent *agent_new(struct loop *loop, int fd, const struct agent_events *events, void *owner);
+/* Whose it is, for the log: copied, at most 63 bytes. */
+void agent_name(struct agent *agent, const char *name);
 /* Pending callbacks are called with -EHOSTDOWN first. NULL is allowed. */
 void agent_free(struct agent *agent);
 

@@ -42,6 +42,63 @@ void fs_attr_get(struct reader *r, struct fs_attr *attr)
 	attr->ctime_ns = get_u64(r);
 }
 
+/* ---- frames */
+
+const char *frame_name(uint16_t type)
+{
+	static const char *const names[] = {
+		[F_READY] = "READY",
+		[F_ATTACH] = "ATTACH",
+		[F_ATTACHED] = "ATTACHED",
+		[F_QUIESCE] = "QUIESCE",
+		[F_QUIESCED] = "QUIESCED",
+		[F_UNQUIESCE] = "UNQUIESCE",
+		[F_PING] = "PING",
+		[F_PONG] = "PONG",
+		[F_POWEROFF] = "POWEROFF",
+		[F_JOB_START] = "JOB_START",
+		[F_JOB_STARTED] = "JOB_STARTED",
+		[F_JOB_STDIN] = "JOB_STDIN",
+		[F_JOB_STDIN_EOF] = "JOB_STDIN_EOF",
+		[F_JOB_STDIN_MAX] = "JOB_STDIN_MAX",
+		[F_JOB_STDOUT] = "JOB_STDOUT",
+		[F_JOB_STDERR] = "JOB_STDERR",
+		[F_JOB_STDOUT_MAX] = "JOB_STDOUT_MAX",
+		[F_JOB_STDERR_MAX] = "JOB_STDERR_MAX",
+		[F_JOB_EXIT] = "JOB_EXIT",
+		[F_JOB_KILL] = "JOB_KILL",
+		[F_JOB_RESIZE] = "JOB_RESIZE",
+		[F_JOB_FORGET] = "JOB_FORGET",
+		[F_JOB_LIST] = "JOB_LIST",
+		[F_JOB_INFO] = "JOB_INFO",
+		[F_JOB_LIST_END] = "JOB_LIST_END",
+		[F_FS] = "FS",
+		[F_FS_REPLY] = "FS_REPLY",
+		[F_RESIZE] = "RESIZE",
+		[F_RESIZED] = "RESIZED",
+		[F_CLOCK] = "CLOCK",
+		[F_CLOCKED] = "CLOCKED",
+	};
+
+	return type < sizeof(names) / sizeof(names[0]) && names[type] ? names[type] : "an unknown frame";
+}
+
+const char *fs_op_name(enum fs_op op)
+{
+	static const char *const names[] = {
+		[FS_GETATTR] = "getattr",   [FS_SETATTR] = "setattr", [FS_READDIR] = "readdir",
+		[FS_READLINK] = "readlink", [FS_OPEN] = "open",       [FS_CREATE] = "create",
+		[FS_READ] = "read",         [FS_WRITE] = "write",     [FS_CLOSE] = "close",
+		[FS_FSYNC] = "fsync",       [FS_MKDIR] = "mkdir",     [FS_UNLINK] = "unlink",
+		[FS_RMDIR] = "rmdir",       [FS_RENAME] = "rename",   [FS_SYMLINK] = "symlink",
+		[FS_LINK] = "link",         [FS_MKNOD] = "mknod",     [FS_STATFS] = "statfs",
+		[FS_SYNC] = "sync",
+	};
+
+	return (unsigned)op < sizeof(names) / sizeof(names[0]) && names[op] ? names[op]
+									    : "an unknown operation";
+}
+
 /* ---- job_spec */
 
 /* An optional string: "" stands for NULL, since neither a directory nor a user has an empty name. */

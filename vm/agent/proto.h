@@ -99,6 +99,9 @@ enum frame_type {
 	F_CLOCKED, /* G: tag in id */
 };
 
+/* "ATTACH"; "an unknown frame" where the list has none. */
+const char *frame_name(uint16_t type);
+
 enum attach_kind {
 	ATTACH_BOOT, /* first ever: apply all of the identity */
 	/* a new machine that began as a copy: new identity, open files of the old host's are closed */
@@ -149,6 +152,9 @@ enum fs_op {
 	FS_STATFS,
 	FS_SYNC, /* what was written to the root filesystem reaches the disk */
 };
+
+/* "getattr" */
+const char *fs_op_name(enum fs_op op);
 
 enum fs_valid { FSV_MODE = 1, FSV_UID = 2, FSV_GID = 4, FSV_SIZE = 8, FSV_ATIME = 16, FSV_MTIME = 32 };
 
