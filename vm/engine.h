@@ -107,6 +107,9 @@ struct engine {
 
 	int (*agent_fd)(const struct vm *vm);
 	int (*console_fd)(const struct vm *vm);
+	/* The machine's network (vm/net/link.h): a non-blocking SOCK_SEQPACKET socket, a message is a frame. What
+	 * nobody reads waits, and then the guest does. */
+	int (*net_fd)(const struct vm *vm);
 	pid_t (*pid)(const struct vm *vm);
 	int (*usage)(const struct vm *vm, struct vm_usage *ret);
 

@@ -35,6 +35,7 @@ static void set_up(void)
 	const struct vmm_config config = { .memory = 1 << 20,
 					   .cpus = 1,
 					   .agent_fd = -1,
+					   .net_fd = -1,
 					   .console_fd = -1,
 					   .stats = &fuzz.stats,
 					   .ended = on_ended };

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
+#include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,6 +21,7 @@
 #include "vm/vmm/virtio/balloon.h"
 #include "vm/vmm/virtio/blk.h"
 #include "vm/vmm/virtio/console.h"
+#include "vm/vmm/virtio/net.h"
 #include "vm/vmm/virtio/rng.h"
 #include "vm/vmm/virtio/transport.h"
 
@@ -32,7 +34,7 @@ struct machine_with_device {
 	struct virtio_mmio mmio;
 	struct mmio_region regs;
 	struct qcow2 *disk;
-	int peer; /* the console's other end */
+	int peer; /* the console's or network's other end */
 };
 
 static char fuzz_dir[] = "/dev/shm/sbx-fuzz-XXXXXX";
@@ -70,7 +72,7 @@ static void open_disk(struct machine_with_device *m)
 		abort();
 }
 
-/* Devices 0 to 3; RAM is all zero. */
+/* Devices 0 to 4; RAM is all zero. */
 static void machine_make(struct machine_with_device *m, unsigned kind)
 {
 	struct virtio_host host = { .memory = &m->ram, .irqchip = &m->irqchip, .gsi = 16 };
@@ -87,15 +89,20 @@ static void machine_make(struct machine_with_device *m, unsigned kind)
 	memset(m->ram.host, 0, RAM_SIZE);
 	irq_init(&m->irqchip, -1);
 	host.loop = m->loop;
-	if (kind % 4 == 0) {
+	if (kind % 5 == 0) {
 		rc = virtio_rng_new(&host, &dev, NULL);
-	} else if (kind % 4 == 1) {
+	} else if (kind % 5 == 1) {
 		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds))
 			abort();
 		m->peer = fds[0];
 		rc = virtio_console_new(&host, fds[1], "sbx.agent", &dev, NULL);
-	} else if (kind % 4 == 2) {
+	} else if (kind % 5 == 2) {
 		rc = virtio_balloon_new(&host, &dev, NULL);
+	} else if (kind % 5 == 3) {
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds))
+			abort();
+		m->peer = fds[0];
+		rc = virtio_net_new(&host, fds[1], &dev, NULL);
 	} else {
 		open_disk(m);
 		rc = virtio_blk_new(&host, m->disk, "root", &dev, NULL);
@@ -133,7 +140,9 @@ static void machine_start(struct machine_with_device *m, uint32_t ring_features)
 	set_reg(m, VIRTIO_MMIO_DRIVER_FEATURES, 1);
 	set_reg(m, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
 	set_reg(m, VIRTIO_MMIO_DRIVER_FEATURES,
-		ring_features & (1u << VIRTIO_RING_F_INDIRECT_DESC | 1u << VIRTIO_RING_F_EVENT_IDX));
+		ring_features & (uint32_t)m->mmio.dev->offered &
+			(1u << VIRTIO_RING_F_INDIRECT_DESC | 1u << VIRTIO_RING_F_EVENT_IDX |
+			 1u << VIRTIO_NET_F_MRG_RXBUF));
 	set_reg(m, VIRTIO_MMIO_STATUS, 0xb);
 	for (i = 0; i < m->mmio.dev->ops->nqueues; i++) {
 		set_reg(m, VIRTIO_MMIO_QUEUE_SEL, i);

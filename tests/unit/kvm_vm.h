@@ -75,6 +75,7 @@ static inline void vm_open(struct test_vm *vm, unsigned cpus)
 	struct vmm_config config = { .memory = MEMORY,
 				     .cpus = cpus,
 				     .agent_fd = -1,
+				     .net_fd = -1,
 				     .stats = &vm->stats,
 				     .ended = on_ended,
 				     .arg = vm };

@@ -321,7 +321,7 @@ static void hostile_states_are_refused(void)
 	for (i = 0; i < buf.len; i += i < 64 ? 1 : 977)
 		CHECK(load_bytes(bytes, i, 1, &err) == -EINVAL);
 	bytes[8]++; /* version */
-	CHECK(load_bytes(bytes, buf.len, 1, &err) == -EINVAL && strstr(err.text, "format 3"));
+	CHECK(load_bytes(bytes, buf.len, 1, &err) == -EINVAL && strstr(err.text, "format 4"));
 	bytes[8]--;
 	/* A length in the middle that goes past the end. */
 	memset(bytes + 16, 0xff, 4);

@@ -39,8 +39,8 @@ struct blank {
 	struct process *process; /* NULL when it has ended */
 	int control;
 	struct watch *watch;
-	int agent[2],
-		console[2]; /* [0] ours, [1] the process's: kept, so that our end stays open without it */
+	/* [0] ours, [1] the process's: kept, so that our end stays open without it */
+	int agent[2], console[2], net[2];
 	struct vmm_stats *stats;
 	bool clean;
 	struct err why;
@@ -186,6 +186,7 @@ void blank_free(struct blank *blank)
 		close(blank->control);
 	close_pair(blank->agent);
 	close_pair(blank->console);
+	close_pair(blank->net);
 	if (blank->stats)
 		munmap(blank->stats, sizeof(*blank->stats));
 	free(blank);
@@ -194,21 +195,22 @@ void blank_free(struct blank *blank)
 static int spawn(struct blank *blank, const struct engine_env *env, int control_fd, int stats_fd,
 		 struct err *err)
 {
-	const int keep[] = { control_fd, blank->agent[1], blank->console[1], stats_fd };
-	char program[CONTROL_PATH_MAX], numbers[6][24];
-	const char *const argv[] = { program,     "--control", numbers[0], "--agent",  numbers[1],
-				     "--console", numbers[2],  "--stats",  numbers[3], "--memory",
-				     numbers[4],  "--cpus",    numbers[5], NULL };
+	enum { KEEP = 5 };
+	const int keep[KEEP] = { control_fd, blank->agent[1], blank->console[1], stats_fd, blank->net[1] };
+	char program[CONTROL_PATH_MAX], numbers[KEEP + 2][24];
+	const char *const argv[] = { program,    "--control", numbers[0], "--agent", numbers[1], "--console",
+				     numbers[2], "--stats",   numbers[3], "--net",   numbers[4], "--memory",
+				     numbers[5], "--cpus",    numbers[6], NULL };
 	const struct process_spec spec = {
-		.argv = argv, .keep = keep, .nkeep = 4, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1
+		.argv = argv, .keep = keep, .nkeep = KEEP, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1
 	};
 	int i;
 
 	snprintf(program, sizeof(program), "%s/sbx-vmm", env->libexec);
-	for (i = 0; i < 4; i++)
+	for (i = 0; i < KEEP; i++)
 		snprintf(numbers[i], sizeof(numbers[i]), "%d", keep[i]);
-	snprintf(numbers[4], sizeof(numbers[4]), "%" PRIu64, blank->memory);
-	snprintf(numbers[5], sizeof(numbers[5]), "%u", blank->cpus);
+	snprintf(numbers[KEEP], sizeof(numbers[KEEP]), "%" PRIu64, blank->memory);
+	snprintf(numbers[KEEP + 1], sizeof(numbers[KEEP + 1]), "%u", blank->cpus);
 	return process_spawn(env->loop, &spec, on_exit_process, blank, &blank->process, err);
 }
 
@@ -247,9 +249,12 @@ static int blank_new(const struct engine_env *env, uint64_t memory, unsigned cpu
 	blank->memory = memory;
 	blank->cpus = cpus;
 	blank->control = blank->agent[0] = blank->agent[1] = blank->console[0] = blank->console[1] = -1;
+	blank->net[0] = blank->net[1] = -1;
 	rc = pair(SOCK_STREAM, blank->agent, err);
 	if (!rc)
 		rc = pair(SOCK_STREAM, blank->console, err);
+	if (!rc)
+		rc = pair(SOCK_SEQPACKET, blank->net, err);
 	if (!rc)
 		rc = pair(SOCK_SEQPACKET, control, err);
 	if (!rc)
@@ -309,6 +314,11 @@ int blank_agent_fd(const struct blank *blank)
 int blank_console_fd(const struct blank *blank)
 {
 	return blank->console[0];
+}
+
+int blank_net_fd(const struct blank *blank)
+{
+	return blank->net[0];
 }
 
 pid_t blank_pid(const struct blank *blank)

@@ -355,6 +355,11 @@ static int kvm_console_fd(const struct vm *vm)
 	return blank_console_fd(vm->blank);
 }
 
+static int kvm_net_fd(const struct vm *vm)
+{
+	return blank_net_fd(vm->blank);
+}
+
 static pid_t kvm_pid(const struct vm *vm)
 {
 	return blank_pid(vm->blank);
@@ -422,6 +427,7 @@ const struct engine engine_kvm = {
 	.destroy = kvm_destroy,
 	.agent_fd = kvm_agent_fd,
 	.console_fd = kvm_console_fd,
+	.net_fd = kvm_net_fd,
 	.pid = kvm_pid,
 	.usage = kvm_usage,
 	.shutdown = kvm_shutdown,

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 
 #include "vm/kernel_args.h"
+#include "vm/net/link.h"
 #include "vm/qemu/tsc.h"
 
 /* MiB of translated code a TCG process keeps before it starts over. */
@@ -163,6 +164,10 @@ static void add_devices(struct qemu_args *args, const struct qemu_config *config
 	arg(args, "virtio-blk-device,id=" QEMU_DISK_ID ",drive=disk0,werror=report,rerror=report");
 	args_list(args, rng);
 	args_list(args, balloon);
+	arg(args, "-netdev");
+	arg(args, "dgram,id=net,local.type=fd,local.str=%d", config->net_fd);
+	arg(args, "-device");
+	arg(args, "virtio-net-device,netdev=net,mac=" LINK_MAC ",host_mtu=%d", LINK_MTU);
 	cJSON_free(text);
 	cJSON_Delete(disk);
 }

@@ -22,7 +22,7 @@ struct qemu_config {
 	const char *kernel; /* of a boot */
 	const char *initrd;
 	const char *disk;
-	int qmp_fd, agent_fd, console_fd, ram_fd;
+	int qmp_fd, agent_fd, console_fd, net_fd, ram_fd;
 };
 
 struct qemu_args {

@@ -234,9 +234,9 @@ static void on_qmp_lost(void *owner, const struct err *err)
 
 /* ---- the start of a process */
 
-static int pair(int fds[2], struct err *err)
+static int pair(int type, int fds[2], struct err *err)
 {
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0)
+	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0)
 		return err_sys(err, -errno, "cannot connect a machine");
 	return 0;
 }
@@ -272,6 +272,8 @@ static void vm_free_descriptors(struct vm *vm)
 	close_fd(&vm->agent[1]);
 	close_fd(&vm->console[0]);
 	close_fd(&vm->console[1]);
+	close_fd(&vm->net[0]);
+	close_fd(&vm->net[1]);
 	close_fd(&vm->log_fd);
 	close_fd(&vm->state_fd);
 }
@@ -289,12 +291,13 @@ static int spawn(struct vm *vm, int qmp_fd, const char *disk, struct err *err)
 		.qmp_fd = qmp_fd,
 		.agent_fd = vm->agent[1],
 		.console_fd = vm->console[1],
+		.net_fd = vm->net[1],
 		.ram_fd = vm->ram_fd,
 	};
-	const int keep[] = { qmp_fd, vm->agent[1], vm->console[1], vm->ram_fd, vm->state_fd };
+	const int keep[] = { qmp_fd, vm->agent[1], vm->console[1], vm->net[1], vm->ram_fd, vm->state_fd };
 	struct process_spec spec = {
 		.keep = keep,
-		.nkeep = vm->base ? 5 : 4,
+		.nkeep = vm->base ? 6 : 5,
 		.stdin_fd = -1,
 		.stdout_fd = -1,
 		.stderr_fd = vm->log_fd,
@@ -334,7 +337,7 @@ static int vm_new(const struct engine_env *env, const struct shape *shape, struc
 	vm->env = env;
 	vm->shape = *shape;
 	vm->kvm = !kvm_probe()->err.code;
-	vm->agent[0] = vm->agent[1] = vm->console[0] = vm->console[1] = -1;
+	vm->agent[0] = vm->agent[1] = vm->console[0] = vm->console[1] = vm->net[0] = vm->net[1] = -1;
 	vm->log_fd = vm->state_fd = vm->ram_fd = vm->capture.state_fd = -1;
 	if (base) {
 		vm->base = template_ref(base);
@@ -348,11 +351,13 @@ static int vm_new(const struct engine_env *env, const struct shape *shape, struc
 	if (rc >= 0)
 		rc = vm->log_fd = open_log(err);
 	if (rc >= 0)
-		rc = pair(vm->agent, err);
+		rc = pair(SOCK_STREAM, vm->agent, err);
 	if (rc >= 0)
-		rc = pair(vm->console, err);
+		rc = pair(SOCK_STREAM, vm->console, err);
 	if (rc >= 0)
-		rc = pair(qmp, err);
+		rc = pair(SOCK_SEQPACKET, vm->net, err);
+	if (rc >= 0)
+		rc = pair(SOCK_STREAM, qmp, err);
 	if (rc < 0)
 		goto fail;
 	vm->qmp = qmp_new(env->loop, qmp[0], &qmp_events, vm);
@@ -491,6 +496,11 @@ static int qemu_console_fd(const struct vm *vm)
 	return vm->console[0];
 }
 
+static int qemu_net_fd(const struct vm *vm)
+{
+	return vm->net[0];
+}
+
 static pid_t qemu_pid(const struct vm *vm)
 {
 	return vm->process ? process_pid(vm->process) : -1;
@@ -551,6 +561,7 @@ const struct engine engine_qemu = {
 	.destroy = qemu_destroy,
 	.agent_fd = qemu_agent_fd,
 	.console_fd = qemu_console_fd,
+	.net_fd = qemu_net_fd,
 	.pid = qemu_pid,
 	.usage = qemu_usage,
 	.shutdown = qemu_shutdown,

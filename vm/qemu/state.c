@@ -16,7 +16,7 @@
 #include "vm/qemu/tsc.h"
 #include "vm/qemu/vm.h"
 
-#define MAGIC "sbxfs-qemu-2"
+#define MAGIC "sbxfs-qemu-3"
 
 static const char *accel_name(bool kvm)
 {

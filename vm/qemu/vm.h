@@ -42,12 +42,13 @@ struct vm {
 	struct template *base; /* of a fork */
 	bool kvm;
 
-	struct process *process;  /* NULL when it has ended */
-	struct qmp *qmp;          /* NULL when lost */
-	int agent[2], console[2]; /* [0] ours, [1] QEMU's: kept, so that our end stays open without it */
-	int log_fd;               /* its stderr, a memfd */
-	char version[32];         /* QEMU's */
-	int state_fd;             /* of a fork: at the start of QEMU's stream, which its process reads */
+	struct process *process; /* NULL when it has ended */
+	struct qmp *qmp;         /* NULL when lost */
+	/* [0] ours, [1] QEMU's: kept, so that our end stays open without it */
+	int agent[2], console[2], net[2];
+	int log_fd;       /* its stderr, a memfd */
+	char version[32]; /* QEMU's */
+	int state_fd;     /* of a fork: at the start of QEMU's stream, which its process reads */
 
 	bool ready;             /* runs (boot) or is loaded (fork) */
 	bool start_wanted;      /* start came before ready */

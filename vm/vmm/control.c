@@ -163,6 +163,7 @@ int control_serve(struct loop *loop, const struct control_fds *fds, uint64_t mem
 					   .cpus = cpus,
 					   .agent_fd = fds->agent,
 					   .console_fd = fds->console,
+					   .net_fd = fds->net,
 					   .stats = stats,
 					   .ended = on_ended,
 					   .arg = &server };
@@ -172,6 +173,8 @@ int control_serve(struct loop *loop, const struct control_fds *fds, uint64_t mem
 		rc = own(fds->agent);
 	if (!rc)
 		rc = own(fds->console);
+	if (!rc)
+		rc = own(fds->net);
 	if (rc)
 		return err_sys(err, rc, "the inherited descriptors are not usable");
 	rc = vmm_create(loop, &config, &server.vmm, err);

@@ -62,7 +62,7 @@ int control_send(int fd, const void *message, size_t size, const int *fds, unsig
 int control_recv(int fd, void *message, size_t size, int fds[CONTROL_FDS_MAX]);
 
 struct control_fds {
-	int control, agent, console; /* all sockets, inherited; agent or console may be -1 */
+	int control, agent, console, net; /* all sockets, inherited; all but control may be -1 */
 };
 
 /* Make a machine, serve it until it or the daemon ends. */

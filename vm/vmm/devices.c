@@ -7,6 +7,7 @@
 #include "vm/vmm/virtio/balloon.h"
 #include "vm/vmm/virtio/blk.h"
 #include "vm/vmm/virtio/console.h"
+#include "vm/vmm/virtio/net.h"
 #include "vm/vmm/virtio/rng.h"
 #include "vm/vmm/vmm.h"
 
@@ -43,6 +44,22 @@ static int add_console(struct vmm *vmm, struct err *err)
 	return plug(vmm, VIRTIO_CONSOLE, err);
 }
 
+static int add_net(struct vmm *vmm, struct err *err)
+{
+	const struct virtio_host h = host(vmm, VIRTIO_NET);
+	const int fd = vmm->config.net_fd;
+	int rc;
+
+	if (fd < 0)
+		return 0;
+	rc = virtio_net_new(&h, fd, &vmm->virtio[VIRTIO_NET].dev, err);
+	if (rc)
+		return rc;
+	vmm->config.net_fd = -1; /* the device's */
+	virtio_net_hold(vmm->virtio[VIRTIO_NET].dev, true);
+	return plug(vmm, VIRTIO_NET, err);
+}
+
 static int add_disk(struct vmm *vmm, const char *path, struct err *err)
 {
 	const struct virtio_host h = host(vmm, VIRTIO_BLK);
@@ -70,7 +87,9 @@ int devices_add(struct vmm *vmm, const char *disk, struct err *err)
 		rc = plug(vmm, VIRTIO_RNG, err);
 	if (!rc)
 		rc = virtio_balloon_new(&balloon, &vmm->virtio[VIRTIO_BALLOON].dev, err);
-	return rc ? rc : plug(vmm, VIRTIO_BALLOON, err);
+	if (!rc)
+		rc = plug(vmm, VIRTIO_BALLOON, err);
+	return rc ? rc : add_net(vmm, err);
 }
 
 void devices_release(struct vmm *vmm)
@@ -82,4 +101,6 @@ void devices_release(struct vmm *vmm)
 	qcow2_close(vmm->disk);
 	if (vmm->config.agent_fd >= 0)
 		close(vmm->config.agent_fd);
+	if (vmm->config.net_fd >= 0)
+		close(vmm->config.net_fd);
 }

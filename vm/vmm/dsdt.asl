@@ -68,5 +68,17 @@ DefinitionBlock ("", "DSDT", 2, "SBXFS", "SBXVMM", 1)
                 Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive) { 19 }
             })
         }
+
+        Device (VIO4)
+        {
+            Name (_HID, "LNRO0005")
+            Name (_UID, 4)
+            Name (_CCA, 1)
+            Name (_CRS, ResourceTemplate ()
+            {
+                Memory32Fixed (ReadWrite, 0xD0004000, 0x1000)
+                Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive) { 20 }
+            })
+        }
     }
 }

@@ -25,7 +25,7 @@
 #define VIRTIO_BASE 0xd0000000u /* slot n at VIRTIO_BASE + n * VIRTIO_SLOT */
 #define VIRTIO_SLOT 0x1000u
 #define VIRTIO_IRQ 16u /* slot n has line VIRTIO_IRQ + n: none that an ISA device ever had */
-enum { VIRTIO_CONSOLE, VIRTIO_BLK, VIRTIO_RNG, VIRTIO_BALLOON, VIRTIO_SLOTS };
+enum { VIRTIO_CONSOLE, VIRTIO_BLK, VIRTIO_RNG, VIRTIO_BALLOON, VIRTIO_NET, VIRTIO_SLOTS };
 
 #define TSS_ADDR 0xfffbd000u          /* three pages for KVM on Intel hosts without unrestricted guests */
 #define IDENTITY_MAP_ADDR 0xfffbc000u /* and one more */

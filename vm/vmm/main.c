@@ -34,7 +34,8 @@ enum {
 	OPT_CONTROL,
 	OPT_STATS,
 	OPT_AGENT,
-	OPT_CONSOLE
+	OPT_CONSOLE,
+	OPT_NET
 };
 
 static const struct program_option option_table[] = {
@@ -48,12 +49,13 @@ static const struct program_option option_table[] = {
 	{ OPT_STATS, "stats", "FD", "with --control: memory to count in" },
 	{ OPT_AGENT, "agent", "FD", "with --control: the agent channel" },
 	{ OPT_CONSOLE, "console", "FD", "with --control: the serial console" },
+	{ OPT_NET, "net", "FD", "with --control: the network" },
 	{ 0 },
 };
 
 static const char *const forms[] = {
 	"--kernel BZIMAGE [--initrd FILE] [--disk QCOW2] [OPTION...]",
-	"--control FD --stats FD [--agent FD] [--console FD] --memory SIZE --cpus N",
+	"--control FD --stats FD [--agent FD] [--console FD] [--net FD] --memory SIZE --cpus N",
 	NULL,
 };
 
@@ -69,7 +71,7 @@ struct arguments {
 	struct vmm_boot boot;
 	uint64_t memory;
 	unsigned cpus;
-	int control, agent, console, stats;
+	int control, agent, console, net, stats;
 };
 
 struct standalone {
@@ -124,8 +126,10 @@ static bool set_option(struct arguments *o, int option, const char *value)
 		return parse_fd(value, &o->stats);
 	case OPT_AGENT:
 		return parse_fd(value, &o->agent);
-	default:
+	case OPT_CONSOLE:
 		return parse_fd(value, &o->console);
+	default:
+		return parse_fd(value, &o->net);
 	}
 }
 
@@ -140,6 +144,7 @@ static int parse_options(int argc, char **argv, struct arguments *o, int *status
 				 .control = -1,
 				 .agent = -1,
 				 .console = -1,
+				 .net = -1,
 				 .stats = -1 };
 	while ((option = program_next(&program, argc, argv, status)) != PROGRAM_OPERANDS) {
 		if (option == PROGRAM_EXIT)
@@ -186,6 +191,7 @@ static int boot_here(struct loop *loop, const struct arguments *o, struct err *e
 	struct vmm_config config = { .memory = o->memory,
 				     .cpus = o->cpus,
 				     .agent_fd = -1,
+				     .net_fd = -1,
 				     .stats = &stats,
 				     .ended = on_ended,
 				     .arg = &s };
@@ -221,7 +227,9 @@ out:
 
 static int serve(struct loop *loop, const struct arguments *o, struct err *err)
 {
-	const struct control_fds fds = { .control = o->control, .agent = o->agent, .console = o->console };
+	const struct control_fds fds = {
+		.control = o->control, .agent = o->agent, .console = o->console, .net = o->net
+	};
 	struct vmm_stats *stats = mmap(NULL, sizeof(*stats), PROT_READ | PROT_WRITE, MAP_SHARED, o->stats, 0);
 	int rc;
 

@@ -25,7 +25,7 @@
 
 struct vmm;
 
-enum { STATE_VERSION = 2 };
+enum { STATE_VERSION = 3 };
 
 /* The vCPUs stand and the disk is drained. RAM must be taken before the loop runs on: saving may change
  * it. */

@@ -15,6 +15,7 @@
 #include "vm/vmm/state.h"
 #include "vm/vmm/virtio/blk.h"
 #include "vm/vmm/virtio/console.h"
+#include "vm/vmm/virtio/net.h"
 
 static void on_power(void *arg, enum power_event event)
 {
@@ -86,7 +87,8 @@ int vmm_create(struct loop *loop, const struct vmm_config *config, struct vmm **
 	if (!rc)
 		rc = add_platform(vmm, err);
 	if (rc) {
-		vmm->config.agent_fd = vmm->config.console_fd = -1; /* still the caller's */
+		vmm->config.agent_fd = vmm->config.console_fd = vmm->config.net_fd =
+			-1; /* still the caller's */
 		vmm_free(vmm);
 		return rc;
 	}
@@ -167,10 +169,12 @@ int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, const char *disk, struct
 	return rc;
 }
 
-static void hold_channel(struct vmm *vmm, bool held)
+static void hold_input(struct vmm *vmm, bool held)
 {
 	if (vmm->virtio[VIRTIO_CONSOLE].dev)
 		virtio_console_hold(vmm->virtio[VIRTIO_CONSOLE].dev, held);
+	if (vmm->virtio[VIRTIO_NET].dev)
+		virtio_net_hold(vmm->virtio[VIRTIO_NET].dev, held);
 }
 
 int vmm_run(struct vmm *vmm, struct err *err)
@@ -194,7 +198,7 @@ int vmm_run(struct vmm *vmm, struct err *err)
 			(void)ioctl(vmm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
 		vmm->clock_held = false;
 	}
-	hold_channel(vmm, false);
+	hold_input(vmm, false);
 	vmm->running = true;
 	pthread_cond_broadcast(&vmm->go);
 	return 0;
@@ -212,7 +216,7 @@ int vmm_stop(struct vmm *vmm, struct err *err)
 	/* They may need the lock to finish the access they are in: waiting lets go of it. */
 	while (vmm->standing < vmm->ncpus)
 		pthread_cond_wait(&vmm->stands, &vmm->lock);
-	hold_channel(vmm, true);
+	hold_input(vmm, true);
 	if (vmm->virtio[VIRTIO_BLK].dev)
 		virtio_blk_drain(vmm->virtio[VIRTIO_BLK].dev);
 	if (!vmm->clock_held) {

@@ -55,6 +55,7 @@ struct vmm_config {
 	uint64_t memory;
 	unsigned cpus;
 	int agent_fd, console_fd; /* non-blocking stream sockets, the machine's from now on; -1: none */
+	int net_fd;               /* likewise, SOCK_SEQPACKET */
 	struct vmm_stats *stats;  /* zeroed */
 	/* The machine ended: powered off or reset (clean), or by a fault of the guest's or ours; the sentence
 	 * says which. Called once, from any thread, with the lock held; the vCPUs stand still soon after. */

@@ -161,6 +161,12 @@ void clock_forward(uint64_t real_ns);
 /* Write a string to a file of sysfs or procfs, or another; 0 or a negative errno. */
 int write_file(const char *path, int flags, const char *text);
 
+/* network.c. At boot: the network's addresses and routes; and, in the root disk, a resolver if it has none. */
+void network_up(void);
+void network_resolver(void);
+/* In a fork: end the connections that left the machine it was. `rehearse`: only look at them. */
+void network_end_connections(bool rehearse);
+
 struct boot_args {
 	char root[64];
 	uint32_t cpus;    /* 0: leave them as they are */

@@ -256,6 +256,9 @@ int boot_machine(struct boot_args *args, struct err *err)
 		/* What else could be done here? A shell says more plainly that /dev/fd is missing. */
 		(void)!symlink(dev_links[i][0], dev_links[i][1]);
 	loopback_up();
+	network_up();
+	if (!rc)
+		network_resolver();
 	return rc;
 }
 

@@ -357,8 +357,12 @@ int identity_apply(const struct guest_identity *identity, struct err *err)
 	rc = add_entropy(identity, err);
 	if (!rc)
 		rc = set_clock(identity, err);
-	if (!rc && identity->kind == ATTACH_REHEARSE)
+	if (!rc && identity->kind == ATTACH_REHEARSE) {
+		network_end_connections(true);
 		return rehearse_names(err);
+	}
+	if (!rc && identity->kind == ATTACH_FORK)
+		network_end_connections(false);
 	if (!rc)
 		rc = set_names(identity, &texts, err);
 	if (!rc)

@@ -214,19 +214,31 @@ static bool wants_interrupt(struct virtqueue *vq)
 	return !valid || vring_need_event(event, new, old);
 }
 
-void virtq_push(struct virtqueue *vq, uint16_t head, uint32_t epoch, uint32_t len)
+void virtq_fill(struct virtqueue *vq, uint16_t head, uint32_t epoch, uint32_t len, uint16_t ahead)
 {
 	volatile struct vring_used_elem *elem;
 
 	if (!virtq_alive(vq, epoch))
 		return;
-	elem = &vq->used->ring[vq->used_idx & (vq->num - 1)];
+	elem = &vq->used->ring[(uint16_t)(vq->used_idx + ahead) & (vq->num - 1)];
 	elem->id = htole32(head);
 	elem->len = htole32(len);
-	vq->used_idx++;
+}
+
+void virtq_flush(struct virtqueue *vq, uint32_t epoch, uint16_t n)
+{
+	if (!virtq_alive(vq, epoch))
+		return;
+	vq->used_idx = (uint16_t)(vq->used_idx + n);
 	__atomic_store_n(&vq->used->idx, htole16(vq->used_idx), __ATOMIC_SEQ_CST);
 	if (wants_interrupt(vq))
 		virtio_interrupt(vq->device, VIRTIO_MMIO_INT_VRING);
+}
+
+void virtq_push(struct virtqueue *vq, uint16_t head, uint32_t epoch, uint32_t len)
+{
+	virtq_fill(vq, head, epoch, len, 0);
+	virtq_flush(vq, epoch, 1);
 }
 
 /* ---- state */

@@ -71,6 +71,10 @@ bool virtq_alive(const struct virtqueue *vq, uint32_t epoch);
 /* Give a chain back, `len` bytes written. Nothing happens if it is not alive. Interrupts the driver if it
  * wants that. */
 void virtq_push(struct virtqueue *vq, uint16_t head, uint32_t epoch, uint32_t len);
+/* The same for several that the driver has to see at once: each is filled in, `ahead` ones before it, and then
+ * all n are flushed. */
+void virtq_fill(struct virtqueue *vq, uint16_t head, uint32_t epoch, uint32_t len, uint16_t ahead);
+void virtq_flush(struct virtqueue *vq, uint32_t epoch, uint16_t n);
 
 /* State. Nothing may be in flight at a save. A load checks everything; -EINVAL. */
 void virtq_save(const struct virtqueue *vq, struct buf *buf);

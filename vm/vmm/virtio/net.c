@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * net.c - the guest's network device: frames between two queues and a socket
+ *
+ * No offloads: who has the socket's other end wants whole packets with true checksums. Large packets do what
+ * offloads would (VIRTIO_NET_F_MTU), and are spread over several buffers of the driver's
+ * (VIRTIO_NET_F_MRG_RXBUF). All buffers of one packet are given back in one step: the driver, which runs
+ * meanwhile, takes them together.
+ *
+ * The device has no state of its own. A frame that was read from the socket and found no buffers waits in
+ * `frame`; it belongs to this machine, and a capture does not take it along.
+ */
+#include "vm/vmm/virtio/net.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <linux/virtio_ids.h>
+#include <linux/virtio_net.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vm/net/link.h"
+
+enum { RX, TX, NQUEUES };
+enum { CHAINS_A_TURN = 64, HEADER = sizeof(struct virtio_net_hdr_mrg_rxbuf) };
+
+/* A frame in buffers of one page; smaller ones are not worth more entries here. */
+enum { BUFFERS_MAX = 64 };
+
+struct virtio_net {
+	struct virtio_device dev;
+	int fd; /* -1: the other end is gone */
+	struct watch *watch;
+	bool want_in, want_out; /* the socket decides when to go on */
+	bool held;
+	size_t frame_len; /* of a frame that waits for buffers; 0: none does */
+	struct virtq_chain chain, first;
+	uint8_t frame[LINK_FRAME_MAX];
+};
+
+static struct virtio_net *net_of(struct virtio_device *dev)
+{
+	return container_of(dev, struct virtio_net, dev);
+}
+
+static void hang_up(struct virtio_net *net)
+{
+	watch_free(net->watch);
+	net->watch = NULL;
+	if (net->fd >= 0)
+		close(net->fd);
+	net->fd = -1;
+	net->want_in = net->want_out = false;
+}
+
+/* ---- socket to guest */
+
+/* Put the frame into the driver's buffers. False: there are not enough; none is used then. */
+static bool deliver(struct virtio_net *net)
+{
+	struct virtio_net_hdr_mrg_rxbuf header = { .hdr = { .gso_type = VIRTIO_NET_HDR_GSO_NONE } };
+	struct virtqueue *vq = &net->dev.queues[RX];
+	struct virtq_chain *chain = &net->chain;
+	const bool merge = virtio_has(&net->dev, VIRTIO_NET_F_MRG_RXBUF);
+	size_t done = 0, room;
+	uint16_t n = 0;
+
+	while (done < net->frame_len) {
+		if (n == BUFFERS_MAX || (n && !merge)) {
+			/* Buffers of a few bytes, or one that cannot hold what it must: the frame is lost. */
+			while (n--)
+				virtq_unpop(vq);
+			return true;
+		}
+		if (!virtq_pop(vq, chain)) {
+			while (n--)
+				virtq_unpop(vq);
+			return false;
+		}
+		if (chain->in_len <= HEADER) {
+			virtio_break(&net->dev, "a receive buffer without room");
+			return true;
+		}
+		if (!n)
+			net->first = *chain;
+		room = iov_write(virtq_in(chain), chain->nin, n ? 0 : HEADER, net->frame + done,
+				 net->frame_len - done);
+		virtq_fill(vq, chain->head, chain->epoch, (uint32_t)(room + (n ? 0 : HEADER)), n);
+		done += room;
+		n++;
+	}
+	header.num_buffers = htole16(n);
+	iov_write(virtq_in(&net->first), net->first.nin, 0, &header, sizeof(header));
+	virtq_flush(vq, net->first.epoch, n);
+	return true;
+}
+
+/* The next frame of the socket's into `frame`; false: none is there. */
+static bool take_frame(struct virtio_net *net)
+{
+	const ssize_t n = recv(net->fd, net->frame, sizeof(net->frame), MSG_TRUNC);
+
+	if (n > 0) {
+		net->frame_len = (size_t)n <= sizeof(net->frame) ? (size_t)n : 0;
+		return true;
+	}
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		net->want_in = true;
+	else
+		hang_up(net);
+	return false;
+}
+
+static void receive(struct virtio_net *net)
+{
+	unsigned i;
+
+	net->want_in = false;
+	for (i = 0; i < CHAINS_A_TURN && net->fd >= 0 && !net->held; i++) {
+		if (!net->frame_len && !take_frame(net))
+			return;
+		if (net->frame_len && !deliver(net))
+			return; /* the driver says when it has more buffers */
+		net->frame_len = 0;
+	}
+	/* It is another's turn, and the socket may have more. */
+	net->want_in = net->fd >= 0;
+}
+
+/* ---- guest to socket */
+
+/* False: the socket is full. What cannot be sent otherwise is lost, as on any link. */
+static bool send_frame(struct virtio_net *net, const struct virtq_chain *chain)
+{
+	struct iovec iov[VIRTQ_NUM_MAX];
+	struct msghdr msg = { .msg_iov = iov };
+	const uint64_t len = chain->out_len > HEADER ? chain->out_len - HEADER : 0;
+
+	if (net->fd < 0 || len < LINK_FRAME_MIN || len > LINK_FRAME_MAX)
+		return true;
+	msg.msg_iovlen = iov_slice(chain->iov, chain->nout, HEADER, len, iov);
+	if (sendmsg(net->fd, &msg, MSG_NOSIGNAL) >= 0)
+		return true;
+	if (errno == EPIPE || errno == ECONNRESET)
+		hang_up(net);
+	return errno != EAGAIN && errno != EINTR;
+}
+
+static void transmit(struct virtio_net *net)
+{
+	struct virtqueue *vq = &net->dev.queues[TX];
+	struct virtq_chain *chain = &net->chain;
+	unsigned i;
+
+	net->want_out = false;
+	for (i = 0; i < CHAINS_A_TURN; i++) {
+		if (!virtq_pop(vq, chain))
+			return;
+		if (!send_frame(net, chain)) {
+			virtq_unpop(vq);
+			net->want_out = true;
+			return;
+		}
+		virtq_push(vq, chain->head, chain->epoch, 0);
+	}
+	virtio_ring_doorbell(&net->dev);
+}
+
+static void set_watch(struct virtio_net *net)
+{
+	const uint32_t in = net->want_in && !net->held ? EPOLLIN : 0, out = net->want_out ? EPOLLOUT : 0;
+
+	if (net->watch)
+		watch_set(net->watch, in | out);
+}
+
+static void socket_ready(void *arg, uint32_t events)
+{
+	struct virtio_net *net = arg;
+
+	if (net->want_in)
+		receive(net);
+	if (net->want_out)
+		transmit(net);
+	/* A hang-up is reported whether or not it is asked for. */
+	if (events & (EPOLLHUP | EPOLLERR) && (!net->want_in || net->held))
+		hang_up(net);
+	set_watch(net);
+}
+
+void virtio_net_hold(struct virtio_device *dev, bool held)
+{
+	struct virtio_net *net = net_of(dev);
+
+	net->held = held;
+	if (!held && virtio_running(dev) && dev->queues[RX].ready)
+		receive(net);
+	set_watch(net);
+}
+
+/* ---- the device */
+
+static void net_notify(struct virtio_device *dev, unsigned queue)
+{
+	struct virtio_net *net = net_of(dev);
+
+	if (queue == RX)
+		receive(net);
+	else
+		transmit(net);
+	set_watch(net);
+}
+
+static void net_config(struct virtio_device *dev, uint8_t *ret, size_t size)
+{
+	const struct virtio_net_config config = {
+		.mac = LINK_MAC_BYTES,
+		.status = htole16(VIRTIO_NET_S_LINK_UP),
+		.max_virtqueue_pairs = htole16(1),
+		.mtu = htole16(LINK_MTU),
+	};
+
+	(void)dev;
+	memcpy(ret, &config, sizeof(config) < size ? sizeof(config) : size);
+}
+
+static void net_reset(struct virtio_device *dev)
+{
+	struct virtio_net *net = net_of(dev);
+
+	net->want_in = net->want_out = false;
+	net->frame_len = 0;
+	set_watch(net);
+}
+
+static void net_free(struct virtio_device *dev)
+{
+	struct virtio_net *net = net_of(dev);
+
+	hang_up(net);
+	virtio_release(dev);
+	free(net);
+}
+
+static const struct virtio_ops net_ops = {
+	.name = "virtio-net",
+	.id = VIRTIO_ID_NET,
+	.nqueues = NQUEUES,
+	.queue_size = VIRTQ_NUM_MAX,
+	.config = net_config,
+	.config_size = sizeof(struct virtio_net_config),
+	.notify = net_notify,
+	.reset = net_reset,
+	.free = net_free,
+};
+
+int virtio_net_new(const struct virtio_host *host, int fd, struct virtio_device **ret, struct err *err)
+{
+	static const uint64_t features =
+		1ull << VIRTIO_NET_F_MAC | 1ull << VIRTIO_NET_F_MTU | 1ull << VIRTIO_NET_F_MRG_RXBUF;
+	struct virtio_net *net = calloc(1, sizeof(*net));
+	int rc;
+
+	if (!net)
+		return err_set(err, -ENOMEM, "no memory for device virtio-net");
+	rc = virtio_init(&net->dev, &net_ops, host, features, err);
+	if (rc) {
+		free(net);
+		return rc;
+	}
+	net->watch = watch_new(host->loop, fd, 0, socket_ready, net);
+	if (!net->watch) {
+		net->fd = -1;
+		net_free(&net->dev);
+		return err_set(err, -ENOMEM, "no memory or descriptors for device virtio-net");
+	}
+	net->fd = fd;
+	*ret = &net->dev;
+	return 0;
+}
