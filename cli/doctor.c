@@ -89,7 +89,7 @@ static void check_fuse_conf(void)
 	if (f)
 		fclose(f);
 	finding(allowed, "fuse.conf",
-		allowed ? "user_allow_other" : "no user_allow_other: only you see your mount");
+		allowed ? "user_allow_other" : "user_allow_other is not set: only you can use your mount");
 }
 
 static int check_engines(const struct engine_env *env)

@@ -50,7 +50,7 @@ static int find_vm(struct exec_job *job, const char *vm)
 	if (find_in_mount("", vm, job->vm))
 		return -1;
 	snprintf(state, sizeof(state), "%s/state", job->vm);
-	return access(state, F_OK) ? fail("no sandbox", job->vm) : 0;
+	return access(state, F_OK) ? fail("there is no sandbox", job->vm) : 0;
 }
 
 static int make_job(struct exec_job *job)
@@ -246,7 +246,7 @@ static int exit_status(const struct exec_job *job)
 	if (fd >= 0) {
 		n = read(fd, status, sizeof(status) - 1);
 		if (n < 0)
-			(void)fail("lost", job->vm);
+			(void)fail("lost the sandbox", job->vm);
 		close(fd);
 	}
 	if (n < 0)
@@ -277,7 +277,7 @@ static int run(struct exec_job *job, char **argv)
 		return SBX_FAILED;
 	if (pthread_create(&signals, NULL, pass_signals, job) || pthread_create(&in, NULL, copy_stdin, job) ||
 	    pthread_create(&out, NULL, copy_stdout, job) || pthread_create(&err, NULL, copy_stderr, job)) {
-		fprintf(stderr, "sbx: no threads to be had\n");
+		fprintf(stderr, "sbx: cannot start a thread\n");
 		status = SBX_FAILED;
 	} else {
 		status = exit_status(job);

@@ -120,7 +120,7 @@ static int descend(struct ext4 *fs, struct place *at, struct err *err)
 		if (!rc)
 			rc = set_attr(fs, ino, &parent_attr, err);
 	} else if (!rc && ext2fs_check_directory(fs->fs, ino)) {
-		return err_set(err, -ENOTDIR, "%.160s: %.60s is no directory", fs->path, at->name);
+		return err_set(err, -ENOTDIR, "%.160s: %.60s is not a directory", fs->path, at->name);
 	}
 	at->dir = ino;
 	return rc;
@@ -317,7 +317,8 @@ int ext4_link(struct ext4 *fs, const char *path, const char *existing, struct er
 	if (rc)
 		return rc;
 	if (!ino || !ext2fs_check_directory(fs->fs, ino))
-		return err_set(err, -ENOENT, "%.100s is a link to %.100s, which is no file", path, existing);
+		return err_set(err, -ENOENT, "%.100s is a link to %.100s, which is not a file", path,
+			       existing);
 	rc = resolve(fs, path, &at, err);
 	if (rc)
 		return rc;

@@ -33,7 +33,8 @@ enum { OPT_STATE = PROGRAM_LONG, OPT_SIZE };
 
 static const struct program_option option_table[] = {
 	{ OPT_STATE, "state", "DIR",
-	  "the state directory (default: /var/lib/sbxfs for root, else\n$XDG_STATE_HOME/sbxfs)" },
+	  "the state directory (default: /var/lib/sbxfs for root,\n"
+	  "else $XDG_STATE_HOME/sbxfs or ~/.local/state/sbxfs)" },
 	{ OPT_SIZE, "size", "SIZE", "of a new image's disk, 16M to 1024G (default: 2G)" },
 	{ 0 },
 };
@@ -102,8 +103,8 @@ static int make_image(const struct image_options *options, const char *name, con
 	struct ext4 *fs;
 	int rc, closed, fd;
 
-	if (!name_valid(name))
-		return err_set(err, -EINVAL, "%.64s: not a name for an image", name);
+	if (name_check(name, err))
+		return -EINVAL;
 	fd = open_scratch(path, sizeof(path), err);
 	if (fd < 0)
 		return fd;
@@ -245,7 +246,8 @@ int cmd_image(int argc, char **argv)
 		options.state = state;
 	}
 	if (!options.state) {
-		fprintf(stderr, "sbx image: no state directory: give --state DIR\n");
+		fprintf(stderr, "sbx image: there is no default state directory without $HOME; name one with "
+				"--state\n");
 		return SBX_FAILED;
 	}
 	status = -1;

@@ -155,7 +155,7 @@ static int add_applets(struct ext4 *fs, struct err *err)
 		n++;
 	}
 	if (pclose(list) && !rc)
-		rc = err_set(err, -EIO, "%s does not tell its names", busybox);
+		rc = err_set(err, -EIO, "%s does not list its applets", busybox);
 	return !rc && !n ? err_set(err, -EIO, "%s has no applets", busybox) : rc;
 }
 

@@ -145,9 +145,10 @@ static int command(const char *dir, const char *text, const char *shown)
 static int save(const char *vm, const char *name)
 {
 	char dir[PATH_MAX], shown[PATH_MAX + 80], text[128];
+	struct err err;
 
-	if (!name_valid(name)) {
-		fprintf(stderr, "sbx snapshot: \"%.80s\" is not a name\n", name);
+	if (name_check(name, &err)) {
+		fprintf(stderr, "sbx snapshot: %s\n", err.text);
 		return SBX_FAILED;
 	}
 	if (find_in_mount("", vm, dir))

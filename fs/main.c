@@ -60,7 +60,8 @@ enum {
 static const struct program_option option_table[] = {
 	{ OPT_STATE, "state", "DIR",
 	  "where images and named snapshots are kept (default:\n"
-	  "/var/lib/sbxfs for root, else $XDG_STATE_HOME/sbxfs)" },
+	  "/var/lib/sbxfs for root, else $XDG_STATE_HOME/sbxfs\n"
+	  "or ~/.local/state/sbxfs)" },
 	{ OPT_ENGINE, "engine", "NAME", "kvm, qemu or auto: the best this host can run (default: auto)" },
 	{ 'f', NULL, NULL, "stay in the foreground" },
 	{ 'o', NULL, "OPTIONS", "more mount options, separated by commas" },
@@ -260,7 +261,7 @@ static int find_mountpoint(const char *path, struct arguments *args, struct err 
 	if (!realpath(path, args->mountpoint) || stat(args->mountpoint, &st) < 0)
 		return err_sys(err, -errno, "cannot mount at %s", path);
 	if (!S_ISDIR(st.st_mode))
-		return err_set(err, -ENOTDIR, "cannot mount at %s: it is no directory", path);
+		return err_set(err, -ENOTDIR, "cannot mount at %s: it is not a directory", path);
 	return 0;
 }
 
@@ -270,11 +271,12 @@ static int find_state(struct arguments *args, struct err *err)
 	int rc;
 
 	if (!dir)
-		return err_set(err, -ENOENT, "where the state is to be kept? Use --state");
+		return err_set(err, -ENOENT,
+			       "there is no default state directory without $HOME; name one with --state");
 	rc = resolve(dir, args->state_dir, err);
 	free(dir);
 	if (!rc && is_below(args->state_dir, args->mountpoint))
-		rc = err_set(err, -EINVAL, "the state directory %s is below the mount point",
+		rc = err_set(err, -EINVAL, "the state directory %s must not be below the mount point",
 			     args->state_dir);
 	return rc;
 }

@@ -81,7 +81,7 @@ static struct published *find(struct store *store, const char *name, int *ret_rc
 	struct published *entry = catalogue_find(store, name);
 
 	if (!entry)
-		*ret_rc = err_set(err, -ENOENT, "there is no snapshot '%.70s'", name);
+		*ret_rc = err_set(err, -ENOENT, "there is no snapshot \"%.70s\"", name);
 	else if (entry->broken.code)
 		*ret_rc = err_set(err, entry->broken.code, "%s", entry->broken.text);
 	else

@@ -254,18 +254,17 @@ static int receive_text(struct import *import, struct member_reader *r, size_t m
 	int rc;
 
 	if (r->size > max)
-		return err_set(&import->err, -EINVAL, "the archive has too long a text");
+		return err_set(&import->err, -EINVAL, "a text in the archive is too long");
 	while ((rc = member_read(r, &offset, &data, &n, &import->err)) > 0) {
 		if (offset != text->len)
-			return err_set(&import->err, -EINVAL, "the archive has a text with a hole");
+			return err_set(&import->err, -EINVAL, "a text in the archive has a hole");
 		buf_add(text, data, n);
 	}
 	if (rc)
 		return rc;
 	if (text->failed)
 		return err_set(&import->err, -ENOMEM, "out of memory");
-	return text->len == r->size ? 0
-				    : err_set(&import->err, -EINVAL, "the archive has a text with a hole");
+	return text->len == r->size ? 0 : err_set(&import->err, -EINVAL, "a text in the archive has a hole");
 }
 
 static int receive_base(struct import *import, struct member_reader *r)
@@ -279,7 +278,7 @@ static int receive_base(struct import *import, struct member_reader *r)
 	if (rc)
 		return rc;
 	if (!id_valid(import->base_origin, ""))
-		return err_set(&import->err, -EINVAL, "the archive names its base by no identifier");
+		return err_set(&import->err, -EINVAL, "the name of the archive's base is not an identifier");
 	for (unsigned i = 0; i < import->nknown; i++)
 		if (!strcmp(import->known[i].origin, import->base_origin))
 			memcpy(import->base, import->known[i].id, ID_SIZE);
@@ -309,7 +308,8 @@ static int receive_layer(struct import *import, struct member_reader *r, const c
 	if (have_layer(import, file))
 		return receive_file(import, r, -1, file);
 	if (received_layer(import, file) || import->nlayers > LAYER_DEPTH_MAX)
-		return err_set(&import->err, -EINVAL, "the archive has layer %s twice, or too many", file);
+		return err_set(&import->err, -EINVAL, "the archive has layer %s twice, or too many layers",
+			       file);
 	more = realloc(import->layers, (import->nlayers + 1) * sizeof(*more));
 	if (!more)
 		return err_set(&import->err, -ENOMEM, "out of memory");
@@ -342,7 +342,7 @@ static int receive_member(struct import *import, struct member_reader *r, int di
 		*stage = HAVE_RAM;
 		return receive_file(import, r, dir_fd, "ram");
 	}
-	return err_set(&import->err, -EINVAL, "the archive has a file '%.63s' where none belongs", name);
+	return err_set(&import->err, -EINVAL, "the archive has an unexpected file \"%.63s\"", name);
 }
 
 static int receive(struct import *import, int dir_fd, int fd)
@@ -362,7 +362,7 @@ static int receive(struct import *import, int dir_fd, int fd)
 	}
 	member_reader_release(&r);
 	if (!rc && stage != HAVE_RAM)
-		rc = err_set(&import->err, -EINVAL, "the archive lacks a file");
+		rc = err_set(&import->err, -EINVAL, "a file is missing from the archive");
 	return rc;
 }
 
@@ -400,7 +400,7 @@ static int resolve_blocks(struct import *import, struct ramimage *image, const s
 		if (!theirs || theirs->len != block->len || theirs->content != block->content ||
 		    theirs->stored != block->stored)
 			return err_set(&import->err, -EIO,
-				       "block %zu is not what the snapshot this archive builds on has", i);
+				       "block %zu differs from the snapshot that this archive builds on", i);
 		block->offset = theirs->offset;
 		block->source = source_number(image, theirs->source ? base->sources[theirs->source - 1]
 								    : import->base);
@@ -440,7 +440,7 @@ static int build_on_base(struct import *import, int fd, struct ramimage *image)
 
 	if (image->nsources != 1 || strcmp(image->sources[0], import->base_origin) != 0)
 		return err_set(&import->err, -EINVAL,
-			       "the archive's RAM refers to something else than its base");
+			       "the archive's RAM refers to something other than its base");
 	rc = open_ram(import, import->base, &base_fd);
 	if (rc)
 		return rc;
@@ -467,7 +467,7 @@ static int check_image(struct import *import, int dir_fd, const char *file, uint
 		return err_sys(&import->err, -errno, "cannot open %s", file);
 	rc = ramimage_open(fd, file, &image, &import->err);
 	if (!rc && size && image.size != size)
-		rc = err_set(&import->err, -EINVAL, "%s does not have the size that the manifest says", file);
+		rc = err_set(&import->err, -EINVAL, "%s does not have the size given in the manifest", file);
 	if (!rc && image.nsources && (!size || !import->base[0]))
 		rc = err_set(&import->err, -EINVAL, "%s refers to other snapshots", file);
 	if (!rc && image.nsources)
@@ -581,12 +581,12 @@ static int check_disk(struct import *import)
 	if (rc)
 		return rc;
 	if (chain_size(chain) != import->manifest.meta.disk_logical)
-		rc = err_set(&import->err, -EINVAL, "the disk does not have the size that the manifest says");
+		rc = err_set(&import->err, -EINVAL, "the disk does not have the size given in the manifest");
 	for (unsigned i = 0; !rc && i < chain_length(chain); i++) {
 		const char *file = chain_file(chain, i);
 
 		if (!have_layer(import, file) && !received_layer(import, file))
-			rc = err_set(&import->err, -EINVAL, "layer %s is not the archive's to use", file);
+			rc = err_set(&import->err, -EINVAL, "layer %s is not one the archive may use", file);
 		else if (faccessat(store->sums_fd, file, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
 			rc = sums_write(store->layers_fd, file, store->sums_fd, store->tmp_fd, &import->err);
 	}

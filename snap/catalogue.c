@@ -404,7 +404,7 @@ static struct published *find(struct store *store, const char *name, struct err 
 	struct published *entry = catalogue_find(store, name);
 
 	if (!entry)
-		err_set(err, -ENOENT, "there is no snapshot '%.70s'", name);
+		err_set(err, -ENOENT, "there is no snapshot \"%.70s\"", name);
 	return entry;
 }
 
@@ -488,12 +488,12 @@ static bool name_reserved(struct store *store, const char *name)
 
 int catalogue_name_free(struct store *store, const char *name, struct err *err)
 {
-	if (!name_valid(name))
-		return err_set(err, -EINVAL, "'%.70s' is not a name", name);
+	if (name_check(name, err))
+		return -EINVAL;
 	if (catalogue_find(store, name))
-		return err_set(err, -EEXIST, "there is a snapshot %s already", name);
+		return err_set(err, -EEXIST, "there is already a snapshot %s", name);
 	if (name_reserved(store, name))
-		return err_set(err, -EEXIST, "a snapshot %s is being made", name);
+		return err_set(err, -EEXIST, "a snapshot %s is already being made", name);
 	return 0;
 }
 

@@ -73,7 +73,7 @@ int compact_begin(struct store *store, unsigned max_depth, struct progress *prog
 	rc = id_make(compact->draft);
 	if (rc) {
 		free(compact);
-		return err_sys(err, rc, "no random numbers");
+		return err_sys(err, rc, "cannot get random numbers");
 	}
 	compact->store = store;
 	compact->progress = progress;

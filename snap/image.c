@@ -93,8 +93,7 @@ static int read_record(int images, const char *name, struct image *ret, char fil
 		else
 			rc = -EINVAL;
 		if (rc) {
-			rc = err_set(err, -EINVAL, "image %s has a line this sbxfs does not know: %.32s",
-				     name, key);
+			rc = err_set(err, -EINVAL, "image %s has an unknown key: %.32s", name, key);
 			goto out;
 		}
 	}
@@ -179,8 +178,8 @@ int image_get(struct store *store, const char *name, struct image *ret, struct e
 	struct image image;
 	int rc;
 
-	if (!name_valid(name))
-		return err_set(err, -EINVAL, "'%.70s' is not a name", name);
+	if (name_check(name, err))
+		return -EINVAL;
 	rc = read_record(store->images_fd, name, &image, file, err);
 	if (!rc)
 		rc = layer_open(store, file, &image.disk, err);
@@ -339,7 +338,7 @@ static int bring_disk(const struct dirs *dirs, const char *raw_file, const char 
 	else if (!S_ISREG(st.st_mode))
 		rc = err_set(err, -EINVAL, "%s is not a file", raw_file);
 	else if (!st.st_size || st.st_size % 512 || (uint64_t)st.st_size > QCOW2_DISK_MAX)
-		rc = err_set(err, -EINVAL, "%s has %lld bytes, which is not the size of a disk", raw_file,
+		rc = err_set(err, -EINVAL, "%s has %lld bytes, which cannot be the size of a disk", raw_file,
 			     (long long)st.st_size);
 	if (rc)
 		goto out;
@@ -378,8 +377,8 @@ int image_publish(const char *dir, const char *name, const char *raw_file, const
 	struct dirs dirs;
 	int rc;
 
-	if (!name_valid(name))
-		return err_set(err, -EINVAL, "'%.70s' is not a name", name);
+	if (name_check(name, err))
+		return -EINVAL;
 	rc = dirs_open(dir, &dirs, err);
 	if (rc)
 		return rc;
@@ -387,12 +386,12 @@ int image_publish(const char *dir, const char *name, const char *raw_file, const
 	if (!rc)
 		rc = id_make(draft);
 	if (rc) {
-		err_sys(err, rc, "no random numbers");
+		err_sys(err, rc, "cannot get random numbers");
 		goto close;
 	}
 	snprintf(file, sizeof(file), "%s.raw", id);
 	if (!faccessat(dirs.images, name, F_OK, AT_SYMLINK_NOFOLLOW)) {
-		rc = err_set(err, -EEXIST, "there is an image %s already", name);
+		rc = err_set(err, -EEXIST, "there is already an image %s", name);
 		goto close;
 	}
 	rc = bring_disk(&dirs, raw_file, file, &fd, &size, err);
@@ -421,7 +420,7 @@ int image_publish(const char *dir, const char *name, const char *raw_file, const
 	if (!rc)
 		rc = move(dirs.tmp, draft, dirs.images, name);
 	if (rc == -EEXIST)
-		err_set(err, rc, "there is an image %s already", name);
+		err_set(err, rc, "there is already an image %s", name);
 	else if (rc)
 		err_sys(err, rc, "cannot write the image");
 out:
@@ -448,8 +447,8 @@ int image_remove(const char *dir, const char *name, struct err *err)
 	struct dirs dirs;
 	int lock, rc = 0;
 
-	if (!name_valid(name))
-		return err_set(err, -EINVAL, "'%.70s' is not a name", name);
+	if (name_check(name, err))
+		return -EINVAL;
 	rc = dirs_open(dir, &dirs, err);
 	if (rc)
 		return rc;

@@ -63,7 +63,7 @@ static int inspect(struct store *store, const char *file, struct qcow2_info *ret
 	int fd, rc = 0;
 
 	if (!raw && !id_valid(file, ".qcow2"))
-		return err_set(err, -EINVAL, "'%.80s' is not the name of a layer", file);
+		return err_set(err, -EINVAL, "\"%.80s\" is not the name of a layer", file);
 	fd = openat(store->layers_fd, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0 && errno == ENOENT)
 		return err_set(err, -EINVAL, "layer %s is missing", file);
@@ -84,8 +84,9 @@ static int inspect(struct store *store, const char *file, struct qcow2_info *ret
 		return rc;
 	snprintf(base_end, sizeof(base_end), ".%s", ret->backing_format);
 	if (!id_valid(ret->backing, base_end))
-		return err_set(err, -EINVAL, "layer %s is based on '%.80s', which is not the name of a layer",
-			       file, ret->backing);
+		return err_set(err, -EINVAL,
+			       "layer %s is based on \"%.80s\", which is not the name of a layer", file,
+			       ret->backing);
 	return 0;
 }
 

@@ -76,10 +76,11 @@ int manifest_open(struct manifest *manifest, char *text, size_t len, const char 
 	if (memcmp(lines.end, line, CHECKSUM_LEN) != 0 || lines.end[-1] != '\n')
 		return err_set(err, -EIO, "%s is damaged: its checksum does not match", name);
 	if (!manifest_next(&lines, &key, &value) || strcmp(key, kind) != 0 || number_parse(value, &found))
-		return err_set(err, -EINVAL, "%s is not of the kind %s", name, kind);
+		return err_set(err, -EINVAL, "%s is not a manifest of kind %s", name, kind);
 	if (found != version)
-		return err_set(err, -EINVAL, "%s has version %" PRIu64 " of %s, this program knows %u", name,
-			       found, kind, version);
+		return err_set(err, -EINVAL,
+			       "%s has version %" PRIu64 " of %s, this program knows version %u", name, found,
+			       kind, version);
 	*manifest = lines;
 	return 0;
 }

@@ -181,7 +181,7 @@ int member_reader_begin(struct member_reader *r, int fd, struct err *err)
 	if (!sealed(&header, sizeof(header)))
 		return err_set(err, -EIO, "the archive's header is damaged");
 	if (le32toh(header.version) != ARCHIVE_VERSION || header.reserved)
-		return err_set(err, -EINVAL, "the archive has version %u, this program knows %d",
+		return err_set(err, -EINVAL, "the archive has version %u, this program knows version %d",
 			       le32toh(header.version), ARCHIVE_VERSION);
 	r->packed = malloc(MEMBER_CHUNK);
 	r->chunk = malloc(MEMBER_CHUNK);
@@ -199,11 +199,11 @@ static int check_end(struct member_reader *r, const struct file_header *header, 
 	ssize_t got;
 
 	if (le64toh(header->size) != r->count)
-		return err_set(err, -EIO, "the archive lacks a file");
+		return err_set(err, -EIO, "a file is missing from the archive");
 	got = read_some(r->fd, &more, 1);
 	if (got < 0)
 		return err_sys(err, (int)got, "cannot read the archive");
-	return got ? err_set(err, -EIO, "something follows the archive's end") : 0;
+	return got ? err_set(err, -EIO, "there is data after the end of the archive") : 0;
 }
 
 int member_next(struct member_reader *r, char name[MEMBER_NAME_MAX + 1], uint64_t *ret_size, struct err *err)
@@ -219,7 +219,7 @@ int member_next(struct member_reader *r, char name[MEMBER_NAME_MAX + 1], uint64_
 			       (unsigned long long)r->count);
 	len = strnlen(header.name, sizeof(header.name));
 	if (len == sizeof(header.name))
-		return err_set(err, -EINVAL, "a file name in the archive does not end");
+		return err_set(err, -EINVAL, "a file name in the archive is not terminated");
 	if (!len)
 		return check_end(r, &header, err);
 	memcpy(name, header.name, sizeof(header.name));
@@ -260,7 +260,7 @@ int member_read(struct member_reader *r, uint64_t *ret_offset, const uint8_t **r
 	if (stored < len) {
 		if (LZ4_decompress_safe((const char *)r->packed, (char *)r->chunk, (int)stored, (int)len) !=
 		    (int)len)
-			return err_set(err, -EINVAL, "a chunk in the archive does not decompress");
+			return err_set(err, -EINVAL, "a chunk in the archive cannot be decompressed");
 		*ret_data = r->chunk;
 	}
 	*ret_offset = offset;

@@ -67,17 +67,17 @@ int ramimage_parse_header(const uint8_t bytes[RAMIMAGE_HEADER], uint64_t file_si
 	if (le64toh(header.header_sum) != XXH3_64bits(bytes, offsetof(struct header, header_sum)))
 		return err_set(err, -EIO, "%s is damaged in its header", name);
 	if (le32toh(header.version) != VERSION || le32toh(header.block_size) != RAMIMAGE_BLOCK)
-		return err_set(err, -EINVAL, "%s has version %u, this program knows %u", name,
+		return err_set(err, -EINVAL, "%s has version %u, this program knows version %u", name,
 			       le32toh(header.version), VERSION);
 	image.size = le64toh(header.size);
 	image.data_end = le64toh(header.data_end);
 	image.nsources = le32toh(header.nsources);
 	if (image.size > RAMIMAGE_SIZE_MAX || image.nsources > RAMIMAGE_SOURCES_MAX)
-		return err_set(err, -EINVAL, "%s claims to be larger than any image is", name);
+		return err_set(err, -EINVAL, "%s claims to be larger than an image can be", name);
 	image.nblocks = (size_t)((image.size + RAMIMAGE_BLOCK - 1) / RAMIMAGE_BLOCK);
 	if (image.data_end < RAMIMAGE_HEADER || image.data_end > file_size ||
 	    file_size - image.data_end != ramimage_tail_len(&image))
-		return err_set(err, -EIO, "%s is damaged: it was cut off or added to", name);
+		return err_set(err, -EIO, "%s is damaged: it is shorter or longer than it says", name);
 	*ret = image;
 	return 0;
 }
@@ -113,7 +113,7 @@ int ramimage_parse_tail(const uint8_t bytes[RAMIMAGE_HEADER], const uint8_t *tai
 	for (unsigned i = 0; i < image->nsources; i++, tail += ID_LEN) {
 		memcpy(image->sources[i], tail, ID_LEN);
 		if (!id_valid(image->sources[i], "")) {
-			rc = err_set(err, -EINVAL, "%s refers to something that is no identifier", name);
+			rc = err_set(err, -EINVAL, "%s refers to something that is not an identifier", name);
 			goto fail;
 		}
 	}
@@ -129,7 +129,7 @@ int ramimage_parse_tail(const uint8_t bytes[RAMIMAGE_HEADER], const uint8_t *tai
 			.stored = le64toh(disk.stored),
 		};
 		if (!block_valid(image, i)) {
-			rc = err_set(err, -EINVAL, "%s says nonsense about block %zu", name, i);
+			rc = err_set(err, -EINVAL, "%s: the entry of block %zu contradicts itself", name, i);
 			goto fail;
 		}
 	}

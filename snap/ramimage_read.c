@@ -88,7 +88,7 @@ static int take_block(const struct ram_reader *reader, size_t i, const uint8_t *
 	if (reader->memfd < 0)
 		return XXH3_64bits(content, len) == block->content
 			       ? 0
-			       : damaged(reader, i, "is not the content it should be", err);
+			       : damaged(reader, i, "does not have the expected content", err);
 	rc = put_pages(reader->memfd, content, len, (uint64_t)i * RAMIMAGE_BLOCK);
 	return rc ? err_sys(err, rc, "cannot fill the RAM") : 0;
 }
@@ -163,7 +163,7 @@ int ramimage_verify(const struct ramimage *image, const struct ramimage_files *f
 		if (!image->blocks[i].source)
 			own += image->blocks[i].len;
 	if (own != image->data_end)
-		return err_set(err, -EIO, "%s is damaged: it holds more or less than its blocks",
+		return err_set(err, -EIO, "%s is damaged: it holds more or less than the blocks it lists",
 			       files->name);
 	return read_all(&reader, progress, err);
 }

@@ -78,7 +78,7 @@ static int visit_begin(struct visit *visit, struct store *store, const char *nam
 				 .state_fd = -1,
 				 .only_verify = visit->only_verify };
 	if (!entry)
-		return err_set(err, -ENOENT, "there is no snapshot '%.70s'", name);
+		return err_set(err, -ENOENT, "there is no snapshot \"%.70s\"", name);
 	if (entry->broken.code)
 		return err_set(err, entry->broken.code, "%s", entry->broken.text);
 	memcpy(visit->id, entry->id, ID_SIZE);
@@ -132,7 +132,7 @@ static int visit_image(struct visit *visit, const char *file, uint64_t size, str
 	files.sources = sources;
 	rc = ramimage_open(files.fd, path, &image, &visit->err);
 	if (!rc && size && image.size != size)
-		rc = err_set(&visit->err, -EIO, "%s does not have the size that the manifest says", path);
+		rc = err_set(&visit->err, -EIO, "%s does not have the size given in the manifest", path);
 	while (!rc && opened < image.nsources) {
 		/* What is not pinned might go any moment, and a manifest lists all. */
 		if (!pinned(visit, image.sources[opened]))

@@ -182,11 +182,10 @@ int snapshot_manifest_parse(char *text, size_t len, const char *name, struct sna
 		if (rc == -ENOMEM)
 			err_set(err, rc, "out of memory");
 		else if (rc)
-			err_set(err, rc, "%s has a line that makes no sense: '%.40s %.60s'", name, key,
-				value);
+			err_set(err, rc, "%s has an invalid line: \"%.40s %.60s\"", name, key, value);
 	}
 	if (!rc && (seen != (UINT64_C(1) << NFIELDS) - 1 || !plausible(&manifest)))
-		rc = err_set(err, -EINVAL, "%s lacks something, or describes no machine", name);
+		rc = err_set(err, -EINVAL, "%s lacks a key, or does not describe a machine", name);
 	if (rc)
 		snapshot_manifest_release(&manifest);
 	else

@@ -35,6 +35,16 @@ bool name_valid(const char *name)
 	return n && n <= STORE_NAME_MAX && strspn(name, chars) == n && !strchr("._-", name[0]);
 }
 
+int name_check(const char *name, struct err *err)
+{
+	if (name_valid(name))
+		return 0;
+	return err_set(
+		err, -EINVAL,
+		"\"%.80s\" is not a name: 1 to %d letters, digits and . _ -, the first a letter or digit",
+		name, STORE_NAME_MAX);
+}
+
 const char *store_dir(const struct store *store)
 {
 	return store->dir;

@@ -38,6 +38,8 @@ enum { STORE_NAME_MAX = 64 };
 
 /* [A-Za-z0-9][A-Za-z0-9._-]{0,63} */
 bool name_valid(const char *name);
+/* 0, or -EINVAL and the sentence that says what a name is. */
+int name_check(const char *name, struct err *err);
 
 /* Open or create; removes leftovers of a crash and logs what it removed. -EBUSY: another daemon has it. */
 int store_open(const char *dir, struct store **ret, struct err *err);

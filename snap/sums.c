@@ -125,7 +125,7 @@ static int open_layer(struct layer_sums *sums, int dir_fd, const char *file, str
 	if (sums->fd < 0 || fstat(sums->fd, &st))
 		return err_sys(err, -errno, "cannot open layer %s", file);
 	if (!S_ISREG(st.st_mode) || st.st_size >> LAYER_MAX_BITS)
-		return err_set(err, -EINVAL, "layer %s is no layer of ours", file);
+		return err_set(err, -EINVAL, "layer %s is not a regular file, or too large", file);
 	sums->size = (uint64_t)st.st_size;
 	sums->n = (size_t)((sums->size + SUMS_BLOCK - 1) / SUMS_BLOCK);
 	return 0;
@@ -201,7 +201,7 @@ static int read_sums(struct layer_sums *sums, int sums_fd, const char *name, str
 	if (rc == -ENOENT)
 		return err_set(err, -EINVAL, "the checksums of layer %s are missing", sums->file);
 	if (rc == -EFBIG || (!rc && text->len != expected))
-		return err_set(err, -EIO, "layer %s or its checksums are damaged: their sizes do not fit",
+		return err_set(err, -EIO, "layer %s or its checksums are damaged: their sizes do not match",
 			       sums->file);
 	if (rc)
 		return err_sys(err, rc, "cannot read the checksums of layer %s", sums->file);
@@ -213,7 +213,7 @@ static int read_sums(struct layer_sums *sums, int sums_fd, const char *name, str
 	reader.p += sizeof(found);
 	if (memcmp(found, magic, sizeof(magic)) != 0 || get_u32(&reader) != SUMS_VERSION ||
 	    get_u32(&reader) != SUMS_BLOCK)
-		return err_set(err, -EINVAL, "the checksums of layer %s are of another version", sums->file);
+		return err_set(err, -EINVAL, "the checksums of layer %s have another version", sums->file);
 	if (get_u64(&reader) != sums->size)
 		return err_set(err, -EIO, "layer %s does not have the size it was saved with", sums->file);
 	return 0;

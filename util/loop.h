@@ -2,7 +2,7 @@
 /*
  * loop.h - the event loop: descriptors, timers, and slow work on threads
  *
- * One loop a process and one thread in it. Everything here but the body of a job's `run` is called from that
+ * One loop per process and one thread in it. Everything here but the body of a job's `run` is called from that
  * thread, so the program's state needs no locks (but see loop_set_lock). A callback may add and remove any
  * watch, timer or job, its own too: a removed watch is not called again, even when its event was already
  * fetched.

@@ -67,7 +67,7 @@ struct engine {
 	int (*probe)(const struct engine_env *env, char *how, size_t how_size, struct err *err);
 
 	/* What a host must have to restore what is captured on this one: "key value" lines. And whether this
-	 * host has what such a line asks for; what it does not know it has not. */
+	 * host has what such a line asks for; what it does not know counts as missing. */
 	void (*requires)(struct buf *text);
 	bool (*provides)(const char *key, const char *value);
 

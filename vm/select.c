@@ -24,7 +24,7 @@ static const struct engine *select_named(const struct engine_env *env, const cha
 		err_prefix(err, "engine %s", name);
 		return NULL;
 	}
-	err_set(err, -EINVAL, "no engine %s", name);
+	err_set(err, -EINVAL, "there is no engine %s", name);
 	return NULL;
 }
 

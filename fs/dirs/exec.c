@@ -23,7 +23,7 @@ static void add_line(struct buf *text, const struct buf *value)
 static int check_pending(const struct job *job, struct err *err)
 {
 	if (job->phase != JOB_PENDING)
-		return err_set(err, -EBUSY, "exec/%s was started already", job->obj.name);
+		return err_set(err, -EBUSY, "exec/%s has already been started", job->obj.name);
 	return 0;
 }
 
@@ -33,7 +33,7 @@ static int set(struct job *job, struct buf *field, const char *what, const char 
 	int rc = check_pending(job, err);
 
 	if (!rc && memchr(text, 0, n))
-		rc = err_set(err, -EINVAL, "%s: there is a NUL byte in it", what);
+		rc = err_set(err, -EINVAL, "%s: NUL bytes are not allowed", what);
 	if (rc)
 		return rc;
 	buf_clear(field);
@@ -129,7 +129,7 @@ static int tty_store(struct object *obj, const char *text, size_t n, struct err 
 	if (rc)
 		return rc;
 	if (n != 1 || (*text != '0' && *text != '1'))
-		return err_set(err, -EINVAL, "tty: 0 or 1, not \"%.64s\"", text);
+		return err_set(err, -EINVAL, "tty: \"%.64s\" is neither 0 nor 1", text);
 	job->tty = *text == '1';
 	return 0;
 }
@@ -186,7 +186,7 @@ static int parse_signal(const char *text, uint32_t *ret, struct err *err)
 
 	if (!number_parse(text, &number)) {
 		if (!number || number >= (uint64_t)NSIG)
-			return err_set(err, -EINVAL, "kill: no signal %.32s", text);
+			return err_set(err, -EINVAL, "kill: there is no signal \"%.32s\"", text);
 		*ret = (uint32_t)number;
 		return 0;
 	}
@@ -197,7 +197,7 @@ static int parse_signal(const char *text, uint32_t *ret, struct err *err)
 			*ret = (uint32_t)i;
 			return 0;
 		}
-	return err_set(err, -EINVAL, "kill: no signal %.32s", text);
+	return err_set(err, -EINVAL, "kill: there is no signal \"%.32s\"", text);
 }
 
 static void verb_kill(struct object *obj, const struct words *words, struct command *command)
@@ -244,12 +244,12 @@ static void verb_resize(struct object *obj, const struct words *words, struct co
 #define IN(phase) (1u << (phase))
 
 static const struct verb job_verbs[] = {
-	{ "kill", "[SIG]", "send a signal to the command's process group; TERM if none is named", 0, 1,
+	{ "kill", "[SIG]", "send a signal, TERM by default, to the command's process group", 0, 1,
 	  IN(JOB_STARTED) | IN(JOB_ENDED), 0, verb_kill },
-	{ "eof", "", "end of stdin, whoever still has it open", 0, 0, IN(JOB_PENDING) | IN(JOB_STARTED),
-	  IN(JOB_ENDED), verb_eof },
-	{ "resize", "R C", "rows and columns of its terminal", 2, 2, IN(JOB_PENDING) | IN(JOB_STARTED),
-	  IN(JOB_ENDED), verb_resize },
+	{ "eof", "", "end the command's stdin, whoever still has it open", 0, 0,
+	  IN(JOB_PENDING) | IN(JOB_STARTED), IN(JOB_ENDED), verb_eof },
+	{ "resize", "R C", "set the rows and columns of its terminal", 2, 2,
+	  IN(JOB_PENDING) | IN(JOB_STARTED), IN(JOB_ENDED), verb_resize },
 	{ 0 },
 };
 
@@ -275,63 +275,66 @@ static const struct entry job_files[] = {
 	  .mode = S_IFREG | 0644,
 	  .show = cmd_show,
 	  .store = cmd_store,
-	  .help = "write a shell command line: starts it. Text with NUL bytes is an argv" },
+	  .help = "writing a shell command line starts it; text with NUL bytes is an argv" },
 	{ .name = "cwd",
 	  .mode = S_IFREG | 0644,
 	  .show = cwd_show,
 	  .store = cwd_store,
-	  .help = "working directory; before the start, as env, user and tty" },
+	  .help = "its working directory; set before the start, like env, user and tty" },
 	{ .name = "env",
 	  .mode = S_IFREG | 0644,
 	  .flags = ENTRY_APPEND,
 	  .show = env_show,
 	  .store = env_store,
-	  .help = "K=V lines on top of the sandbox's" },
+	  .help = "K=V lines, added to the sandbox's env" },
 	{ .name = "user",
 	  .mode = S_IFREG | 0644,
 	  .show = user_show,
 	  .store = user_store,
-	  .help = "who runs it; root if empty" },
+	  .help = "the user it runs as; root if empty" },
 	{ .name = "tty",
 	  .mode = S_IFREG | 0644,
 	  .show = tty_show,
 	  .store = tty_store,
-	  .help = "1: one terminal in place of three pipes" },
+	  .help = "1: a terminal instead of three pipes" },
 	{ .name = "stdin",
 	  .mode = S_IFREG | 0200,
 	  .stream = &stdin_ops,
-	  .help = "what the command reads; its end comes when the last writer closes. Opened before the "
-		  "start, or empty" },
+	  .help = "what the command reads; it ends when the last writer closes it, and is empty unless "
+		  "opened "
+		  "before the start" },
 	{ .name = "stdout",
 	  .mode = S_IFREG | 0444,
 	  .stream = &stdout_ops,
-	  .help = "blocks, poll works, ends when all processes closed it" },
-	{ .name = "stderr", .mode = S_IFREG | 0444, .stream = &stderr_ops, .help = "likewise" },
+	  .help = "its output; reads block, poll works, and it ends when all processes have closed it" },
+	{ .name = "stderr", .mode = S_IFREG | 0444, .stream = &stderr_ops, .help = "the same for stderr" },
 	{ .name = "status",
 	  .mode = S_IFREG | 0444,
 	  .flags = ENTRY_POLL,
 	  .show = status_show,
-	  .help = "pending | running | exited N | signaled N | failed REASON; poll works" },
+	  .help = "pending | running | exited N | signaled N | failed REASON; poll wakes when it changes" },
 	{ .name = "wait",
 	  .mode = S_IFREG | 0444,
 	  .stream = &wait_ops,
-	  .help = "blocks until the command ends, then reads like status" },
+	  .help = "reading blocks until the command ends, then gives its status" },
 	{ .name = "ctl",
 	  .mode = S_IFREG | 0644,
 	  .flags = ENTRY_FRESH,
 	  .show = ctl_text,
 	  .command = ctl_command,
 	  .verbs = job_verbs,
-	  .help = "verbs below; reading lists those that fit now" },
+	  .help = "takes the verbs below; reading lists those possible now" },
 	{ 0 },
 };
 
 static const struct dir_ops job_dir = { .entries = job_files };
 
-const struct entry job_entry = { .name = "J",
-				 .mode = S_IFDIR,
-				 .dir = &job_dir,
-				 .help = "a command: mkdir makes it (any name), rmdir kills and forgets it" };
+const struct entry job_entry = {
+	.name = "J",
+	.mode = S_IFDIR,
+	.dir = &job_dir,
+	.help = "a job, which runs one command: mkdir makes it (any name), rmdir kills and removes it"
+};
 
 static struct job *find(const struct sandbox *sb, const char *name)
 {
@@ -380,7 +383,7 @@ static int exec_rmdir(struct object *dir, const char *name, struct err *err)
 	struct job *job = find(sandbox_of(dir), name);
 
 	if (!job)
-		return err_set(err, -ENOENT, "there is no exec/%s", name);
+		return err_set(err, -ENOENT, "there is no job exec/%s", name);
 	job_remove(job);
 	return 0;
 }

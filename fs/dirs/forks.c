@@ -19,15 +19,15 @@ void fork_verb(struct object *origin, const struct words *words, struct command 
 	const bool batch = !number_parse(words->word[1], &n);
 
 	if (batch && (words->n < 3 || strchr(words->word[2], '=')))
-		err_set(&err, -EINVAL, "usage: fork W [k=v ...] or fork N PREFIX [k=v ...]");
+		err_set(&err, -EINVAL, "fork: the form is: fork W [k=v ...], or: fork N PREFIX [k=v ...]");
 	else if (batch && !n)
 		err_set(&err, -EINVAL, "fork: the number of children must be at least 1");
 	else if (batch && n > BATCH_MAX)
-		err_set(&err, -ERANGE, "fork: at most %d children at once", BATCH_MAX);
+		err_set(&err, -ERANGE, "fork: at most %d forks at once", BATCH_MAX);
 	else if (!batch || name_valid(words->word[2]))
 		overrides_parse(words->word + (batch ? 3 : 2), false, &overrides, &err);
 	else
-		err_set(&err, -EINVAL, "\"%.80s\" is not the beginning of a name", words->word[2]);
+		err_set(&err, -EINVAL, "fork: no name can begin with \"%.80s\"", words->word[2]);
 	if (err.code)
 		command_done(command, &err);
 	else if (batch)

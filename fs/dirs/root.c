@@ -97,10 +97,10 @@ static void verb_gc(struct object *obj, const struct words *words, struct comman
 
 static const struct verb verbs[] = {
 	{ "create", "NAME [k=v ...]",
-	  "make, configure and start a sandbox in one step; keys are image, memory, cpus, memory_max, "
-	  "cpus_max, env.NAME",
+	  "make, configure and start a sandbox in one step; the keys are image, memory, cpus, "
+	  "memory_max, cpus_max and env.NAME",
 	  1, CTL_WORDS, 1, 0, verb_create },
-	{ "gc", "", "free what nothing in the store needs", 0, 0, 1, 0, verb_gc },
+	{ "gc", "", "delete what nothing in the store needs any more", 0, 0, 1, 0, verb_gc },
 	{ 0 },
 };
 
@@ -134,7 +134,7 @@ static const struct entry image_entry = {
 	.mode = S_IFDIR,
 	.flags = ENTRY_VOLATILE,
 	.dir = &image_dir,
-	.help = "a disk that sandboxes start from; `sbx image` makes and removes them",
+	.help = "an image, a disk to begin with; `sbx image` makes and removes them",
 };
 
 static void image_free(struct object *obj)
@@ -257,22 +257,26 @@ static const struct entry root_files[] = {
 	  .show = ctl_text,
 	  .command = ctl_command,
 	  .verbs = verbs,
-	  .help = "verbs below; so does every ctl: one write is one command, and returns when it is done" },
+	  .help = "takes the verbs below, like every ctl: one write is one command, and returns when it is "
+		  "done" },
 	{ .name = "README", .mode = S_IFREG | 0444, .show = readme_show, .help = "this text" },
 	{ .name = "status",
 	  .mode = S_IFREG | 0444,
 	  .flags = ENTRY_COSTLY,
 	  .show = root_status,
-	  .help = "the engine and why, version, counts, memory" },
+	  .help = "the engine in use and why, version, counts, memory" },
 	{ .name = "error",
 	  .mode = S_IFREG | 0444,
 	  .show = error_show,
-	  .help = "why the last command, mkdir or rmdir here failed; so does every error" },
-	{ .name = "images", .mode = S_IFDIR | 0755, .dir = &images_dir, .help = "what disks are made of" },
+	  .help = "why the last command, mkdir or rmdir here failed, like every error" },
+	{ .name = "images",
+	  .mode = S_IFDIR | 0755,
+	  .dir = &images_dir,
+	  .help = "what the disks of sandboxes begin with" },
 	{ .name = "snapshots",
 	  .mode = S_IFDIR | 0755,
 	  .dir = &snapshots_dir,
-	  .help = "named snapshots; mv one here to save it, rmdir deletes it from disk" },
+	  .help = "named snapshots: mv one here to save it, rmdir to delete it" },
 	{ 0 },
 };
 

@@ -33,7 +33,8 @@ static int start(struct file *file, const char *text, size_t n, struct err *err)
 	int rc;
 
 	if (file->priv)
-		return err_set(err, -EBUSY, "run: one command an open");
+		return err_set(err, -EBUSY,
+			       "run: this open file has had its command; open it again for another");
 	if (n > WRITE_MAX)
 		return err_set(err, -E2BIG, "run: a command has at most %d bytes", WRITE_MAX);
 	rc = sandbox_usable(sb, err);

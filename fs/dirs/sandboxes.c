@@ -245,7 +245,7 @@ static int maximum_store(struct object *obj, const char *key, const char *text, 
 	int rc;
 
 	if (has_machine(sb) || sb->state != SANDBOX_CREATED)
-		return err_set(err, -EBUSY, "%s is fixed once the sandbox was started", key);
+		return err_set(err, -EBUSY, "%s: cannot be changed once the sandbox has been started", key);
 	rc = shape_set(&shape, key, text, err);
 	if (!rc)
 		rc = shape_check(&shape, err);
@@ -266,7 +266,7 @@ static void setting_write(struct object *obj, const char *key, const char *text,
 	if (!command)
 		return;
 	if (!words_parse(text, request->size, &words, &err) && words.n != 1)
-		err_set(&err, -EINVAL, "%s: one value is expected", key);
+		err_set(&err, -EINVAL, "%s: exactly one value is expected", key);
 	if (!err.code && !shape_set(&shape, key, words.word[0], &err))
 		shape_check(&shape, &err);
 	if (!err.code && has_machine(sb) && sb->state != SANDBOX_RUNNING)
@@ -403,11 +403,11 @@ static const struct entry files[] = {
 	  .show = ctl_text,
 	  .command = ctl_command,
 	  .verbs = verbs,
-	  .help = "verbs below; reading lists those that fit now" },
+	  .help = "takes the verbs below; reading lists those possible now" },
 	{ .name = "error",
 	  .mode = S_IFREG | 0444,
 	  .show = error_show,
-	  .help = "why the last command here failed; empty if it did not" },
+	  .help = "why the last command here failed; empty if it did not fail" },
 	{ .name = "state",
 	  .mode = S_IFREG | 0444,
 	  .flags = ENTRY_POLL,
@@ -421,27 +421,27 @@ static const struct entry files[] = {
 	  .mode = S_IFREG | 0644,
 	  .show = image_show,
 	  .store = image_store,
-	  .help = "what its disk is made of; before the start only" },
+	  .help = "the image its disk begins with; set before the start" },
 	{ .name = "memory",
 	  .mode = S_IFREG | 0644,
 	  .show = memory_show,
 	  .command = memory_write,
-	  .help = "bytes; K, M and G are understood" },
+	  .help = "in bytes; K, M and G are accepted" },
 	{ .name = "cpus",
 	  .mode = S_IFREG | 0644,
 	  .show = cpus_show,
 	  .command = cpus_write,
-	  .help = "how many" },
+	  .help = "how many CPUs" },
 	{ .name = "memory_max",
 	  .mode = S_IFREG | 0644,
 	  .show = memory_max_show,
 	  .store = memory_max_store,
-	  .help = "what memory can be set to; before the start only" },
+	  .help = "the most that memory can be set to; set before the start" },
 	{ .name = "cpus_max",
 	  .mode = S_IFREG | 0644,
 	  .show = cpus_max_show,
 	  .store = cpus_max_store,
-	  .help = "likewise for cpus" },
+	  .help = "the same for cpus" },
 	{ .name = "env",
 	  .mode = S_IFREG | 0644,
 	  .flags = ENTRY_APPEND,
@@ -465,8 +465,8 @@ static const struct entry files[] = {
 	{ .name = "exec",
 	  .mode = S_IFDIR | 0755,
 	  .dir = &exec_dir,
-	  .help = "commands; mktemp -d exec/XXXX works" },
-	{ .name = "fs", .mode = S_IFDIR | 0755, .mount = files_mount, .help = "the guest's files" },
+	  .help = "jobs: commands with streams and a status; mktemp -d exec/XXXX works" },
+	{ .name = "fs", .mode = S_IFDIR | 0755, .mount = files_mount, .help = "the files of the machine" },
 	{ .name = "snapshots",
 	  .mode = S_IFDIR | 0755,
 	  .dir = &vm_snapshots_dir,
@@ -474,7 +474,7 @@ static const struct entry files[] = {
 	{ .name = "forks",
 	  .mode = S_IFDIR | 0755,
 	  .dir = &forks_dir,
-	  .help = "mkdir forks the sandbox as it is now; lists the living ones as links" },
+	  .help = "mkdir forks the sandbox as it is now; lists the forks that exist, as links" },
 	{ 0 },
 };
 
@@ -484,5 +484,5 @@ const struct entry sandbox_entry = {
 	.name = "VM",
 	.mode = S_IFDIR,
 	.dir = &sandbox_dir,
-	.help = "a sandbox; mkdir makes it (configure, then start), rmdir kills and removes it"
+	.help = "a sandbox: mkdir makes it (configure it, then start it), rmdir kills and removes it"
 };

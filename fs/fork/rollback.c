@@ -46,7 +46,7 @@ static void on_restored(void *arg, const struct err *err)
 
 	/* Whether or not it is back where it was, the rollback itself failed. */
 	if (err->code)
-		err_set(&failed, r->err.code, "%.100s; nor did it come back as it was: %.100s", r->err.text,
+		err_set(&failed, r->err.code, "%.100s; nor could it go on as it was: %.100s", r->err.text,
 			err->text);
 	task_end(r->sb, &failed);
 }

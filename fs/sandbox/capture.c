@@ -106,7 +106,7 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 	finish(c);
 }
 
-/* The sandbox stands still. */
+/* The machine is stopped. */
 static void take(struct capture *c)
 {
 	struct sandbox *sb = c->sb;

@@ -108,7 +108,7 @@ int job_start(struct job *job, bool merge, struct err *err)
 	int rc;
 
 	if (job->phase != JOB_PENDING)
-		return err_set(err, -EBUSY, "%s was started already", job->obj.name);
+		return err_set(err, -EBUSY, "exec/%s has already been started", job->obj.name);
 	rc = sandbox_usable(sb, err);
 	if (rc)
 		return rc;

@@ -19,7 +19,7 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err);
 int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, bool loaded, done_fn done,
 		 void *arg, struct err *err);
 
-/* Empty the agent channel and stand still; sets sb->quiesced, not the state. A guest that is silent is
+/* Empty the agent channel and stop the vCPUs; sets sb->quiesced, not the state. A guest that is silent is
  * paused all the same. */
 void machine_pause(struct sandbox *sb, done_fn done, void *arg);
 /*

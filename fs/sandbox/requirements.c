@@ -38,8 +38,9 @@ int requires_check(const struct fs *fs, const struct snapshot_meta *meta, const 
 	int rc = 0;
 
 	if (strcmp(meta->engine, fs->engine->name) != 0)
-		return err_set(err, -EINVAL, "snapshot %s is of engine %s, this is %s", name, meta->engine,
-			       fs->engine->name);
+		return err_set(err, -EINVAL,
+			       "snapshot %s was taken with engine %s, and this sbxfs runs engine %s", name,
+			       meta->engine, fs->engine->name);
 	text = strndup(meta->requires.len ? (const char *)buf_bytes(&meta->requires) : "",
 		       meta->requires.len);
 	if (!text)

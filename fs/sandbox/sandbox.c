@@ -30,15 +30,13 @@ int sandbox_name_check(struct fs *fs, const char *name, struct err *err)
 {
 	const struct entry *entry;
 
-	if (!name_valid(name))
-		return err_set(err, -EINVAL,
-			       "\"%.80s\" is not a name: 1 to %d of A-Z a-z 0-9 . _ -, the first no sign",
-			       name, STORE_NAME_MAX);
+	if (name_check(name, err))
+		return -EINVAL;
 	for (entry = root_entry.dir->entries; entry->name; entry++)
 		if (!strcmp(entry->name, name))
-			return err_set(err, -EEXIST, "the name %s belongs to the tree", name);
+			return err_set(err, -EEXIST, "the name %s is reserved: the tree uses it", name);
 	if (sandbox_find(fs, name))
-		return err_set(err, -EEXIST, "there is a sandbox %s already", name);
+		return err_set(err, -EEXIST, "there is already a sandbox %s", name);
 	return 0;
 }
 
@@ -117,10 +115,12 @@ int sandbox_set_image(struct sandbox *sb, const char *name, struct err *err)
 	int rc;
 
 	if (sb->disk)
-		return err_set(err, -EBUSY, "image: %s has a disk made of %s already", sb->obj.name,
+		return err_set(err, -EBUSY, "image: %s already has a disk, made from %s", sb->obj.name,
 			       sb->image);
-	if (!name_valid(name))
-		return err_set(err, -EINVAL, "image: \"%.80s\" is not a name", name);
+	if (name_check(name, err)) {
+		err_prefix(err, "image");
+		return -EINVAL;
+	}
 	rc = image_get(sb->obj.fs->store, name, &image, err);
 	if (rc)
 		return rc;

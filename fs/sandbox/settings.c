@@ -49,7 +49,7 @@ int shape_set(struct shape *shape, const char *key, const char *value, struct er
 		return set_cpus(&shape->cpus, key, value, err);
 	if (!strcmp(key, "cpus_max"))
 		return set_cpus(&shape->cpus_max, key, value, err);
-	return err_set(err, -EINVAL, "no setting \"%.64s\"", key);
+	return err_set(err, -EINVAL, "there is no setting \"%.64s\"", key);
 }
 
 int shape_check(const struct shape *shape, struct err *err)
@@ -102,11 +102,11 @@ int env_check(const char *text, size_t n, struct err *err)
 	size_t at, len;
 
 	if (memchr(text, 0, n))
-		return err_set(err, -EINVAL, "env: there is a NUL byte in it");
+		return err_set(err, -EINVAL, "env: NUL bytes are not allowed");
 	for (at = 0; at < n; at += len + 1) {
 		len = line_length(text + at, n - at);
 		if (!key_length(text + at, len))
-			return err_set(err, -EINVAL, "env: \"%.*s\" is not a line NAME=VALUE",
+			return err_set(err, -EINVAL, "env: \"%.*s\" is not of the form NAME=VALUE",
 				       (int)(len < 64 ? len : 64), text + at);
 	}
 	return 0;
@@ -183,7 +183,7 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 	size_t n;
 
 	if (!value)
-		return err_set(err, -EINVAL, "\"%.64s\" is not key=value", word);
+		return err_set(err, -EINVAL, "\"%.64s\" is not of the form key=value", word);
 	n = (size_t)(value++ - word);
 	if (!strncmp(word, env_prefix, strlen(env_prefix))) {
 		word += strlen(env_prefix);
@@ -193,7 +193,7 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 		return 0;
 	}
 	if (n >= sizeof(key))
-		return err_set(err, -EINVAL, "no key \"%.64s\"", word);
+		return err_set(err, -EINVAL, "there is no key \"%.64s\"", word);
 	memcpy(key, word, n);
 	key[n] = 0;
 	if (!strcmp(key, "image") && fresh) {
@@ -203,7 +203,7 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 	if (!strcmp(key, "memory") || !strcmp(key, "cpus") ||
 	    (fresh && (!strcmp(key, "memory_max") || !strcmp(key, "cpus_max"))))
 		return shape_set(&ret->shape, key, value, err);
-	return err_set(err, -EINVAL, "no key \"%s\"; there are %smemory, cpus and env.NAME", key,
+	return err_set(err, -EINVAL, "there is no key \"%s\"; the keys are %smemory, cpus and env.NAME", key,
 		       fresh ? "image, memory_max, cpus_max, " : "");
 }
 

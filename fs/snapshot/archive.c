@@ -246,7 +246,7 @@ static void end_import(struct worker *worker, int result, struct err *err)
 	if (!archive_import_end(worker->import, result, err))
 		snapshot_published(snap, worker->name, NULL);
 	else if (result == -ECANCELED)
-		err_set(err, -ECANCELED, "the import of %s was given up", worker->name);
+		err_set(err, -ECANCELED, "the import of %s was cancelled", worker->name);
 	close(worker->fd);
 }
 
@@ -334,7 +334,7 @@ static int writable(struct file *file, struct err *err)
 		return err->code;
 	}
 	if (!transfer->worker || transfer->complete)
-		return err_set(err, -EINVAL, "archive: it was closed, and is complete");
+		return err_set(err, -EINVAL, "archive: it has been closed, so it takes no more data");
 	return 0;
 }
 
@@ -406,8 +406,8 @@ static int archive_open(struct file *file, int flags)
 			err_set(&err, -EBUSY, "snapshot %s is being imported already", snap->obj.name);
 	} else if (!snap->stored) {
 		err_set(&err, -EBUSY, "archive: %s",
-			!snap->named        ? "only a named snapshot has one: mv it"
-			: worker_busy(snap) ? "the snapshot is on its way to the store"
+			!snap->named        ? "only a named snapshot has one; give it a name with mv"
+			: worker_busy(snap) ? "the snapshot is still being saved or imported"
 					    : "the snapshot is empty");
 	}
 	if (err.code)

@@ -38,7 +38,7 @@ int snapshot_meta_of(const struct sandbox *sb, const struct template *template, 
  * over. */
 int snapshot_new(struct sandbox *sb, struct template *template, struct snapshot **ret, struct err *err);
 void snapshot_keep(struct snapshot *snap);
-/* A named snapshot's name is another now, or "" for none: sandboxes whose memory goes back to it follow. */
+/* A named snapshot has got another name, or "" for none: sandboxes whose memory goes back to it follow. */
 void snapshot_name_moved(struct fs *fs, const char *from, const char *to);
 /* Forget it; what the store has of it stays. Its forks live on. */
 void snapshot_drop(struct snapshot *snap);

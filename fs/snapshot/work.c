@@ -173,7 +173,7 @@ static void end_save(struct worker *worker, int result, struct err *err)
 	if (!snapshot_save_end(worker->save, result, err))
 		snapshot_published(snap, worker->name, worker->source);
 	else if (result == -ECANCELED)
-		err_set(err, -ECANCELED, "saving %s was given up", worker->name);
+		err_set(err, -ECANCELED, "saving %s was cancelled", worker->name);
 }
 
 static const struct work_kind save_kind = { .doing = "saving", .run = run_save, .end = end_save };
@@ -182,13 +182,13 @@ int snapshot_name_check(struct fs *fs, const char *name, struct err *err)
 {
 	const struct worker *worker;
 
-	if (!name_valid(name))
-		return err_set(err, -EINVAL, "\"%.80s\" is not a name for a snapshot", name);
+	if (name_check(name, err))
+		return -EINVAL;
 	if (snapshot_find(&fs->snapshots, name))
-		return err_set(err, -EEXIST, "there is a snapshot %s already", name);
+		return err_set(err, -EEXIST, "there is already a snapshot %s", name);
 	list_for_each (worker, &fs->workers->all, all)
 		if (worker->kind == &save_kind && !strcmp(worker->name, name))
-			return err_set(err, -EEXIST, "a snapshot %s is being saved", name);
+			return err_set(err, -EEXIST, "a snapshot %s is already being saved", name);
 	return 0;
 }
 
@@ -203,7 +203,7 @@ int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *a
 	if (rc)
 		return rc;
 	if (worker_busy(snap))
-		return err_set(err, -EBUSY, "snapshot %s is being saved already", snap->obj.name);
+		return err_set(err, -EBUSY, "snapshot %s is already being saved", snap->obj.name);
 	worker = worker_new(snap, &save_kind, done, arg);
 	if (!worker)
 		return err_sys(err, -ENOMEM, "cannot save a snapshot");
@@ -311,7 +311,7 @@ static int loadable(struct snapshot *snap, struct err *err)
 	int rc;
 
 	if (snapshot_is_empty(snap))
-		return err_set(err, -EBUSY, "snapshot %s is empty until an archive was imported into it",
+		return err_set(err, -EBUSY, "snapshot %s is empty; import an archive into it first",
 			       snap->obj.name);
 	rc = snapshot_read_meta(snap, err);
 	return rc ? rc : requires_check(snap->obj.fs, &snap->meta, snap->obj.name, err);

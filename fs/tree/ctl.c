@@ -16,9 +16,9 @@ int words_parse(const char *text, size_t n, struct words *ret, struct err *err)
 	if (n && text[n - 1] == '\n')
 		n--;
 	if (memchr(text, '\n', n))
-		return err_set(err, -EINVAL, "one write is one command of one line");
+		return err_set(err, -EINVAL, "one write takes one command, on one line");
 	if (memchr(text, 0, n))
-		return err_set(err, -EINVAL, "a command has no NUL bytes");
+		return err_set(err, -EINVAL, "a command cannot contain NUL bytes");
 	memcpy(ret->text, text, n);
 	ret->text[n] = 0;
 	ret->n = 0;
@@ -42,11 +42,12 @@ const struct verb *verb_find(const struct verb *verbs, const struct words *words
 		if (!strcmp(verb->name, words->word[0]))
 			break;
 	if (!verb->name) {
-		err_set(err, -EINVAL, "no verb \"%.64s\"; reading ctl lists the verbs", words->word[0]);
+		err_set(err, -EINVAL, "there is no verb \"%.64s\"; read ctl for those there are",
+			words->word[0]);
 		return NULL;
 	}
 	if (given < verb->min || given > verb->max) {
-		err_set(err, -EINVAL, "%s: the number of arguments is wrong; the form is: %s%s%s", verb->name,
+		err_set(err, -EINVAL, "%s: wrong number of arguments; the form is: %s%s%s", verb->name,
 			verb->name, *verb->args ? " " : "", verb->args);
 		return NULL;
 	}
@@ -71,7 +72,7 @@ void ctl_write(const struct verb *verbs, unsigned state, const char *state_name,
 		return;
 	}
 	if (verb && !(verb->done & 1u << state))
-		err_set(&err, -EBUSY, "%s: this does not fit now, the state is %s", verb->name, state_name);
+		err_set(&err, -EBUSY, "%s: not possible now, the state is %s", verb->name, state_name);
 	command_done(command, &err);
 }
 

@@ -214,7 +214,7 @@ static int append(const struct file *file, size_t size, struct buf *text, struct
 	int rc = file->entry->show(file->obj, text, err);
 
 	if (!rc && text->len + size > WRITE_MAX)
-		rc = err_set(err, -E2BIG, "%s has at most %d bytes", file->entry->name, WRITE_MAX);
+		rc = err_set(err, -E2BIG, "%s: at most %d bytes are allowed", file->entry->name, WRITE_MAX);
 	return rc;
 }
 
@@ -225,7 +225,8 @@ static int file_store(struct file *file, const char *data, size_t size, bool add
 	size_t n;
 
 	if (size > WRITE_MAX)
-		return err_set(err, -E2BIG, "%s: a write has at most %d bytes", file->entry->name, WRITE_MAX);
+		return err_set(err, -E2BIG, "%s: at most %d bytes can be written at once", file->entry->name,
+			       WRITE_MAX);
 	if (add && file->entry->flags & ENTRY_APPEND)
 		rc = append(file, size, &text, err);
 	buf_add(&text, data, size);

@@ -6,7 +6,7 @@
 #include "fs/tree/tree.h"
 
 enum {
-	/* What stat says of a file whose text is dear to make (/proc of every VMM). Not 0, for busybox cat
+	/* What stat says of a file whose text is expensive to produce (/proc of every VMM). Not 0, for busybox cat
 	 * reads nothing from a file of size 0. */
 	COSTLY_SIZE = 4096,
 	STREAM_SIZE = 1 << 20, /* and of a stream: see file_read */

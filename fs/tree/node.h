@@ -26,7 +26,7 @@ struct node {
 void node_init(struct fs *fs, struct node *node, const struct fuse_lowlevel_ops *ops,
 	       void (*free)(struct node *node));
 
-/* A request's node. The root's id is FUSE_ROOT_ID, which is no address. */
+/* A request's node. The root's id is FUSE_ROOT_ID, which is not an address. */
 struct node *node_of(fuse_req_t req, fuse_ino_t ino);
 /* Its id, for an answer with an entry: counts a lookup. */
 fuse_ino_t node_id(struct node *node);

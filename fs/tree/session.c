@@ -138,7 +138,7 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 		ops_of(req, ino)->write(req, ino, data, size, off, fi);
 }
 
-/* What nobody listens to is said not to be sent (noflush); older kernels send it. */
+/* Files that no FLUSH matters to are opened with noflush; older kernels send it all the same. */
 static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	if (!has_handle(req, fi))
@@ -254,7 +254,7 @@ int session_detach_stale(const char *mountpoint, struct err *err)
 
 	if (!statfs(mountpoint, &st) || errno != ENOTCONN)
 		return 0;
-	log_info("%s: detaching what a daemon that died left mounted", mountpoint);
+	log_info("%s: detaching the mount of a daemon that died", mountpoint);
 	if (umount2(mountpoint, MNT_DETACH) < 0)
 		return err_sys(err, -errno, "%s is a stale mount and cannot be detached", mountpoint);
 	return 0;

@@ -237,7 +237,7 @@ static void reply_attr(fuse_req_t req, const struct tree_node *tn)
 	fuse_reply_attr(req, &st, attr_timeout(tn->entry, list_empty(&tn->link)));
 }
 
-/* Answers the request about one that is no more, so that the kernel walks the path anew. */
+/* Answers a request about an object that is gone, so that the kernel looks the path up again. */
 static bool refuse_stale(fuse_req_t req, const struct object *obj)
 {
 	if (obj->stale)
@@ -331,12 +331,10 @@ static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 	command->caller.mode = mode & 07777;
 	command_tell(command, "mkdir %s/%s%s%s", dir->obj->name, dir->entry->name,
 		     *dir->entry->name ? "/" : "", name);
-	if (name_valid(name)) {
+	if (!name_check(name, &err)) {
 		dir->entry->dir->mkdir(dir->obj, name, command);
 		return;
 	}
-	err_set(&err, -EINVAL, "\"%.80s\" is not a name: 1 to %d of A-Z a-z 0-9 . _ -, the first no sign",
-		name, STORE_NAME_MAX);
 	command_blame(command, dir->obj->log);
 	command_done(command, &err);
 }

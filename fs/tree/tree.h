@@ -37,7 +37,7 @@ void files_close(struct fs *fs);
 /* Wake who polls these files (struct file, by link). */
 void files_wake(struct list *files);
 
-/* A file that is not a text: its operations on an open one. A NULL one is EINVAL, or nothing for open. */
+/* A file that is not a text: what is done with an open one. Without a function: EINVAL; for open, nothing. */
 struct stream_ops {
 	int (*open)(struct file *file, int flags);
 	void (*release)(struct file *file);
@@ -112,11 +112,11 @@ struct node *tree_root(struct fs *fs);
  * again. */
 int tree_entry(struct object *obj, const struct entry *entry, bool alias, struct fuse_entry_param *ret,
 	       struct node **ret_node);
-/* Answer a mkdir; a caller that went away is no matter. */
+/* Answer a mkdir; it is no error if the caller has gone away. */
 void tree_made(struct request *request, struct object *obj, const struct entry *entry, bool alias);
 
 void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret);
-/* What tree_attr gives of its directories is another from now on: the kernel asks again. */
+/* What tree_attr says of its directories has changed: the kernel has to ask again. */
 void tree_attr_changed(const struct object *obj);
 
 extern const struct fuse_lowlevel_ops tree_ops;

@@ -184,7 +184,7 @@ static void bad_kernels_are_refused(void)
 	struct err err;
 
 	header.boot_flag = 0;
-	CHECK(load(&header, NULL, "", &entry, &err) == -EINVAL && strstr(err.text, "no bzImage"));
+	CHECK(load(&header, NULL, "", &entry, &err) == -EINVAL && strstr(err.text, "not a bzImage"));
 	header = good_header();
 	header.xloadflags = 0;
 	CHECK(load(&header, NULL, "", &entry, &err) == -EINVAL && strstr(err.text, "64-bit"));

@@ -377,7 +377,7 @@ static void what_fails_says_why(void)
 	CHECK(rc == 8);
 	CHECK(engine_kvm.prepare(&env, &bad, disk, &events, NULL, on_done, NULL, &fork, &err) == 0);
 	await(&ndone);
-	CHECK(done_err.code == -EINVAL && strstr(done_err.text, "no saved machine"));
+	CHECK(done_err.code == -EINVAL && strstr(done_err.text, "not a machine saved"));
 	engine_kvm.start(fork, &events, NULL, on_done, NULL);
 	await(&ndone);
 	CHECK(done_err.code == -EBUSY);

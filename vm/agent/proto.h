@@ -85,7 +85,7 @@ enum frame_type {
 	F_JOB_RESIZE, /* H: u16 rows, u16 columns */
 	F_JOB_FORGET, /* H: kill its command, drop its streams; what an ended one left behind goes on */
 	F_JOB_LIST,   /* H: tag in id; asked after ATTACH of a fork */
-	F_JOB_INFO,   /* G: tag in id; struct job_info as job_info_put writes it, one frame a job */
+	F_JOB_INFO,   /* G: tag in id; struct job_info as job_info_put writes it, one frame per job */
 	F_JOB_LIST_END, /* G: tag in id */
 
 	/* The guest's files; id is a tag, every request has one reply with the same tag */

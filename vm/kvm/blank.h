@@ -46,7 +46,7 @@ pid_t blank_pid(const struct blank *blank); /* -1: it has ended */
 /* Its counters. */
 void blank_stats(const struct blank *blank, uint64_t *ret_exits, uint64_t *ret_disk_written);
 
-/* Keep shells of this shape ready, once the loop has nothing else to do. */
+/* Keep blank machines of this shape ready, once the loop has nothing else to do. */
 void blank_pool_want(const struct engine_env *env, uint64_t memory, unsigned cpus);
 /* End all that wait. */
 void blank_pool_clear(void);

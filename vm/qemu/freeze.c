@@ -22,7 +22,7 @@
  * channel, its console and everything else it holds open need no attention.
  *
  * Nothing may be written to the agent channel meanwhile: QEMU puts input into guest memory even while the
- * vCPUs stand still, and the copy would then be newer than the device state.
+ * vCPUs are stopped, and the copy would then be newer than the device state.
  *
  * Objects for QMP arguments are built unchecked: what is missing for want of memory QEMU refuses.
  */

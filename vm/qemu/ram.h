@@ -6,7 +6,7 @@
  * fork, whose own pages are then the ones it has written. The copy has two parts:
  *
  *   ram_copy_live   what may change once the machine goes on: all of a shared mapping, and a fork's own
- *                   pages. The machine must stand still.
+ *                   pages. The machine must be stopped.
  *   ram_copy_rest   what a fork has not written: it comes from the template below, which never changes, so
  *                   the machine may run again meanwhile.
  *

@@ -84,9 +84,9 @@ static int read_header(int fd, const char *path, struct setup_header *header, st
 	if (rc)
 		return rc;
 	if (header->boot_flag != BOOT_FLAG || memcmp(&header->header, "HdrS", 4) != 0)
-		return err_set(err, -EINVAL, "%s is no bzImage", path);
+		return err_set(err, -EINVAL, "%s is not a bzImage", path);
 	if (header->version < PROTOCOL_MIN || !(header->xloadflags & XLF_KERNEL_64))
-		return err_set(err, -EINVAL, "%s is a kernel without 64-bit entry", path);
+		return err_set(err, -EINVAL, "%s has no 64-bit entry point", path);
 	return 0;
 }
 

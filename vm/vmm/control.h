@@ -8,7 +8,7 @@
  *
  *   READY                              from the VMM, once: the machine is made and empty
  *   BOOT   kernel, initrd, cmdline, disk    start from power-on; the machine runs when it is answered
- *   LOAD   disk; fds: RAM, state       become a fork; stands when it is answered
+ *   LOAD   disk; fds: RAM, state       become a fork; still stopped when it is answered
  *   RUN                                let the vCPUs run
  *   STOP                               stop them and drain the disk
  *   CAPTURE  disk: the next one        FROZEN when the machine may run again, then the reply with fds: RAM,

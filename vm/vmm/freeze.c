@@ -259,7 +259,7 @@ int freeze_start(struct vmm *vmm, const char *next_disk, freeze_fn done, void *a
 	if (vmm->standing < vmm->ncpus || !vmm->clock_held)
 		return err_set(err, -EBUSY, "the machine is not stopped");
 	if (!next_disk != !vmm->disk)
-		return err_set(err, -EINVAL, "the machine %s a disk", vmm->disk ? "has" : "has not");
+		return err_set(err, -EINVAL, "the machine has %s disk", vmm->disk ? "a" : "no");
 	capture = malloc(sizeof(*capture));
 	if (!capture)
 		return err_set(err, -ENOMEM, "out of memory");

@@ -18,7 +18,7 @@ struct freeze;
 typedef void (*freeze_fn)(void *arg, const struct err *err, int ram_fd, int state_fd);
 
 /*
- * The machine stands. When this returns 0 it is frozen: it may run again, on `next_disk` (NULL: it has no
+ * The machine is stopped. When this returns 0 it is frozen: it may run again, on `next_disk` (NULL: it has no
  * disk). done is called from the loop, once the RAM is complete. On failure the machine is as before.
  */
 int freeze_start(struct vmm *vmm, const char *next_disk, freeze_fn done, void *arg, struct freeze **ret,

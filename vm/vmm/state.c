@@ -136,7 +136,7 @@ static int load_machine(struct vmm *vmm, struct reader *reader, struct err *err)
 	int rc;
 
 	if (reader->bad || magic != STATE_MAGIC)
-		return err_set(err, -EINVAL, "this is no saved machine of the kvm engine");
+		return err_set(err, -EINVAL, "this is not a machine saved by the kvm engine");
 	if (version != STATE_VERSION)
 		return err_set(err, -EINVAL, "the saved machine has format %u, this program reads %d",
 			       version, STATE_VERSION);
@@ -265,7 +265,7 @@ static int load_devices(struct vmm *vmm, struct reader *reader, struct err *err)
 	if (!rc)
 		rc = section_close(&section, tag_done, err);
 	if (!rc && reader_left(reader))
-		rc = err_set(err, -EINVAL, "the saved machine goes on after its end");
+		rc = err_set(err, -EINVAL, "there is data after the end of the saved machine");
 	return rc;
 }
 

@@ -27,7 +27,7 @@ struct vmm;
 
 enum { STATE_VERSION = 3 };
 
-/* The vCPUs stand and the disk is drained. RAM must be taken before the loop runs on: saving may change
+/* The vCPUs are stopped and the disk is drained. RAM must be taken before the loop runs on: saving may change
  * it. */
 int state_save(struct vmm *vmm, struct buf *buf, struct err *err);
 /* Into a machine that has its RAM and devices, and has never run. */

@@ -119,7 +119,7 @@ static void run_guest(struct vcpu *vcpu)
 		if (rc >= 0) {
 			handle_exit(vcpu);
 		} else if (error == EINTR) {
-			/* A kick left over from the last stop is not one for now. */
+			/* A kick left over from the last stop; not meant for this run. */
 			if (!vmm->running)
 				return;
 			vcpu->run->immediate_exit = 0;

@@ -8,7 +8,7 @@
 
 struct vcpu;
 
-/* The vCPU stands. */
+/* The vCPU is stopped. */
 int vcpu_save(struct vcpu *vcpu, struct buf *buf, struct err *err);
 /* Into a vCPU that has its CPUID and has never run. */
 int vcpu_load(struct vcpu *vcpu, struct reader *reader, struct err *err);

@@ -83,7 +83,7 @@ struct vmm {
 	enum { VMM_EMPTY, VMM_BROKEN, VMM_FULL } content; /* BROKEN: filling it has failed, or is not done */
 	bool running;                                     /* vCPUs are to run */
 	bool quit, ended;
-	unsigned standing;           /* vCPUs that stand */
+	unsigned standing;           /* vCPUs that are stopped */
 	pthread_cond_t go, stands;   /* running or quit changed; standing changed */
 	struct kvm_clock_data clock; /* kvmclock of a machine that does not run, if clock.flags says so */
 	bool clock_held;
@@ -113,9 +113,9 @@ void vmm_end(struct vmm *vmm, bool clean, const char *fmt, ...) __attribute__((f
 
 /* The vCPU exists, with its CPUID; no thread yet. */
 int vcpu_create(struct vcpu *vcpu, struct vmm *vmm, unsigned index, struct err *err);
-/* Start its thread, which stands until vmm->running. */
+/* Start its thread, which waits until vmm->running. */
 int vcpu_start(struct vcpu *vcpu, struct err *err);
-/* Make it leave the guest; it then stands, if vmm->running is false. */
+/* Make it leave the guest; it then stays stopped, if vmm->running is false. */
 void vcpu_kick(struct vcpu *vcpu);
 /* Standing, or without a thread; vmm->quit is set if it has one. */
 void vcpu_release(struct vcpu *vcpu);

@@ -110,7 +110,7 @@ bool guest_may_send(const struct guest *guest);
 /* ---- job.c */
 
 void guest_job_frame(struct guest *guest, const struct frame *frame);
-/* Fill fds with four entries a job, in the list's order; returns how many. */
+/* Fill fds with four entries per job, in the list's order; returns how many. */
 unsigned guest_jobs_poll(struct guest *guest, struct pollfd *fds);
 void guest_jobs_ready(struct guest *guest, const struct pollfd *fds);
 /* Say what has happened and could not be said before. */
@@ -144,7 +144,7 @@ void guest_files_close(struct guest_files *files);
 /* ---- agent_identity.c, agent_clock.c, agent_report.c, agent_size.c, agent_boot.c: the machine */
 
 int identity_apply(const struct guest_identity *identity, struct err *err);
-/* Tell the host no more what memory is free. */
+/* Stop telling the host which memory is free. */
 void report_end(void);
 /* At boot: as near as it goes to what is asked. 0: leave that as it is. */
 int size_apply(uint32_t cpus, uint64_t memory, struct err *err);

@@ -167,12 +167,12 @@ static void job_start(struct guest *guest, const struct frame *frame)
 		return;
 	job = guest->njobs < GUEST_JOBS_MAX ? calloc(1, sizeof(*job)) : NULL;
 	if (!job) {
-		err_set(&err, -EAGAIN, "the guest has %u jobs, as many as it can", guest->njobs);
+		err_set(&err, -EAGAIN, "the guest has %u jobs already, the most it can have", guest->njobs);
 		goto refuse;
 	}
 	rc = job_spec_get(&r, &job->spec);
 	if (rc) {
-		err_sys(&err, rc, "the job cannot be understood");
+		err_sys(&err, rc, "the request for a job is malformed");
 		goto refuse;
 	}
 	job->id = frame->id;

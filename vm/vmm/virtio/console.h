@@ -15,7 +15,7 @@
 int virtio_console_new(const struct virtio_host *host, int fd, const char *name, struct virtio_device **ret,
 		       struct err *err);
 
-/* While it is held, what arrives on the socket stays there: for a machine that stands still, so that nothing
+/* While it is held, what arrives on the socket stays there: for a machine that is stopped, so that nothing
  * new comes into its memory, and nobody wakes up for it. */
 void virtio_console_hold(struct virtio_device *dev, bool held);
 

@@ -90,7 +90,7 @@ void virtio_start_queue(struct virtio_device *dev, unsigned queue);
 void virtio_stop_queue(struct virtio_device *dev, unsigned queue);
 
 /*
- * State: the vCPUs stand still. Saving first finishes what is under way. The RAM that goes with it has to
+ * State: the vCPUs are stopped. Saving first finishes what is under way. The RAM that goes with it has to
  * be taken before the loop runs on. Loading is for a fresh device; every byte is checked, and on failure the
  * device may only be freed. virtio_loaded then starts it, once the interrupt controller has its state:
  * interrupts again if the driver may not know yet, and looks at every queue once.
