@@ -246,8 +246,7 @@ int cmd_image(int argc, char **argv)
 		options.state = state;
 	}
 	if (!options.state) {
-		fprintf(stderr, "sbx image: there is no default state directory without $HOME; name one with "
-				"--state\n");
+		fprintf(stderr, "sbx image: " NO_STATE_DIR "\n");
 		return SBX_FAILED;
 	}
 	status = -1;

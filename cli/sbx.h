@@ -17,6 +17,9 @@ enum {
 	SBX_NOT_FOUND = 127,
 };
 
+/* What is said where store_default_dir finds none. */
+#define NO_STATE_DIR "there is no default state directory without $HOME; name one with --state"
+
 int cmd_exec(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);

@@ -20,19 +20,32 @@
 
 #include "cli/mount.h"
 #include "cli/sbx.h"
+#include "snap/dump.h"
+#include "snap/image.h"
 #include "snap/store.h"
 
 enum { BAR = 40, TICK_MS = 100, CHUNK = 1 << 20 };
 
-static const char *const forms[] = { "save VM NAME", "load FILE|- NAME", "verify NAME", NULL };
+static const char *const forms[] = { "save VM NAME", "load FILE|- NAME", "verify NAME",
+				     "dump NAME|DIR [--state DIR]", NULL };
+
+static const struct program_option option_table[] = {
+	{ PROGRAM_LONG, "state", "DIR",
+	  "dump: the state directory (default: /var/lib/sbxfs for\n"
+	  "root, else $XDG_STATE_HOME/sbxfs or ~/.local/state/sbxfs)" },
+	{ 0 },
+};
 
 const struct program snapshot_program = {
 	.name = "sbx snapshot",
 	.forms = forms,
-	.about = "Save, load and verify snapshots, with a progress bar on a terminal.\n"
+	.about = "Save, load, verify and dump snapshots, with a progress bar on a terminal.\n"
 		 "`save` does what `echo snapshot NAME > VM/ctl` does. `load` makes a snapshot of an "
 		 "archive, - for\n"
-		 "stdin. `verify` checks every stored block.\n",
+		 "stdin. `verify` checks every stored block. `dump` shows as text what the store holds of a "
+		 "snapshot,\n"
+		 "by its name or by its directory in objects/; no sbxfs needs to run.\n",
+	.options = option_table,
 };
 
 /* ---- files of the tree */
@@ -225,45 +238,83 @@ static int load(const char *file, const char *name)
 	return rc;
 }
 
-static int cmd_save(char **args)
+/* The store's own files: works without a daemon, too. */
+static int dump(const char *what, const char *state)
 {
+	char *dir = state ? NULL : store_default_dir();
+	struct err err = { 0 };
+	int rc;
+
+	if (strchr(what, '/'))
+		rc = snapshot_dump(what, stdout, &err);
+	else if (state || dir)
+		rc = snapshot_dump_named(state ? state : dir, what, stdout, &err);
+	else
+		rc = err_set(&err, -ENOENT, NO_STATE_DIR);
+	free(dir);
+	if (fflush(stdout) && !rc)
+		rc = err_sys(&err, -errno, "cannot write");
+	if (rc)
+		fprintf(stderr, "sbx snapshot: %s\n", err.text);
+	return rc ? SBX_FAILED : 0;
+}
+
+static int cmd_save(char **args, const char *state)
+{
+	(void)state;
 	return save(args[0], args[1]);
 }
 
-static int cmd_load(char **args)
+static int cmd_load(char **args, const char *state)
 {
+	(void)state;
 	return load(args[0], args[1]);
 }
 
-static int cmd_verify(char **args)
+static int cmd_verify(char **args, const char *state)
 {
+	(void)state;
 	return verify(args[0]);
+}
+
+static int cmd_dump(char **args, const char *state)
+{
+	return dump(args[0], state);
 }
 
 /* In the order of `forms`. */
 static const struct {
 	const char *name;
 	int operands;
-	int (*run)(char **args);
-} verbs[] = { { "save", 2, cmd_save }, { "load", 2, cmd_load }, { "verify", 1, cmd_verify } };
+	int (*run)(char **args, const char *state);
+} verbs[] = {
+	{ "save", 2, cmd_save },
+	{ "load", 2, cmd_load },
+	{ "verify", 1, cmd_verify },
+	{ "dump", 1, cmd_dump },
+};
 
 int cmd_snapshot(int argc, char **argv)
 {
-	int status;
+	const char *state = NULL;
+	int option, status;
 	size_t i;
 
-	if (program_next(&snapshot_program, argc, argv, &status) == PROGRAM_EXIT)
-		return status;
+	while ((option = program_next(&snapshot_program, argc, argv, &status)) != PROGRAM_OPERANDS) {
+		if (option == PROGRAM_EXIT)
+			return status;
+		state = optarg;
+	}
 	argc -= optind;
 	argv += optind;
 	if (!argc)
-		return program_refuse(&snapshot_program, "save, load or verify is needed");
+		return program_refuse(&snapshot_program, "save, load, verify or dump is needed");
 	for (i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
 		if (strcmp(argv[0], verbs[i].name) != 0)
 			continue;
 		if (argc - 1 != verbs[i].operands)
 			return program_refuse(&snapshot_program, "the form is: sbx snapshot %s", forms[i]);
-		return verbs[i].run(argv + 1);
+		return verbs[i].run(argv + 1, state);
 	}
 	return program_refuse(&snapshot_program, "there is no command \"%s\"", argv[0]);
 }

@@ -189,7 +189,7 @@ out:
 }
 
 /* Read the sums file and hold it against the layer's size. */
-static int read_sums(struct layer_sums *sums, int sums_fd, const char *name, struct buf *text,
+static int read_file(struct layer_sums *sums, int sums_fd, const char *name, struct buf *text,
 		     struct err *err)
 {
 	size_t expected = HEADER + (sums->n + 1) * sizeof(uint64_t);
@@ -219,6 +219,43 @@ static int read_sums(struct layer_sums *sums, int sums_fd, const char *name, str
 	return 0;
 }
 
+/* The checksums of a file as they are there, *ret for the caller to free. */
+static int load_sums(struct layer_sums *sums, int sums_fd, const char *name, struct err *err)
+{
+	struct buf text = { 0 };
+	int rc = read_file(sums, sums_fd, name, &text, err);
+
+	if (!rc) {
+		sums->sums = malloc((sums->n ? sums->n : 1) * sizeof(*sums->sums));
+		if (!sums->sums)
+			rc = err_set(err, -ENOMEM, "out of memory");
+	}
+	if (!rc) /* aligned now */
+		memcpy(sums->sums, buf_bytes(&text) + HEADER, sums->n * sizeof(*sums->sums));
+	buf_release(&text);
+	return rc;
+}
+
+int sums_read(int dir_fd, const char *file, int sums_fd, uint64_t *ret_size, uint64_t **ret, size_t *ret_n,
+	      struct err *err)
+{
+	struct layer_sums sums = { .fd = -1 };
+	int rc = open_layer(&sums, dir_fd, file, err);
+	size_t i;
+
+	if (!rc)
+		rc = load_sums(&sums, sums_fd, file, err);
+	close_layer(&sums);
+	if (rc)
+		return rc;
+	for (i = 0; i < sums.n; i++)
+		sums.sums[i] = le64toh(sums.sums[i]);
+	*ret_size = sums.size;
+	*ret = sums.sums;
+	*ret_n = sums.n;
+	return 0;
+}
+
 /* Whether the name leads to another file by now. */
 static bool replaced(const struct layer_sums *sums, int dir_fd)
 {
@@ -233,24 +270,14 @@ static int check_with(int dir_fd, const char *file, int sums_fd, const char *nam
 		      bool *ret_replaced, struct err *err)
 {
 	struct layer_sums sums = { .fd = -1 };
-	struct buf text = { 0 };
 	int rc = open_layer(&sums, dir_fd, file, err);
 
 	if (!rc)
-		rc = read_sums(&sums, sums_fd, name, &text, err);
-	if (rc)
-		goto out;
-	sums.sums = malloc((sums.n ? sums.n : 1) * sizeof(*sums.sums));
-	if (!sums.sums) {
-		rc = err_set(err, -ENOMEM, "out of memory");
-		goto out;
-	}
-	memcpy(sums.sums, buf_bytes(&text) + HEADER, sums.n * sizeof(*sums.sums)); /* aligned now */
-	rc = parallel_run(batches(&sums), check_batch, &sums, SUMS_BLOCK, progress, err);
-out:
+		rc = load_sums(&sums, sums_fd, name, err);
+	if (!rc)
+		rc = parallel_run(batches(&sums), check_batch, &sums, SUMS_BLOCK, progress, err);
 	*ret_replaced = rc && sums.fd >= 0 && replaced(&sums, dir_fd);
 	free(sums.sums);
-	buf_release(&text);
 	close_layer(&sums);
 	return rc;
 }

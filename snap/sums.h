@@ -9,6 +9,8 @@
 #define SBX_SNAP_SUMS_H
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #include "snap/store.h"
 #include "util/err.h"
@@ -24,6 +26,13 @@ int sums_write(int dir_fd, const char *file, int sums_fd, int tmp_fd, struct err
  * block found that differs; -EINVAL: no such file or no sums.
  */
 int sums_check(int dir_fd, const char *file, int sums_fd, struct progress *progress, struct err *err);
+
+/*
+ * The checksums in force, *ret_n of them for the caller to free, and the layer's size. -EIO, -EINVAL: as above;
+ * the layer's content is not looked at.
+ */
+int sums_read(int dir_fd, const char *file, int sums_fd, uint64_t *ret_size, uint64_t **ret, size_t *ret_n,
+	      struct err *err);
 
 /* The name of checksums that wait. */
 enum { SUMS_NEXT_MAX = 64 };

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from harness import limit
+from harness import limit, write
 
 
 def test_exec(cli, vm):
@@ -296,6 +296,23 @@ def test_snapshot(cli, sbx, vm, tmp_path):
         assert done.returncode == 125 and word in done.stderr, done.stderr
     assert sbx.named() == ["a", "b", "c"]
     assert cli("snapshot", "save", "vm").returncode == 2
+
+
+def test_snapshot_dump(cli, sbx, vm):
+    """What the store holds of a snapshot, as text; docs/format.md has an example that test_dump compares."""
+    write(vm / "env", "SECRET=\x1b[31m")
+    vm.ctl("snapshot a")
+    done = cli("snapshot", "dump", "a", "--state", sbx.state)
+    text = done.stdout.decode()
+    assert done.returncode == 0 and "damaged" not in text, done.stderr
+    parts = [line.split()[0] for line in text.splitlines() if not line.startswith(" ")]
+    assert parts[:4] == ["object", "manifest", "state", "ram"] and set(parts[4:]) == {"layer"}
+    assert "  env SECRET=\\x1b[31m\n" in text
+    directory = sbx.state / "objects" / text.split()[1]
+    assert cli("snapshot", "dump", directory).stdout.decode() == text.split("\n", 1)[1]
+    for args in ("b", "--state", sbx.state), ("a", "--state", "/nosuch"), ("/nosuch/a",):
+        done = cli("snapshot", "dump", *args)
+        assert done.returncode == 125 and done.stderr.startswith(b"sbx snapshot: "), done.stderr
 
 
 def test_snapshot_bar(build, sbx, vm):

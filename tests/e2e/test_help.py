@@ -72,6 +72,7 @@ def test_help_of_sbx_names_every_command(call):
         ("sbx snapshot", "save"),
         ("sbx snapshot nosuch", "nosuch"),
         ("sbx snapshot save vm", "save VM NAME"),
+        ("sbx snapshot dump", "dump NAME|DIR"),
         ("sbx doctor more", "more"),
         ("sbx-vmm", "--kernel"),
         ("sbx-vmm more", "more"),
