@@ -6,7 +6,7 @@
 #   make bench      measure; prints a table, writes build/bench.json
 #   make bench-lab  the same with the engine kvm in the lab, into build/bench-lab
 #   make install    to PREFIX (default /usr/local), below DESTDIR
-#   make lint       clang-format, clang-tidy, cppcheck
+#   make lint       layers, clang-format, clang-tidy, cppcheck, man pages and the width of the docs
 #   make lab CMD=.. run a command in a virtual machine that has hardware virtualization
 #   make clean
 #
@@ -162,10 +162,12 @@ lint: | $(DEPS)
 # ---- installation
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/sbxfs $(DESTDIR)$(PREFIX)/share/sbxfs
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/sbxfs $(DESTDIR)$(PREFIX)/share/sbxfs \
+		$(foreach s,1 5 8,$(DESTDIR)$(PREFIX)/share/man/man$(s))
 	install $(B)/sbxfs $(B)/sbx $(DESTDIR)$(PREFIX)/bin
 	install $(B)/sbx-vmm $(B)/sbx-browse $(DESTDIR)$(PREFIX)/libexec/sbxfs
 	install -m 644 build/guest/vmlinuz build/guest/initramfs $(DESTDIR)$(PREFIX)/share/sbxfs
+	$(foreach s,1 5 8,install -m 644 man/*.$(s) $(DESTDIR)$(PREFIX)/share/man/man$(s) &&) :
 
 clean:
 	rm -rf build
