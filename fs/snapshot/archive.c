@@ -454,13 +454,11 @@ const struct stream_ops archive_ops = {
 
 static const struct entry no_entries[] = { { 0 } };
 
-static const struct entry since_entry = {
-	.name = "BASE",
-	.mode = S_IFREG | 0444,
-	.flags = ENTRY_VOLATILE,
-	.stream = &archive_ops,
-	.help = "what the other side, which has snapshot BASE, lacks of it"
-};
+static const struct entry since_entry = { .name = "BASE",
+					  .mode = S_IFREG | 0444,
+					  .flags = ENTRY_VOLATILE,
+					  .stream = &archive_ops,
+					  .help = "what a store that has the snapshot BASE lacks of it" };
 
 static void delta_free(struct object *obj)
 {

@@ -46,14 +46,15 @@ static void put_dir(struct buf *text, const char *path, const struct dir_ops *di
 
 void readme(struct buf *text)
 {
-	buf_printf(text,
-		   "sbxfs: every directory here is a microVM sandbox, every snapshot is a directory.\n"
-		   "\n"
-		   "  mkdir vm1; echo start > vm1/ctl           a machine\n"
-		   "  exec 3<>vm1/run; echo uname -a >&3; cat <&3    a command in it\n"
-		   "  echo snapshot > vm1/ctl                   all of it, captured; echo resume > vm1/ctl\n"
-		   "  mkdir vm1/snapshots/1/forks/w1            a running copy, w1\n"
-		   "  mv vm1/snapshots/1 snapshots/base         kept\n"
-		   "\n");
+	buf_printf(
+		text,
+		"sbxfs: every directory here is a microVM sandbox, every snapshot is a directory.\n"
+		"\n"
+		"  mkdir vm1; echo start > vm1/ctl                a sandbox, and its machine runs\n"
+		"  exec 3<>vm1/run; echo uname -a >&3; cat <&3    a command in it\n"
+		"  echo snapshot > vm1/ctl                        all of it, captured; resume lets it go on\n"
+		"  mkdir vm1/snapshots/1/forks/w1                 a running copy, the sandbox w1\n"
+		"  mv vm1/snapshots/1 snapshots/base              kept in the store\n"
+		"\n");
 	put_dir(text, "", root_entry.dir);
 }
