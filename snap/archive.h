@@ -24,9 +24,10 @@ int archive_export_run(struct export *export, int fd); /* [worker] fd stays the 
 int archive_export_end(struct export *export, int result, struct err *err);
 
 struct import;
-/* Reserves the name: -EEXIST. */
-int archive_import_begin(struct store *store, const char *name, struct progress *progress,
-			 struct import **ret, struct err *err);
+/* Reserves the name: -EEXIST. The snapshot will be `owner`'s, whatever the archive comes from; NULL: this
+ * process's, for nobody else. */
+int archive_import_begin(struct store *store, const char *name, const struct owner *owner,
+			 struct progress *progress, struct import **ret, struct err *err);
 /* [worker] fd stays the caller's. Durable on success. */
 int archive_import_run(struct import *import, int fd);
 /* The snapshot is there, or no trace of it is. */

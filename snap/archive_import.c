@@ -46,6 +46,7 @@ struct import {
 	struct progress *progress;
 	char name[STORE_NAME_MAX + 1];
 	char id[ID_SIZE];
+	struct owner owner;
 	struct pin pin; /* the name, the new object, and all there are */
 	unsigned nknown;
 	struct known *known;
@@ -157,9 +158,10 @@ out:
 	return rc ? err_set(err, rc, "out of memory") : 0;
 }
 
-int archive_import_begin(struct store *store, const char *name, struct progress *progress,
-			 struct import **ret, struct err *err)
+int archive_import_begin(struct store *store, const char *name, const struct owner *owner,
+			 struct progress *progress, struct import **ret, struct err *err)
 {
+	const struct owner mine = { geteuid(), getegid(), 0700 };
 	struct import *import;
 	int rc = catalogue_name_free(store, name, err);
 
@@ -170,6 +172,7 @@ int archive_import_begin(struct store *store, const char *name, struct progress 
 		return err_set(err, -ENOMEM, "out of memory");
 	import->store = store;
 	import->progress = progress;
+	import->owner = owner ? *owner : mine;
 	store->importing++;
 	memcpy(import->name, name, strlen(name) + 1); /* catalogue_name_free bounds it */
 	rc = id_make(import->id);
@@ -614,6 +617,8 @@ int archive_import_run(struct import *import, int fd)
 		rc = check_image(import, dir_fd, "ram", import->manifest.ram_size);
 	if (!rc)
 		rc = write_manifest(import, dir_fd);
+	if (!rc)
+		rc = owner_write(dir_fd, "owner", &import->owner, &import->err);
 	if (!rc && fsync(dir_fd) < 0)
 		rc = err_sys(&import->err, -errno, "cannot sync the snapshot");
 	close(dir_fd);

@@ -263,6 +263,8 @@ static int write_object(struct save *save)
 		rc = write_state(save, dir_fd);
 	if (!rc)
 		rc = write_manifest(save, dir_fd);
+	if (!rc)
+		rc = owner_write(dir_fd, "owner", &save->manifest.meta.owner, &save->err);
 	if (!rc && fsync(dir_fd))
 		rc = err_sys(&save->err, -errno, "cannot sync the snapshot");
 	close(dir_fd);

@@ -26,6 +26,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "snap/layer.h"
 #include "snap/template.h"
@@ -61,6 +62,13 @@ int image_get(struct store *store, const char *name, struct image *ret, struct e
 void image_release(struct image *image);
 int image_list(struct store *store, void (*each)(void *arg, const char *name), void *arg);
 
+/* Whose something is, and the permissions of its directory: at most 07777. */
+struct owner {
+	uid_t uid;
+	gid_t gid;
+	mode_t mode;
+};
+
 /* What a snapshot's manifest says beside its data. */
 struct snapshot_meta {
 	char name[STORE_NAME_MAX + 1];
@@ -78,6 +86,7 @@ struct snapshot_meta {
 	struct buf env;      /* the sandbox's env file */
 	uint32_t next_job;   /* the machine's job numbers go on from here */
 	struct buf requires; /* "key value" lines: what a host must have, in words of the engine and of fs/ */
+	struct owner owner;  /* given to snapshot_save_begin; see snapshot_owner */
 };
 void snapshot_meta_release(struct snapshot_meta *meta);
 
@@ -99,6 +108,13 @@ int snapshot_disk(struct store *store, const char *name, struct layer **ret, str
 /* The name goes at once; data others need stays. -ENOENT. */
 int snapshot_remove(struct store *store, const char *name, struct err *err);
 int snapshot_rename(struct store *store, const char *from, const char *to, struct err *err); /* -EEXIST */
+/*
+ * Whose it is. -ENOENT: there is no such snapshot, or it says nothing of an owner (stores made before there
+ * were any); -EIO: what it says is damaged. Setting takes effect as a whole or not at all, and lasts as
+ * a chmod of a local file does: it survives this process at once, and the host once the background synced it.
+ */
+int snapshot_owner(struct store *store, const char *name, struct owner *ret, struct err *err);
+int snapshot_set_owner(struct store *store, const char *name, const struct owner *owner, struct err *err);
 
 /*
  * Saving is three steps: begin on the loop (reserves the name: -EEXIST; pins the template and its layers),

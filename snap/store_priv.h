@@ -69,8 +69,9 @@ struct store {
 	unsigned importing; /* imports under way: there may be layers that are in no table yet */
 	bool compacting;
 	struct background *background;
-	bool closing;            /* references end, files stay */
-	atomic_bool sync_failed; /* delete nothing more: a crash could bring back a name that needs it */
+	bool closing;               /* references end, files stay */
+	atomic_bool owners_syncing; /* the background will come to the owners that changed */
+	atomic_bool sync_failed;    /* delete nothing more: a crash could bring back a name that needs it */
 };
 
 /* store.c */
@@ -84,6 +85,10 @@ void store_discard(struct store *store, int dir_fd, const char *name);
  * ours. */
 int layer_open(struct store *store, const char *file, struct layer **ret, struct err *err);
 struct layer *layer_find(struct store *store, const char *file);
+
+/* owner.c */
+/* [worker] Write and sync the file dir_fd/name, which must not be there. */
+int owner_write(int dir_fd, const char *name, const struct owner *owner, struct err *err);
 
 /* snapshot_save.c */
 /* [worker] Give tmp/id, which is complete and synced, its place in objects/ and the name. On failure it may

@@ -313,8 +313,8 @@ static int start_import(struct file *file, struct err *err)
 	memcpy(worker->name, snap->obj.name, sizeof(worker->name));
 	rc = make_pipe(transfer, worker, false, on_writable, err);
 	if (!rc)
-		rc = archive_import_begin(snap->obj.fs->store, snap->obj.name, &worker->progress,
-					  &worker->import, err);
+		rc = archive_import_begin(snap->obj.fs->store, snap->obj.name, &snap->obj.owner,
+					  &worker->progress, &worker->import, err);
 	if (rc)
 		transfer_abandon(transfer, worker);
 	else
@@ -455,7 +455,7 @@ const struct stream_ops archive_ops = {
 static const struct entry no_entries[] = { { 0 } };
 
 static const struct entry since_entry = { .name = "BASE",
-					  .mode = S_IFREG | 0444,
+					  .mode = S_IFREG | 0400,
 					  .flags = ENTRY_VOLATILE,
 					  .stream = &archive_ops,
 					  .help = "what a store that has the snapshot BASE lacks of it" };

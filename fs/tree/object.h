@@ -20,13 +20,6 @@
 
 struct fs;
 
-/* Who made it; its files belong to them. */
-struct owner {
-	uid_t uid;
-	gid_t gid;
-	mode_t mode; /* permissions of its directory */
-};
-
 enum object_kind { OBJECT_ROOT, OBJECT_IMAGE, OBJECT_SANDBOX, OBJECT_SNAPSHOT, OBJECT_ARCHIVE, OBJECT_JOB };
 
 struct object {
@@ -36,7 +29,7 @@ struct object {
 	bool gone;
 	bool stale; /* gone, and not by an rmdir: the kernel has to look cached names up again */
 	char name[STORE_NAME_MAX + 1];
-	struct owner owner;
+	struct owner owner;   /* who made it; its files belong to them */
 	uint64_t ino;         /* its files' inode numbers are this plus a hash of their names */
 	uint64_t ctime_ns;    /* since 1970 */
 	struct list siblings; /* in fs->images, fs->snapshots or a sandbox's snapshots */

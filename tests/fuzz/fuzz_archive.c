@@ -61,7 +61,7 @@ static void import_fd(int fd)
 	struct import *import;
 	struct err err = { 0 };
 
-	if (archive_import_begin(store, "x", NULL, &import, &err))
+	if (archive_import_begin(store, "x", NULL, NULL, &import, &err))
 		abort();
 	/* A whole machine is no failure of ours. */
 	if (!archive_import_end(import, archive_import_run(import, fd), &err) &&

@@ -181,7 +181,7 @@ static int export_to(struct store *store, const char *name, const char *since, c
 static int import_fd(struct store *store, const char *name, int fd, struct err *err)
 {
 	struct import *work;
-	int rc = archive_import_begin(store, name, NULL, &work, err);
+	int rc = archive_import_begin(store, name, NULL, NULL, &work, err);
 
 	return rc ? rc : archive_import_end(work, archive_import_run(work, fd), err);
 }
@@ -382,7 +382,7 @@ static void giving_up_is_noticed(void)
 
 	atomic_store(&progress.cancel, true);
 	fd = open(path_of("two.sbx"), O_RDONLY | O_CLOEXEC);
-	CHECK(!archive_import_begin(a, "stopped", &progress, &import, &err));
+	CHECK(!archive_import_begin(a, "stopped", NULL, &progress, &import, &err));
 	CHECK(store_gc(a, &(uint64_t){ 0 }, &err) == -EBUSY);
 	CHECK(archive_import_end(import, archive_import_run(import, fd), &err) == -ECANCELED);
 	close(fd);

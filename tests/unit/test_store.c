@@ -85,7 +85,7 @@ static void a_snapshot_survives_the_daemon(void)
 
 	template_unref(template);
 	store = reopen(store);
-	CHECK(count_files("tmp") == 0 && count_files("objects") == 3 && count_files("layers") == 2);
+	CHECK(count_files("tmp") == 0 && count_files("objects") == 4 && count_files("layers") == 2);
 	CHECK(!load(store, "one", &loaded, &err));
 	template = make_template(loaded->disk, make_ram(1, 0, 0, 0));
 	check_same(template->ram_fd, loaded->ram_fd);
@@ -160,6 +160,54 @@ static void children_need_no_parents(void)
 	drop_store(store);
 }
 
+static bool is_owner(struct store *store, const char *name, uid_t uid, gid_t gid, mode_t mode)
+{
+	struct owner owner;
+	struct err err = { 0 };
+
+	return !snapshot_owner(store, name, &owner, &err) && owner.uid == uid && owner.gid == gid &&
+	       owner.mode == mode;
+}
+
+static void owners_last(void)
+{
+	static const char *const bad[] = { "", "sbxfs-owner 1\nuid 0\ngid 0\nmode 0777\n" };
+	const struct owner alice = { 1000, 1001, 0750 };
+	struct store *store = fresh_store();
+	struct layer *base = image_layer(store), *disk = frozen_overlay(store, base);
+	struct template *template = make_template(disk, make_ram(1, 0, 0, 0));
+	struct owner owner;
+	char command[512];
+	struct err err = { 0 };
+
+	CHECK(snapshot_owner(store, "one", &owner, &err) == -ENOENT);
+	CHECK(snapshot_set_owner(store, "one", &alice, &err) == -ENOENT);
+	CHECK(!save(store, "one", "", template));
+	CHECK(is_owner(store, "one", 0, 0, 0)); /* what the fixture names */
+	CHECK(!snapshot_set_owner(store, "one", &alice, &err));
+	CHECK(is_owner(store, "one", 1000, 1001, 0750));
+	CHECK(!snapshot_rename(store, "one", "two", &err));
+	store = reopen(store);
+	CHECK(is_owner(store, "two", 1000, 1001, 0750));
+	CHECK(count_files("tmp") == 0 && count_files("objects") == 4);
+	/* Damage is told from silence, and a store of before there were owners has none. */
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		snprintf(command, sizeof(command), "for f in %s/objects/*/owner; do printf '%s' > $f; done",
+			 dir, bad[i]);
+		shell(command);
+		CHECK(snapshot_owner(store, "two", &owner, &err) == -EIO);
+	}
+	snprintf(command, sizeof(command), "rm %s/objects/*/owner", dir);
+	shell(command);
+	CHECK(snapshot_owner(store, "two", &owner, &err) == -ENOENT);
+	CHECK(!snapshot_set_owner(store, "two", &alice, &err));
+	CHECK(is_owner(store, "two", 1000, 1001, 0750));
+	template_unref(template);
+	layer_unref(disk);
+	layer_unref(base);
+	drop_store(store);
+}
+
 /* A parent's name goes, and with it all that its child does not refer to. */
 static void a_parent_shrinks_to_what_is_needed(void)
 {
@@ -188,7 +236,7 @@ static void a_parent_shrinks_to_what_is_needed(void)
 	CHECK(!snapshot_remove(store, "parent", &err));
 	store = reopen(store);
 	CHECK(disk_usage("objects") + whole * 3 / 4 < before);
-	CHECK(count_files("objects") == 4);
+	CHECK(count_files("objects") == 5);
 	CHECK(!verify(store, "child", &err));
 	CHECK(!load(store, "child", &loaded, &err));
 	check_same(loaded->ram_fd, ram);
@@ -268,6 +316,7 @@ int main(void)
 	TEST(overlays_are_what_qemu_says_they_are);
 	TEST(a_snapshot_survives_the_daemon);
 	TEST(children_need_no_parents);
+	TEST(owners_last);
 	TEST(a_parent_shrinks_to_what_is_needed);
 	TEST(a_flipped_bit_is_found);
 	return 0;
