@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,12 +17,13 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "util/log.h"
 
 /* Requests taken in one round of the loop, so that a busy client does not keep the machines waiting. */
-enum { BATCH = 64 };
+enum { BATCH = 64, STALE_MAX = 64 };
 
 struct session {
 	struct fs *fs;
@@ -248,15 +250,43 @@ static void on_requests(void *arg, uint32_t events)
 	}
 }
 
-int session_detach_stale(const char *mountpoint, struct err *err)
+/* As libfuse does it for an ordinary user: by a program that may, and knows what the user mounted. */
+static int fusermount_detach(const char *mountpoint)
+{
+	char program[] = "fusermount3", detach[] = "-uz", end[] = "--";
+	char *const argv[] = { program, detach, end, (char *)mountpoint, NULL };
+	int status, rc;
+	pid_t pid;
+
+	rc = posix_spawnp(&pid, program, NULL, NULL, argv, environ);
+	if (rc)
+		return -rc;
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return WIFEXITED(status) && !WEXITSTATUS(status) ? 0 : -EPERM;
+}
+
+static bool is_stale(const char *mountpoint)
 {
 	struct statfs st;
 
-	if (!statfs(mountpoint, &st) || errno != ENOTCONN)
-		return 0;
-	log_info("%s: detaching the mount of a daemon that died", mountpoint);
-	if (umount2(mountpoint, MNT_DETACH) < 0)
-		return err_sys(err, -errno, "%s is a stale mount and cannot be detached", mountpoint);
+	return statfs(mountpoint, &st) < 0 && errno == ENOTCONN;
+}
+
+int session_detach_stale(const char *mountpoint, struct err *err)
+{
+	int i, rc;
+
+	/* One may lie on another. */
+	for (i = 0; i < STALE_MAX && is_stale(mountpoint); i++) {
+		log_info("%s: detaching the mount of a daemon that died", mountpoint);
+		rc = umount2(mountpoint, MNT_DETACH) < 0 ? -errno : 0;
+		if (rc == -EPERM)
+			rc = fusermount_detach(mountpoint);
+		if (rc)
+			return err_sys(err, rc, "%s is a stale mount and cannot be detached", mountpoint);
+	}
 	return 0;
 }
 
