@@ -139,7 +139,6 @@ void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 {
 	struct guest_node *dir = guest_node_of(req, parent);
 	struct guest_call *gc = guest_call_new(req, dir, name, done_open);
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	struct buf args = { 0 };
 	int rc;
 
@@ -151,8 +150,7 @@ void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 	rc = guest_put_path(&args, dir, name);
 	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND | O_EXCL));
 	buf_put_u32(&args, mode);
-	buf_put_u32(&args, dir->guest->obj->fs->root.owner.uid ? 0 : ctx->uid);
-	buf_put_u32(&args, dir->guest->obj->fs->root.owner.uid ? 0 : ctx->gid);
+	guest_put_maker(&args, dir, req);
 	guest_call_send(gc, FS_CREATE, rc, &args);
 }
 

@@ -102,6 +102,6 @@ void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const 
 	gc->type = S_IFLNK;
 	rc = guest_put_path(&args, dir, name);
 	buf_put_str(&args, symlink_written(dir->guest->obj->fs->mountpoint, target));
-	guest_put_owner(req, &args);
+	guest_put_maker(&args, dir, req);
 	guest_call_send(gc, FS_SYMLINK, rc, &args);
 }

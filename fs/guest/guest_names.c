@@ -144,8 +144,8 @@ static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int
 	unsigned valid = (unsigned)to_set & (FSV_MODE | FSV_UID | FSV_GID | FSV_SIZE | FSV_ATIME | FSV_MTIME);
 	struct fs_attr want = {
 		.mode = attr->st_mode & 07777,
-		.uid = attr->st_uid,
-		.gid = attr->st_gid,
+		.uid = guest_uid(gn, attr->st_uid),
+		.gid = guest_gid(gn, attr->st_gid),
 		.size = (uint64_t)attr->st_size,
 		.atime_ns = to_ns(&attr->st_atim),
 		.mtime_ns = to_ns(&attr->st_mtim),
@@ -167,16 +167,6 @@ static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int
 
 /* ---- making and removing */
 
-/* Files made here belong to whom made them; where the daemon is an ordinary user's, to the guest's root. */
-void guest_put_owner(fuse_req_t req, struct buf *args)
-{
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	const struct fs *fs = fuse_req_userdata(req);
-
-	buf_put_u32(args, fs->root.owner.uid ? 0 : ctx->uid);
-	buf_put_u32(args, fs->root.owner.uid ? 0 : ctx->gid);
-}
-
 static void guest_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
 	struct guest_node *dir = guest_node_of(req, parent);
@@ -189,7 +179,7 @@ static void guest_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 	rc = guest_put_path(&args, dir, name);
 	gc->type = S_IFDIR;
 	buf_put_u32(&args, mode);
-	guest_put_owner(req, &args);
+	guest_put_maker(&args, dir, req);
 	guest_call_send(gc, FS_MKDIR, rc, &args);
 }
 
@@ -207,7 +197,7 @@ static void guest_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 	gc->fifo = S_ISFIFO(mode);
 	buf_put_u32(&args, mode);
 	buf_put_u64(&args, rdev);
-	guest_put_owner(req, &args);
+	guest_put_maker(&args, dir, req);
 	guest_call_send(gc, FS_MKNOD, rc, &args);
 }
 

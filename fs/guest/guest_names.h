@@ -95,6 +95,11 @@ struct guest_node *guest_child(struct guest_node *dir, const char *name);
 uint64_t guest_ino(const struct guest_node *gn, unsigned below, uint64_t ino);
 /* The next attributes in results, checked: 0, or -EIO for what no file has. */
 int guest_attr_get(struct reader *results, struct fs_attr *ret);
+/* Ids of the guest, for those of the host: its root is the sandbox's owner. */
+uint32_t guest_uid(const struct guest_node *gn, uid_t uid);
+uint32_t guest_gid(const struct guest_node *gn, gid_t gid);
+/* Append the owner, in the guest, of what req makes in dir. */
+void guest_put_maker(struct buf *args, const struct guest_node *dir, fuse_req_t req);
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret);
 
 /*
@@ -113,9 +118,6 @@ int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry
 void guest_done_entry(struct guest_call *gc, int err, struct reader *results);
 /* For calls whose answer is only an errno. */
 void guest_done_err(struct guest_call *gc, int err, struct reader *results);
-
-/* Whom a file belongs to that req makes. */
-void guest_put_owner(fuse_req_t req, struct buf *args);
 
 /* The size of a link in dir is that of the target shown; the guest's is next in results. Others: nothing. */
 void guest_link_attr(const struct guest_node *dir, struct reader *results, struct fs_attr *attr);

@@ -242,14 +242,53 @@ static uint32_t shown_mode(const struct guest_node *gn, uint32_t mode)
 	return S_ISFIFO(mode) && !gn->fifo ? (mode & ~(uint32_t)S_IFMT) | S_IFSOCK : mode;
 }
 
+/*
+ * The kernel checks a guest's owners and modes against the host's users, who are others. So the guest's root is
+ * the owner of the sandbox, who may do there what that may; and where that is an ordinary user, who could not
+ * touch what is shown as another's, all of the guest's files are shown as theirs. Root may everything anyway,
+ * and sees ids as they are. Either way who cannot enter the sandbox's directory does not get here.
+ */
+static const struct owner *shown_owner(const struct guest_node *gn)
+{
+	const struct owner *owner = &gn->guest->obj->owner;
+
+	return owner->uid ? owner : NULL;
+}
+
+uint32_t guest_uid(const struct guest_node *gn, uid_t uid)
+{
+	const struct owner *owner = shown_owner(gn);
+
+	return owner && uid == owner->uid ? 0 : uid;
+}
+
+uint32_t guest_gid(const struct guest_node *gn, gid_t gid)
+{
+	const struct owner *owner = shown_owner(gn);
+
+	return owner && gid == owner->gid ? 0 : gid;
+}
+
+void guest_put_maker(struct buf *args, const struct guest_node *dir, fuse_req_t req)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	const struct owner *owner = shown_owner(dir);
+	const bool is_root = owner && owner->uid == ctx->uid;
+
+	buf_put_u32(args, is_root ? 0 : ctx->uid);
+	buf_put_u32(args, is_root ? 0 : ctx->gid);
+}
+
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret)
 {
+	const struct owner *shown = shown_owner(gn);
+
 	*ret = (struct stat){
 		.st_ino = guest_ino(gn, 0, attr->ino),
 		.st_mode = shown_mode(gn, attr->mode),
 		.st_nlink = attr->nlink,
-		.st_uid = attr->uid,
-		.st_gid = attr->gid,
+		.st_uid = shown ? shown->uid : attr->uid,
+		.st_gid = shown ? shown->gid : attr->gid,
 		.st_rdev = attr->rdev,
 		.st_size = (off_t)attr->size,
 		.st_blocks = (blkcnt_t)attr->blocks,
