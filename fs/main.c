@@ -40,6 +40,7 @@
 struct arguments {
 	const char *state, *engine, *mount_options, *guest, *libexec;
 	bool foreground;
+	mode_t mode; /* of the root */
 	char mountpoint[PATH_MAX], state_dir[PATH_MAX];
 	char kernel[PATH_MAX + 16], initrd[PATH_MAX + 16], libexec_dir[PATH_MAX + 32];
 };
@@ -47,6 +48,7 @@ struct arguments {
 enum {
 	OPT_STATE = PROGRAM_LONG,
 	OPT_ENGINE,
+	OPT_MODE,
 	OPT_GUEST,
 	OPT_LIBEXEC,
 	OPT_MEMORY,
@@ -65,6 +67,9 @@ static const struct program_option option_table[] = {
 	{ OPT_ENGINE, "engine", "NAME", "kvm, qemu or auto: the best this host can run (default: auto)" },
 	{ 'f', NULL, NULL, "stay in the foreground" },
 	{ 'o', NULL, "OPTIONS", "more mount options, separated by commas" },
+	{ OPT_MODE, "mode", "MODE",
+	  "permissions of the root: who may make sandboxes and named\n"
+	  "snapshots (default: 0755; 1777: everybody)" },
 	{ OPT_MEMORY, "memory-default", "SIZE", "memory of a new sandbox (default: 512M)" },
 	{ OPT_POOL, "pool", "N", "machines kept ready for each snapshot that is forked (default: 2)" },
 	{ OPT_POOL_TOTAL, "pool-total", "N", "and for all snapshots together (default: 8)" },
@@ -128,6 +133,19 @@ static int set_size(const char *option, const char *text, uint64_t *ret)
 	return -EINVAL;
 }
 
+/* The sticky bit and permissions, in octal. */
+static int set_mode(const char *text, mode_t *ret)
+{
+	const size_t n = strlen(text);
+
+	if (!n || n > 4 || strspn(text, "01234567") != n || strtoul(text, NULL, 8) > 01777) {
+		program_refuse(&program, "--mode: \"%s\" is not a mode such as 0755 or 1777", text);
+		return -EINVAL;
+	}
+	*ret = (mode_t)strtoul(text, NULL, 8);
+	return 0;
+}
+
 static int set_memory(const char *text, struct shape *shape)
 {
 	struct err err;
@@ -167,6 +185,9 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 			break;
 		case OPT_ENGINE:
 			rc = set_engine(optarg, &args->engine);
+			break;
+		case OPT_MODE:
+			rc = set_mode(optarg, &args->mode);
 			break;
 		case OPT_GUEST:
 			args->guest = optarg;
@@ -374,7 +395,7 @@ static void on_signal(void *arg, uint32_t events)
 
 static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 {
-	const struct owner owner = { geteuid(), getegid(), 0755 };
+	const struct owner owner = { geteuid(), getegid(), args->mode };
 	int rc;
 
 	list_init(&fs->nodes);
@@ -492,7 +513,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 
 int main(int argc, char **argv)
 {
-	static struct arguments args = { .engine = "auto", .mount_options = "" };
+	static struct arguments args = { .engine = "auto", .mount_options = "", .mode = 0755 };
 	static struct fs fs = {
 		.options = { .shape = { .memory = 512u << 20,
 					.memory_max = 2048u << 20,

@@ -272,28 +272,28 @@ static void ctl_command(struct object *obj, const char *text, struct request *re
 
 static const struct entry job_files[] = {
 	{ .name = "cmd",
-	  .mode = S_IFREG | 0644,
+	  .mode = S_IFREG | 0600,
 	  .show = cmd_show,
 	  .store = cmd_store,
 	  .help = "writing a shell command line starts it; text with NUL bytes is an argv" },
 	{ .name = "cwd",
-	  .mode = S_IFREG | 0644,
+	  .mode = S_IFREG | 0600,
 	  .show = cwd_show,
 	  .store = cwd_store,
 	  .help = "its working directory; set before the start, like env, user and tty" },
 	{ .name = "env",
-	  .mode = S_IFREG | 0644,
+	  .mode = S_IFREG | 0600,
 	  .flags = ENTRY_APPEND,
 	  .show = env_show,
 	  .store = env_store,
 	  .help = "K=V lines, added to the sandbox's env" },
 	{ .name = "user",
-	  .mode = S_IFREG | 0644,
+	  .mode = S_IFREG | 0600,
 	  .show = user_show,
 	  .store = user_store,
 	  .help = "the user it runs as; root if empty" },
 	{ .name = "tty",
-	  .mode = S_IFREG | 0644,
+	  .mode = S_IFREG | 0600,
 	  .show = tty_show,
 	  .store = tty_store,
 	  .help = "1: a terminal instead of three pipes" },
@@ -304,21 +304,21 @@ static const struct entry job_files[] = {
 		  "opened "
 		  "before the start" },
 	{ .name = "stdout",
-	  .mode = S_IFREG | 0444,
+	  .mode = S_IFREG | 0400,
 	  .stream = &stdout_ops,
 	  .help = "its output; reads block, poll works, and it ends when all processes have closed it" },
-	{ .name = "stderr", .mode = S_IFREG | 0444, .stream = &stderr_ops, .help = "the same for stderr" },
+	{ .name = "stderr", .mode = S_IFREG | 0400, .stream = &stderr_ops, .help = "the same for stderr" },
 	{ .name = "status",
-	  .mode = S_IFREG | 0444,
+	  .mode = S_IFREG | 0400,
 	  .flags = ENTRY_POLL,
 	  .show = status_show,
 	  .help = "pending | running | exited N | signaled N | failed REASON; poll wakes when it changes" },
 	{ .name = "wait",
-	  .mode = S_IFREG | 0444,
+	  .mode = S_IFREG | 0400,
 	  .stream = &wait_ops,
 	  .help = "reading blocks until the command ends, then gives its status" },
 	{ .name = "ctl",
-	  .mode = S_IFREG | 0644,
+	  .mode = S_IFREG | 0600,
 	  .flags = ENTRY_FRESH,
 	  .show = ctl_text,
 	  .command = ctl_command,
@@ -370,7 +370,7 @@ static void exec_mkdir(struct object *dir, const char *name, struct command *com
 
 	if (find(sandbox_of(dir), name))
 		err_set(&err, -EEXIST, "there is an exec/%s already", name);
-	else if (!(job = job_new(sandbox_of(dir), name, &command->caller)))
+	else if (!(job = job_new(sandbox_of(dir), name, &command->child)))
 		err_sys(&err, -ENOMEM, "cannot make exec/%s", name);
 	if (job)
 		command_made(command, &job->obj, &job_entry, false);

@@ -9,6 +9,14 @@
 #include "fs/fork/fork.h"
 #include "util/size.h"
 
+/* A child has its origin's permissions less the umask, and its owner no more than a mkdir names. */
+static void inherit(const struct object *origin, struct command *command)
+{
+	const mode_t most = command->kind == COMMAND_MKDIR ? command->child.mode | 0077 : 0777;
+
+	command->child.mode = origin->owner.mode & ~command_umask(command) & most;
+}
+
 /* ---- the verb */
 
 void fork_verb(struct object *origin, const struct words *words, struct command *command)
@@ -18,6 +26,11 @@ void fork_verb(struct object *origin, const struct words *words, struct command 
 	uint64_t n;
 	const bool batch = !number_parse(words->word[1], &n);
 
+	if (tree_may_make(&command->caller, origin, "forks", &err)) {
+		command_done(command, &err);
+		return;
+	}
+	inherit(origin, command);
 	if (batch && (words->n < 3 || strchr(words->word[2], '=')))
 		err_set(&err, -EINVAL, "fork: the form is: fork W [k=v ...], or: fork N PREFIX [k=v ...]");
 	else if (batch && !n)
@@ -72,6 +85,7 @@ static void forks_list(struct object *dir, struct listing *listing)
 
 static void forks_mkdir(struct object *dir, const char *name, struct command *command)
 {
+	inherit(dir, command);
 	fork_one(dir, name, NULL, command);
 }
 

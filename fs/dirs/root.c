@@ -65,8 +65,10 @@ static void verb_create(struct object *obj, const struct words *words, struct co
 	struct sandbox *sb;
 	struct err err = { 0 };
 
-	if (overrides_parse(words->word + 2, true, &want, &err) ||
-	    sandbox_new(obj->fs, words->word[1], &command->caller, &sb, &err)) {
+	command->child.mode &= ~command_umask(command);
+	if (tree_may_make(&command->caller, obj, NULL, &err) ||
+	    overrides_parse(words->word + 2, true, &want, &err) ||
+	    sandbox_new(obj->fs, words->word[1], &command->child, &sb, &err)) {
 		command_done(command, &err);
 		goto out;
 	}
@@ -90,7 +92,9 @@ static void verb_gc(struct object *obj, const struct words *words, struct comman
 	uint64_t freed = 0;
 
 	(void)words;
-	if (!store_gc(obj->fs->store, &freed, &err))
+	if (command->caller.uid && command->caller.uid != obj->owner.uid)
+		err_set(&err, -EPERM, "gc: only who owns the root may do that");
+	else if (!store_gc(obj->fs->store, &freed, &err))
 		log_info("gc: %" PRIu64 " bytes freed", freed);
 	command_done(command, &err);
 }
@@ -146,6 +150,7 @@ static void image_free(struct object *obj)
 /* Images come and go on disk. An object is made at the first look and kept: there are few. */
 static struct object *image_object(struct fs *fs, const char *name)
 {
+	const struct owner owner = { fs->root.owner.uid, fs->root.owner.gid, 0755 };
 	struct object *obj;
 
 	list_for_each (obj, &fs->images, siblings)
@@ -154,7 +159,7 @@ static struct object *image_object(struct fs *fs, const char *name)
 	obj = calloc(1, sizeof(*obj));
 	if (!obj)
 		return NULL;
-	object_init(obj, OBJECT_IMAGE, fs, name, &fs->root.owner, image_free);
+	object_init(obj, OBJECT_IMAGE, fs, name, &owner, image_free);
 	list_add(&fs->images, &obj->siblings);
 	return obj;
 }
@@ -224,7 +229,7 @@ static void root_mkdir(struct object *dir, const char *name, struct command *com
 	struct sandbox *sb;
 	struct err err;
 
-	if (sandbox_new(dir->fs, name, &command->caller, &sb, &err)) {
+	if (sandbox_new(dir->fs, name, &command->child, &sb, &err)) {
 		command_done(command, &err);
 		return;
 	}
@@ -253,7 +258,7 @@ static int readme_show(struct object *obj, struct buf *text, struct err *err)
 static const struct entry root_files[] = {
 	{ .name = "ctl",
 	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_FRESH,
+	  .flags = ENTRY_FRESH | ENTRY_SHARED,
 	  .show = ctl_text,
 	  .command = ctl_command,
 	  .verbs = verbs,
@@ -275,6 +280,7 @@ static const struct entry root_files[] = {
 	  .help = "what the disks of sandboxes begin with" },
 	{ .name = "snapshots",
 	  .mode = S_IFDIR | 0755,
+	  .flags = ENTRY_SHARED,
 	  .dir = &snapshots_dir,
 	  .help = "named snapshots: mv one here to save it, rmdir to delete it" },
 	{ 0 },

@@ -97,6 +97,7 @@ struct shot {
 	struct sandbox *sb; /* a reference */
 	struct command *command;
 	struct snapshot *snap;
+	mode_t umask;
 	char name[STORE_NAME_MAX + 1]; /* "": unnamed */
 };
 
@@ -122,7 +123,7 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 	struct worker *worker;
 	struct err failed = *err;
 
-	if (failed.code || snapshot_new(shot->sb, template, &shot->snap, &failed)) {
+	if (failed.code || snapshot_new(shot->sb, template, shot->umask, &shot->snap, &failed)) {
 		shot_end(shot, &failed);
 		return;
 	}
@@ -140,6 +141,14 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 	shot->command->arg = worker;
 }
 
+/* A named snapshot is made where a mkdir or mv would make it. */
+static int may_name(const struct caller *caller, struct fs *fs, const char *name, struct err *err)
+{
+	int rc = tree_may_make(caller, &fs->root, "snapshots", err);
+
+	return rc ? rc : snapshot_name_check(fs, name, err);
+}
+
 static void shoot(struct object *obj, const struct words *words, struct command *command, bool go_on)
 {
 	struct shot *shot = calloc(1, sizeof(*shot));
@@ -147,9 +156,10 @@ static void shoot(struct object *obj, const struct words *words, struct command 
 
 	if (!shot) {
 		err_sys(&err, -ENOMEM, "%s", words->word[0]);
-	} else if (words->n < 2 || !snapshot_name_check(obj->fs, words->word[1], &err)) {
+	} else if (words->n < 2 || !may_name(&command->caller, obj->fs, words->word[1], &err)) {
 		if (words->n > 1)
 			snprintf(shot->name, sizeof(shot->name), "%s", words->word[1]);
+		shot->umask = command_umask(command);
 		shot->sb = sandbox_of(object_ref(obj));
 		shot->command = command;
 		if (!capture(shot->sb, go_on ? "checkpoint" : "snapshot",
@@ -403,7 +413,7 @@ static struct node *files_mount(struct object *obj, const struct entry *entry)
 static const struct entry files[] = {
 	{ .name = "ctl",
 	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_FRESH,
+	  .flags = ENTRY_FRESH | ENTRY_SHARED,
 	  .show = ctl_text,
 	  .command = ctl_command,
 	  .verbs = verbs,
@@ -423,37 +433,42 @@ static const struct entry files[] = {
 	  .help = "name, engine, image, parent, created, boot_us or fork_us, generation, pid of its VMM" },
 	{ .name = "image",
 	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_SHARED,
 	  .show = image_show,
 	  .store = image_store,
 	  .help = "the image its disk begins with; set before the start" },
 	{ .name = "memory",
 	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_SHARED,
 	  .show = memory_show,
 	  .command = memory_write,
 	  .help = "in bytes; K, M and G are accepted" },
 	{ .name = "cpus",
 	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_SHARED,
 	  .show = cpus_show,
 	  .command = cpus_write,
 	  .help = "how many CPUs" },
 	{ .name = "memory_max",
 	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_SHARED,
 	  .show = memory_max_show,
 	  .store = memory_max_store,
 	  .help = "the most that memory can be set to; set before the start" },
 	{ .name = "cpus_max",
 	  .mode = S_IFREG | 0644,
+	  .flags = ENTRY_SHARED,
 	  .show = cpus_max_show,
 	  .store = cpus_max_store,
 	  .help = "the same for cpus" },
 	{ .name = "env",
-	  .mode = S_IFREG | 0644,
+	  .mode = S_IFREG | 0600,
 	  .flags = ENTRY_APPEND,
 	  .show = env_show,
 	  .store = env_store,
 	  .help = "K=V lines for commands run from now on" },
 	{ .name = "console",
-	  .mode = S_IFREG | 0444,
+	  .mode = S_IFREG | 0400,
 	  .stream = &console_ops,
 	  .help = "the serial console; tail -f works" },
 	{ .name = "stats",
@@ -468,15 +483,18 @@ static const struct entry files[] = {
 	  .help = "open read-write, write one command line, read its output to the end" },
 	{ .name = "exec",
 	  .mode = S_IFDIR | 0755,
+	  .flags = ENTRY_SHARED,
 	  .dir = &exec_dir,
 	  .help = "jobs: commands with streams and a status; mktemp -d exec/XXXX works" },
 	{ .name = "fs", .mode = S_IFDIR | 0755, .mount = files_mount, .help = "the files of the machine" },
 	{ .name = "snapshots",
 	  .mode = S_IFDIR | 0755,
+	  .flags = ENTRY_SHARED,
 	  .dir = &vm_snapshots_dir,
 	  .help = "unnamed snapshots, which live as long as the sandbox, and the link latest" },
 	{ .name = "forks",
 	  .mode = S_IFDIR | 0755,
+	  .flags = ENTRY_SHARED,
 	  .dir = &forks_dir,
 	  .help = "mkdir forks the sandbox as it is now; lists the forks that exist, as links" },
 	{ 0 },

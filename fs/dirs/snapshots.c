@@ -67,7 +67,7 @@ static int status_show(struct object *obj, struct buf *text, struct err *err)
 static const struct entry files[] = {
 	{ .name = "ctl",
 	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_FRESH,
+	  .flags = ENTRY_FRESH | ENTRY_SHARED,
 	  .show = ctl_text,
 	  .command = ctl_command,
 	  .verbs = verbs,
@@ -89,6 +89,7 @@ static const struct entry files[] = {
 		  "wakes when it changes" },
 	{ .name = "forks",
 	  .mode = S_IFDIR | 0755,
+	  .flags = ENTRY_SHARED,
 	  .dir = &forks_dir,
 	  .help = "mkdir W makes the sandbox /W; lists the forks that exist, as links" },
 	{ .name = "fs",
@@ -96,7 +97,7 @@ static const struct entry files[] = {
 	  .mount = snapfs_mount,
 	  .help = "its files, read-only and without booting it: what had reached its disk" },
 	{ .name = "archive",
-	  .mode = S_IFREG | 0644,
+	  .mode = S_IFREG | 0600,
 	  .flags = ENTRY_FRESH,
 	  .stream = &archive_ops,
 	  .help = "the whole snapshot in one file: read to export it; write to an empty snapshot to import, "
@@ -130,6 +131,7 @@ static const struct dir_ops snapshot_dir = {
 	.child = &parent_entry,
 	.find = snapshot_dir_find,
 	.list = snapshot_dir_list,
+	.chown = snapshot_chown,
 };
 
 static const struct entry named_entry = { .name = "NAME",
@@ -240,7 +242,7 @@ static void named_mkdir(struct object *dir, const char *name, struct command *co
 	struct snapshot *snap;
 	struct err err;
 
-	if (snapshot_new_empty(dir->fs, name, &command->caller, &snap, &err))
+	if (snapshot_new_empty(dir->fs, name, &command->child, &snap, &err))
 		command_done(command, &err);
 	else
 		command_made(command, &snap->obj, &named_entry, false);

@@ -135,7 +135,7 @@ void fork_batch(struct object *origin, unsigned n, const char *prefix, const str
 	}
 	batch->command = command;
 	batch->origin = object_ref(origin);
-	batch->owner = command->caller;
+	batch->owner = command->child;
 	batch->overrides.shape = overrides->shape;
 	buf_add(&batch->overrides.env, buf_bytes(&overrides->env), overrides->env.len);
 	snprintf(batch->prefix, sizeof(batch->prefix), "%s", prefix);

@@ -155,7 +155,7 @@ void fork_one(struct object *origin, const char *name, const struct overrides *o
 	struct fork *fork;
 	struct err err;
 
-	if (fork_new(origin, name, &command->caller, overrides, on_fork, command, &fork, &err)) {
+	if (fork_new(origin, name, &command->child, overrides, on_fork, command, &fork, &err)) {
 		command_done(command, &err);
 		return;
 	}

@@ -24,14 +24,14 @@ void fork_run(struct fork *fork, struct source *source);
 /* Nobody waits for it any more: it fails with -EINTR, now or when its source is there, and leaves nothing. */
 void fork_cancel(void *fork);
 
-/* A child of origin as the command asks: a mkdir, or the verb with these overrides. */
+/* A child of origin as the command asks, whose it says: a mkdir, or the verb with these overrides. */
 void fork_one(struct object *origin, const char *name, const struct overrides *overrides,
 	      struct command *command);
 
 /* ---- in batch.c */
 
 enum { BATCH_MAX = 1000 };
-/* n children PREFIX1... of origin; one that fails leaves the others alone, and has a line in `error`. */
+/* n children PREFIX1... of origin, whose the command says; one that fails leaves the others alone, and has a line in `error`. */
 void fork_batch(struct object *origin, unsigned n, const char *prefix, const struct overrides *overrides,
 		struct command *command);
 

@@ -22,6 +22,7 @@
 struct rollback {
 	struct sandbox *sb; /* a reference */
 	struct command *command;
+	mode_t umask;
 	struct source *target;
 	struct source *replaced; /* the state before, to go back to */
 	struct err err;          /* why the target could not be brought up */
@@ -102,7 +103,7 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 	struct snapshot *snap = NULL;
 	struct err failed = *err;
 
-	if (!failed.code && !snapshot_new(r->sb, template, &snap, &failed)) {
+	if (!failed.code && !snapshot_new(r->sb, template, r->umask, &snap, &failed)) {
 		snapshot_keep(snap);
 		source_get(&snap->obj, on_replaced, r);
 		return;
@@ -134,20 +135,23 @@ void rollback_verb(struct object *obj, const struct words *words, struct command
 {
 	struct sandbox *sb = sandbox_of(obj);
 	struct snapshot *target = find_target(sb, words->word[1]);
-	struct rollback *r = target ? calloc(1, sizeof(*r)) : NULL;
-	struct err err;
+	struct rollback *r = NULL;
+	struct err err = { 0 };
 
+	/* It is a fork of the target, and nobody forks what is not theirs by way of a machine that is. */
+	if (!target)
+		err_set(&err, -ENOENT, "rollback: neither %s nor the store has a snapshot %.80s", obj->name,
+			words->word[1]);
+	else if (!tree_may_make(&command->caller, &target->obj, "forks", &err) &&
+		 !(r = calloc(1, sizeof(*r))))
+		err_sys(&err, -ENOMEM, "rollback");
 	if (!r) {
-		if (target)
-			err_sys(&err, -ENOMEM, "rollback");
-		else
-			err_set(&err, -ENOENT, "rollback: neither %s nor the store has a snapshot %.80s",
-				obj->name, words->word[1]);
 		command_done(command, &err);
 		return;
 	}
 	r->sb = sandbox_of(object_ref(obj));
 	r->sb->obj.fs->forking++;
 	r->command = command;
+	r->umask = command_umask(command);
 	source_get(&target->obj, on_target, r);
 }

@@ -257,13 +257,14 @@ void job_inherit(void *arg, const struct job_info *info)
 {
 	struct sandbox *sb = arg;
 	const struct job_spec *spec = &info->spec;
+	const struct owner owner = { sb->obj.owner.uid, sb->obj.owner.gid, 0700 };
 	struct job *job;
 	char **env;
 
 	if (info->id >= sb->next_job)
 		sb->next_job = info->id + 1;
 	/* A `run` ends with the file that was open, and nobody here has it open. */
-	if (!name_valid(spec->name) || !(job = job_new(sb, spec->name, &sb->obj.owner))) {
+	if (!name_valid(spec->name) || !(job = job_new(sb, spec->name, &owner))) {
 		agent_job_forget(sb->agent, info->id);
 		return;
 	}

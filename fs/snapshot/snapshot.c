@@ -13,6 +13,7 @@
 #include "fs/snapshot/compaction.h"
 #include "fs/snapshot/files.h"
 #include "fs/snapshot/work.h"
+#include "util/log.h"
 
 struct snapshot *snapshot_of(const struct object *obj)
 {
@@ -85,7 +86,8 @@ int snapshot_meta_of(const struct sandbox *sb, const struct template *template, 
 	return ret->env.failed || ret->requires.failed ? -ENOMEM : 0;
 }
 
-int snapshot_new(struct sandbox *sb, struct template *template, struct snapshot **ret, struct err *err)
+int snapshot_new(struct sandbox *sb, struct template *template, mode_t umask, struct snapshot **ret,
+		 struct err *err)
 {
 	struct snapshot *snap;
 	char number[16];
@@ -98,7 +100,7 @@ int snapshot_new(struct sandbox *sb, struct template *template, struct snapshot 
 		return err_sys(err, -ENOMEM, "cannot keep a snapshot of %s", sb->obj.name);
 	}
 	snap->has_meta = true;
-	snap->obj.owner.mode = 0755;
+	snap->obj.owner.mode &= ~umask;
 	snap->obj.to_root = "../../../../";
 	snap->template = template;
 	snap->source = sb;
@@ -167,6 +169,27 @@ void snapshot_name(struct snapshot *snap, const char *name)
 	snprintf(snap->obj.name, sizeof(snap->obj.name), "%s", name);
 }
 
+/* The store has whose it was when saving or importing it began. */
+static void keep_owner(struct snapshot *snap)
+{
+	const struct owner *now = &snap->obj.owner;
+	struct owner stored;
+	struct err err;
+
+	if (!snapshot_owner(snap->obj.fs->store, snap->obj.name, &stored, &err) && stored.uid == now->uid &&
+	    stored.gid == now->gid && stored.mode == now->mode)
+		return;
+	if (snapshot_set_owner(snap->obj.fs->store, snap->obj.name, now, &err))
+		log_warn("snapshot %s: %s", snap->obj.name, err.text);
+}
+
+int snapshot_chown(struct object *obj, const struct owner *owner, struct err *err)
+{
+	const struct snapshot *snap = snapshot_of(obj);
+
+	return snap->stored ? snapshot_set_owner(obj->fs->store, obj->name, owner, err) : 0;
+}
+
 void snapshot_published(struct snapshot *snap, const char *name, struct sandbox *source)
 {
 	/* The next snapshot of the same sandbox refers to this one's memory. */
@@ -174,6 +197,7 @@ void snapshot_published(struct snapshot *snap, const char *name, struct sandbox 
 		snprintf(source->parent_named, sizeof(source->parent_named), "%s", name);
 	snap->stored = true;
 	snapshot_name(snap, name);
+	keep_owner(snap);
 	compaction_want(snap->obj.fs);
 	/* What was stored, and how big it is. */
 	snapshot_read_meta(snap, NULL);
@@ -203,13 +227,19 @@ struct loading {
 static void add_named(void *arg, const char *name)
 {
 	struct loading *loading = arg;
-	struct snapshot *snap = make(loading->fs, name, &loading->fs->root.owner);
+	/* Where nothing can be read of an owner it is ours alone. */
+	struct owner owner = { loading->fs->root.owner.uid, loading->fs->root.owner.gid, 0700 };
+	struct snapshot *snap;
+	struct err err;
+	int rc = snapshot_owner(loading->fs->store, name, &owner, &err);
 
+	if (rc && rc != -ENOENT)
+		log_warn("snapshot %s is for its owner alone, who is user %u: %s", name, owner.uid, err.text);
+	snap = make(loading->fs, name, &owner);
 	if (!snap) {
 		loading->failed = true;
 		return;
 	}
-	snap->obj.owner.mode = 0755;
 	snap->stored = true;
 	snapshot_name(snap, name);
 }

@@ -34,9 +34,10 @@ struct snapshot *snapshot_find(struct list *snapshots, const char *name);
 /* What a fork of the sandbox, or a snapshot of it, inherits. snapshot_meta_release frees it. */
 int snapshot_meta_of(const struct sandbox *sb, const struct template *template, struct snapshot_meta *ret);
 
-/* A snapshot of sb with the next number, not yet in its list: snapshot_keep adds it. Takes the template
- * over. */
-int snapshot_new(struct sandbox *sb, struct template *template, struct snapshot **ret, struct err *err);
+/* A snapshot of sb with the next number, not yet in its list: snapshot_keep adds it. It belongs to whom the
+ * sandbox belongs, with the sandbox's permissions less `umask`. Takes the template over. */
+int snapshot_new(struct sandbox *sb, struct template *template, mode_t umask, struct snapshot **ret,
+		 struct err *err);
 void snapshot_keep(struct snapshot *snap);
 /* A named snapshot has got another name, or "" for none: sandboxes whose memory goes back to it follow. */
 void snapshot_name_moved(struct fs *fs, const char *from, const char *to);
@@ -50,6 +51,9 @@ bool snapshot_is_empty(const struct snapshot *snap);
 void snapshot_name(struct snapshot *snap, const char *name);
 /* The store has it now, under this name; source, or NULL, is the sandbox it was taken of. */
 void snapshot_published(struct snapshot *snap, const char *name, struct sandbox *source);
+
+/* dir_ops.chown of its directory: the store remembers. */
+int snapshot_chown(struct object *obj, const struct owner *owner, struct err *err);
 
 /* Make objects for what the store has. */
 int snapshots_load(struct fs *fs, struct err *err);

@@ -209,6 +209,7 @@ int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *a
 		return err_sys(err, -ENOMEM, "cannot save a snapshot");
 	snprintf(worker->name, sizeof(worker->name), "%s", name);
 	snprintf(meta.name, sizeof(meta.name), "%s", name);
+	meta.owner = snap->obj.owner;
 	rc = snapshot_save_begin(fs->store, &meta, snap->template, &worker->progress, &worker->save, err);
 	if (rc) {
 		free(worker);

@@ -22,7 +22,6 @@ static void on_interrupt(void *arg)
 
 struct command *command_new(enum command_kind kind, struct object *obj, struct request *request)
 {
-	const struct fuse_ctx *ctx = fuse_req_ctx(request->req);
 	struct command *command = calloc(1, sizeof(*command));
 
 	if (!command) {
@@ -31,7 +30,8 @@ struct command *command_new(enum command_kind kind, struct object *obj, struct r
 	}
 	command->kind = kind;
 	command->obj = object_ref(obj);
-	command->caller = (struct owner){ ctx->uid, ctx->gid, 0755 };
+	command->caller = request->caller;
+	command->child = (struct owner){ request->caller.uid, request->caller.gid, 0700 };
 	command->request = request;
 	request->cancel = on_interrupt;
 	request->arg = command;
@@ -50,6 +50,12 @@ void command_tell(const struct command *command, const char *fmt, ...)
 	va_end(ap);
 	log_debug("request %" PRIu64 ": %s, from process %d of user %u", command->request->number, text,
 		  fuse_req_ctx(command->request->req)->pid, command->caller.uid);
+}
+
+mode_t command_umask(const struct command *command)
+{
+	return command->kind == COMMAND_MKDIR ? fuse_req_ctx(command->request->req)->umask
+					      : caller_umask(&command->caller);
 }
 
 void command_blame(struct command *command, struct object *obj)

@@ -12,6 +12,7 @@
 #ifndef SBX_FS_TREE_COMMAND_H
 #define SBX_FS_TREE_COMMAND_H
 
+#include "fs/tree/caller.h"
 #include "fs/tree/object.h"
 #include "fs/tree/request.h"
 
@@ -21,8 +22,9 @@ enum command_kind { COMMAND_WRITE, COMMAND_MKDIR, COMMAND_RENAME };
 
 struct command {
 	enum command_kind kind;
-	struct object *obj;      /* a reference: whose `error` takes the outcome */
-	struct owner caller;     /* mode: of the directory that a mkdir asks for; 0755 otherwise */
+	struct object *obj; /* a reference: whose `error` takes the outcome */
+	struct caller caller;
+	struct owner child; /* whose what it makes is; 0700 if nobody says otherwise, at most for a mkdir */
 	struct request *request; /* NULL: interrupted */
 	void (*cancel)(void *arg);
 	void *arg;
@@ -36,6 +38,8 @@ struct command {
 struct command *command_new(enum command_kind kind, struct object *obj, struct request *request);
 /* For the story that -v tells: what it is, as the caller said it. */
 void command_tell(const struct command *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The umask of who asks: a mkdir brings it along, for others see caller_umask. Before the first wait. */
+mode_t command_umask(const struct command *command);
 /* The outcome belongs into this object's `error` instead. */
 void command_blame(struct command *command, struct object *obj);
 /* It made this object, shown by this entry; `alias` as for tree_entry. Ends it well. */

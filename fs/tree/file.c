@@ -95,6 +95,8 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 	file->obj = object_ref(obj);
 	file->entry = entry;
 	file->seen = obj->version;
+	file->uid = fuse_req_ctx(req)->uid;
+	file->gid = fuse_req_ctx(req)->gid;
 	list_init(&file->link);
 	list_add(&obj->fs->files, &file->all);
 	if (entry->flags & ENTRY_POLL)
@@ -263,11 +265,15 @@ void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, o
 	}
 	if (entry->command || (entry->stream && entry->stream->write)) {
 		request = request_new(req, size);
-		if (request)
-			request->owner = fi->lock_owner;
-		if (request && entry->command)
+		if (!request)
+			return;
+		request->owner = fi->lock_owner;
+		request->caller.groups = request->caller.uid == file->uid;
+		request->caller.uid = file->uid;
+		request->caller.gid = file->gid;
+		if (entry->command)
 			entry->command(file->obj, data, request);
-		else if (request)
+		else
 			entry->stream->write(file, data, fi->flags & O_NONBLOCK, request);
 		return;
 	}

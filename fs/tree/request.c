@@ -48,6 +48,7 @@ static void on_interrupt(fuse_req_t req, void *data)
 struct request *request_new(fuse_req_t req, size_t size)
 {
 	struct fs *fs = fuse_req_userdata(req);
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	struct request *request;
 
 	if (fuse_req_interrupted(req)) {
@@ -60,6 +61,7 @@ struct request *request_new(fuse_req_t req, size_t size)
 		return NULL;
 	}
 	request->req = req;
+	request->caller = (struct caller){ ctx->uid, ctx->gid, ctx->pid, true };
 	request->size = size;
 	if (log_verbose()) {
 		static uint64_t number;

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "fs/tree/caller.h"
 #include "fs/tree/fuse.h"
 #include "fs/tree/object.h"
 #include "util/err.h"
@@ -20,6 +21,7 @@
 
 struct request {
 	fuse_req_t req;
+	struct caller caller;
 	struct list all;  /* fs->requests */
 	struct list link; /* for who keeps it */
 	void (*cancel)(void *arg);

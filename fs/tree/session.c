@@ -301,10 +301,10 @@ int session_mount(struct fs *fs, const char *mountpoint, const char *options, st
 	if (!session)
 		return err_sys(err, -ENOMEM, "cannot make a FUSE session");
 	session->fs = fs;
-	/* Files of a guest must not be setuid programs or devices of the host, whatever else is asked for: the
-	 * last word counts. */
-	snprintf(text, sizeof(text), "fsname=sbxfs,subtype=sbxfs%s%s%s,nosuid,nodev",
-		 geteuid() ? "" : ",allow_other,default_permissions", *options ? "," : "", options);
+	/* Files of a guest must not be setuid programs or devices of the host, and the kernel checks
+	 * permissions, whoever may come and whatever else is asked for: the last word counts. */
+	snprintf(text, sizeof(text), "fsname=sbxfs,subtype=sbxfs%s%s%s,nosuid,nodev,default_permissions",
+		 geteuid() ? "" : ",allow_other", *options ? "," : "", options);
 	rc = -ENOMEM;
 	if (fuse_opt_add_arg(&args, "sbxfs") || fuse_opt_add_arg(&args, "-o") ||
 	    fuse_opt_add_arg(&args, text)) {

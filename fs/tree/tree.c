@@ -99,21 +99,48 @@ static uint64_t place_ino(const struct object *obj, const struct entry *entry)
 	return obj->ino + ((h ^ h >> 16) & 0xffff);
 }
 
+/* An archive is its snapshot's, which its failures are reported to as well. */
+static const struct owner *owner_of(const struct object *obj)
+{
+	return obj->kind == OBJECT_ARCHIVE ? &obj->log->owner : &obj->owner;
+}
+
+/* What it opens of its own directory for writing, and whether others' names are safe there (the sticky bit). */
+static mode_t shared(const struct owner *owner, mode_t mode)
+{
+	return mode | (owner->mode & (S_ISDIR(mode) ? S_ISVTX | 0022 : 0022));
+}
+
+int tree_may_make(const struct caller *caller, const struct object *obj, const char *dir, struct err *err)
+{
+	const struct owner *owner = &obj->owner;
+
+	if (caller_may(caller, owner, owner->mode, dir ? CALLER_SEARCH : CALLER_MAKE) &&
+	    (!dir || caller_may(caller, owner, shared(owner, S_IFDIR | 0755), CALLER_MAKE)))
+		return 0;
+	return err_set(err, -EACCES, "you may not make names in %s%s%s",
+		       obj->kind == OBJECT_ROOT ? "/" : obj->name, obj->kind != OBJECT_ROOT && dir ? "/" : "",
+		       dir ? dir : "");
+}
+
 void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret)
 {
+	const struct owner *owner = owner_of(obj);
 	struct err err;
 
 	*ret = (struct stat){
 		.st_ino = place_ino(obj, entry),
 		.st_mode = entry->mode,
 		.st_nlink = S_ISDIR(entry->mode) ? 2 : 1,
-		.st_uid = obj->owner.uid,
-		.st_gid = obj->owner.gid,
+		.st_uid = owner->uid,
+		.st_gid = owner->gid,
 		.st_blksize = 4096,
 		.st_ctim = { (time_t)(obj->ctime_ns / 1000000000), (long)(obj->ctime_ns % 1000000000) },
 	};
 	if (is_own_dir(entry))
-		ret->st_mode |= obj->owner.mode;
+		ret->st_mode |= owner->mode;
+	else if (entry->flags & ENTRY_SHARED)
+		ret->st_mode = shared(owner, ret->st_mode);
 	ret->st_atim = ret->st_mtim = ret->st_ctim;
 	if (S_ISREG(entry->mode))
 		ret->st_size = obj->gone ? 0 : (off_t)file_size(obj, entry, &err);
@@ -256,13 +283,17 @@ static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 
 /*
  * Truncation is what `>` does before it writes, and times are what `touch` sets: both are accepted and change
- * nothing. Owner and permissions are an object's, and changed on its own directory.
+ * nothing. Owner and permissions are an object's, and changed on its own directory; who may do that, the kernel
+ * has decided. The bits above the permissions mean nothing here but for the sticky one of the root, below which
+ * users make names beside each other.
  */
 static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 			 struct fuse_file_info *fi)
 {
 	struct tree_node *tn = tree_node_of(req, ino);
-	struct owner *owner = &tn->obj->owner;
+	const mode_t bits = tn->obj->kind == OBJECT_ROOT ? S_ISVTX | 0777 : 0777;
+	struct owner owner = tn->obj->owner;
+	struct err err = { 0 };
 	const bool whose = to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID);
 
 	(void)fi;
@@ -273,13 +304,20 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 		return;
 	}
 	if (to_set & FUSE_SET_ATTR_MODE)
-		owner->mode = attr->st_mode & 07777;
+		owner.mode = attr->st_mode & bits;
 	if (to_set & FUSE_SET_ATTR_UID)
-		owner->uid = attr->st_uid;
+		owner.uid = attr->st_uid;
 	if (to_set & FUSE_SET_ATTR_GID)
-		owner->gid = attr->st_gid;
-	if (whose)
+		owner.gid = attr->st_gid;
+	if (whose && tn->entry->dir->chown && tn->entry->dir->chown(tn->obj, &owner, &err)) {
+		object_report(tn->obj, &err);
+		fuse_reply_err(req, -err.code);
+		return;
+	}
+	if (whose) {
+		tn->obj->owner = owner;
 		tree_attr_changed(tn->obj);
+	}
 	reply_attr(req, tn);
 }
 
@@ -328,9 +366,9 @@ static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 	command = begin(req, COMMAND_MKDIR, dir->obj);
 	if (!command)
 		return;
-	command->caller.mode = mode & 07777;
 	command_tell(command, "mkdir %s/%s%s%s", dir->obj->name, dir->entry->name,
 		     *dir->entry->name ? "/" : "", name);
+	command->child.mode = mode & 0700; /* private until chmod opens it */
 	if (!name_check(name, &err)) {
 		dir->entry->dir->mkdir(dir->obj, name, command);
 		return;

@@ -23,6 +23,8 @@ struct file {
 	struct list all;    /* fs->files */
 	struct object *obj; /* a reference */
 	const struct entry *entry;
+	uid_t uid; /* who opened it */
+	gid_t gid;
 	struct buf text; /* what `show` gave when it was last read from its beginning */
 	bool shown;
 	uint64_t seen;                /* obj->version then */
@@ -52,10 +54,11 @@ struct stream_ops {
 enum entry_flags {
 	/* every lookup is a node of its own: a writer does not queue behind another's inode lock */
 	ENTRY_FRESH = 1,
-	ENTRY_POLL = 2,     /* poll(2) tells when the value changed: obj->version counts it */
-	ENTRY_COSTLY = 4,   /* asks the host's kernel: st_size is COSTLY_SIZE and not the text's */
-	ENTRY_APPEND = 8,   /* a text of lines: O_APPEND adds to it */
-	ENTRY_VOLATILE = 16 /* a name that others than users of the tree take away: is looked up each time */
+	ENTRY_POLL = 2,      /* poll(2) tells when the value changed: obj->version counts it */
+	ENTRY_COSTLY = 4,    /* asks the host's kernel: st_size is COSTLY_SIZE and not the text's */
+	ENTRY_APPEND = 8,    /* a text of lines: O_APPEND adds to it */
+	ENTRY_VOLATILE = 16, /* a name that others than users of the tree take away: is looked up each time */
+	ENTRY_SHARED = 32,   /* who may write in the object's own directory may write here */
 };
 
 struct entry {
@@ -97,6 +100,9 @@ struct dir_ops {
 	 * a NULL function refuses. */
 	void (*mkdir)(struct object *dir, const char *name, struct command *command);
 	int (*rmdir)(struct object *dir, const char *name, struct err *err);
+	/* Of an object's own directory: its owner or permissions are about to become these. NULL: nothing to
+	 * hear of. 0, or why they cannot. */
+	int (*chown)(struct object *obj, const struct owner *owner, struct err *err);
 	/* To another name or directory; ends the command. */
 	void (*rename)(struct object *dir, const char *name, struct object *to_dir, const struct entry *to,
 		       const char *to_name, struct command *command);
@@ -114,6 +120,10 @@ int tree_entry(struct object *obj, const struct entry *entry, bool alias, struct
 	       struct node **ret_node);
 /* Answer a mkdir; it is no error if the caller has gone away. */
 void tree_made(struct request *request, struct object *obj, const struct entry *entry, bool alias);
+
+/* For verbs, which do what a mkdir would: may the caller make names in obj's own directory (dir: NULL), or in
+ * its directory `dir`, one marked ENTRY_SHARED? 0 or -EACCES. What leads to obj is not looked at. */
+int tree_may_make(const struct caller *caller, const struct object *obj, const char *dir, struct err *err);
 
 void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret);
 /* What tree_attr says of its directories has changed: the kernel has to ask again. */

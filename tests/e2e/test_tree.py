@@ -317,6 +317,9 @@ def reachable(sbx):
 
 @needs_root
 def test_others_may_look_and_not_touch(reachable, created):
+    """Where the owner lets them look."""
+    assert as_nobody("cat c/state", reachable.path).returncode != 0
+    os.chmod(created.path, 0o755)
     assert as_nobody("cat c/state", reachable.path).stdout == "created\n"
     for script in "echo start > c/ctl", "echo 1G > c/memory", "rmdir c", "mkdir c/exec/j", "mkdir c/forks/w":
         done = as_nobody(script, reachable.path)
