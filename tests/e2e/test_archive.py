@@ -262,3 +262,10 @@ def test_helpers_end(sbx, prepared):
     os.close(fd)
     eventually(lambda: not count(), 25, "the helper nobody asks lives on")
     assert read(sbx / "snapshots/s0/fs/root/before") == "before\n"
+
+
+def test_files_of_a_snapshot_after_much_work(vm):
+    """A journal with many blocks, which its reader sorts."""
+    vm.sh("mkdir /srv/many; cd /srv/many; i=0; while [ $i -lt 200 ]; do mkdir d$i; i=$((i+1)); done")
+    vm.ctl("checkpoint")
+    assert len(os.listdir(vm / "snapshots/1/fs/srv/many")) == 200
