@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * guest_io.c - fs/: contents of a guest's files and directories
+ * guest_io.c - fs/: contents of a guest's files
  *
  * A read or write of the kernel's (up to 1 MiB) becomes several of the agent's, all under way at once: the
  * answers are put together when the last has come.
@@ -15,7 +15,7 @@
 
 #include "fs/guest/guest_names.h"
 
-enum { CHUNKS_MAX = 1024 * 1024 / PROTO_DATA_MAX + 1, DIR_BYTES_MAX = 64 << 20 };
+enum { CHUNKS_MAX = 1024 * 1024 / PROTO_DATA_MAX + 1 };
 
 /* ---- open and close */
 
@@ -364,157 +364,4 @@ void guest_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, 
 	(void)ino;
 	if (io)
 		io_run(io, file, data, size, (uint64_t)off);
-}
-
-/* ---- directories */
-
-/* What opendir found, as readdir gives it: a run of these, each followed by its name. */
-struct dirent_head {
-	uint64_t ino;
-	uint32_t mode;
-	uint32_t len; /* of the name with its NUL, rounded up to 8 */
-};
-
-struct guest_dir {
-	struct buf entries;
-};
-
-/* 0: it has to be looked at, as what is no type, and FIFOs, which are shown as another (guest_node.c). */
-static uint32_t listed_type(uint32_t mode)
-{
-	return S_ISREG(mode) || S_ISDIR(mode) || S_ISLNK(mode) || S_ISCHR(mode) || S_ISBLK(mode) ||
-			       S_ISSOCK(mode)
-		       ? mode & S_IFMT
-		       : 0;
-}
-
-static void add_dirent(struct guest_dir *dir, const char *name, uint64_t ino, uint32_t mode)
-{
-	static const char zeros[8];
-	const size_t n = strlen(name) + 1, padded = (n + 7) & ~(size_t)7;
-	const struct dirent_head head = { ino, listed_type(mode), (uint32_t)padded };
-
-	buf_add(&dir->entries, &head, sizeof(head));
-	buf_add(&dir->entries, name, n);
-	buf_add(&dir->entries, zeros, padded - n);
-}
-
-static void dir_free(struct guest_dir *dir)
-{
-	buf_release(&dir->entries);
-	free(dir);
-}
-
-static void send_readdir(struct guest_call *gc, uint64_t cookie);
-
-static void done_readdir(struct guest_call *gc, int err, struct reader *results)
-{
-	struct guest_dir *dir = (void *)(uintptr_t)gc->fi.fh;
-	const uint8_t more = get_u8(results);
-	uint32_t n = get_u32(results);
-	struct fs_attr attr;
-	char name[NAME_MAX + 1];
-	uint64_t cookie = 0;
-
-	for (; n && !err; n--) {
-		cookie = get_u64(results);
-		get_str(results, name, sizeof(name));
-		fs_attr_get(results, &attr);
-		if (results->bad)
-			break;
-		/* A name the kernel would refuse the whole directory for. */
-		if (*name && !strchr(name, '/') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
-			add_dirent(dir, name, guest_ino(gc->node, 1, attr.ino), attr.mode);
-	}
-	if (!err && results->bad)
-		err = -EIO;
-	if (!err && (dir->entries.failed || dir->entries.len > DIR_BYTES_MAX))
-		err = -ENOMEM;
-	if (!err && more && gc->request) {
-		send_readdir(gc, cookie);
-		return;
-	}
-	if (err && gc->request)
-		request_err(gc->request, err);
-	if (err || !gc->request || request_open(gc->request, &gc->fi))
-		dir_free(dir);
-	guest_call_free(gc);
-}
-
-static void send_readdir(struct guest_call *gc, uint64_t cookie)
-{
-	struct guest_dir *dir = (void *)(uintptr_t)gc->fi.fh;
-	struct buf args = { 0 };
-	int rc = guest_put_path(&args, gc->node, NULL);
-
-	buf_put_u64(&args, cookie);
-	if (!rc)
-		rc = guest_usable(gc->node);
-	if (rc || args.failed) { /* guest_call_send would free gc, and leak the directory */
-		buf_release(&args);
-		dir_free(dir);
-		request_err(gc->request, rc ? rc : -ENOMEM);
-		guest_call_free(gc);
-		return;
-	}
-	guest_call_send(gc, FS_READDIR, 0, &args);
-}
-
-void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct guest_node *gn = guest_node_of(req, ino);
-	struct guest_call *gc = guest_call_new(req, gn, NULL, done_readdir);
-	struct guest_dir *dir;
-
-	if (!gc)
-		return;
-	dir = calloc(1, sizeof(*dir));
-	if (!dir) {
-		request_err(gc->request, -ENOMEM);
-		guest_call_free(gc);
-		return;
-	}
-	add_dirent(dir, ".", guest_ino(gn, 0, gn->ino), S_IFDIR);
-	add_dirent(dir, "..", guest_ino(gn->parent ? gn->parent : gn, 0, gn->parent ? gn->parent->ino : 0),
-		   S_IFDIR);
-	gc->fi = *fi;
-	gc->fi.fh = (uintptr_t)dir;
-	gc->opens = true; /* the listing must not be lost */
-	send_readdir(gc, 0);
-}
-
-void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
-{
-	const struct guest_dir *dir = (const void *)(uintptr_t)fi->fh;
-	const uint8_t *entries = buf_bytes(&dir->entries);
-	struct dirent_head head;
-	struct stat st = { 0 };
-	char *text = malloc(size);
-	size_t at = (size_t)off, used = 0, len, next;
-
-	(void)ino;
-	if (!text) {
-		fuse_reply_err(req, ENOMEM);
-		return;
-	}
-	for (; at < dir->entries.len; at = next) {
-		memcpy(&head, entries + at, sizeof(head));
-		next = at + sizeof(head) + head.len;
-		st.st_ino = head.ino;
-		st.st_mode = head.mode;
-		len = fuse_add_direntry(req, text + used, size - used,
-					(const char *)entries + at + sizeof(head), &st, (off_t)next);
-		if (len > size - used)
-			break;
-		used += len;
-	}
-	fuse_reply_buf(req, text, used);
-	free(text);
-}
-
-void guest_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	(void)ino;
-	dir_free((void *)(uintptr_t)fi->fh);
-	fuse_reply_err(req, 0);
 }

@@ -263,13 +263,7 @@ static void done_rename(struct guest_call *gc, int err, struct reader *results)
 	if (!err && (gc->node != gc->node2 || strcmp(gc->name, gc->name2) != 0)) {
 		detach(gc->node2, gc->name2);
 		if (gn) {
-			list_del(&gn->siblings);
-			list_add(&gc->node2->children, &gn->siblings);
-			guest_ref(gc->node2);
-			guest_unref(gn->parent);
-			gn->parent = gc->node2;
-			free(gn->name);
-			gn->name = gc->name2;
+			guest_move(gn, gc->node2, gc->name2);
 			gc->name2 = NULL;
 		}
 	}

@@ -12,7 +12,9 @@
 #include "fs/tree/tree.h"
 #include "vm/agent/channel.h"
 
-enum { GUEST_TIMEOUT_MS = 30000 };
+/* How long a guest may take for an operation; and for one during which the host's kernel holds a lock of the
+ * whole mount (guest_lock.c). */
+enum { GUEST_TIMEOUT_MS = 30000, GUEST_LOCKED_MS = 1500 };
 /* How long the kernel may keep what it was told: one walk of a path, not two questions a component. */
 #define GUEST_CACHE_S 0.1
 
@@ -36,7 +38,11 @@ struct guest_node {
 	const struct entry *entry; /* of the root: its place in our tree */
 	struct guest_node *parent; /* a reference; NULL: the root */
 	char *name;
-	struct list siblings, children;
+	uint32_t hash;               /* of the name */
+	struct guest_node *next;     /* in the bucket */
+	struct guest_node *first;    /* while there are few children: the only bucket */
+	struct guest_node **buckets; /* n_buckets of children, by their hash */
+	unsigned n_buckets, n_children;
 	struct list files; /* struct guest_file: open ones */
 	uint64_t ino;      /* the guest's, and the type: another one under this name is another node */
 	uint32_t type;
@@ -62,8 +68,13 @@ struct guest_call {
 	/* For done, which frees them. */
 	char *name, *name2;
 	struct guest_node *node2; /* a reference */
+	pid_t caller;             /* a thread */
+	struct timer lock_timer;  /* guest_lock.c */
 	struct fuse_file_info fi;
 	unsigned flags;
+	/* Of a READDIR: what the kernel asks for, and the chunk that the agent is asked for (guest_dir.c). */
+	size_t size;
+	uint64_t offset, first, cookie;
 	bool opens;    /* the answer has a handle, which must not be lost */
 	uint32_t type; /* S_IFMT: the file in the answer must be of this type; 0: any */
 	bool fifo;     /* and is one made through the mount */
@@ -90,7 +101,9 @@ uint64_t guest_epoch(const struct guest_node *gn);
 /* An operation's errno as users see it, and as the kernel may hear it (guest_errno.h). */
 int guest_errno(const struct guest_node *gn, enum fs_op op, int err);
 /* NULL: the kernel knows none of this name. */
-struct guest_node *guest_child(struct guest_node *dir, const char *name);
+struct guest_node *guest_child(const struct guest_node *dir, const char *name);
+/* Another name, which it takes over, in a directory. */
+void guest_move(struct guest_node *gn, struct guest_node *dir, char *name);
 /* The inode number of a file with the guest's number `ino`, `below` directories under gn. */
 uint64_t guest_ino(const struct guest_node *gn, unsigned below, uint64_t ino);
 /* The next attributes in results, checked: 0, or -EIO for what no file has. */
@@ -114,6 +127,11 @@ void guest_call_free(struct guest_call *gc);
  * there. */
 int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry_param *ret,
 		struct guest_node **ret_node);
+/* The call was sent: see to it that no lock of the whole mount is held for longer than GUEST_LOCKED_MS. */
+void guest_lock_watch(struct guest_call *gc);
+/* It ends with -ETIMEDOUT, and the guest counts as silent. */
+void guest_call_give_up(struct guest_call *gc);
+
 /* For calls whose answer is the entry. */
 void guest_done_entry(struct guest_call *gc, int err, struct reader *results);
 /* For calls whose answer is only an errno. */

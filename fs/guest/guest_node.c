@@ -10,7 +10,9 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
+#include <xxhash.h>
 
 #include "fs/guest/guest_errno.h"
 #include "fs/guest/guest_names.h"
@@ -31,17 +33,84 @@ struct guest_node *guest_ref(struct guest_node *gn)
 	return gn;
 }
 
+/* Names are a guest's to choose, so it must not know which meet. */
+static uint32_t hash_of(const char *name)
+{
+	static uint64_t seed;
+
+	while (!seed)
+		if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
+			seed = now_mono_ns();
+	return (uint32_t)XXH3_64bits_withSeed(name, strlen(name), seed);
+}
+
+static struct guest_node **bucket(const struct guest_node *dir, uint32_t hash)
+{
+	return &dir->buckets[hash % dir->n_buckets];
+}
+
+/* Eight times as many buckets, if there is memory for them. */
+static void more_buckets(struct guest_node *dir)
+{
+	const unsigned n = dir->n_buckets * 8;
+	struct guest_node **buckets = calloc(n, sizeof(struct guest_node *)), *gn;
+	unsigned i;
+
+	if (!buckets)
+		return;
+	for (i = 0; i < dir->n_buckets; i++) {
+		while ((gn = dir->buckets[i])) {
+			dir->buckets[i] = gn->next;
+			gn->next = buckets[gn->hash % n];
+			buckets[gn->hash % n] = gn;
+		}
+	}
+	if (dir->buckets != &dir->first)
+		free((void *)dir->buckets);
+	dir->buckets = buckets;
+	dir->n_buckets = n;
+}
+
+/* By its name, in its parent, if it has one. */
+static void add_child(struct guest_node *gn)
+{
+	struct guest_node *dir = gn->parent, **p;
+
+	gn->hash = hash_of(gn->name);
+	if (!dir)
+		return;
+	if (++dir->n_children > dir->n_buckets * 4)
+		more_buckets(dir);
+	p = bucket(dir, gn->hash);
+	gn->next = *p;
+	*p = gn;
+}
+
+static void del_child(const struct guest_node *gn)
+{
+	struct guest_node **p;
+
+	if (!gn->parent)
+		return;
+	for (p = bucket(gn->parent, gn->hash); *p != gn; p = &(*p)->next)
+		;
+	*p = gn->next;
+	gn->parent->n_children--;
+}
+
 void guest_unref(struct guest_node *gn)
 {
 	struct guest_node *parent;
 
 	while (gn && !--gn->refs) {
 		parent = gn->parent;
-		list_del(&gn->siblings);
+		del_child(gn);
 		if (gn->guest->root == gn)
 			gn->guest->root = NULL;
 		object_unref(gn->guest->obj);
 		list_del(&gn->node.link);
+		if (gn->buckets != &gn->first)
+			free((void *)gn->buckets);
 		free(gn->name);
 		free(gn);
 		gn = parent;
@@ -75,11 +144,10 @@ static struct guest_node *guest_node_new(struct guest_mount *guest, struct guest
 	gn->guest = guest;
 	object_ref(guest->obj);
 	gn->parent = parent ? guest_ref(parent) : NULL;
-	list_init(&gn->siblings);
-	list_init(&gn->children);
 	list_init(&gn->files);
-	if (parent)
-		list_add(&parent->children, &gn->siblings);
+	gn->buckets = &gn->first;
+	gn->n_buckets = 1;
+	add_child(gn);
 	return gn;
 }
 
@@ -109,14 +177,27 @@ struct node *guestfs_root(struct guest_mount *guest, const struct entry *entry)
 	return node;
 }
 
-struct guest_node *guest_child(struct guest_node *dir, const char *name)
+struct guest_node *guest_child(const struct guest_node *dir, const char *name)
 {
+	const uint32_t hash = hash_of(name);
 	struct guest_node *gn;
 
-	list_for_each (gn, &dir->children, siblings)
-		if (!gn->detached && !strcmp(gn->name, name))
+	for (gn = *bucket(dir, hash); gn; gn = gn->next)
+		if (gn->hash == hash && !gn->detached && !strcmp(gn->name, name))
 			return gn;
 	return NULL;
+}
+
+void guest_move(struct guest_node *gn, struct guest_node *dir, char *name)
+{
+	struct guest_node *from = gn->parent;
+
+	del_child(gn);
+	gn->parent = guest_ref(dir);
+	free(gn->name);
+	gn->name = name;
+	add_child(gn);
+	guest_unref(from);
 }
 
 /* Put "/name" before the path that begins at *p, within `start`. */
@@ -303,6 +384,7 @@ void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct 
 
 void guest_call_free(struct guest_call *gc)
 {
+	timer_stop(&gc->lock_timer);
 	guest_unref(gc->node);
 	guest_unref(gc->node2);
 	free(gc->name);
@@ -321,10 +403,19 @@ static void on_interrupt(void *arg)
 	guest_call_free(gc);
 }
 
+void guest_call_give_up(struct guest_call *gc)
+{
+	struct reader nothing = reader_init("", 0);
+
+	agent_fs_give_up(gc->call, GUEST_LOCKED_MS);
+	gc->done(gc, -ETIMEDOUT, &nothing);
+}
+
 static void on_reply(void *arg, int err, struct reader *results)
 {
 	struct guest_call *gc = arg;
 
+	timer_stop(&gc->lock_timer);
 	gc->done(gc, guest_errno(gc->node, gc->op, err), results);
 }
 
@@ -347,11 +438,14 @@ struct guest_call *guest_call_new(fuse_req_t req, struct guest_node *gn, const c
 	gc->request = request;
 	gc->node = guest_ref(gn);
 	gc->done = done;
+	gc->caller = fuse_req_ctx(req)->pid;
 	return gc;
 }
 
 void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args)
 {
+	unsigned timeout_ms;
+
 	if (!rc)
 		rc = guest_usable(gc->node);
 	if (!rc && args->failed)
@@ -364,7 +458,8 @@ void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *a
 					   : "/",
 			  gc->node->guest->obj->name);
 	if (!rc) {
-		gc->call = agent_fs(guest_agent(gc->node), op, args, GUEST_TIMEOUT_MS, on_reply, gc);
+		timeout_ms = op == FS_RENAME && gc->node != gc->node2 ? GUEST_LOCKED_MS : GUEST_TIMEOUT_MS;
+		gc->call = agent_fs(guest_agent(gc->node), op, args, timeout_ms, on_reply, gc);
 		if (!gc->call)
 			rc = -ENOMEM;
 	}
@@ -376,6 +471,7 @@ void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *a
 	}
 	gc->request->cancel = on_interrupt;
 	gc->request->arg = gc;
+	guest_lock_watch(gc);
 }
 
 void guest_done_err(struct guest_call *gc, int err, struct reader *results)

@@ -5,11 +5,17 @@ What it answers is in the names that it is asked for, `f:5=38` being a file whos
 says may reach further than to its own files: the daemon lives, the neighbours are served, and nobody waits for it.
 """
 import contextlib
+import ctypes
 import errno
 import os
+import random
+import re
 import stat
+import struct
 import subprocess
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -211,3 +217,158 @@ def test_links_of_any_target(sbx, captive):
             assert (str(files) + "/" in target + "/") if target.startswith("/") else target.count("..") <= min(depth, 1)
             resolved = os.path.realpath(link)
             assert (resolved + "/").startswith(str(files) + "/"), (depth, to, resolved)
+
+
+# ---- listings
+
+
+def test_listings_of_impossible_names(sbx, captive, neighbour):
+    files = captive / "fs"
+    assert sorted(os.listdir(files / "d:list=bad")) == ["f-good", "f-type"]
+    for kind in "void", "loop", "long", "nul", "count":
+        with fails(errno.EIO):
+            os.listdir(files / f"d:list={kind}")
+    served(neighbour)
+
+
+def getdents(fd, size=32768):
+    """Names and offsets, as the kernel gives them."""
+    buffer = ctypes.create_string_buffer(size)
+    n = ctypes.CDLL(None, use_errno=True).syscall(217, fd, buffer, size)  # SYS_getdents64
+    if n < 0:
+        raise OSError(ctypes.get_errno(), "getdents64")
+    at, found, data = 0, [], buffer.raw[:n]
+    while at < n:
+        _, offset, length = struct.unpack_from("=QqH", data, at)
+        found.append((data[at + 19 : at + length].split(b"\0")[0].decode(), offset))
+        at += length
+    return found
+
+
+def whole(fd):
+    found = []
+    while part := getdents(fd):
+        found += part
+    return found
+
+
+@pytest.mark.parametrize("where", ["guest", "hostile", "tree"])
+def test_listing_from_any_offset(sbx, vm, hostile, where):
+    """An offset is what was given out for an entry, and goes on behind it; others lead nowhere and touch nothing."""
+    vm.sh("mkdir /root/many; cd /root/many; i=0; while [ $i -lt 2000 ]; do : > $i; i=$((i+1)); done")
+    path = {"guest": vm / "fs/root/many", "tree": vm.path, "hostile": vm / "fs/d:list=many:n=2500"}[where]
+    if where == "hostile":
+        take_over(vm, hostile)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    every = whole(fd)
+    assert sorted(name for name, _ in every) == sorted([".", "..", *os.listdir(path)])
+    rng = random.Random(5)
+    for i in [0, 1, 2, len(every) - 2, len(every) - 1, *(rng.randrange(len(every)) for _ in range(20))]:
+        os.lseek(fd, every[i][1], os.SEEK_SET)
+        assert whole(fd) == every[i + 1 :], i
+    os.lseek(fd, 0, os.SEEK_SET)
+    assert whole(fd) == every
+    for offset in [*range(3, 40, 7), *(2**n + d for n in range(10, 63, 4) for d in (-1, 0, 3)), 2**63 - 1]:
+        os.lseek(fd, offset, os.SEEK_SET)
+        assert set(getdents(fd)) <= set(every)
+        os.lseek(fd, 0, os.SEEK_SET)
+        if rng.random() < 0.2:
+            assert whole(fd) == every
+    os.close(fd)
+
+
+def resident(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
+
+
+@pytest.mark.timeout(limit(300))
+def test_a_listing_without_end(sbx, captive, neighbour):
+    """It ends all the same, and the daemon keeps a piece of it for each descriptor, no more."""
+    files = captive / "fs"
+    before = resident(sbx.process.pid)
+    fds = []
+    for _ in range(20):
+        fds.append(os.open(files / "d:list=endless", os.O_RDONLY | os.O_DIRECTORY))
+        for _ in range(10):
+            assert getdents(fds[-1])
+    assert resident(sbx.process.pid) - before < 8 << 20
+    with fails(errno.EIO):
+        while getdents(fds[0], 1 << 20):
+            pass
+    for fd in fds:
+        os.close(fd)
+    served(neighbour)
+
+
+def test_many_names_cost_no_more_each(sbx, captive):
+    """The daemon finds a name in a time that does not grow with the directory."""
+    files = captive / "fs"
+
+    def seconds(directory, n):
+        start = cpu(sbx.process.pid)
+        for i in range(n):
+            os.stat(files / directory / f"f-{i}")
+        return (cpu(sbx.process.pid) - start) / n
+
+    few = min(seconds(f"d-{i}", 500) for i in range(3))
+    many = seconds("d-many", 8000)
+    assert many < 2 * few + 10e-6, f"{few * 1e6:.0f} us a name of 500, {many * 1e6:.0f} us of 8,000"
+
+
+def cpu(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# ---- silence
+
+
+def seconds_of(function, *args):
+    start = time.monotonic()
+    return outcome(function, *args), time.monotonic() - start
+
+
+@pytest.mark.timeout(limit(200))
+def test_a_rename_between_directories_ends_soon(sbx, captive, neighbour):
+    """All such renames of a mount exclude each other, so one guest's silence is waited for briefly."""
+    files = captive / "fs"
+    os.mkdir(neighbour / "fs/root/a")
+    (neighbour / "fs/root/f").touch()
+    for name in "f:14=silent", "f:1=silent":  # the rename itself, and what the kernel asks before it
+        os.stat(files / "f")
+        got = []
+        stuck = threading.Thread(target=lambda: got.append(seconds_of(os.rename, files / name, files / "d-to/f")))
+        stuck.start()
+        start = time.monotonic()
+        os.rename(neighbour / "fs/root/f", neighbour / "fs/root/a/f")
+        os.rename(neighbour / "fs/root/a/f", neighbour / "fs/root/f")
+        assert time.monotonic() - start < limit(3)
+        stuck.join()
+        assert got[0][0] == errno.ETIMEDOUT and got[0][1] < limit(2)
+    # Who asked once in vain does not wait again, nor does anybody, until the guest answers.
+    code, seconds = seconds_of(os.rename, files / "m:ms=8000", files / "d-to/f")
+    assert code == errno.ETIMEDOUT and seconds < limit(2)
+    for _ in range(3):
+        code, seconds = seconds_of(os.rename, files / "f", files / "d-to/f")
+        assert code == errno.ETIMEDOUT and seconds < limit(1)
+    again = "the guest answers again, and nobody hears it"
+    eventually(lambda: not outcome(os.rename, files / "f", files / "d-to/f"), 30, again)
+    served(neighbour)
+
+
+@pytest.mark.timeout(limit(200))
+def test_who_was_silent_once_fails_fast(sbx, captive, neighbour):
+    files = captive / "fs"
+    assert outcome(os.stat, files / "m:ms=40000") == errno.ETIMEDOUT  # half a minute
+    for call in CALLS[OPEN], CALLS[READDIR], CALLS[STATFS], CALLS[MKDIR], CALLS[RENAME]:
+        code, seconds = seconds_of(call, files, "0")
+        assert code == errno.ETIMEDOUT and seconds < limit(1.5)
+    start = time.monotonic()
+    for _ in range(100):
+        assert outcome(os.stat, files / "f") == errno.ETIMEDOUT
+    assert time.monotonic() - start < limit(10)
+    served(neighbour)
+    eventually(lambda: not outcome(os.stat, files / "f"), 30, "the guest answers again, and nobody hears it")
+    for op, call in CALLS.items():
+        assert outcome(call, files, "0") == 0, op

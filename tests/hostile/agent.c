@@ -15,7 +15,7 @@
  *     N=short     operation N is answered with 0 and nothing else
  *     mode= size= nlink= uid= ino= time= blocks=    that field of the attributes; mode is the whole of it, in octal
  *     to=NAME     a link's target, of those in `targets`
- *     list=KIND   a directory's contents: endless, many, bad, void, loop
+ *     list=KIND   a directory's contents: endless, many (n=N of them), bad, void, loop
  *     handle=N    the handle that OPEN and CREATE give
  *
  * A name that is no such thing does not exist. Asked for "m:ms=N", the agent answers nothing for so long, that
@@ -303,7 +303,7 @@ static void put_listing(struct buf *reply, const char *dir, uint64_t cookie)
 	if (is(kind, "endless") || is(kind, "many") || is(kind, "loop")) {
 		more = true;
 		while (entries.len < 60000 && more) {
-			if (is(kind, "many") && cookie >= MANY) {
+			if (is(kind, "many") && cookie >= number(dir, "n", MANY, 0)) {
 				more = false;
 				break;
 			}

@@ -38,6 +38,10 @@ static const uint64_t clock_late_ns = 20000000;
 enum { CLOCKS = 8 };
 /* How long a reply nobody waits for is still expected. */
 static const unsigned orphan_timeout_ms = 60000;
+/* A guest that was silent is asked this often, and waited for so long, until it answers. */
+static const unsigned retry_ms = 1000;
+/* A file request is refused while the guest leaves more than this untaken: some 1,000 writes of the kernel's. */
+static const size_t backlog_max = 64u << 20;
 
 struct agent_call {
 	struct list link;
@@ -45,9 +49,10 @@ struct agent_call {
 	struct timer timer;
 	uint16_t answer; /* the frame type that ends it; 0: none, it failed at once */
 	uint32_t tag;
-	struct err err;   /* how it ends when its timer does it */
-	uint64_t sent_ns; /* ATTACH, and then F_CLOCK: when it went out */
-	unsigned clocks;  /* how often F_CLOCK may still be sent */
+	struct err err;      /* how it ends when its timer does it */
+	uint64_t sent_ns;    /* ATTACH, and then F_CLOCK: when it went out; F_FS: when it was asked */
+	unsigned timeout_ms; /* of F_FS */
+	unsigned clocks;     /* how often F_CLOCK may still be sent */
 
 	done_fn done;
 	agent_fs_fn fs;
@@ -73,6 +78,13 @@ struct agent {
 	uint32_t generation;
 	uint32_t last_tag;
 	struct list calls;
+	/*
+	 * File requests. silent_ms: somebody waited so long in vain, and no request was answered since; who
+	 * would not wait longer is refused at once, but for one now and then.
+	 */
+	unsigned silent_ms;
+	uint64_t retry_ns;    /* when the next may be sent all the same */
+	uint64_t answered_ns; /* when the last was answered */
 	uint64_t dropped;
 	bool lost;
 	bool busy, freed; /* within receive_and_send, which then frees it */
@@ -81,6 +93,8 @@ struct agent {
 };
 
 /* ---- calls */
+
+static void call_expired(void *arg);
 
 static void finish(struct agent_call *call, const struct err *err, struct reader *results)
 {
@@ -98,12 +112,37 @@ static void finish(struct agent_call *call, const struct err *err, struct reader
 		c.agent->events->job_started(c.agent->owner, c.tag, err->code, err->text, 0);
 }
 
+/* A file request was waited for in vain. Others that would not wait longer end too. */
+static void note_silence(const struct agent_call *silent, unsigned waited_ms)
+{
+	struct agent *agent = silent->agent;
+	struct agent_call *call;
+
+	if (agent->answered_ns >= silent->sent_ns || agent->holding)
+		return;
+	if (agent->silent_ms < waited_ms)
+		agent->silent_ms = waited_ms;
+	agent->retry_ns = now_mono_ns() + retry_ms * 1000000ull;
+	list_for_each (call, &agent->calls, link)
+		if (call != silent && call->fs && call->answer && call->timeout_ms <= waited_ms)
+			timer_start(agent->loop, &call->timer, 0, call_expired, call);
+}
+
 static void call_expired(void *arg)
 {
 	struct agent_call *call = arg;
 	const struct err err = call->err;
+	struct reader nothing = reader_init("", 0);
+	const agent_fs_fn fs = call->fs;
 
-	finish(call, &err, NULL);
+	if (!fs || !call->answer) {
+		finish(call, &err, NULL);
+		return;
+	}
+	note_silence(call, call->timeout_ms);
+	/* It may still be answered, with a handle that is to be closed. */
+	agent_fs_cancel(call);
+	fs(call->arg, err.code, &nothing);
 }
 
 /* Ends with call->err, soon. */
@@ -348,6 +387,8 @@ static bool on_fs_reply(struct agent *agent, const struct frame *frame)
 
 	if (!call)
 		return false;
+	agent->answered_ns = now_mono_ns();
+	agent->silent_ms = 0;
 	err.code = errno_in(get_u32(&r));
 	/* These two are what this side says of a guest. */
 	if (err.code == -ETIMEDOUT || err.code == -EHOSTDOWN)
@@ -746,16 +787,27 @@ void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct jo
 struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf *args, unsigned timeout_ms,
 			    agent_fs_fn fn, void *arg)
 {
-	struct agent_call *call = call_new(agent, F_FS_REPLY, timeout_ms);
+	const uint64_t now = now_mono_ns();
+	const bool doubted = timeout_ms <= agent->silent_ms;
+	struct agent_call *call;
 	struct buf payload = { 0 };
 
+	call = call_new(agent, F_FS_REPLY, doubted && timeout_ms > retry_ms ? retry_ms : timeout_ms);
 	if (!call)
 		return NULL;
 	call->fs = fn;
 	call->op = op;
 	call->arg = arg;
+	call->sent_ns = now;
+	call->timeout_ms = timeout_ms;
 	if (agent->lost)
 		return call;
+	if ((doubted && now < agent->retry_ns && fn) || agent_backlog(agent) > backlog_max) {
+		fail_soon(call, -ETIMEDOUT, "the guest's agent is silent");
+		return call;
+	}
+	if (doubted && fn)
+		agent->retry_ns = now + retry_ms * 1000000ull;
 	buf_put_u8(&payload, op);
 	buf_add(&payload, buf_bytes(args), args->len);
 	send_call(call, F_FS, &payload);
@@ -770,4 +822,15 @@ void agent_fs_cancel(struct agent_call *call)
 	if (call->answer)
 		timer_start(call->agent->loop, &call->timer, orphan_timeout_ms * 1000000ull, call_expired,
 			    call);
+}
+
+void agent_fs_give_up(struct agent_call *call, unsigned waited_ms)
+{
+	note_silence(call, waited_ms);
+	agent_fs_cancel(call);
+}
+
+bool agent_silent(const struct agent *agent)
+{
+	return agent->silent_ms;
 }

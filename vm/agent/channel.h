@@ -88,11 +88,19 @@ void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned 
  * A file operation: args holds what enum fs_op lists after the op (the call copies it). Returns a handle for
  * agent_fs_cancel; after that fn is not called, though the guest may still do it (a file it opens is closed
  * again). NULL when out of memory: fn is not called either.
+ *
+ * Once somebody waited timeout_ms in vain, who would not wait longer ends with -ETIMEDOUT at once, until the
+ * guest answers a request; one a second is sent, and waited for a second. So does a request to a guest that
+ * leaves 64 MiB untaken.
  */
 struct agent_call;
 struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf *args, unsigned timeout_ms,
 			    agent_fs_fn fn, void *arg);
 void agent_fs_cancel(struct agent_call *call);
+/* The same, and the guest counts as silent as if waited_ms had been its time-out. */
+void agent_fs_give_up(struct agent_call *call, unsigned waited_ms);
+/* Somebody waited for a file operation in vain, and none was answered since. */
+bool agent_silent(const struct agent *agent);
 
 /* Nothing is pending. */
 bool agent_idle(const struct agent *agent);

@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * guest_dir.c - fs/: listings of a guest's directories
+ *
+ * A listing is passed on as it comes. The agent gives it in chunks, each of which says how to ask for what
+ * follows (a cookie); the one at hand is all that is kept of it. The kernel's offsets are ours and not the
+ * guest's cookies: entries are counted, "." and ".." first. For a program that goes back the cookie of each
+ * chunk is remembered.
+ *
+ * A guest can go on for ever, so what one pass over a directory may bring is bounded; so is what it makes us
+ * remember, since a chunk counts for at least CHUNK_LEAST bytes.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/guest/guest_names.h"
+
+enum {
+	LISTING_MAX = 128 << 20, /* bytes as the agent sends them: over a million entries */
+	CHUNK_LEAST = 4096,
+	FIRST = 2, /* the number of the first entry after "." and ".." */
+};
+
+/* How to ask for entries from number `first` on. */
+struct place {
+	uint64_t first, cookie;
+};
+
+struct guest_dir {
+	struct buf places;  /* struct place: of all chunks so far; the last is the one at hand */
+	struct buf entries; /* of the chunk at hand, as the agent sent them */
+	uint64_t n;         /* how many */
+	uint64_t next;      /* the cookie of what follows it */
+	bool more;          /* something does */
+	bool fresh;         /* it was read by opendir, and by nobody since */
+	uint64_t at;        /* an entry of the chunk... */
+	size_t offset;      /* ...and where it is */
+	uint64_t epoch;     /* of the machine that is asked */
+	uint64_t total;     /* bytes of this pass */
+};
+
+static struct guest_dir *dir_of(const struct fuse_file_info *fi)
+{
+	return (struct guest_dir *)(uintptr_t)fi->fh;
+}
+
+static void dir_free(struct guest_dir *dir)
+{
+	buf_release(&dir->places);
+	buf_release(&dir->entries);
+	free(dir);
+}
+
+static size_t places(const struct guest_dir *dir)
+{
+	return dir->places.len / sizeof(struct place);
+}
+
+static struct place place_at(const struct guest_dir *dir, size_t i)
+{
+	struct place place;
+
+	memcpy(&place, buf_bytes(&dir->places) + i * sizeof(place), sizeof(place));
+	return place;
+}
+
+/* The number after the last entry of the chunk at hand. */
+static uint64_t chunk_end(const struct guest_dir *dir)
+{
+	return place_at(dir, places(dir) - 1).first + dir->n;
+}
+
+/* ---- entries */
+
+struct item {
+	uint64_t cookie;
+	char name[NAME_MAX + 1];
+	struct fs_attr attr;
+};
+
+static void item_get(struct reader *r, struct item *ret)
+{
+	ret->cookie = get_u64(r);
+	get_str(r, ret->name, sizeof(ret->name));
+	fs_attr_get(r, &ret->attr);
+}
+
+/* A name that the kernel would refuse the whole directory for is left out. */
+static bool is_name(const char *name)
+{
+	return *name && !strchr(name, '/') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
+/* 0: it has to be looked at, as what is no type, and FIFOs, which are shown as another (guest_node.c). */
+static uint32_t listed_type(uint32_t mode)
+{
+	switch (mode & S_IFMT) {
+	case S_IFREG:
+	case S_IFDIR:
+	case S_IFLNK:
+	case S_IFCHR:
+	case S_IFBLK:
+	case S_IFSOCK:
+		return mode & S_IFMT;
+	default:
+		return 0;
+	}
+}
+
+/* The answer to READDIR for `place` is now the chunk at hand; 0 or a negative errno. */
+static int take_chunk(struct guest_dir *dir, const struct place *place, struct reader *results)
+{
+	const uint8_t more = get_u8(results);
+	const uint32_t n = get_u32(results);
+	const size_t size = reader_left(results);
+	struct reader r = *results;
+	struct item item = { .cookie = place->cookie };
+	bool any = false;
+	uint32_t i;
+
+	for (i = 0; i < n && !r.bad; i++) {
+		item_get(&r, &item);
+		any |= is_name(item.name);
+	}
+	/* One that leads to itself or to nothing would be asked for again and again. */
+	if (r.bad || (more && (!any || item.cookie == place->cookie)))
+		return -EIO;
+	dir->total += size > CHUNK_LEAST ? size : CHUNK_LEAST;
+	if (dir->total > LISTING_MAX)
+		return -EIO;
+	buf_clear(&dir->entries);
+	buf_add(&dir->entries, results->p, size);
+	buf_add(&dir->places, place, sizeof(*place));
+	if (dir->entries.failed || dir->places.failed)
+		return -ENOMEM;
+	dir->n = n;
+	dir->next = item.cookie;
+	dir->more = more;
+	dir->at = place->first;
+	dir->offset = 0;
+	return 0;
+}
+
+/* Go on from a chunk there was before: those after it are counted anew. */
+static void drop_places(struct guest_dir *dir, size_t keep)
+{
+	dir->places.len = keep * sizeof(struct place);
+	dir->n = 0;
+	buf_clear(&dir->entries);
+}
+
+/* Which chunk has to be asked for to have entry `number`; false: none, it is at hand or behind the end. */
+static bool wanted(struct guest_dir *dir, uint64_t number, struct place *ret)
+{
+	size_t i = places(dir);
+
+	if (i && number >= place_at(dir, i - 1).first) {
+		if (number < chunk_end(dir) || !dir->more)
+			return false;
+		*ret = (struct place){ chunk_end(dir), dir->next };
+		return true;
+	}
+	while (i && place_at(dir, i - 1).first > number)
+		i--;
+	*ret = i ? place_at(dir, i - 1) : (struct place){ FIRST, 0 };
+	drop_places(dir, i ? i - 1 : 0);
+	return true;
+}
+
+/* ---- what the kernel is given */
+
+struct text {
+	char *bytes;
+	size_t size, len;
+};
+
+/* False: it does not fit any more. */
+static bool add(struct text *text, const char *name, uint64_t ino, uint32_t mode, uint64_t next)
+{
+	const struct stat st = { .st_ino = ino, .st_mode = mode };
+	const size_t left = text->size - text->len;
+	const size_t n = fuse_add_direntry(NULL, text->bytes + text->len, left, name, &st, (off_t)next);
+
+	if (n > left)
+		return false;
+	text->len += n;
+	return true;
+}
+
+static bool add_dots(struct text *text, const struct guest_node *gn, uint64_t *number)
+{
+	const struct guest_node *up = gn->parent ? gn->parent : gn;
+
+	if (*number == 0 && add(text, ".", guest_ino(gn, 0, gn->ino), S_IFDIR, 1))
+		++*number;
+	if (*number == 1 && add(text, "..", guest_ino(up, 0, gn->parent ? up->ino : 0), S_IFDIR, FIRST))
+		++*number;
+	return *number >= FIRST;
+}
+
+/* Entries of the chunk at hand, from *number on. */
+static void add_entries(struct text *text, struct guest_dir *dir, const struct guest_node *gn,
+			uint64_t *number)
+{
+	struct reader r;
+	struct item item;
+
+	if (*number < dir->at) {
+		dir->at = place_at(dir, places(dir) - 1).first;
+		dir->offset = 0;
+	}
+	r = reader_init(buf_bytes(&dir->entries), dir->entries.len);
+	r.p += dir->offset;
+	for (; dir->at < chunk_end(dir); dir->at++, dir->offset = dir->entries.len - reader_left(&r)) {
+		item_get(&r, &item);
+		if (dir->at < *number)
+			continue;
+		if (is_name(item.name) && !add(text, item.name, guest_ino(gn, 1, item.attr.ino),
+					       listed_type(item.attr.mode), dir->at + 1))
+			return;
+		*number = dir->at + 1;
+	}
+}
+
+/* ---- requests */
+
+static void done_opendir(struct guest_call *gc, int err, struct reader *results)
+{
+	struct guest_dir *dir = dir_of(&gc->fi);
+
+	if (!err)
+		err = take_chunk(dir, &(struct place){ FIRST, 0 }, results);
+	if (err && gc->request)
+		request_err(gc->request, err);
+	if (err || !gc->request || request_open(gc->request, &gc->fi))
+		dir_free(dir);
+	guest_call_free(gc);
+}
+
+static int put_args(struct buf *args, const struct guest_call *gc, uint64_t cookie)
+{
+	const int rc = guest_put_path(args, gc->node, NULL);
+
+	buf_put_u64(args, cookie);
+	return rc ? rc : guest_usable(gc->node);
+}
+
+void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct guest_node *gn = guest_node_of(req, ino);
+	struct guest_call *gc = guest_call_new(req, gn, NULL, done_opendir);
+	struct guest_dir *dir = NULL;
+	struct buf args = { 0 };
+	int rc;
+
+	if (!gc)
+		return;
+	rc = put_args(&args, gc, 0);
+	if (!rc)
+		dir = calloc(1, sizeof(*dir));
+	if (!rc && (!dir || args.failed))
+		rc = -ENOMEM;
+	if (rc) { /* guest_call_send would free gc, and leak the directory */
+		free(dir);
+		buf_release(&args);
+		request_err(gc->request, rc);
+		guest_call_free(gc);
+		return;
+	}
+	dir->fresh = true;
+	dir->epoch = guest_epoch(gn);
+	gc->fi = *fi;
+	gc->fi.fh = (uintptr_t)dir;
+	gc->opens = true; /* the directory must not be lost */
+	guest_call_send(gc, FS_READDIR, 0, &args);
+}
+
+/* Answer with what is at hand of what gc asks for; false: nothing is, *ret has to be asked for first. */
+static bool answer(struct guest_call *gc, struct place *ret)
+{
+	struct guest_dir *dir = dir_of(&gc->fi);
+	struct text text = { .bytes = malloc(gc->size ? gc->size : 1), .size = gc->size };
+	uint64_t number = gc->offset;
+	bool asks = false;
+
+	if (!text.bytes) {
+		request_err(gc->request, -ENOMEM);
+		return true;
+	}
+	if (add_dots(&text, gc->node, &number)) {
+		asks = wanted(dir, number, ret);
+		if (!asks && number < chunk_end(dir)) {
+			add_entries(&text, dir, gc->node, &number);
+			/* Names may have been left out up to the chunk's end. */
+			asks = !text.len && wanted(dir, number, ret);
+		}
+	}
+	if (!asks || text.len) {
+		asks = false;
+		request_data(gc->request, text.bytes, text.len);
+	}
+	free(text.bytes);
+	return !asks;
+}
+
+static void send_readdir(struct guest_call *gc, const struct place *place);
+
+static void done_readdir(struct guest_call *gc, int err, struct reader *results)
+{
+	struct place place = { gc->first, gc->cookie };
+
+	if (!err)
+		err = take_chunk(dir_of(&gc->fi), &place, results);
+	if (err) {
+		request_err(gc->request, err);
+	} else if (!answer(gc, &place)) {
+		send_readdir(gc, &place);
+		return;
+	}
+	guest_call_free(gc);
+}
+
+static void send_readdir(struct guest_call *gc, const struct place *place)
+{
+	struct buf args = { 0 };
+	int rc = put_args(&args, gc, place->cookie);
+
+	if (!rc && dir_of(&gc->fi)->epoch != guest_epoch(gc->node))
+		rc = -ESTALE;
+	gc->first = place->first;
+	gc->cookie = place->cookie;
+	guest_call_send(gc, FS_READDIR, rc, &args);
+}
+
+void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct guest_call *gc = guest_call_new(req, guest_node_of(req, ino), NULL, done_readdir);
+	struct guest_dir *dir = dir_of(fi);
+	struct place place;
+
+	if (!gc)
+		return;
+	if (!off && !dir->fresh) {
+		drop_places(dir, 0);
+		dir->total = 0;
+	}
+	dir->fresh = false;
+	gc->fi = *fi;
+	gc->size = size;
+	gc->offset = (uint64_t)off;
+	if (answer(gc, &place))
+		guest_call_free(gc);
+	else
+		send_readdir(gc, &place);
+}
+
+void guest_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	(void)ino;
+	dir_free(dir_of(fi));
+	fuse_reply_err(req, 0);
+}
