@@ -310,7 +310,7 @@ static int receive_layer(struct import *import, struct member_reader *r, const c
 
 	if (have_layer(import, file))
 		return receive_file(import, r, -1, file);
-	if (received_layer(import, file) || import->nlayers > LAYER_DEPTH_MAX)
+	if (received_layer(import, file) || import->nlayers == QCOW2_CHAIN_MAX)
 		return err_set(&import->err, -EINVAL, "the archive has layer %s twice, or too many layers",
 			       file);
 	more = realloc(import->layers, (import->nlayers + 1) * sizeof(*more));
@@ -579,7 +579,7 @@ static int check_disk(struct import *import)
 {
 	struct store *store = import->store;
 	struct chain *chain;
-	int rc = chain_open(store->layers_fd, import->manifest.disk, &chain, &import->err);
+	int rc = chain_open(store->layers_fd, import->manifest.disk, false, &chain, &import->err);
 
 	if (rc)
 		return rc;

@@ -190,7 +190,7 @@ static void dump_disk(struct dump *dump, const char *file)
 	struct err err = { 0 };
 	unsigned i, n;
 
-	if (chain_open(dump->layers_fd, file, &chain, &err)) {
+	if (chain_open(dump->layers_fd, file, false, &chain, &err)) {
 		fprintf(dump->out, "layer %s\n", file);
 		damaged(dump, &err);
 		return;

@@ -20,6 +20,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "snap/qcow2/chain.h"
+#include "snap/qcow2/create.h"
 #include "snap/qcow2/header.h"
 #include "snap/store_priv.h"
 
@@ -57,37 +59,21 @@ struct layer *layer_find(struct store *store, const char *file)
 /* What the file itself says: its size and the name of its base. */
 static int inspect(struct store *store, const char *file, struct qcow2_info *ret, struct err *err)
 {
-	char base_end[sizeof(ret->backing_format) + 1];
-	bool raw = id_valid(file, ".raw");
-	struct stat st;
-	int fd, rc = 0;
+	const bool raw = id_valid(file, ".raw");
+	int fd, rc;
 
 	if (!raw && !id_valid(file, ".qcow2"))
 		return err_set(err, -EINVAL, "\"%.80s\" is not the name of a layer", file);
-	fd = openat(store->layers_fd, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0 && errno == ENOENT)
-		return err_set(err, -EINVAL, "layer %s is missing", file);
+	fd = qcow2_open_file(store->layers_fd, file, false, err);
 	if (fd < 0)
-		return err_sys(err, -errno, "cannot open layer %s", file);
-	if (fstat(fd, &st))
-		rc = err_sys(err, -errno, "cannot read layer %s", file);
-	else if (!S_ISREG(st.st_mode))
-		rc = err_set(err, -EINVAL, "layer %s is not a file", file);
-	else if (raw)
-		*ret = (struct qcow2_info){ .size = (uint64_t)st.st_size };
-	else if ((rc = qcow2_read_header(fd, ret, err))) {
+		return fd;
+	rc = qcow2_inspect(fd, raw, ret, err);
+	if (rc) {
 		err_prefix(err, "layer %s is damaged", file);
 		rc = rc == -EINVAL ? -EIO : rc; /* it was ours once */
 	}
 	close(fd);
-	if (rc || !ret->backing[0])
-		return rc;
-	snprintf(base_end, sizeof(base_end), ".%s", ret->backing_format);
-	if (!id_valid(ret->backing, base_end))
-		return err_set(err, -EINVAL,
-			       "layer %s is based on \"%.80s\", which is not the name of a layer", file,
-			       ret->backing);
-	return 0;
+	return rc;
 }
 
 int layer_open(struct store *store, const char *file, struct layer **ret, struct err *err)
@@ -97,7 +83,7 @@ int layer_open(struct store *store, const char *file, struct layer **ret, struct
 		uint64_t size;
 	} *found = NULL;
 	struct layer *layer = NULL, *known;
-	char next[QCOW2_BACKING_MAX + 1];
+	char next[QCOW2_NAME_MAX + 1];
 	unsigned n = 0;
 	int rc = 0;
 
@@ -108,12 +94,17 @@ int layer_open(struct store *store, const char *file, struct layer **ret, struct
 		void *more;
 
 		known = layer_find(store, next);
+		if (n + (known ? layer_depth(known) + 1 : 1) > QCOW2_CHAIN_MAX) {
+			rc = err_set(err, -EINVAL, "layer %s has more than %d layers below it", file,
+				     QCOW2_CHAIN_MAX - 1);
+			goto out;
+		}
 		if (known)
 			break;
 		rc = inspect(store, next, &info, err);
-		if (!rc && n == LAYER_DEPTH_MAX)
-			rc = err_set(err, -EINVAL, "layer %s has more than %d layers below it", file,
-				     LAYER_DEPTH_MAX);
+		if (!rc && n && info.size != found[0].size)
+			rc = err_set(err, -EINVAL, "layer %s does not have the size of the disk above it",
+				     next);
 		if (rc)
 			goto out;
 		more = realloc(found, (n + 1) * sizeof(*found));
@@ -127,6 +118,10 @@ int layer_open(struct store *store, const char *file, struct layer **ret, struct
 		if (!info.backing[0])
 			break;
 		snprintf(next, sizeof(next), "%s", info.backing);
+	}
+	if (known && n && known->size != found[0].size) {
+		rc = err_set(err, -EINVAL, "layer %s does not have the size of the disk above it", next);
+		goto out;
 	}
 	/* ...and up again. */
 	if (known)
@@ -157,6 +152,10 @@ int layer_overlay(struct store *store, struct layer *base, struct layer **ret, s
 
 	if (!base->frozen)
 		return err_set(err, -EBUSY, "layer %s is still being written", base->id);
+	if (layer_depth(base) + 2 > QCOW2_CHAIN_MAX)
+		return err_set(err, -EBUSY,
+			       "layer %s has %u layers below it, and takes none before they are merged",
+			       base->id, layer_depth(base));
 	rc = id_make(file);
 	if (rc)
 		return err_sys(err, rc, "cannot name a layer");
@@ -164,7 +163,7 @@ int layer_overlay(struct store *store, struct layer *base, struct layer **ret, s
 	fd = openat(store->layers_fd, file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_sys(err, -errno, "cannot create layer %s", file);
-	rc = qcow2_create_overlay(fd, base->size, base->file, base->raw ? "raw" : "qcow2", err);
+	rc = qcow2_create_overlay(fd, base->size, base->file, err);
 	close(fd);
 	if (rc)
 		goto fail;

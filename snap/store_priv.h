@@ -15,9 +15,6 @@
 #include "snap/store.h"
 #include "util/list.h"
 
-/* Layers deeper than this are not ours: a ring of backing files ends here too. */
-enum { LAYER_DEPTH_MAX = 512 };
-
 struct layer {
 	struct list link; /* in store->layers */
 	struct store *store;

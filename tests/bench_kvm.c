@@ -208,7 +208,7 @@ static void capture_often(struct source *source, const struct bench *bench, cons
 		start = now_mono_ns();
 		pthread_mutex_lock(&source->vmm->lock);
 		if (vmm_stop(source->vmm, &err) ||
-		    capture_start(source->vmm, NULL, on_captured, source, &capture, &err))
+		    freeze_start(source->vmm, NULL, -1, on_captured, source, &capture, &err))
 			die("%s", err.text);
 		pause[i] = now_mono_ns() - start;
 		pthread_mutex_unlock(&source->vmm->lock);

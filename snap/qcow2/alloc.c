@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2_alloc.c - which clusters of a file are in use
+ * alloc.c - which clusters of a file are in use
  *
  * Refcounts live in blocks, each one cluster; a table says where the blocks are. A writable file is a fresh
  * overlay or small, so all counts are kept in memory (2 bytes for 64 KiB) and changes are written through.
@@ -8,39 +8,25 @@
  * link is made, and down after it is gone.
  *
  * When all covered clusters are in use, a block is added. It covers the clusters that follow, and is itself
- * the first of them, so that it needs room nowhere else. When the table is full as well, a table twice as
- * large follows right behind the block (or blocks) that cover it.
+ * the first of them, so that it needs room nowhere else. The table is one cluster, which is enough for twice
+ * QCOW2_FILE_MAX.
  */
 #include "snap/qcow2/priv.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "snap/qcow2/format.h"
+#include "util/io.h"
 
-/* A refcount is 16 bits. */
-static uint64_t block_entries(const struct qfile *file)
-{
-	return 1ull << file->refs.block_bits;
-}
+enum { TABLE_ENTRIES = QCOW2_CLUSTER / sizeof(uint64_t), IN_CLUSTER = QCOW2_CLUSTER - 1 };
 
 static uint64_t covered(const struct refs *refs)
 {
-	return refs->nblocks << refs->block_bits;
-}
-
-static uint64_t table_entries(const struct qfile *file)
-{
-	return ((uint64_t)file->refs.table_clusters << file->cluster_bits) / sizeof(uint64_t);
-}
-
-static uint64_t clusters_of(const struct qfile *file, uint64_t bytes)
-{
-	return (bytes + cluster_size(file) - 1) >> file->cluster_bits;
+	return refs->nblocks << BLOCK_BITS;
 }
 
 void refs_release(struct refs *refs)
@@ -55,7 +41,7 @@ void refs_release(struct refs *refs)
 static int resize(struct qfile *file, uint64_t nblocks)
 {
 	struct refs *refs = &file->refs;
-	const uint64_t old = covered(refs), n = nblocks << refs->block_bits;
+	const uint64_t old = covered(refs), n = nblocks << BLOCK_BITS;
 	void *p;
 
 	p = realloc(refs->table, nblocks * sizeof(*refs->table));
@@ -83,8 +69,8 @@ static int write_counts(const struct qfile *file, uint64_t cluster, uint64_t n)
 	int rc = 0;
 
 	while (n && !rc) {
-		const uint64_t in_block = cluster & (block_entries(file) - 1);
-		uint64_t part = block_entries(file) - in_block, i;
+		const uint64_t in_block = cluster & (BLOCK_ENTRIES - 1);
+		uint64_t part = BLOCK_ENTRIES - in_block, i;
 
 		if (part > n)
 			part = n;
@@ -93,7 +79,7 @@ static int write_counts(const struct qfile *file, uint64_t cluster, uint64_t n)
 		for (i = 0; i < part; i++)
 			buf[i] = htobe16(refs->count[cluster + i]);
 		rc = pwrite_all(file->fd, buf, part * sizeof(*buf),
-				refs->table[cluster >> refs->block_bits] + in_block * sizeof(*buf));
+				refs->table[cluster >> BLOCK_BITS] + in_block * sizeof(*buf));
 		cluster += part;
 		n -= part;
 	}
@@ -106,18 +92,18 @@ static int write_counts(const struct qfile *file, uint64_t cluster, uint64_t n)
 static int claim(struct qfile *file, uint64_t offset, uint64_t n, const char *what, struct err *err)
 {
 	struct refs *refs = &file->refs;
-	const uint64_t first = offset >> file->cluster_bits;
+	const uint64_t first = offset >> QCOW2_CLUSTER_BITS;
 	uint64_t i;
 
-	if (offset & (cluster_size(file) - 1))
-		return err_set(err, -EINVAL, "disk file %s: %s is not at the start of a cluster", file->name,
+	if (offset & IN_CLUSTER)
+		return err_set(err, -EINVAL, "layer %s: %s is not at the start of a cluster", file->name,
 			       what);
 	for (i = first; i < first + n; i++) {
 		if (i >= covered(refs) || !refs->count[i])
-			return err_set(err, -EINVAL, "disk file %s: %s is not counted as in use", file->name,
+			return err_set(err, -EINVAL, "layer %s: %s is not counted as in use", file->name,
 				       what);
 		if (refs->meta[i])
-			return err_set(err, -EINVAL, "disk file %s: %s overlaps other metadata", file->name,
+			return err_set(err, -EINVAL, "layer %s: %s overlaps other metadata", file->name,
 				       what);
 		refs->meta[i] = true;
 	}
@@ -132,77 +118,60 @@ static int claim_all(struct qfile *file, struct err *err)
 
 	rc = claim(file, 0, 1, "the header", err);
 	if (!rc)
-		rc = claim(file, refs->table_offset, refs->table_clusters, "the refcount table", err);
+		rc = claim(file, refs->table_offset, 1, "the refcount table", err);
 	for (i = 0; !rc && i < refs->nblocks; i++)
 		rc = claim(file, refs->table[i], 1, "a refcount block", err);
 	if (!rc)
-		rc = claim(file, file->l1_offset, clusters_of(file, file->l1_size * sizeof(uint64_t)),
-			   "the L1 table", err);
-	for (i = 0; !rc && i < file->l1_size; i++)
+		rc = claim(file, file->l1_offset, 1, "the L1 table", err);
+	for (i = 0; !rc && i < QCOW2_L1_ENTRIES(file->size); i++)
 		if (file->l1[i] & QCOW2_OFFSET)
 			rc = claim(file, file->l1[i] & QCOW2_OFFSET, 1, "an L2 table", err);
 	return rc;
 }
 
 /* The table's entries, up to the first empty one. */
-static int load_table(struct qfile *file, uint64_t **ret, uint64_t *ret_n, struct err *err)
+static int load_table(struct qfile *file, uint64_t table[TABLE_ENTRIES], uint64_t *ret_n, struct err *err)
 {
-	const uint64_t limit = clusters_of(file, file->file_size), entries = table_entries(file);
-	uint64_t *table, n, i;
+	uint64_t n = 0, i;
 	int rc;
 
-	table = malloc(entries * sizeof(*table));
-	if (!table)
-		return err_set(err, -ENOMEM, "no memory for the refcounts of disk file %s", file->name);
-	rc = pread_all(file->fd, table, entries * sizeof(*table), file->refs.table_offset);
-	if (rc < 0) {
-		err_sys(err, rc, "cannot read the refcount table of disk file %s", file->name);
-		goto fail;
-	}
-	for (n = 0; n < entries && table[n]; n++)
+	rc = pread_all(file->fd, table, QCOW2_CLUSTER, file->refs.table_offset);
+	if (rc)
+		return err_sys(err, rc, "cannot read the refcount table of layer %s", file->name);
+	for (; n < TABLE_ENTRIES && table[n]; n++)
 		table[n] = be64toh(table[n]);
-	for (i = n; i < entries; i++)
-		if (table[i]) {
-			rc = err_set(err, -ENOTSUP, "disk file %s: the refcount table has gaps", file->name);
-			goto fail;
-		}
+	for (i = n; i < TABLE_ENTRIES; i++)
+		if (table[i])
+			return err_set(err, -EINVAL, "layer %s: the refcount table has gaps", file->name);
 	/* Blocks are in the file and count its clusters: more than that is a lie that would cost memory. */
-	if (!n || n > (limit >> file->refs.block_bits) + 2) {
-		rc = err_set(err, -EINVAL, "disk file %s: the refcount table does not fit the file",
-			     file->name);
-		goto fail;
-	}
-	*ret = table;
+	if (!n || n > (file->refs.fresh >> BLOCK_BITS) + 2)
+		return err_set(err, -EINVAL, "layer %s: the refcount table does not fit the file",
+			       file->name);
 	*ret_n = n;
 	return 0;
-fail:
-	free(table);
-	return rc;
 }
 
 int refs_load(struct qfile *file, struct err *err)
 {
 	struct refs *refs = &file->refs;
-	uint64_t *table = NULL, n = 0, i;
+	uint64_t *table = malloc(QCOW2_CLUSTER), n = 0, i;
 	int rc;
 
-	refs->block_bits = file->cluster_bits - 1;
-	refs->fresh = clusters_of(file, file->file_size);
-	rc = load_table(file, &table, &n, err);
-	if (!table)
-		return rc;
+	rc = table ? load_table(file, table, &n, err) : err_set(err, -ENOMEM, "out of memory");
+	if (rc)
+		goto out;
 	rc = resize(file, n);
-	if (rc < 0) {
-		err_set(err, rc, "no memory for the refcounts of disk file %s", file->name);
+	if (rc) {
+		err_set(err, rc, "no memory for the refcounts of layer %s", file->name);
 		goto out;
 	}
 	memcpy(refs->table, table, n * sizeof(*table));
 	refs->nblocks = n;
 	for (i = 0; !rc && i < n; i++)
-		rc = pread_all(file->fd, refs->count + (i << refs->block_bits), cluster_size(file),
+		rc = pread_all(file->fd, refs->count + (i << BLOCK_BITS), QCOW2_CLUSTER,
 			       table[i] & QCOW2_OFFSET);
-	if (rc < 0) {
-		err_sys(err, rc, "cannot read the refcounts of disk file %s", file->name);
+	if (rc) {
+		err_sys(err, rc, "cannot read the refcounts of layer %s", file->name);
 		goto out;
 	}
 	for (i = 0; i < covered(refs); i++)
@@ -222,20 +191,15 @@ static void not_fresh(struct refs *refs, uint64_t cluster, uint64_t n)
 		refs->fresh = cluster + n;
 }
 
-/* Write new block b: the counts are set already. */
-static int write_block(const struct qfile *file, uint64_t b)
-{
-	return write_counts(file, b << file->refs.block_bits, block_entries(file));
-}
-
-/* The table has room for one more block. */
 static int add_block(struct qfile *file)
 {
 	struct refs *refs = &file->refs;
 	const uint64_t b = refs->nblocks, first = covered(refs);
-	const uint64_t offset = first << file->cluster_bits, be = htobe64(offset);
+	const uint64_t offset = first << QCOW2_CLUSTER_BITS, be = htobe64(offset);
 	int rc;
 
+	if (b == TABLE_ENTRIES)
+		return -EFBIG;
 	rc = resize(file, b + 1);
 	if (rc)
 		return rc;
@@ -243,67 +207,11 @@ static int add_block(struct qfile *file)
 	refs->table[b] = offset;
 	refs->count[first] = 1;
 	refs->meta[first] = true;
-	rc = write_block(file, b);
+	rc = write_counts(file, first, BLOCK_ENTRIES);
 	if (!rc)
 		rc = pwrite_all(file->fd, &be, sizeof(be), refs->table_offset + b * sizeof(be));
 	if (!rc)
 		refs->nblocks++;
-	return rc;
-}
-
-/* Move to a table twice as large, which needs at least one more block. */
-static int grow_table(struct qfile *file)
-{
-	struct refs *refs = &file->refs;
-	const uint64_t old_offset = refs->table_offset, old_clusters = refs->table_clusters;
-	const uint64_t b = refs->nblocks, first = covered(refs);
-	const uint64_t clusters = 2 * old_clusters;
-	uint64_t nblocks = 1, i;
-	struct {
-		uint64_t offset;
-		uint32_t clusters;
-	} __attribute__((packed)) where;
-	uint64_t *table;
-	int rc;
-
-	while (nblocks << refs->block_bits < nblocks + clusters)
-		nblocks++;
-	if (clusters > UINT32_MAX ||
-	    (first + (nblocks << refs->block_bits)) > QCOW2_OFFSET >> file->cluster_bits)
-		return -EFBIG;
-	table = calloc(clusters, cluster_size(file));
-	if (!table)
-		return -ENOMEM;
-	rc = resize(file, b + nblocks);
-	if (rc)
-		goto out;
-	not_fresh(refs, first, nblocks + clusters);
-	for (i = 0; i < nblocks + clusters; i++) {
-		refs->count[first + i] = 1;
-		refs->meta[first + i] = true;
-	}
-	for (i = 0; i < nblocks; i++)
-		refs->table[b + i] = (first + i) << file->cluster_bits;
-	for (i = 0; i < nblocks && !rc; i++)
-		rc = write_block(file, b + i);
-	for (i = 0; i < b + nblocks; i++)
-		table[i] = htobe64(refs->table[i]);
-	where.offset = htobe64((first + nblocks) << file->cluster_bits);
-	where.clusters = htobe32((uint32_t)clusters);
-	if (!rc)
-		rc = pwrite_all(file->fd, table, clusters << file->cluster_bits, be64toh(where.offset));
-	/* Until here nobody looks at any of it. */
-	if (!rc)
-		rc = pwrite_all(file->fd, &where, sizeof(where),
-				offsetof(struct qcow2_header, reftable_offset));
-	if (rc)
-		goto out;
-	refs->nblocks += nblocks;
-	refs->table_offset = be64toh(where.offset);
-	refs->table_clusters = (uint32_t)clusters;
-	rc = refs_free(file, old_offset >> file->cluster_bits, old_clusters, true);
-out:
-	free(table);
 	return rc;
 }
 
@@ -319,7 +227,7 @@ int refs_alloc(struct qfile *file, uint64_t n, bool meta, uint64_t *ret_cluster,
 	while (refs->hint < covered(refs) && refs->count[refs->hint])
 		refs->hint++;
 	if (refs->hint == covered(refs)) {
-		rc = refs->nblocks < table_entries(file) ? add_block(file) : grow_table(file);
+		rc = add_block(file);
 		return rc ? rc : refs_alloc(file, n, meta, ret_cluster, ret_n, ret_fresh);
 	}
 	first = refs->hint;
@@ -368,7 +276,7 @@ int refs_free(struct qfile *file, uint64_t cluster, uint64_t n, bool meta)
 			refs->hint = i;
 		/* Only to save space: a file system that cannot is no reason to fail. */
 		(void)fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				(off_t)(i << file->cluster_bits), (off_t)(run << file->cluster_bits));
+				(off_t)(i << QCOW2_CLUSTER_BITS), (off_t)(run << QCOW2_CLUSTER_BITS));
 	}
 	return rc;
 }

@@ -1,63 +1,256 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * chain.c - read a disk through all its layers
+ * chain.c - open the files of a disk, trusting none of them, and read through them
  *
- * A layer has a cluster if its L2 entry says where it is, or that it is zero; otherwise the layer below is
- * asked. L1 tables are read when the chain is opened, L2 tables when they are first needed, and then kept:
- * one is 64 KiB for 512 MiB of disk. A raw layer has everything and is always the bottom.
+ * A guest may have written what is now a layer, and a raw one may well begin like a qcow2 header that names
+ * some file of the host. So formats are never guessed: a layer says what it builds on, and the name says what
+ * format that has. A raw layer is always the bottom. All files have the size of the disk.
  */
 #include "snap/qcow2/chain.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/qcow2/format.h"
-#include "snap/qcow2/header.h"
-#include "snap/store_priv.h"
-#include "util/io.h"
+#include "snap/qcow2/priv.h"
 
-struct link {
-	int fd;
-	char file[LAYER_FILE_MAX];
-	bool raw;
-	uint64_t size;      /* of the disk as this layer has it */
-	uint64_t file_size; /* host bytes */
-	uint64_t *l1;       /* as on disk: big-endian */
-	uint64_t **l2;      /* NULL: not read yet; as on disk */
-};
-
-struct chain {
-	unsigned n;
-	struct link *links; /* the top first */
-};
+static void qfile_free(struct qfile *file)
+{
+	for (unsigned i = 0; i < SLICE_CACHE; i++)
+		free(file->cache[i].entries);
+	refs_release(&file->refs);
+	free(file->l1);
+	if (file->fd >= 0)
+		close(file->fd);
+	free(file);
+}
 
 void chain_free(struct chain *chain)
 {
+	struct qfile *file, *backing;
+
 	if (!chain)
 		return;
-	for (unsigned i = 0; i < chain->n; i++) {
-		struct link *link = &chain->links[i];
-
-		for (size_t k = 0; link->l2 && k < QCOW2_L1_ENTRIES(link->size); k++)
-			free(link->l2[k]);
-		free(link->l2);
-		free(link->l1);
-		close(link->fd);
+	for (file = chain->top; file; file = backing) {
+		backing = file->backing;
+		qfile_free(file);
 	}
-	free(chain->links);
+	pthread_mutex_destroy(&chain->lock);
 	free(chain);
+}
+
+static struct chain *chain_new(bool writable)
+{
+	struct chain *chain = calloc(1, sizeof(*chain));
+
+	if (!chain)
+		return NULL;
+	chain->writable = writable;
+	pthread_mutex_init(&chain->lock, NULL);
+	return chain;
+}
+
+int qcow2_open_file(int dir_fd, const char *file, bool writable, struct err *err)
+{
+	/* Non-blocking, so that a FIFO in its place cannot stop us; it means nothing for a regular file. */
+	const int fd =
+		openat(dir_fd, file, (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd >= 0)
+		return fd;
+	return errno == ENOENT ? err_set(err, -EINVAL, "layer %s is missing", file)
+			       : err_sys(err, -errno, "cannot open layer %s", file);
+}
+
+/* What is known of an opened file, which becomes the qfile's; *ret_below is the name of the next, or "". */
+static int qfile_new(const char *name, int fd, bool writable, struct qfile **ret,
+		     char ret_below[QCOW2_NAME_MAX + 1], struct err *err)
+{
+	const bool raw = qcow2_name_raw(name);
+	struct qcow2_info info;
+	struct qfile *file;
+	int rc;
+
+	if (raw && writable)
+		return err_set(err, -EINVAL, "layer %s is raw, and may only be read", name);
+	rc = qcow2_inspect(fd, raw, &info, err);
+	if (rc) {
+		err_prefix(err, "layer %s", name);
+		return rc;
+	}
+	file = calloc(1, sizeof(*file));
+	if (!file)
+		return err_set(err, -ENOMEM, "out of memory");
+	file->fd = fd;
+	snprintf(file->name, sizeof(file->name), "%s", name);
+	file->raw = raw;
+	file->unsynced = writable;
+	file->size = info.size;
+	file->end = writable ? QCOW2_FILE_MAX : info.file_size;
+	file->l1_offset = info.l1_offset;
+	file->refs.table_offset = info.reftable_offset;
+	file->refs.fresh = (info.file_size + QCOW2_CLUSTER - 1) >> QCOW2_CLUSTER_BITS;
+	memcpy(ret_below, info.backing, sizeof(info.backing));
+	*ret = file;
+	return 0;
+}
+
+/* Put a file below those that are there; the same arguments. On failure fd stays the caller's. */
+static int append(struct chain *chain, const char *name, int fd, char ret_below[QCOW2_NAME_MAX + 1],
+		  struct err *err)
+{
+	struct qfile **end = &chain->top, *file;
+	int rc;
+
+	while (*end)
+		end = &(*end)->backing;
+	rc = qfile_new(name, fd, chain->writable && !chain->n, &file, ret_below, err);
+	if (rc)
+		return rc;
+	if (chain->top && file->size != chain->top->size) {
+		rc = err_set(err, -EINVAL, "layer %s does not have the size of the disk above it",
+			     file->name);
+		file->fd = -1;
+		qfile_free(file);
+		return rc;
+	}
+	*end = file;
+	chain->n++;
+	return 0;
+}
+
+/* A name that is to be opened next. */
+static int check_next(const struct chain *chain, const char *name, struct err *err)
+{
+	if (!qcow2_name_valid(name))
+		return err_set(err, -EINVAL, "\"%.80s\" is not the name of a layer", name);
+	if (chain->n == QCOW2_CHAIN_MAX)
+		return err_set(err, -EINVAL, "layer %s has more than %d layers below it", chain->top->name,
+			       QCOW2_CHAIN_MAX - 1);
+	return 0;
+}
+
+int chain_open(int dir_fd, const char *file, bool writable, struct chain **ret, struct err *err)
+{
+	struct chain *chain = chain_new(writable);
+	char below[QCOW2_NAME_MAX + 1];
+	const char *name = file;
+	int fd, rc = 0;
+
+	if (!chain)
+		return err_set(err, -ENOMEM, "out of memory");
+	while (!rc && *name) {
+		rc = check_next(chain, name, err);
+		if (rc)
+			break;
+		fd = qcow2_open_file(dir_fd, name, writable && !chain->n, err);
+		rc = fd < 0 ? fd : append(chain, name, fd, below, err);
+		if (rc && fd >= 0)
+			close(fd);
+		name = below;
+	}
+	if (rc)
+		chain_free(chain);
+	else
+		*ret = chain;
+	return rc;
+}
+
+int chain_open_path(const char *path, bool writable, struct chain **ret, struct err *err)
+{
+	const char *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path;
+	char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+	int fd, rc;
+
+	if (!dir)
+		return err_set(err, -ENOMEM, "out of memory");
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	free(dir);
+	if (fd < 0)
+		return err_sys(err, -errno, "cannot open the directory of disk %s", path);
+	rc = chain_open(fd, file, writable, ret, err);
+	close(fd);
+	return rc;
+}
+
+/* Give all descriptors back. */
+static void disown(struct chain *chain)
+{
+	for (struct qfile *file = chain->top; file; file = file->backing)
+		file->fd = -1;
+}
+
+int chain_adopt(const char *file, const int *fds, unsigned n, bool writable, struct chain **ret,
+		struct err *err)
+{
+	struct chain *chain = chain_new(writable);
+	char below[QCOW2_NAME_MAX + 1];
+	const char *name = file;
+	int rc = 0;
+
+	if (!chain)
+		return err_set(err, -ENOMEM, "out of memory");
+	while (!rc && *name) {
+		rc = check_next(chain, name, err);
+		if (!rc && chain->n == n)
+			rc = err_set(err, -EINVAL, "layer %s was not handed over", name);
+		if (!rc)
+			rc = append(chain, name, fds[chain->n], below, err);
+		name = below;
+	}
+	if (!rc && chain->n != n)
+		rc = err_set(err, -EINVAL, "disk %s has %u layers, and %u were handed over", file, chain->n,
+			     n);
+	if (rc) {
+		disown(chain);
+		chain_free(chain);
+	} else {
+		*ret = chain;
+	}
+	return rc;
+}
+
+int chain_push(struct chain *chain, const char *name, int fd, struct err *err)
+{
+	char below[QCOW2_NAME_MAX + 1] = "";
+	struct qfile *top = chain->top, *file = NULL;
+	struct stat st;
+	int rc = check_next(chain, name, err);
+
+	if (!rc && fstat(top->fd, &st) < 0)
+		rc = err_sys(err, -errno, "cannot ask for the size of layer %s", top->name);
+	if (!rc)
+		rc = qfile_new(name, fd, true, &file, below, err);
+	if (rc)
+		return rc;
+	if (strcmp(below, top->name) != 0)
+		rc = err_set(err, -EINVAL, "layer %s does not build on %s", name, top->name);
+	else if (file->size != top->size)
+		rc = err_set(err, -EINVAL, "layer %s is not as large as %s", name, top->name);
+	if (!rc)
+		rc = qfile_load_l1(file, err);
+	if (!rc)
+		rc = refs_load(file, err);
+	if (rc) {
+		file->fd = -1;
+		qfile_free(file);
+		return rc;
+	}
+	top->end = (uint64_t)st.st_size;
+	refs_release(&top->refs);
+	file->backing = top;
+	chain->top = file;
+	chain->n++;
+	return 0;
 }
 
 uint64_t chain_size(const struct chain *chain)
 {
-	return chain->links[0].size;
+	return chain->top->size;
 }
 
 unsigned chain_length(const struct chain *chain)
@@ -65,215 +258,58 @@ unsigned chain_length(const struct chain *chain)
 	return chain->n;
 }
 
+bool chain_writable(const struct chain *chain)
+{
+	return chain->writable;
+}
+
+static const struct qfile *nth(const struct chain *chain, unsigned i)
+{
+	const struct qfile *file = chain->top;
+
+	while (i--)
+		file = file->backing;
+	return file;
+}
+
 const char *chain_file(const struct chain *chain, unsigned i)
 {
-	return chain->links[i].file;
+	return nth(chain, i)->name;
 }
 
-/* Fill in the link for an opened file; ret_below is the next one's name, or "". */
-static int read_layer(struct link *link, char *ret_below, size_t below_size, struct err *err)
+int chain_fd(const struct chain *chain, unsigned i)
 {
-	struct qcow2_info info = { 0 };
-	size_t entries;
-	struct stat st;
-	int rc;
-
-	if (fstat(link->fd, &st) < 0)
-		return err_sys(err, -errno, "cannot read layer %s", link->file);
-	if (!S_ISREG(st.st_mode))
-		return err_set(err, -EINVAL, "layer %s is not a file", link->file);
-	link->file_size = (uint64_t)st.st_size;
-	link->raw = id_valid(link->file, ".raw");
-	ret_below[0] = '\0';
-	if (link->raw) {
-		link->size = link->file_size;
-		return 0;
-	}
-	rc = qcow2_read_header(link->fd, &info, err);
-	if (rc) {
-		err_prefix(err, "layer %s", link->file);
-		return rc;
-	}
-	link->size = info.size;
-	entries = (size_t)QCOW2_L1_ENTRIES(info.size);
-	link->l1 = calloc(entries, sizeof(*link->l1));
-	link->l2 = calloc(entries, sizeof(*link->l2));
-	if (!link->l1 || !link->l2)
-		return err_set(err, -ENOMEM, "out of memory");
-	rc = pread_all(link->fd, link->l1, entries * sizeof(*link->l1), info.l1_offset);
-	if (rc)
-		return err_sys(err, rc, "cannot read the L1 table of layer %s", link->file);
-	snprintf(ret_below, below_size, "%s", info.backing);
-	return 0;
+	return nth(chain, i)->fd;
 }
 
-int chain_open(int layers_fd, const char *file, struct chain **ret, struct err *err)
+int chain_read_iov(struct chain *chain, uint64_t offset, uint64_t len, struct cursor *to, struct err *err)
 {
-	struct chain *chain = calloc(1, sizeof(*chain));
-	char next[QCOW2_BACKING_MAX + 1];
+	struct extent extent;
 	int rc = 0;
 
-	if (!chain)
-		return err_set(err, -ENOMEM, "out of memory");
-	snprintf(next, sizeof(next), "%s", file);
-	while (!rc && next[0]) {
-		struct link *link, *more;
-
-		if (!id_valid(next, ".qcow2") && !id_valid(next, ".raw"))
-			rc = err_set(err, -EINVAL, "'%s' is not the name of a layer", next);
-		else if (chain->n > LAYER_DEPTH_MAX)
-			rc = err_set(err, -EINVAL, "layer %.40s has more than %d layers below it", file,
-				     LAYER_DEPTH_MAX);
+	while (!rc && len) {
+		pthread_mutex_lock(&chain->lock);
+		rc = qfile_map_chain(chain->top, offset, len, &extent, err);
+		pthread_mutex_unlock(&chain->lock);
 		if (rc)
 			break;
-		more = realloc(chain->links, (chain->n + 1) * sizeof(*more));
-		if (!more) {
-			rc = err_set(err, -ENOMEM, "out of memory");
-			break;
-		}
-		chain->links = more;
-		link = &more[chain->n];
-		*link = (struct link){ .fd = openat(layers_fd, next,
-						    O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) };
-		snprintf(link->file, sizeof(link->file), "%.*s", (int)sizeof(link->file) - 1, next);
-		if (link->fd < 0) {
-			rc = errno == ENOENT ? err_set(err, -EINVAL, "layer %s is missing", next)
-					     : err_sys(err, -errno, "cannot open layer %s", next);
-			break;
-		}
-		chain->n++;
-		rc = read_layer(link, next, sizeof(next), err);
-		if (!rc && link->size < chain->links[0].size)
-			rc = err_set(err, -EINVAL, "layer %s is smaller than the disk above it", link->file);
+		if (extent.kind == EXTENT_ZERO)
+			cursor_zero(to, extent.len);
+		else if ((rc = preadv_padded(extent.file->fd, to, extent.len, extent.host)))
+			err_sys(err, rc, "cannot read layer %s", extent.file->name);
+		offset += extent.len;
+		len -= extent.len;
 	}
-	if (rc) {
-		chain_free(chain);
-		return rc;
-	}
-	*ret = chain;
-	return 0;
-}
-
-/* The L2 entry of a cluster in host byte order, 0 where there is no table. */
-static int find_entry(struct link *link, uint64_t cluster, uint64_t *ret, struct err *err)
-{
-	uint64_t l1 = be64toh(link->l1[cluster / QCOW2_L2_ENTRIES]), offset = l1 & QCOW2_OFFSET;
-	uint64_t **table = &link->l2[cluster / QCOW2_L2_ENTRIES];
-	int rc;
-
-	if (!offset) {
-		*ret = 0;
-		return 0;
-	}
-	if (!*table) {
-		uint64_t *entries;
-
-		if (offset % QCOW2_CLUSTER || offset > link->file_size)
-			return err_set(err, -EINVAL, "an L2 table of layer %s is out of place", link->file);
-		entries = malloc(QCOW2_CLUSTER);
-		if (!entries)
-			return err_set(err, -ENOMEM, "out of memory");
-		rc = pread_all(link->fd, entries, QCOW2_CLUSTER, offset);
-		if (rc) {
-			free(entries);
-			return err_sys(err, rc, "cannot read an L2 table of layer %s", link->file);
-		}
-		*table = entries;
-	}
-	*ret = be64toh((*table)[cluster % QCOW2_L2_ENTRIES]);
-	return 0;
-}
-
-/*
- * The topmost layer that has the cluster: *ret_offset is where in its file, 0 for zeroes, and *ret_link NULL
- * if none has it.
- */
-static int resolve(struct chain *chain, uint64_t cluster, struct link **ret_link, uint64_t *ret_offset,
-		   struct err *err)
-{
-	for (unsigned i = 0; i < chain->n; i++) {
-		struct link *link = &chain->links[i];
-		uint64_t entry = 0;
-		int rc;
-
-		*ret_link = link;
-		if (link->raw) {
-			*ret_offset = cluster * QCOW2_CLUSTER;
-			return 0;
-		}
-		rc = find_entry(link, cluster, &entry, err);
-		if (rc)
-			return rc;
-		if (entry & QCOW2_COMPRESSED)
-			return err_set(err, -EINVAL, "layer %s has compressed clusters", link->file);
-		*ret_offset = entry & QCOW2_ZERO_FLAG ? 0 : entry & QCOW2_OFFSET;
-		if (*ret_offset % QCOW2_CLUSTER || *ret_offset > link->file_size)
-			return err_set(err, -EINVAL, "a cluster of layer %s is out of place", link->file);
-		if (*ret_offset || entry & QCOW2_ZERO_FLAG)
-			return 0;
-	}
-	*ret_link = NULL;
-	return 0;
-}
-
-int chain_map(struct chain *chain, uint64_t cluster, struct err *err)
-{
-	struct link *link;
-	uint64_t offset;
-	int rc = resolve(chain, cluster, &link, &offset, err);
-
-	if (rc)
-		return rc;
-	if (!link || link == &chain->links[chain->n - 1])
-		return CHAIN_BOTTOM;
-	return offset ? CHAIN_DATA : CHAIN_ZERO;
-}
-
-/* Like pread_all, but a file that ends before is zero there: its last cluster may be cut short. */
-static int read_padded(int fd, uint8_t *data, size_t n, uint64_t offset)
-{
-	while (n) {
-		ssize_t got = pread(fd, data, n, (off_t)offset);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return -errno;
-		if (!got) {
-			memset(data, 0, n);
-			break;
-		}
-		data += got;
-		n -= (size_t)got;
-		offset += (uint64_t)got;
-	}
-	return 0;
+	return rc;
 }
 
 int chain_read(struct chain *chain, void *data, size_t n, uint64_t offset, struct err *err)
 {
-	uint8_t *to = data;
+	const struct iovec iov = { data, n };
+	struct cursor to = { &iov, 0 };
 
 	if (offset > chain_size(chain) || n > chain_size(chain) - offset)
 		return err_set(err, -EINVAL, "%zu bytes at %llu are not on the disk", n,
 			       (unsigned long long)offset);
-	while (n) {
-		size_t skip = offset % QCOW2_CLUSTER, part = QCOW2_CLUSTER - skip;
-		struct link *link = NULL;
-		uint64_t at = 0;
-		int rc = resolve(chain, offset / QCOW2_CLUSTER, &link, &at, err);
-
-		if (rc)
-			return rc;
-		if (part > n)
-			part = n;
-		if (!link || (!link->raw && !at))
-			memset(to, 0, part);
-		else if ((rc = read_padded(link->fd, to, part, at + skip)))
-			return err_sys(err, rc, "cannot read layer %s", link->file);
-		to += part;
-		n -= part;
-		offset += part;
-	}
-	return 0;
+	return chain_read_iov(chain, offset, n, &to, err);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2.c - disk requests, run on worker threads
+ * disk.c - disk requests, run on worker threads
  *
  * A request is a job for the loop's workers. When its work is over it joins the list `finished`, and its
  * callback runs on the loop's thread: usually when the loop hears of it, sometimes earlier, in qcow2_drain.
@@ -12,12 +12,12 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "snap/qcow2/chain.h"
 #include "snap/qcow2/priv.h"
 
 struct qcow2 {
 	struct qdisk disk;
 	struct loop *loop;
-	bool writable;
 	atomic_uint_fast64_t written;
 
 	pthread_mutex_t lock; /* guards: */
@@ -37,20 +37,19 @@ struct request {
 	int result;
 };
 
-int qcow2_open(struct loop *loop, const char *path, bool writable, struct qcow2 **ret, struct err *err)
+int qcow2_open(struct loop *loop, struct chain *chain, struct qcow2 **ret, struct err *err)
 {
 	struct qcow2 *disk = calloc(1, sizeof(*disk));
 	int rc;
 
 	if (!disk)
-		return err_set(err, -ENOMEM, "no memory for disk %s", path);
-	rc = qdisk_open(path, writable, &disk->disk, err);
+		return err_set(err, -ENOMEM, "out of memory");
+	rc = qdisk_open(&disk->disk, chain, err);
 	if (rc) {
 		free(disk);
 		return rc;
 	}
 	disk->loop = loop;
-	disk->writable = writable;
 	pthread_mutex_init(&disk->lock, NULL);
 	pthread_cond_init(&disk->idle, NULL);
 	list_init(&disk->finished);
@@ -71,12 +70,12 @@ void qcow2_close(struct qcow2 *disk)
 
 uint64_t qcow2_size(const struct qcow2 *disk)
 {
-	return disk->disk.size;
+	return chain_size(disk->disk.chain);
 }
 
 bool qcow2_writable(const struct qcow2 *disk)
 {
-	return disk->writable;
+	return chain_writable(disk->disk.chain);
 }
 
 uint64_t qcow2_written(const struct qcow2 *disk)
@@ -152,7 +151,7 @@ int qcow2_submit(struct qcow2 *disk, enum qcow2_op op, uint64_t offset, uint64_t
 	unsigned i;
 	int rc;
 
-	if (op != QCOW2_READ && op != QCOW2_FLUSH && !disk->writable)
+	if (op != QCOW2_READ && op != QCOW2_FLUSH && !qcow2_writable(disk))
 		return -EROFS;
 	if (op == QCOW2_READ || op == QCOW2_WRITE) {
 		for (i = 0; i < niov; i++)
@@ -161,7 +160,7 @@ int qcow2_submit(struct qcow2 *disk, enum qcow2_op op, uint64_t offset, uint64_t
 		if (total != len)
 			return -EINVAL;
 	}
-	if (offset > disk->disk.size || len > disk->disk.size - offset)
+	if (offset > qcow2_size(disk) || len > qcow2_size(disk) - offset)
 		return -EINVAL;
 	req = malloc(sizeof(*req));
 	if (!req)
@@ -208,7 +207,7 @@ void qcow2_drain(struct qcow2 *disk)
 	}
 }
 
-int qcow2_switch(struct qcow2 *disk, const char *path, struct err *err)
+int qcow2_switch(struct qcow2 *disk, const char *file, int fd, struct err *err)
 {
-	return qdisk_switch(&disk->disk, path, err);
+	return chain_push(disk->disk.chain, file, fd, err);
 }

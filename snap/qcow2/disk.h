@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2.h - a guest's disk: a chain of qcow2 files, the topmost written by this machine alone
+ * disk.h - a guest's disk: a chain of files, the topmost written by this machine alone
  *
  * Requests run on the loop's worker threads and end in a callback on the loop's thread, in no particular
  * order, as on any disk with a queue. All functions belong to the loop's thread, or to one that holds the
@@ -19,19 +19,18 @@
 #include "util/err.h"
 #include "util/loop.h"
 
+struct chain;
 struct qcow2;
 
 /*
- * Open a disk and the files it builds on. Backing files are looked for by bare name in the directory of
- * `path`. Every byte of every file is untrusted. Version 3 only; compressed, encrypted, external data and
- * extended L2 entries, internal snapshots: -ENOTSUP, and the sentence names the feature. A file that
- * contradicts itself: -EINVAL.
+ * A disk of a chain (chain.h), which is the disk's from now on, and may be written if it was opened so. Tables
+ * that contradict each other: -EINVAL, and the chain stays the caller's.
  */
-int qcow2_open(struct loop *loop, const char *path, bool writable, struct qcow2 **ret, struct err *err);
+int qcow2_open(struct loop *loop, struct chain *chain, struct qcow2 **ret, struct err *err);
 /* Waits for what is in flight, and delivers it. NULL is allowed. */
 void qcow2_close(struct qcow2 *disk);
 
-uint64_t qcow2_size(const struct qcow2 *disk); /* bytes the guest sees, rounded down to sectors of 512 */
+uint64_t qcow2_size(const struct qcow2 *disk); /* bytes the guest sees */
 bool qcow2_writable(const struct qcow2 *disk);
 
 enum qcow2_op {
@@ -59,11 +58,11 @@ void qcow2_wait(struct qcow2 *disk);
 void qcow2_drain(struct qcow2 *disk);
 
 /*
- * Go on in a fresh overlay at `path`, in the same directory: what was written so far is never written again.
- * Nothing may be in flight. `path` must name the present file as its backing file and have its size. On
+ * Go on in fd, a fresh overlay called `file`: what was written so far is never written again. Nothing may be in
+ * flight. It must name the present file as its backing file and have its size. On success fd is the disk's; on
  * failure the disk is as before.
  */
-int qcow2_switch(struct qcow2 *disk, const char *path, struct err *err);
+int qcow2_switch(struct qcow2 *disk, const char *file, int fd, struct err *err);
 
 /* Bytes written by the guest since the disk was opened; from any thread. */
 uint64_t qcow2_written(const struct qcow2 *disk);

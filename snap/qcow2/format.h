@@ -42,6 +42,8 @@ struct qcow2_extension {
 };
 #define QCOW2_EXT_BACKING_FORMAT 0xe2792acau
 
+enum { QCOW2_REFCOUNT_ORDER = 4 }; /* 16 bits */
+
 /* L1 and L2 entries */
 #define QCOW2_OFFSET 0x00fffffffffffe00ull
 #define QCOW2_COPIED (1ull << 63)     /* the refcount of what it points at is 1 */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2_io.c - read, write, zero: one request, from beginning to end, in the calling thread
+ * rw.c - read, write, zero: one request, from beginning to end, in the calling thread
  *
  * The lock is held to look into the map and to change it, never while guest data moves. A write to a cluster
  * this file does not have yet counts a new one, fills it (with what was there before, around what is written)
@@ -10,12 +10,16 @@
 #include "snap/qcow2/priv.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "snap/qcow2/chain.h"
+#include "util/io.h"
 #include "util/list.h"
+#include "util/log.h"
+
+enum { BITS = QCOW2_CLUSTER_BITS, IN_CLUSTER = QCOW2_CLUSTER - 1 };
 
 /* Guest clusters whose host clusters are being filled. */
 struct filling {
@@ -23,31 +27,25 @@ struct filling {
 	uint64_t first, end;
 };
 
-int qdisk_open(const char *path, bool writable, struct qdisk *disk, struct err *err)
+int qdisk_open(struct qdisk *disk, struct chain *chain, struct err *err)
 {
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-	char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
 	pthread_rwlockattr_t attr;
-	int rc;
+	struct qfile *file;
+	int rc = 0;
 
-	if (!dir)
-		return err_set(err, -ENOMEM, "no memory for disk file %s", name);
-	disk->dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	free(dir);
-	if (disk->dirfd < 0)
-		return err_sys(err, -errno, "cannot open the directory of disk file %s", path);
-	rc = qfile_open_chain(disk->dirfd, name, writable, &disk->top, err);
-	if (rc) {
-		close(disk->dirfd);
+	/* What cannot be read is better known now than when the guest asks. */
+	for (file = chain->top; !rc && file; file = file->backing)
+		rc = qfile_load_l1(file, err);
+	if (!rc && chain->writable)
+		rc = refs_load(chain->top, err);
+	if (rc)
 		return rc;
-	}
-	disk->size = disk->top->size;
+	disk->chain = chain;
 	/* By default readers that keep coming would lock out a writer for good. */
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&disk->busy, &attr);
 	pthread_rwlockattr_destroy(&attr);
-	pthread_mutex_init(&disk->lock, NULL);
 	pthread_cond_init(&disk->linked, NULL);
 	list_init(&disk->allocating);
 	return 0;
@@ -55,70 +53,62 @@ int qdisk_open(const char *path, bool writable, struct qdisk *disk, struct err *
 
 void qdisk_close(struct qdisk *disk)
 {
-	qfile_close_chain(disk->top);
-	close(disk->dirfd);
+	chain_free(disk->chain);
 	pthread_rwlock_destroy(&disk->busy);
-	pthread_mutex_destroy(&disk->lock);
 	pthread_cond_destroy(&disk->linked);
 }
 
-/* ---- reading */
-
-static int read_range(struct qdisk *disk, uint64_t offset, uint64_t len, struct cursor *to)
+/* Damage is the guest's I/O error, and once per disk a line in the log. */
+static int complain(struct qdisk *disk, int rc, const struct err *err)
 {
-	struct extent extent;
-	int rc = 0;
-
-	while (!rc && len) {
-		pthread_mutex_lock(&disk->lock);
-		rc = qfile_map_chain(disk->top, offset, len, &extent);
-		pthread_mutex_unlock(&disk->lock);
-		if (rc)
-			break;
-		if (extent.kind == EXTENT_DATA)
-			rc = preadv_padded(extent.file->fd, to, extent.len, extent.host);
-		else
-			cursor_zero(to, extent.len);
-		offset += extent.len;
-		len -= extent.len;
-	}
+	if (rc && !atomic_exchange(&disk->warned, true))
+		log_warn("%s", err->text);
 	return rc;
 }
 
 int qdisk_read(struct qdisk *disk, uint64_t offset, uint64_t len, struct cursor to)
 {
+	struct err err;
 	int rc;
 
 	pthread_rwlock_rdlock(&disk->busy);
-	rc = read_range(disk, offset, len, &to);
+	rc = chain_read_iov(disk->chain, offset, len, &to, &err);
 	pthread_rwlock_unlock(&disk->busy);
-	return rc;
+	return complain(disk, rc, &err);
 }
 
 /* ---- writing */
+
+/* How a write to the topmost file ended. */
+static int wrote(const struct qdisk *disk, int rc, struct err *err)
+{
+	return rc ? err_sys(err, rc, "cannot write layer %s", disk->chain->top->name) : 0;
+}
 
 /*
  * Copy what the guest would read at `offset` to the host offset `to`. Behind the disk's end are zeroes. Where
  * the file reads as zero already, they stay a hole: most of a new cluster in a fresh file system is nothing.
  */
-static int copy_old(struct qdisk *disk, uint64_t offset, uint64_t len, uint64_t to, bool zero_there)
+static int copy_old(struct qdisk *disk, uint64_t offset, uint64_t len, uint64_t to, bool zero_there,
+		    struct err *err)
 {
 	struct iovec iov = { .iov_len = len };
 	struct cursor cursor = { &iov, 0 };
+	const uint64_t size = chain_size(disk->chain);
 	uint64_t inside = 0;
 	const char *buf;
 	int rc;
 
 	if (!len)
 		return 0;
-	if (offset < disk->size)
-		inside = len < disk->size - offset ? len : disk->size - offset;
+	if (offset < size)
+		inside = len < size - offset ? len : size - offset;
 	buf = iov.iov_base = calloc(1, len);
 	if (!buf)
-		return -ENOMEM;
-	rc = read_range(disk, offset, inside, &cursor);
+		return err_set(err, -ENOMEM, "out of memory");
+	rc = chain_read_iov(disk->chain, offset, inside, &cursor, err);
 	if (!rc && !(zero_there && !buf[0] && !memcmp(buf, buf + 1, len - 1)))
-		rc = pwrite_all(disk->top->fd, buf, len, to);
+		rc = wrote(disk, pwrite_all(disk->chain->top->fd, buf, len, to), err);
 	free(iov.iov_base);
 	return rc;
 }
@@ -138,39 +128,39 @@ static bool is_filling(const struct qdisk *disk, uint64_t first, uint64_t end)
  * with the lock held, and drops it meanwhile.
  */
 static int write_new(struct qdisk *disk, uint64_t offset, uint64_t len, struct cursor *from,
-		     uint64_t *ret_len)
+		     uint64_t *ret_len, struct err *err)
 {
-	struct qfile *top = disk->top;
-	const uint64_t mask = cluster_size(top) - 1, first = offset >> top->cluster_bits;
-	const uint64_t start = first << top->cluster_bits, head = offset - start;
-	const uint64_t want = ((head + len + mask) >> top->cluster_bits);
+	struct qfile *top = disk->chain->top;
+	const uint64_t first = offset >> BITS, start = first << BITS, head = offset - start;
+	const uint64_t want = (head + len + IN_CLUSTER) >> BITS;
 	struct filling filling = { .first = first };
 	uint64_t cluster, n, host, tail;
 	bool fresh;
 	int rc;
 
-	rc = qfile_need_table(top, first);
-	if (!rc)
-		rc = refs_alloc(top, qfile_same_table(top, first, want), false, &cluster, &n, &fresh);
+	rc = qfile_need_table(top, first, err);
 	if (rc)
 		return rc;
+	rc = refs_alloc(top, qfile_same_table(first, want), false, &cluster, &n, &fresh);
+	if (rc)
+		return wrote(disk, rc, err);
 	filling.end = first + n;
 	list_add(&disk->allocating, &filling.link);
-	pthread_mutex_unlock(&disk->lock);
+	pthread_mutex_unlock(&disk->chain->lock);
 
-	host = cluster << top->cluster_bits;
-	if (len > (n << top->cluster_bits) - head)
-		len = (n << top->cluster_bits) - head;
-	tail = (n << top->cluster_bits) - head - len;
-	rc = copy_old(disk, start, head, host, fresh);
+	host = cluster << BITS;
+	if (len > (n << BITS) - head)
+		len = (n << BITS) - head;
+	tail = (n << BITS) - head - len;
+	rc = copy_old(disk, start, head, host, fresh, err);
 	if (!rc)
-		rc = pwritev_all(top->fd, from, len, host + head);
+		rc = wrote(disk, pwritev_all(top->fd, from, len, host + head), err);
 	if (!rc)
-		rc = copy_old(disk, offset + len, tail, host + head + len, fresh);
+		rc = copy_old(disk, offset + len, tail, host + head + len, fresh, err);
 
-	pthread_mutex_lock(&disk->lock);
+	pthread_mutex_lock(&disk->chain->lock);
 	if (!rc)
-		rc = qfile_link(top, first, n, host);
+		rc = qfile_link(top, first, n, host, err);
 	else
 		(void)refs_free(top, cluster, n, false);
 	list_del(&filling.link);
@@ -180,74 +170,74 @@ static int write_new(struct qdisk *disk, uint64_t offset, uint64_t len, struct c
 }
 
 static int write_some(struct qdisk *disk, uint64_t offset, uint64_t len, struct cursor *from,
-		      uint64_t *ret_len)
+		      uint64_t *ret_len, struct err *err)
 {
-	struct qfile *top = disk->top;
+	struct qfile *top = disk->chain->top;
 	struct extent extent;
 	uint64_t first, end;
 	int rc;
 
-	pthread_mutex_lock(&disk->lock);
+	pthread_mutex_lock(&disk->chain->lock);
 	for (;;) {
-		rc = qfile_map(top, offset, len, &extent);
+		rc = qfile_map(top, offset, len, &extent, err);
 		if (rc)
 			goto out;
 		if (qfile_in_place(top, &extent)) {
-			pthread_mutex_unlock(&disk->lock);
+			pthread_mutex_unlock(&disk->chain->lock);
 			*ret_len = extent.len;
-			return pwritev_all(top->fd, from, extent.len, extent.host);
+			return wrote(disk, pwritev_all(top->fd, from, extent.len, extent.host), err);
 		}
-		first = offset >> top->cluster_bits;
-		end = ((offset + extent.len - 1) >> top->cluster_bits) + 1;
+		first = offset >> BITS;
+		end = ((offset + extent.len - 1) >> BITS) + 1;
 		if (!is_filling(disk, first, end))
 			break;
-		pthread_cond_wait(&disk->linked, &disk->lock);
+		pthread_cond_wait(&disk->linked, &disk->chain->lock);
 	}
-	rc = write_new(disk, offset, extent.len, from, ret_len);
+	rc = write_new(disk, offset, extent.len, from, ret_len, err);
 out:
-	pthread_mutex_unlock(&disk->lock);
+	pthread_mutex_unlock(&disk->chain->lock);
 	return rc;
 }
 
 int qdisk_write(struct qdisk *disk, uint64_t offset, uint64_t len, struct cursor from)
 {
+	struct err err;
 	uint64_t n = 0;
 	int rc = 0;
 
 	pthread_rwlock_rdlock(&disk->busy);
 	while (!rc && len) {
-		rc = write_some(disk, offset, len, &from, &n);
+		rc = write_some(disk, offset, len, &from, &n, &err);
 		if (rc)
 			break;
 		offset += n;
 		len -= n;
 	}
 	pthread_rwlock_unlock(&disk->busy);
-	return rc;
+	return complain(disk, rc, &err);
 }
 
 /* ---- zeroing */
 
 /* Make whole guest clusters read as zero. Where they do already, nothing is stored. */
-static int zero_clusters(struct qdisk *disk, uint64_t cluster, uint64_t end)
+static int zero_clusters(struct qdisk *disk, uint64_t cluster, uint64_t end, struct err *err)
 {
-	struct qfile *top = disk->top;
+	struct qfile *top = disk->chain->top;
 	struct extent extent;
-	uint64_t n, offset;
+	uint64_t n;
 	int rc = 0;
 
 	while (!rc && cluster < end) {
-		offset = cluster << top->cluster_bits;
-		rc = qfile_map_chain(top, offset, (end - cluster) << top->cluster_bits, &extent);
+		/* The last cluster may reach over the disk's end: it is whole in the map. */
+		rc = qfile_map_chain(top, cluster << BITS, (end - cluster) << BITS, &extent, err);
 		if (rc)
 			break;
-		/* The last cluster may reach over the disk's end, and extents end anywhere in a raw file. */
-		n = extent.len >> top->cluster_bits;
-		if (!n || extent.kind != EXTENT_ZERO) {
-			n = qfile_same_table(top, cluster, n ? n : 1);
-			rc = qfile_need_table(top, cluster);
+		n = extent.len >> BITS;
+		if (extent.kind != EXTENT_ZERO) {
+			n = qfile_same_table(cluster, n);
+			rc = qfile_need_table(top, cluster, err);
 			if (!rc)
-				rc = qfile_link(top, cluster, n, 0);
+				rc = qfile_link(top, cluster, n, 0, err);
 		}
 		cluster += n;
 	}
@@ -256,25 +246,25 @@ static int zero_clusters(struct qdisk *disk, uint64_t cluster, uint64_t end)
 
 static int zero_whole(struct qdisk *disk, uint64_t start, uint64_t end)
 {
-	const unsigned bits = disk->top->cluster_bits;
+	struct err err;
 	int rc;
 
 	pthread_rwlock_wrlock(&disk->busy);
-	pthread_mutex_lock(&disk->lock);
-	rc = zero_clusters(disk, start >> bits, (end + cluster_size(disk->top) - 1) >> bits);
-	pthread_mutex_unlock(&disk->lock);
+	pthread_mutex_lock(&disk->chain->lock);
+	rc = zero_clusters(disk, start >> BITS, (end + IN_CLUSTER) >> BITS, &err);
+	pthread_mutex_unlock(&disk->chain->lock);
 	pthread_rwlock_unlock(&disk->busy);
-	return rc;
+	return complain(disk, rc, &err);
 }
 
 /* The whole clusters inside a range. At the disk's end the last one counts as whole. */
 static bool whole_clusters(const struct qdisk *disk, uint64_t offset, uint64_t len, uint64_t *ret_start,
 			   uint64_t *ret_end)
 {
-	const uint64_t mask = cluster_size(disk->top) - 1;
+	const uint64_t mask = IN_CLUSTER, size = chain_size(disk->chain);
 
 	*ret_start = (offset + mask) & ~mask;
-	*ret_end = offset + len == disk->size ? disk->size : (offset + len) & ~mask;
+	*ret_end = offset + len == size ? size : (offset + len) & ~mask;
 	return *ret_start < *ret_end;
 }
 
@@ -319,35 +309,8 @@ int qdisk_flush(struct qdisk *disk)
 	struct qfile *file;
 
 	/* A file written before a switch is now further down. */
-	for (file = disk->top; file && file->unsynced; file = file->backing)
+	for (file = disk->chain->top; file && file->unsynced; file = file->backing)
 		if (fdatasync(file->fd) < 0)
 			return -errno;
-	return 0;
-}
-
-int qdisk_switch(struct qdisk *disk, const char *path, struct err *err)
-{
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-	char backing[NAME_MAX + 1];
-	struct qfile *next;
-	bool raw;
-	int rc;
-
-	rc = qfile_open(disk->dirfd, name, false, true, &next, err);
-	if (rc)
-		return rc;
-	rc = qfile_backing_name(next, backing, &raw, err);
-	if (!rc && (raw || strcmp(backing, disk->top->name) != 0))
-		rc = err_set(err, -EINVAL, "disk file %s does not build on %s", name, disk->top->name);
-	if (!rc && next->size != disk->size)
-		rc = err_set(err, -EINVAL, "disk file %s is not as large as %s", name, disk->top->name);
-	if (rc) {
-		qfile_close(next);
-		return rc;
-	}
-	disk->top->writable = false;
-	refs_release(&disk->top->refs);
-	next->backing = disk->top;
-	disk->top = next;
 	return 0;
 }

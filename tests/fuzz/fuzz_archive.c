@@ -12,6 +12,7 @@
 
 #include "snap/archive.h"
 #include "snap/member.h"
+#include "snap/qcow2/create.h"
 #include "snap/qcow2/header.h"
 #include "snap/ramimage.h"
 #include "snap/store_priv.h"
@@ -174,7 +175,7 @@ static void good_overlay(struct buf *out)
 	int fd = memfd_new("overlay", 0);
 	void *p = buf_reserve(out, 4 * QCOW2_CLUSTER);
 
-	if (fd < 0 || !p || qcow2_create_overlay(fd, DISK, names[2], "raw", NULL) ||
+	if (fd < 0 || !p || qcow2_create_overlay(fd, DISK, names[2], NULL) ||
 	    pread_all(fd, p, 4 * QCOW2_CLUSTER, 0))
 		abort();
 	buf_grow(out, 4 * QCOW2_CLUSTER);

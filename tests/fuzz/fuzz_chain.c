@@ -9,13 +9,15 @@
 #include <unistd.h>
 
 #include "snap/qcow2/chain.h"
+#include "snap/qcow2/create.h"
 #include "snap/qcow2/header.h"
+#include "snap/qcow2/merge.h"
 #include "util/io.h"
 
 #define TOP "00000000000000000000000000000000.qcow2"
 #define BOTTOM "11111111111111111111111111111111.raw"
 
-enum { INPUT_MAX = 1 << 20, DISK = 4 << 20, ENTRY = 10 };
+enum { INPUT_MAX = 1 << 20, DISK = 4 << 20, ENTRY = 10, MERGE_MAX = 16 << 20 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -49,9 +51,7 @@ static void put_entries(int fd, const uint8_t *data, size_t n)
 	const struct qcow2_layout layout = {
 		.size = DISK,
 		.backing = BOTTOM,
-		.backing_format = "raw",
 		.reftable_offset = QCOW2_CLUSTER,
-		.reftable_clusters = 1,
 		.l1_offset = QCOW2_CLUSTER,
 	};
 	const uint64_t l1 = htobe64(2 * QCOW2_CLUSTER);
@@ -67,6 +67,22 @@ static void put_entries(int fd, const uint8_t *data, size_t n)
 	}
 }
 
+static int step(void *arg, unsigned permille)
+{
+	(void)arg;
+	return permille > 1000;
+}
+
+static void merge(struct chain *chain)
+{
+	int fd = memfd_new("merged", 0);
+
+	if (fd < 0)
+		abort();
+	qcow2_merge(chain, fd, step, NULL, NULL);
+	close(fd);
+}
+
 static void read_chain(const uint8_t *data, size_t n, bool as_entries)
 {
 	static uint8_t block[3 * QCOW2_CLUSTER];
@@ -80,17 +96,17 @@ static void read_chain(const uint8_t *data, size_t n, bool as_entries)
 	else if (pwrite_all(fd, data, n, 0))
 		abort();
 	close(fd);
-	if (chain_open(layers, TOP, &chain, NULL))
+	if (chain_open(layers, TOP, false, &chain, NULL))
 		return;
 	/* Disks may be 4 TiB: the beginning, the end, and some places between. */
 	for (unsigned i = 0; i <= 64; i++) {
 		uint64_t size = chain_size(chain), at = size / 64 * i;
 		size_t len = size - at < sizeof(block) ? (size_t)(size - at) : sizeof(block);
 
-		if (at < size)
-			chain_map(chain, at / QCOW2_CLUSTER, NULL);
 		chain_read(chain, block, len, at, NULL);
 	}
+	if (chain_size(chain) <= MERGE_MAX)
+		merge(chain);
 	chain_free(chain);
 }
 

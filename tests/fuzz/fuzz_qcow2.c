@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "snap/qcow2/chain.h"
 #include "snap/qcow2/priv.h"
 #include "tests/fuzz/qcow2_image.h"
 #include "util/buf.h"
@@ -21,7 +22,7 @@
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { FILE_MAX = 1 << 20, PIECE_MAX = 8192 };
+enum { FILE_MAX = 16 << 20, PIECE_MAX = 8192 };
 
 static char dir[] = "/dev/shm/sbx-fuzz-XXXXXX";
 static char disk_path[64], base_path[64];
@@ -33,29 +34,30 @@ static void clean_up(void)
 	rmdir(dir);
 }
 
-static void put_file(const char *path, const uint8_t *data, size_t n)
+static int open_empty(const char *path)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-	if (fd < 0 || write(fd, data, n) != (ssize_t)n)
+	if (fd < 0)
 		abort();
-	close(fd);
+	return fd;
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	/* A damaged file may ask for a write far out. */
 	const struct rlimit limit = { FILE_MAX, FILE_MAX };
-	uint8_t base[3 * IMAGE_CLUSTER + 100];
+	int fd;
 
 	(void)argc;
 	(void)argv;
 	if (!mkdtemp(dir) || signal(SIGXFSZ, SIG_IGN) == SIG_ERR || setrlimit(RLIMIT_FSIZE, &limit))
 		abort();
-	snprintf(disk_path, sizeof(disk_path), "%s/d", dir);
-	snprintf(base_path, sizeof(base_path), "%s/b", dir);
-	memset(base, 0xbb, sizeof(base));
-	put_file(base_path, base, sizeof(base));
+	snprintf(disk_path, sizeof(disk_path), "%s/d.qcow2", dir);
+	snprintf(base_path, sizeof(base_path), "%s/" IMAGE_BASE, dir);
+	fd = open_empty(base_path);
+	if (pwrite_all(fd, "base", 4, QCOW2_CLUSTER) || ftruncate(fd, IMAGE_DISK) || close(fd))
+		abort();
 	atexit(clean_up);
 	log_threshold = LOG_ERROR;
 	return 0;
@@ -69,21 +71,24 @@ static bool make_file(struct reader *r)
 	const uint8_t *bytes;
 	unsigned i, n;
 	size_t len, offset;
+	int fd;
 
-	if (mode & 0x80) {
-		bytes = get_bytes(r, &len);
-		put_file(disk_path, bytes, r->bad ? 0 : len);
-		return false;
-	}
 	n = mode & 0x1f;
 	image_make(image, mode & 0x40);
-	for (i = 0; i < n; i++) {
+	if (mode & 0x80) {
+		bytes = get_bytes(r, &len);
+		memcpy(image, bytes, len < sizeof(image) ? len : sizeof(image));
+		n = 1;
+	}
+	for (i = mode & 0x80 ? 1 : 0; i < n; i++) {
 		offset = get_u16(r);
 		len = 1u << (get_u8(r) & 3);
 		while (len-- && !r->bad)
 			image[offset++ % sizeof(image)] = get_u8(r);
 	}
-	put_file(disk_path, image, sizeof(image));
+	fd = open_empty(disk_path);
+	image_write(fd, image);
+	close(fd);
 	return !n;
 }
 
@@ -116,9 +121,9 @@ static void do_requests(struct qdisk *disk, struct reader *r, bool valid)
 		uint64_t len = 512ull * (1 + get_u8(r) % 16);
 		int rc;
 
-		if (disk->size < len)
+		if (chain_size(disk->chain) < len)
 			return;
-		offset %= disk->size - len + 1;
+		offset %= chain_size(disk->chain) - len + 1;
 		offset &= ~511ull;
 		switch (op & 3) {
 		case 0:
@@ -140,7 +145,8 @@ static void do_requests(struct qdisk *disk, struct reader *r, bool valid)
 				abort();
 			break;
 		case 3:
-			(void)qdisk_discard(disk, offset, len * 64 < disk->size - offset ? len * 64 : len);
+			(void)qdisk_discard(disk, offset,
+					    len * 64 < chain_size(disk->chain) - offset ? len * 64 : len);
 			break;
 		}
 	}
@@ -149,20 +155,23 @@ static void do_requests(struct qdisk *disk, struct reader *r, bool valid)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct reader r = reader_init(data, size);
-	struct qdisk disk;
+	struct qdisk disk = { .chain = NULL };
+	struct chain *chain = NULL;
 	bool valid, writable;
 
 	valid = make_file(&r);
 	writable = get_u8(&r) % 4 != 0;
-	if (qdisk_open(disk_path, writable, &disk, NULL)) {
+	if (chain_open_path(disk_path, writable, &chain, NULL) || qdisk_open(&disk, chain, NULL)) {
 		if (valid)
 			abort();
+		chain_free(chain);
 		return 0;
 	}
 	if (writable)
 		do_requests(&disk, &r, valid);
 	else
-		check_read(&disk, 0, disk.size < PIECE_MAX ? disk.size : PIECE_MAX, 0, false);
+		check_read(&disk, 0, chain_size(disk.chain) < PIECE_MAX ? chain_size(disk.chain) : PIECE_MAX,
+			   0, false);
 	qdisk_close(&disk);
 	return 0;
 }

@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "snap/qcow2/chain.h"
 #include "tests/fuzz/qcow2_image.h"
 #include "util/log.h"
 #include "vm/vmm/virtio/balloon.h"
@@ -50,13 +51,13 @@ static void fuzz_clean_up(void)
 /* Once: a directory for the disk. */
 static void fuzz_prepare(void)
 {
-	const struct rlimit limit = { 1 << 20, 1 << 20 };
+	const struct rlimit limit = { 16 << 20, 16 << 20 };
 
 	fuzz_loop = loop_new();
 	if (!fuzz_loop || !mkdtemp(fuzz_dir) || signal(SIGXFSZ, SIG_IGN) == SIG_ERR ||
 	    setrlimit(RLIMIT_FSIZE, &limit))
 		abort();
-	snprintf(fuzz_disk, sizeof(fuzz_disk), "%s/d", fuzz_dir);
+	snprintf(fuzz_disk, sizeof(fuzz_disk), "%s/d.qcow2", fuzz_dir);
 	atexit(fuzz_clean_up);
 	log_threshold = LOG_ERROR;
 }
@@ -64,11 +65,15 @@ static void fuzz_prepare(void)
 static void open_disk(struct machine_with_device *m)
 {
 	uint8_t image[IMAGE_BYTES];
+	struct chain *chain = NULL;
 	int fd = open(fuzz_disk, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
 	image_make(image, 0);
-	if (fd < 0 || write(fd, image, sizeof(image)) != sizeof(image) || close(fd) ||
-	    qcow2_open(m->loop, fuzz_disk, true, &m->disk, NULL))
+	if (fd < 0)
+		abort();
+	image_write(fd, image);
+	if (close(fd) || chain_open_path(fuzz_disk, true, &chain, NULL) ||
+	    qcow2_open(m->loop, chain, &m->disk, NULL))
 		abort();
 }
 

@@ -187,7 +187,7 @@ static inline struct captured vm_capture(struct test_vm *vm)
 	struct err err = { 0 };
 
 	pthread_mutex_lock(&vm->vmm->lock);
-	CHECK(freeze_start(vm->vmm, NULL, on_captured, &captured, &capture, &err) == 0);
+	CHECK(freeze_start(vm->vmm, NULL, -1, on_captured, &captured, &capture, &err) == 0);
 	CHECK(vmm_run(vm->vmm, &err) == 0);
 	pthread_mutex_unlock(&vm->vmm->lock);
 	while (!captured.done)

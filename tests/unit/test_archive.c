@@ -215,7 +215,7 @@ static void check_snapshot(struct store *store, const char *name, unsigned numbe
 	CHECK(!snapshot_load_end(work, snapshot_load_run(work), &template, &err));
 	CHECK(same_content(template->ram_fd, ram, RAM));
 	CHECK(same_content(template->state_fd, state, RAM_PAGE));
-	CHECK(!chain_open(store->layers_fd, template->disk->file, &chain, &err));
+	CHECK(!chain_open(store->layers_fd, template->disk->file, false, &chain, &err));
 	CHECK(chain_size(chain) == DISK && chain_length(chain) == number + 1);
 	CHECK(!chain_read(chain, bytes, 6, MIB, &err) && !memcmp(bytes, "bottom", 6));
 	CHECK(!chain_read(chain, bytes, 6, 2 * MIB, &err) && !memcmp(bytes, "\1\1\1\1\1\1", 6));

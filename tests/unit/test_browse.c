@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "snap/qcow2/chain.h"
-#include "snap/qcow2/header.h"
+#include "snap/qcow2/create.h"
 #include "tests/unit/unit.h"
 #include "util/io.h"
 #include "vm/agent/browse/serve.h"
@@ -114,7 +114,7 @@ static void open_disk(const char *file)
 {
 	struct err err = { 0 };
 
-	CHECK(!chain_open(root_fd, file, &chain, &err));
+	CHECK(!chain_open(root_fd, file, false, &chain, &err));
 	if (server_open(&server, chain, &err)) {
 		fprintf(stderr, "%s\n", err.text);
 		CHECK(0);
@@ -339,7 +339,7 @@ static void layers_are_looked_through(void)
 	unsigned long block = block_of(RAW, "/one");
 	char z[1024];
 
-	CHECK(fd >= 0 && !qcow2_create_overlay(fd, 64 * MIB, RAW, "raw", &err));
+	CHECK(fd >= 0 && !qcow2_create_overlay(fd, 64 * MIB, RAW, &err));
 	close(fd);
 	shell("qemu-io -f qcow2 -c 'write -P 90 %lu 1024' %s/" OVERLAY " >/dev/null", block * 1024, root);
 	memset(z, 90, sizeof(z));
@@ -353,7 +353,7 @@ static void what_is_no_filesystem_is_refused(void)
 	struct err err = { 0 };
 
 	shell("head -c 4M /dev/urandom >%s/" RAW, root);
-	CHECK(!chain_open(root_fd, RAW, &chain, &err));
+	CHECK(!chain_open(root_fd, RAW, false, &chain, &err));
 	CHECK(server_open(&server, chain, &err) == -EIO && err.text[0]);
 	close_disk();
 }

@@ -125,7 +125,7 @@ static void dump(struct store *store, struct layer *layer, const char *to)
 
 	snprintf(path, sizeof(path), "%s/%s", root, to);
 	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	CHECK(fd >= 0 && !chain_open(store->layers_fd, layer->file, &chain, &err));
+	CHECK(fd >= 0 && !chain_open(store->layers_fd, layer->file, false, &chain, &err));
 	CHECK(chain_size(chain) == DISK && !ftruncate(fd, DISK));
 	for (uint64_t at = 0; at < DISK; at += sizeof(block)) {
 		size_t n = DISK - at < sizeof(block) ? (size_t)(DISK - at) : sizeof(block);

@@ -353,7 +353,7 @@ static void what_fails_says_why(void)
 	snprintf(missing, sizeof(missing), "%s/missing.qcow2", dir);
 	CHECK(engine_kvm.boot(&env, &shape, missing, &events, NULL, on_done, NULL, &vm, &err) == 0);
 	await(&ndone);
-	CHECK(done_err.code == -ENOENT && strstr(done_err.text, "missing.qcow2"));
+	CHECK(done_err.code == -EINVAL && strstr(done_err.text, "missing.qcow2 is missing"));
 	engine_kvm.destroy(vm);
 
 	/* A capture onto a disk that is not there: the machine goes on, and can be captured. */
@@ -363,7 +363,7 @@ static void what_fails_says_why(void)
 	await_success();
 	engine_kvm.capture(vm, missing, &capture_calls);
 	await(&ncaptured);
-	CHECK(captured_err.code == -ENOENT && !nfrozen);
+	CHECK(captured_err.code == -EINVAL && !nfrozen);
 	engine_kvm.resume(vm, on_done, NULL);
 	await_success();
 	CHECK(count(vm) == '2');

@@ -5,9 +5,11 @@
  * A CPU that sleeps, an interrupt that was promised, output that nobody has read, requests to the disk under
  * way, the clock; each through several generations where that may differ.
  */
+#include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <sys/wait.h>
 
+#include "snap/qcow2/chain.h"
 #include "tests/unit/kvm_vm.h"
 #include "tests/unit/virtio_driver.h"
 #include "vm/vmm/virtio/blk.h"
@@ -480,15 +482,30 @@ static void expect_answers(struct driver *d, struct test_vm *vm)
 		CHECK(*(uint8_t *)at(d, BUFFERS + i) == (uint8_t)(i * 7 + i / REQUEST));
 }
 
+static struct chain *open_chain(const char *file)
+{
+	struct chain *chain = NULL;
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, file);
+	CHECK(chain_open_path(path, true, &chain, NULL) == 0);
+	return chain;
+}
+
 static struct captured capture_with_disk(struct test_vm *vm, const char *next_disk)
 {
 	struct captured captured = { .done = false };
 	struct freeze *capture;
 	struct err err = { 0 };
+	char path[64];
+	int fd;
 
+	snprintf(path, sizeof(path), "%s/%s", dir, next_disk);
+	fd = qcow2_open_file(AT_FDCWD, path, true, &err);
+	CHECK(fd >= 0);
 	vm_stop(vm);
 	pthread_mutex_lock(&vm->vmm->lock);
-	CHECK(freeze_start(vm->vmm, next_disk, on_captured, &captured, &capture, &err) == 0);
+	CHECK(freeze_start(vm->vmm, next_disk, fd, on_captured, &captured, &capture, &err) == 0);
 	pthread_mutex_unlock(&vm->vmm->lock);
 	while (!captured.done)
 		CHECK(loop_once(vm->loop, WAIT_MS) == 0);
@@ -501,27 +518,23 @@ static void load_with_disk(struct test_vm *vm, const struct captured *captured, 
 	struct err err = { 0 };
 
 	vm_open(vm, 1);
-	CHECK(vmm_load(vm->vmm, dup(captured->ram_fd), captured->state_fd, disk, &err) == 0);
+	CHECK(vmm_load(vm->vmm, dup(captured->ram_fd), captured->state_fd, open_chain(disk), &err) == 0);
 }
 
 /* Requests are under way at the capture: source and fork have the answers to all of them. */
 static void requests_under_way(uint32_t type)
 {
-	char disk[64], next[64], fork_disk[64];
 	struct test_vm source, fork;
 	struct driver d = { .loop = NULL }, forked;
 	struct captured captured;
 	struct err err = { 0 };
 	uint64_t i;
 
-	sh("rm -f * && qemu-img create -q -f qcow2 disk 16M");
-	sh("qemu-img create -q -f qcow2 -F qcow2 -b disk next && cp next forked");
-	snprintf(disk, sizeof(disk), "%s/disk", dir);
-	snprintf(next, sizeof(next), "%s/next", dir);
-	snprintf(fork_disk, sizeof(fork_disk), "%s/forked", dir);
+	sh("rm -f * && qemu-img create -q -f qcow2 disk.qcow2 16M");
+	sh("qemu-img create -q -f qcow2 -F qcow2 -b disk.qcow2 next.qcow2 && cp next.qcow2 forked.qcow2");
 	vm_open(&source, 1);
 	CHECK(guest_memory_map_zero(&source.vmm->memory, &err) == 0);
-	CHECK(devices_add(source.vmm, disk, &err) == 0);
+	CHECK(devices_add(source.vmm, open_chain("disk.qcow2"), &err) == 0);
 	drive(&d, &source);
 	start_driver(&d);
 	CHECK(boot_set_registers(source.vmm->vcpus[0].fd, CODE, &err) == 0);
@@ -534,8 +547,8 @@ static void requests_under_way(uint32_t type)
 		memset(at(&d, BUFFERS), 0, REQUESTS * REQUEST);
 	}
 	submit(&d, type);
-	captured = capture_with_disk(&source, next);
-	load_with_disk(&fork, &captured, fork_disk);
+	captured = capture_with_disk(&source, "next.qcow2");
+	load_with_disk(&fork, &captured, "forked.qcow2");
 	forked = follow(&d, &fork);
 	expect_answers(&forked, &fork);
 	expect_answers(&d, &source);
@@ -546,7 +559,7 @@ static void requests_under_way(uint32_t type)
 	vm_close(&fork);
 	vm_close(&source);
 	captured_close(&captured);
-	sh("qemu-img check -q disk && qemu-img check -q next && qemu-img check -q forked");
+	sh("qemu-img check -q disk.qcow2 && qemu-img check -q next.qcow2 && qemu-img check -q forked.qcow2");
 }
 
 static void reads_under_way_are_answered_in_source_and_fork(void)

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "snap/qcow2/chain.h"
 #include "snap/qcow2/disk.h"
 #include "snap/qcow2/format.h"
 #include "tests/unit/unit.h"
@@ -58,15 +60,49 @@ static const char *path(const char *name)
 	return buf[i];
 }
 
+/* As sbx-vmm gets it: descriptors that somebody else opened by name. */
+static int open_as(const char *name, bool writable, struct qcow2 **ret, struct err *err)
+{
+	struct chain *named = NULL, *chain = NULL;
+	int fds[QCOW2_CHAIN_MAX], rc = chain_open_path(path(name), writable, &named, err);
+	unsigned i;
+
+	if (rc)
+		return rc;
+	for (i = 0; i < chain_length(named); i++)
+		fds[i] = dup(chain_fd(named, i));
+	rc = chain_adopt(name, fds, chain_length(named), writable, &chain, err);
+	chain_free(named);
+	CHECK(!rc && chain_writable(chain) == writable);
+	rc = qcow2_open(loop, chain, ret, err);
+	if (rc)
+		chain_free(chain);
+	return rc;
+}
+
 static struct qcow2 *open_disk(const char *name)
 {
 	struct qcow2 *disk = NULL;
 	struct err err = { 0 };
 
-	if (qcow2_open(loop, path(name), true, &disk, &err))
+	if (open_as(name, true, &disk, &err))
 		fprintf(stderr, "%s\n", err.text);
 	CHECK(disk);
 	return disk;
+}
+
+/* Go on in another file. */
+static int switch_to(struct qcow2 *disk, const char *name, struct err *err)
+{
+	const int fd = qcow2_open_file(AT_FDCWD, path(name), true, err);
+	int rc;
+
+	if (fd < 0)
+		return fd;
+	rc = qcow2_switch(disk, name, fd, err);
+	if (rc)
+		close(fd);
+	return rc;
 }
 
 /* ---- one request, waited for */
@@ -145,7 +181,7 @@ static void test_out_of_range(void)
 	CHECK(request(disk, QCOW2_WRITE, UINT64_MAX - 511, buf, 1024) == -EINVAL);
 	CHECK(request(disk, QCOW2_DISCARD, 512, NULL, UINT64_MAX) == -EINVAL);
 	qcow2_close(disk);
-	CHECK(!qcow2_open(loop, path("a.qcow2"), false, &ro, NULL));
+	CHECK(!open_as("a.qcow2", false, &ro, NULL));
 	CHECK(request(ro, QCOW2_WRITE, 0, buf, 512) == -EROFS);
 	qcow2_close(ro);
 }
@@ -175,7 +211,8 @@ static void test_discard_gives_space_back(void)
 
 /* ---- random requests against a model */
 
-enum { MODEL_SIZE = 12 << 20, SLOTS = 6 };
+/* The disk ends inside a cluster. */
+enum { MODEL_SIZE = (12 << 20) - 3 * 512, BASE_DATA = 5000 * 1024, CLUSTER = 65536, SLOTS = 6 };
 
 static uint8_t model[MODEL_SIZE];
 static bool model_holds = true; /* not after a kill: what was in flight is unknown */
@@ -211,10 +248,10 @@ static bool overlaps(const struct slot *slots, uint64_t offset, uint64_t len)
 }
 
 /* What a discarded range reads as is zero for whole clusters, and unchanged for the rest. */
-static void model_discard(uint64_t offset, uint64_t len, uint64_t cluster)
+static void model_discard(uint64_t offset, uint64_t len)
 {
-	const uint64_t start = (offset + cluster - 1) / cluster * cluster;
-	uint64_t end = (offset + len) / cluster * cluster;
+	const uint64_t start = (offset + CLUSTER - 1) / CLUSTER * CLUSTER;
+	uint64_t end = (offset + len) / CLUSTER * CLUSTER;
 
 	if (offset + len == MODEL_SIZE)
 		end = MODEL_SIZE;
@@ -222,7 +259,7 @@ static void model_discard(uint64_t offset, uint64_t len, uint64_t cluster)
 		memset(model + start, 0, end - start);
 }
 
-static void start_random(struct qcow2 *disk, struct slot *slots, struct slot *s, uint64_t cluster)
+static void start_random(struct qcow2 *disk, struct slot *slots, struct slot *s)
 {
 	static const enum qcow2_op ops[] = { QCOW2_READ,  QCOW2_READ, QCOW2_READ,    QCOW2_WRITE, QCOW2_WRITE,
 					     QCOW2_WRITE, QCOW2_ZERO, QCOW2_DISCARD, QCOW2_FLUSH };
@@ -246,13 +283,13 @@ static void start_random(struct qcow2 *disk, struct slot *slots, struct slot *s,
 	} else if (s->op == QCOW2_ZERO) {
 		memset(model + s->offset, 0, s->len);
 	} else if (s->op == QCOW2_DISCARD) {
-		model_discard(s->offset, s->len, cluster);
+		model_discard(s->offset, s->len);
 	}
 	s->busy = true;
 	CHECK(!qcow2_submit(disk, s->op, s->offset, s->len, s->iov, 3, slot_done, s));
 }
 
-static void random_requests(struct qcow2 *disk, unsigned n, uint64_t cluster)
+static void random_requests(struct qcow2 *disk, unsigned n)
 {
 	struct slot slots[SLOTS] = { 0 };
 	unsigned i;
@@ -262,7 +299,7 @@ static void random_requests(struct qcow2 *disk, unsigned n, uint64_t cluster)
 
 		while (s->busy)
 			CHECK(!loop_once(loop, -1));
-		start_random(disk, slots, s, cluster);
+		start_random(disk, slots, s);
 	}
 	qcow2_drain(disk);
 	for (i = 0; i < SLOTS; i++)
@@ -278,70 +315,69 @@ static void compare_with_model(const char *name)
 	CHECK(!sh("qemu-img compare -q -f raw -F qcow2 model.raw %s", name));
 }
 
-static void model_and_base(const char *base_format)
+/* The base is base.raw or base.qcow2. */
+static void model_and_base(void)
 {
 	uint64_t i;
 	FILE *f;
 
-	/* The base is shorter than the disk and ends inside a cluster. */
 	memset(model, 0, sizeof(model));
-	for (i = 0; i < 5 * 1000 * 1024; i++)
+	for (i = 0; i < BASE_DATA; i++)
 		if (i / 65536 % 3)
 			model[i] = (uint8_t)(i / 512 * 31);
 	f = fopen(path("base.raw"), "w");
-	CHECK(f && fwrite(model, 1, 5 * 1000 * 1024, f) == 5 * 1000 * 1024 && !fclose(f));
-	CHECK(!sh("qemu-img convert -O %s base.raw base", base_format));
+	CHECK(f && fwrite(model, 1, MODEL_SIZE, f) == MODEL_SIZE && !fclose(f));
+	CHECK(!sh("qemu-img convert -f raw -O qcow2 base.raw base.qcow2"));
 }
 
-static void random_chain(const char *base_format, unsigned cluster, unsigned captures)
+static void random_chain(const char *base_format, unsigned captures)
 {
 	struct qcow2 *disk;
 	char name[32], was[32];
 	unsigned i;
 
-	model_and_base(base_format);
-	CHECK(!sh("qemu-img create -q -f qcow2 -o cluster_size=%u -b base -F %s r0 %d", cluster, base_format,
-		  MODEL_SIZE));
-	disk = open_disk("r0");
+	model_and_base();
+	CHECK(!sh("qemu-img create -q -f qcow2 -b base.%s -F %s r0.qcow2", base_format, base_format));
+	disk = open_disk("r0.qcow2");
 	for (i = 0; i <= captures; i++) {
-		snprintf(name, sizeof(name), "r%u", i);
+		snprintf(name, sizeof(name), "r%u.qcow2", i);
 		if (i) {
-			snprintf(was, sizeof(was), "r%u", i - 1);
-			CHECK(!sh("qemu-img create -q -f qcow2 -o cluster_size=%u -b %s -F qcow2 %s", cluster,
-				  was, name));
-			CHECK(!qcow2_switch(disk, path(name), NULL));
+			snprintf(was, sizeof(was), "r%u.qcow2", i - 1);
+			CHECK(!sh("qemu-img create -q -f qcow2 -b %s -F qcow2 %s", was, name));
+			CHECK(!switch_to(disk, name, NULL));
 		}
-		random_requests(disk, 1200 / (captures + 1), cluster);
+		random_requests(disk, 1200 / (captures + 1));
 		/* Nothing is written at a close, so the file is as good while it is open. */
 		compare_with_model(name);
 	}
 	qcow2_close(disk);
 	disk = open_disk(name);
-	random_requests(disk, 100, cluster);
+	random_requests(disk, 100);
 	qcow2_close(disk);
 	compare_with_model(name);
 }
 
 static void test_random_on_raw(void)
 {
-	random_chain("raw", 65536, 0);
+	random_chain("raw", 0);
+	random_chain("raw", 3);
 }
 
 static void test_random_on_qcow2(void)
 {
-	random_chain("qcow2", 65536, 5);
+	random_chain("qcow2", 5);
 }
 
-static void test_random_small_clusters(void)
+/* Count every cluster of the first refcount block, at cluster 2, as used. */
+static void fill_refcounts(const char *name)
 {
-	/* 512: the refcount table is full after 8 MiB and must move. */
-	random_chain("qcow2", 512, 2);
-	random_chain("raw", 4096, 3);
-}
+	static uint8_t block[CLUSTER];
+	const int fd = open(path(name), O_WRONLY | O_CLOEXEC);
+	unsigned i;
 
-static void test_random_large_clusters(void)
-{
-	random_chain("raw", 2 << 20, 2);
+	for (i = 1; i < sizeof(block); i += 2)
+		block[i] = 1;
+	CHECK(fd >= 0 && pwrite(fd, block, sizeof(block), 2 * CLUSTER) == sizeof(block) && !close(fd));
 }
 
 /* ---- killed in the middle */
@@ -360,37 +396,58 @@ static void write_until_killed(const char *name)
 
 		while (s->busy)
 			CHECK(!loop_once(loop, -1));
-		start_random(disk, slots, s, 65536);
+		start_random(disk, slots, s);
 	}
 }
 
 static void test_kill_leaves_no_errors(void)
 {
-	const unsigned clusters[] = { 65536, 512, 4096 };
 	unsigned round;
 	int status, rc;
 	pid_t pid;
 
 	for (round = 0; round < 24; round++) {
-		if (round % 6 == 0) {
-			model_and_base("raw");
-			CHECK(!sh("qemu-img create -q -f qcow2 -o cluster_size=%u -b base -F raw k %d",
-				  clusters[round / 6 % 3], MODEL_SIZE));
+		if (round % 8 == 0) {
+			model_and_base();
+			CHECK(!sh("qemu-img create -q -f qcow2 -b base.raw -F raw k.qcow2"));
 		}
+		/* Further on the refcount block is full, and the next write adds one. */
+		if (round % 8 == 4)
+			fill_refcounts("k.qcow2");
 		pid = fork();
 		CHECK(pid >= 0);
 		if (!pid)
-			write_until_killed("k");
+			write_until_killed("k.qcow2");
 		/* No moment is special: this only spreads the kills. */
 		usleep((useconds_t)(20000 + rnd(60000)));
 		CHECK(!kill(pid, SIGKILL));
 		CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
 		/* 3: leaks only */
-		rc = sh("qemu-img check -q k >check.out 2>&1");
+		rc = sh("qemu-img check -q k.qcow2 >check.out 2>&1");
 		if (rc != 0 && rc != 3)
 			sh("cat check.out >&2");
 		CHECK(rc == 0 || rc == 3);
 	}
+}
+
+/* One block counts 2 GiB of file; when it is used up, another one follows there. */
+static void test_refcounts_grow(void)
+{
+	struct qcow2 *disk;
+	struct stat st;
+
+	CHECK(!sh("qemu-img create -q -f qcow2 g.qcow2 10M"));
+	fill_refcounts("g.qcow2");
+	disk = open_disk("g.qcow2");
+	fill(disk, 512, 3 * CLUSTER, 7);
+	expect_bytes(disk, 512, 3 * CLUSTER, 7);
+	expect_bytes(disk, 512 + 3 * CLUSTER, 4 * CLUSTER, 0);
+	qcow2_close(disk);
+	CHECK(!stat(path("g.qcow2"), &st) && st.st_size > 2ll << 30 && st.st_blocks < 4096);
+	CHECK(sh("qemu-img check -q g.qcow2 >check.out 2>&1") == 3);
+	disk = open_disk("g.qcow2");
+	expect_bytes(disk, 512, 3 * CLUSTER, 7);
+	qcow2_close(disk);
 }
 
 /* A full file system: requests fail, the file stays consistent, and later ones succeed. */
@@ -418,14 +475,14 @@ static void test_no_space(void)
 	free(buf);
 }
 
-/* ---- files that must be refused */
+/* ---- tables that contradict each other; what a header may say is test_qcow2_rules.c's */
 
 static void refuse(const char *name, int code, const char *words)
 {
 	struct qcow2 *disk = NULL;
 	struct err err = { 0 };
 
-	CHECK(qcow2_open(loop, path(name), true, &disk, &err) == code);
+	CHECK(open_as(name, true, &disk, &err) == code);
 	CHECK(err.code == code);
 	if (!strstr(err.text, words))
 		fprintf(stderr, "%s: %s\n", name, err.text);
@@ -443,38 +500,9 @@ static void poke(const char *name, size_t offset, uint64_t value, size_t size)
 	CHECK(fd >= 0 && pwrite(fd, be, size, (off_t)offset) == (ssize_t)size && !close(fd));
 }
 
-#define POKE(field, value)                                                                                   \
-	poke("x", offsetof(struct qcow2_header, field), value, sizeof(((struct qcow2_header *)0)->field))
-
 static void fresh(void)
 {
-	CHECK(!sh("qemu-img create -q -f qcow2 x 64M"));
-}
-
-static void test_refuses_features(void)
-{
-	CHECK(!sh("qemu-img create -q -f qcow2 -o compat=0.10 x 1M"));
-	refuse("x", -ENOTSUP, "version 2");
-	fresh();
-	CHECK(!sh("qemu-img snapshot -c s x"));
-	refuse("x", -ENOTSUP, "internal snapshots");
-	CHECK(!sh("qemu-img create -q -f qcow2 -o extended_l2=on,cluster_size=128k x 1M"));
-	refuse("x", -ENOTSUP, "extended L2");
-	CHECK(!sh("qemu-img create -q -f qcow2 -o data_file=x.data x 1M"));
-	refuse("x", -ENOTSUP, "external data file");
-	CHECK(!sh("qemu-img create -q -f qcow2 -o compression_type=zstd x 1M"));
-	refuse("x", -ENOTSUP, "zstd");
-	fresh();
-	POKE(crypt_method, 1);
-	refuse("x", -ENOTSUP, "encryption");
-	fresh();
-	POKE(incompatible, 1ull << 40);
-	refuse("x", -ENOTSUP, "later versions");
-	fresh();
-	POKE(incompatible, QCOW2_INCOMPAT_CORRUPT);
-	refuse("x", -EINVAL, "corrupt");
-	CHECK(!sh("qemu-img create -q -f qcow2 -o refcount_bits=1 x 1M"));
-	refuse("x", -ENOTSUP, "refcounts");
+	CHECK(!sh("qemu-img create -q -f qcow2 x.qcow2 64M"));
 }
 
 static void test_refuses_compressed_clusters(void)
@@ -482,81 +510,33 @@ static void test_refuses_compressed_clusters(void)
 	struct qcow2 *disk;
 	char buf[512];
 
-	CHECK(!sh("yes | head -c 1048576 > y.raw && qemu-img convert -c -O qcow2 y.raw x"));
-	disk = open_disk("x");
-	CHECK(request(disk, QCOW2_READ, 0, buf, sizeof(buf)) == -ENOTSUP);
-	CHECK(request(disk, QCOW2_WRITE, 0, buf, sizeof(buf)) == -ENOTSUP);
+	CHECK(!sh("yes | head -c 1048576 > y.raw && qemu-img convert -f raw -c -O qcow2 y.raw x.qcow2"));
+	disk = open_disk("x.qcow2");
+	CHECK(request(disk, QCOW2_READ, 0, buf, sizeof(buf)) == -EIO);
+	CHECK(request(disk, QCOW2_WRITE, 0, buf, sizeof(buf)) == -EIO);
 	qcow2_close(disk);
 }
 
-static void test_refuses_damaged_headers(void)
+static void test_refuses_damaged_refcounts(void)
 {
-	CHECK(!sh("rm -f x && : > x"));
-	refuse("x", -EINVAL, "too short");
-	CHECK(!sh("head -c 65536 /dev/zero > x"));
-	refuse("x", -EINVAL, "not a qcow2");
 	fresh();
-	POKE(cluster_bits, 8);
-	refuse("x", -EINVAL, "clusters of");
+	poke("x.qcow2", offsetof(struct qcow2_header, l1_offset), 65536, 8);
+	refuse("x.qcow2", -EINVAL, "overlaps");
 	fresh();
-	POKE(cluster_bits, 22);
-	refuse("x", -EINVAL, "clusters of");
+	poke("x.qcow2", 65536, 65536, 8); /* the table's first block: the table itself */
+	refuse("x.qcow2", -EINVAL, "not counted");
 	fresh();
-	POKE(size, UINT64_MAX);
-	refuse("x", -EINVAL, "too large");
+	poke("x.qcow2", 65536 + 8, 131072, 8); /* the same block twice */
+	refuse("x.qcow2", -EINVAL, "overlaps");
 	fresh();
-	POKE(l1_size, 0);
-	refuse("x", -EINVAL, "L1 table");
+	poke("x.qcow2", 65536 + 16, 131072, 8);
+	refuse("x.qcow2", -EINVAL, "gaps");
 	fresh();
-	POKE(l1_offset, 1ull << 40);
-	refuse("x", -EINVAL, "L1 table");
+	poke("x.qcow2", 65536, 0, 8);
+	refuse("x.qcow2", -EINVAL, "does not fit");
 	fresh();
-	POKE(l1_offset, 1000);
-	refuse("x", -EINVAL, "L1 table");
-	fresh();
-	POKE(l1_offset, 65536);
-	refuse("x", -EINVAL, "overlaps");
-	fresh();
-	POKE(reftable_clusters, UINT32_MAX);
-	refuse("x", -EINVAL, "refcount table");
-	fresh();
-	POKE(reftable_offset, 0);
-	refuse("x", -EINVAL, "refcount table");
-	fresh();
-	poke("x", 65536, 65536, 8); /* the table's first block: the table itself */
-	refuse("x", -EINVAL, "not counted");
-	fresh();
-	poke("x", 65536 + 8, 131072, 8); /* the same block twice */
-	refuse("x", -EINVAL, "overlaps");
-}
-
-static void test_refuses_backing_files(void)
-{
-	const char *names[] = { "/etc/passwd", "../secret", "sub/file", "..", "json:{}", "nbd:unix:/x" };
-	unsigned i;
-
-	fresh();
-	CHECK(!sh("qemu-img create -q -f raw r 1M && ln -sf r link && mkfifo fifo"));
-	for (i = 0; i < sizeof(names) / sizeof(*names); i++) {
-		CHECK(!sh("qemu-img create -q -u -f qcow2 -b '%s' -F raw x 1M", names[i]));
-		refuse("x", -EINVAL, "not a name");
-	}
-	CHECK(!sh("qemu-img create -q -u -f qcow2 -b link -F raw x 1M"));
-	refuse("x", -ELOOP, "link");
-	CHECK(!sh("qemu-img create -q -u -f qcow2 -b fifo -F raw x 1M"));
-	refuse("x", -EINVAL, "not a regular file");
-	CHECK(!sh("qemu-img create -q -u -f qcow2 -b absent -F raw x 1M"));
-	refuse("x", -ENOENT, "absent");
-	CHECK(!sh("qemu-img create -q -u -f qcow2 -b r -F vmdk x 1M"));
-	refuse("x", -ENOTSUP, "neither raw nor qcow2");
-	CHECK(!sh("qemu-img create -q -u -f qcow2 -b r -F raw x 1M"));
-	poke("x", 112, 0x12345678, 4); /* the type of the first header extension: the format */
-	refuse("x", -EINVAL, "what format");
-	CHECK(!sh("qemu-img create -q -u -f qcow2 -b x -F qcow2 x2 1M && mv x2 x"));
-	refuse("x", -ELOOP, "more than");
-	CHECK(!sh("qemu-img create -q -u -f qcow2 -b r -F raw x 1M"));
-	POKE(backing_offset, 1ull << 40);
-	refuse("x", -EINVAL, "misplaced");
+	poke("x.qcow2", 65536, 1ull << 40, 8);
+	refuse("x.qcow2", -EIO, "cannot read the refcounts");
 }
 
 /* Entries of L1 and L2 tables that point where they must not. */
@@ -570,12 +550,12 @@ static void test_damaged_tables(void)
 
 	for (i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
 		fresh();
-		disk = open_disk("x");
+		disk = open_disk("x.qcow2");
 		fill(disk, 0, 65536, 1);
 		qcow2_close(disk);
 		/* L2 table: cluster 4; its first entry */
-		poke("x", 4 * 65536, bad[i] | QCOW2_COPIED, 8);
-		disk = open_disk("x");
+		poke("x.qcow2", 4 * 65536, bad[i] | QCOW2_COPIED, 8);
+		disk = open_disk("x.qcow2");
 		rc = request(disk, QCOW2_READ, 0, buf, sizeof(buf));
 		CHECK(rc == 0 || rc == -EIO || rc == -EINVAL);
 		/* A write never lands on metadata. */
@@ -583,12 +563,12 @@ static void test_damaged_tables(void)
 		(void)request(disk, QCOW2_WRITE, 0, buf, sizeof(buf));
 		(void)request(disk, QCOW2_DISCARD, 0, NULL, 65536);
 		qcow2_close(disk);
-		disk = open_disk("x");
+		disk = open_disk("x.qcow2");
 		qcow2_close(disk);
 	}
 	fresh();
-	poke("x", 3 * 65536, 1ull << 40 | QCOW2_COPIED, 8);
-	refuse("x", -EINVAL, "L2 table");
+	poke("x.qcow2", 3 * 65536, 1ull << 40 | QCOW2_COPIED, 8);
+	refuse("x.qcow2", -EINVAL, "L2 table");
 }
 
 static void test_switch_checks_the_overlay(void)
@@ -596,18 +576,18 @@ static void test_switch_checks_the_overlay(void)
 	struct err err = { 0 };
 	struct qcow2 *disk;
 
-	CHECK(!sh("qemu-img create -q -f qcow2 s0 1M && qemu-img create -q -f qcow2 other 1M && "
-		  "qemu-img create -q -f qcow2 -b other -F qcow2 s1 && "
-		  "qemu-img create -q -f qcow2 -b s0 -F qcow2 s2 2M && "
-		  "qemu-img create -q -f qcow2 -b s0 -F qcow2 s3"));
-	disk = open_disk("s0");
+	CHECK(!sh("qemu-img create -q -f qcow2 s0.qcow2 1M && qemu-img create -q -f qcow2 other.qcow2 1M && "
+		  "qemu-img create -q -f qcow2 -b other.qcow2 -F qcow2 s1.qcow2 && "
+		  "qemu-img create -q -f qcow2 -b s0.qcow2 -F qcow2 s2.qcow2 2M && "
+		  "qemu-img create -q -f qcow2 -b s0.qcow2 -F qcow2 s3.qcow2"));
+	disk = open_disk("s0.qcow2");
 	fill(disk, 0, 65536, 1);
-	CHECK(qcow2_switch(disk, path("absent"), &err) == -ENOENT);
-	CHECK(qcow2_switch(disk, path("s1"), &err) == -EINVAL && strstr(err.text, "does not build on"));
-	CHECK(qcow2_switch(disk, path("s2"), &err) == -EINVAL && strstr(err.text, "as large"));
+	CHECK(switch_to(disk, "absent.qcow2", &err) == -EINVAL && strstr(err.text, "missing"));
+	CHECK(switch_to(disk, "s1.qcow2", &err) == -EINVAL && strstr(err.text, "does not build on"));
+	CHECK(switch_to(disk, "s2.qcow2", &err) == -EINVAL && strstr(err.text, "as large"));
 	fill(disk, 65536, 65536, 2);
-	CHECK(!qcow2_switch(disk, path("s3"), &err));
-	CHECK(!sh("cp s0 s0.was"));
+	CHECK(!switch_to(disk, "s3.qcow2", &err));
+	CHECK(!sh("cp s0.qcow2 s0.was"));
 	fill(disk, 1000 * 512, 512, 3);
 	CHECK(!request(disk, QCOW2_DISCARD, 0, NULL, 65536));
 	CHECK(!request(disk, QCOW2_FLUSH, 0, NULL, 0));
@@ -615,7 +595,7 @@ static void test_switch_checks_the_overlay(void)
 	expect_bytes(disk, 65536, 65536, 2);
 	CHECK(qcow2_written(disk) == 2 * 65536 + 512);
 	qcow2_close(disk);
-	CHECK(!sh("cmp s0 s0.was && qemu-img check -q s3"));
+	CHECK(!sh("cmp s0.qcow2 s0.was && qemu-img check -q s3.qcow2"));
 }
 
 int main(void)
@@ -630,13 +610,10 @@ int main(void)
 	TEST(test_discard_gives_space_back);
 	TEST(test_random_on_raw);
 	TEST(test_random_on_qcow2);
-	TEST(test_random_small_clusters);
-	TEST(test_random_large_clusters);
+	TEST(test_refcounts_grow);
 	TEST(test_no_space);
-	TEST(test_refuses_features);
 	TEST(test_refuses_compressed_clusters);
-	TEST(test_refuses_damaged_headers);
-	TEST(test_refuses_backing_files);
+	TEST(test_refuses_damaged_refcounts);
 	TEST(test_damaged_tables);
 	TEST(test_switch_checks_the_overlay);
 	loop_free(loop);

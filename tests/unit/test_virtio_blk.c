@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "snap/qcow2/chain.h"
 #include "tests/unit/virtio_driver.h"
 #include "vm/vmm/virtio/blk.h"
 
@@ -19,10 +20,11 @@ static struct qcow2 *disk;
 
 static void open_disk(bool writable)
 {
+	struct chain *chain = NULL;
 	char path[128];
 
-	snprintf(path, sizeof(path), "%s/disk", dir);
-	CHECK(!qcow2_open(loop, path, writable, &disk, NULL));
+	snprintf(path, sizeof(path), "%s/disk.qcow2", dir);
+	CHECK(!chain_open_path(path, writable, &chain, NULL) && !qcow2_open(loop, chain, &disk, NULL));
 }
 
 static void attach(bool writable)
@@ -95,7 +97,7 @@ static void test_writes_and_reads(void)
 	CHECK(request(VIRTIO_BLK_T_IN, 1010, DATA + 0x100000, 90 * 512, true) == VIRTIO_BLK_S_OK);
 	CHECK(!memcmp(at(&d, DATA + 0x100000), at(&d, DATA + 10 * 512), 90 * 512));
 	detach();
-	sh("qemu-img check -q disk");
+	sh("qemu-img check -q disk.qcow2");
 }
 
 static void test_configuration(void)
@@ -216,7 +218,7 @@ static void test_discard_and_zeroes(void)
 	CHECK(range_request(VIRTIO_BLK_T_DISCARD, DISK_SECTORS - 1, 2, 0) == VIRTIO_BLK_S_IOERR);
 	CHECK(request(VIRTIO_BLK_T_DISCARD, 0, DATA, 32, false) == VIRTIO_BLK_S_IOERR);
 	detach();
-	sh("qemu-img check -q disk");
+	sh("qemu-img check -q disk.qcow2");
 }
 
 static void test_many_in_flight(void)
@@ -309,7 +311,7 @@ static void test_freed_in_flight(void)
 int main(void)
 {
 	CHECK(mkdtemp(dir));
-	sh("qemu-img create -q -f qcow2 disk %d", DISK_SECTORS * 512);
+	sh("qemu-img create -q -f qcow2 disk.qcow2 %d", DISK_SECTORS * 512);
 	loop = loop_new();
 	CHECK(loop);
 	driver_init(&d, loop);

@@ -15,6 +15,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "snap/qcow2/chain.h"
 #include "vm/vmm/freeze.h"
 #include "vm/vmm/seccomp.h"
 #include "vm/vmm/vmm.h"
@@ -72,11 +73,16 @@ static void on_captured(void *arg, const struct err *err, int ram_fd, int state_
 static void capture(struct control_server *server, const char *next_disk)
 {
 	struct err err = { 0 };
+	const char *slash = next_disk ? strrchr(next_disk, '/') : NULL;
+	const int fd = next_disk ? qcow2_open_file(AT_FDCWD, next_disk, true, &err) : -1;
 
 	if (server->capture)
 		err_set(&err, -EBUSY, "a capture is under way");
-	else
-		freeze_start(server->vmm, next_disk, on_captured, server, &server->capture, &err);
+	else if (!err.code)
+		freeze_start(server->vmm, slash ? slash + 1 : next_disk, fd, on_captured, server,
+			     &server->capture, &err);
+	if (err.code && fd >= 0)
+		close(fd);
 	if (err.code)
 		reply_err(server, CONTROL_CAPTURED, &err);
 	else
@@ -87,20 +93,24 @@ static void serve(struct control_server *server, const struct control_request *r
 		  int fds[CONTROL_FDS_MAX])
 {
 	const char *disk = request->disk[0] ? request->disk : NULL;
-	const struct vmm_boot boot = { .kernel = request->kernel,
-				       .initrd = request->initrd[0] ? request->initrd : NULL,
-				       .cmdline = request->cmdline,
-				       .disk = disk };
+	struct vmm_boot boot = { .kernel = request->kernel,
+				 .initrd = request->initrd[0] ? request->initrd : NULL,
+				 .cmdline = request->cmdline };
 	struct vmm *vmm = server->vmm;
 	struct err err = { 0 };
 
 	switch (request->type) {
 	case CONTROL_BOOT:
-		if (!vmm_boot(vmm, &boot, &err))
+		if ((!disk || !chain_open_path(disk, true, &boot.disk, &err)) && !vmm_boot(vmm, &boot, &err))
 			vmm_run(vmm, &err);
+		if (!vmm->disk)
+			chain_free(boot.disk);
 		break;
 	case CONTROL_LOAD:
-		vmm_load(vmm, fds[0], fds[1], disk, &err);
+		if (!disk || !chain_open_path(disk, true, &boot.disk, &err))
+			vmm_load(vmm, fds[0], fds[1], boot.disk, &err);
+		if (!vmm->disk)
+			chain_free(boot.disk);
 		if (vmm->memory.template_fd == fds[0])
 			fds[0] = -1; /* the machine's */
 		break;

@@ -60,20 +60,20 @@ static int add_net(struct vmm *vmm, struct err *err)
 	return plug(vmm, VIRTIO_NET, err);
 }
 
-static int add_disk(struct vmm *vmm, const char *path, struct err *err)
+static int add_disk(struct vmm *vmm, struct chain *chain, struct err *err)
 {
 	const struct virtio_host h = host(vmm, VIRTIO_BLK);
 	int rc;
 
-	if (!path)
+	if (!chain)
 		return 0;
-	rc = qcow2_open(vmm->loop, path, true, &vmm->disk, err);
+	rc = qcow2_open(vmm->loop, chain, &vmm->disk, err);
 	if (!rc)
 		rc = virtio_blk_new(&h, vmm->disk, "root", &vmm->virtio[VIRTIO_BLK].dev, err);
 	return rc ? rc : plug(vmm, VIRTIO_BLK, err);
 }
 
-int devices_add(struct vmm *vmm, const char *disk, struct err *err)
+int devices_add(struct vmm *vmm, struct chain *disk, struct err *err)
 {
 	const struct virtio_host rng = host(vmm, VIRTIO_RNG);
 	const struct virtio_host balloon = host(vmm, VIRTIO_BALLOON);

@@ -250,8 +250,8 @@ static int freeze(struct freeze *capture, struct err *err)
 	return capture->watch ? 0 : err_sys(err, -errno, "cannot wait for the copy of the RAM");
 }
 
-int freeze_start(struct vmm *vmm, const char *next_disk, freeze_fn done, void *arg, struct freeze **ret,
-		 struct err *err)
+int freeze_start(struct vmm *vmm, const char *next_disk, int next_fd, freeze_fn done, void *arg,
+		 struct freeze **ret, struct err *err)
 {
 	struct freeze *capture;
 	int rc;
@@ -271,7 +271,7 @@ int freeze_start(struct vmm *vmm, const char *next_disk, freeze_fn done, void *a
 		rc = freeze(capture, err);
 	/* After the freeze, which may still fail: there is no way back from here. */
 	if (!rc && next_disk)
-		rc = qcow2_switch(vmm->disk, next_disk, err);
+		rc = qcow2_switch(vmm->disk, next_disk, next_fd, err);
 	if (rc)
 		freeze_free(capture);
 	else

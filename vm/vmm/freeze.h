@@ -18,11 +18,12 @@ struct freeze;
 typedef void (*freeze_fn)(void *arg, const struct err *err, int ram_fd, int state_fd);
 
 /*
- * The machine is stopped. When this returns 0 it is frozen: it may run again, on `next_disk` (NULL: it has no
- * disk). done is called from the loop, once the RAM is complete. On failure the machine is as before.
+ * The machine is stopped. When this returns 0 it is frozen: it may run again, on the empty overlay next_fd, which is
+ * called next_disk and the machine's from now on (NULL and -1: it has no disk). done is called from the loop,
+ * once the RAM is complete. On failure the machine is as before.
  */
-int freeze_start(struct vmm *vmm, const char *next_disk, freeze_fn done, void *arg, struct freeze **ret,
-		 struct err *err);
+int freeze_start(struct vmm *vmm, const char *next_disk, int next_fd, freeze_fn done, void *arg,
+		 struct freeze **ret, struct err *err);
 /* Give up; done is not called. NULL is allowed. */
 void freeze_cancel(struct freeze *capture);
 

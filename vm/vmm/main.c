@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "snap/qcow2/chain.h"
 #include "util/log.h"
 #include "util/program.h"
 #include "util/size.h"
@@ -69,6 +70,7 @@ static const struct program program = {
 
 struct arguments {
 	struct vmm_boot boot;
+	const char *disk; /* a path */
 	uint64_t memory;
 	unsigned cpus;
 	int control, agent, console, net, stats;
@@ -111,7 +113,7 @@ static bool set_option(struct arguments *o, int option, const char *value)
 		o->boot.initrd = value;
 		return true;
 	case OPT_DISK:
-		o->boot.disk = value;
+		o->disk = value;
 		return true;
 	case OPT_CMDLINE:
 		o->boot.cmdline = value;
@@ -196,6 +198,7 @@ static int boot_here(struct loop *loop, const struct arguments *o, struct err *e
 				     .ended = on_ended,
 				     .arg = &s };
 	struct terminal *terminal = NULL;
+	struct vmm_boot boot = o->boot;
 	struct vmm *vmm = NULL;
 	int rc = terminal_open(loop, on_quit, &s, &terminal, &config.console_fd, err);
 
@@ -207,7 +210,12 @@ static int boot_here(struct loop *loop, const struct arguments *o, struct err *e
 		goto out;
 	}
 	pthread_mutex_lock(&vmm->lock);
-	rc = vmm_boot(vmm, &o->boot, err);
+	if (o->disk)
+		rc = chain_open_path(o->disk, true, &boot.disk, err);
+	if (!rc)
+		rc = vmm_boot(vmm, &boot, err);
+	if (!vmm->disk)
+		chain_free(boot.disk);
 	if (!rc)
 		rc = seccomp_enter(err);
 	if (!rc)

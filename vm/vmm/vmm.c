@@ -154,7 +154,7 @@ int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err)
 	return rc;
 }
 
-int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, const char *disk, struct err *err)
+int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, struct chain *disk, struct err *err)
 {
 	int rc = begin_filling(vmm, err);
 

@@ -30,6 +30,7 @@
 #include "vm/vmm/virtio/transport.h"
 #include "vm/vmm/vm.h"
 
+struct chain;
 struct qcow2;
 struct vmm;
 
@@ -95,12 +96,13 @@ void vmm_free(struct vmm *vmm);
 
 struct vmm_boot {
 	const char *kernel, *initrd, *cmdline; /* initrd may be NULL */
-	const char *disk;                      /* a qcow2 file, or NULL */
+	struct chain *disk;                    /* or NULL */
 };
+/* The disk is the machine's once vmm->disk is set; if that fails it stays the caller's. So with vmm_load. */
 int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err);
 /* Become a fork: RAM and state of a capture, and a disk. state_fd stays the caller's; ram_fd is the machine's
  * from the moment it is mapped (memory.template_fd). A failure leaves a machine that can only be freed. */
-int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, const char *disk, struct err *err);
+int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, struct chain *disk, struct err *err);
 
 /* Let the vCPUs run; stop them, and drain the disk. Both may be repeated. */
 int vmm_run(struct vmm *vmm, struct err *err);
@@ -122,8 +124,8 @@ void vcpu_release(struct vcpu *vcpu);
 
 /* ---- devices.c, for vmm.c and state.c */
 
-/* The virtio devices; the disk is opened if `disk` is not NULL. */
-int devices_add(struct vmm *vmm, const char *disk, struct err *err);
+/* The virtio devices; one of them the disk, unless it is NULL. */
+int devices_add(struct vmm *vmm, struct chain *disk, struct err *err);
 void devices_release(struct vmm *vmm);
 
 #endif

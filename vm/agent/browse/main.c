@@ -158,7 +158,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "sbx-browse: %s: %s\n", argv[0], strerror(errno));
 		return 1;
 	}
-	if (chain_open(layers, argv[1], &chain, &err)) {
+	if (chain_open(layers, argv[1], false, &chain, &err)) {
 		fprintf(stderr, "sbx-browse: %s\n", err.text);
 		return 1;
 	}
