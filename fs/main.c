@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -475,6 +476,17 @@ out:
 	pool_close(fs);
 }
 
+/* A sandbox takes some ten descriptors here, and while it is started those of its disk. */
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &limit); /* who then still finds too few says so */
+}
+
 static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err *err)
 {
 	struct watch *watch;
@@ -487,6 +499,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
+	raise_file_limit();
 	rc = fs_init(fs, args, err);
 	if (!rc)
 		rc = session_mount(fs, args->mountpoint, args->mount_options, &fs->session, err);

@@ -350,9 +350,10 @@ static void expect(struct child *child, enum control_type type)
 {
 	struct pollfd pfd = { .fd = child->control, .events = POLLIN };
 	struct control_reply reply;
-	int fds[CONTROL_FDS_MAX];
+	int fds[CONTROL_REPLY_FDS];
 
-	if (poll(&pfd, 1, 10000) != 1 || control_recv(child->control, &reply, sizeof(reply), fds) < 0)
+	if (poll(&pfd, 1, 10000) != 1 ||
+	    control_recv(child->control, &reply, sizeof(reply), fds, CONTROL_REPLY_FDS) < 0)
 		die("sbx-vmm does not answer");
 	if (reply.type != (uint32_t)type || reply.code)
 		die("sbx-vmm: %s", reply.text);

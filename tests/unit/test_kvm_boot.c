@@ -141,13 +141,20 @@ static int load(const struct setup_header *header, const char *initrd, const cha
 		struct err *err)
 {
 	static uint8_t file[(SETUP_SECTS + 1) * 512 + PAYLOAD];
-	int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+	int fd = open(path, O_RDWR | O_TRUNC | O_CLOEXEC), initrd_fd = -1, rc;
 
 	memset(file, 0, sizeof(file));
 	memcpy(file + 0x1f1, header, sizeof(*header));
 	memset(file + sizeof(file) - PAYLOAD, 0xc3, PAYLOAD);
-	CHECK(fd >= 0 && write(fd, file, sizeof(file)) == sizeof(file) && close(fd) == 0);
-	return boot_load(&memory, path, initrd, cmdline, entry, err);
+	CHECK(fd >= 0 && write(fd, file, sizeof(file)) == sizeof(file));
+	if (initrd) {
+		initrd_fd = open(initrd, O_RDONLY | O_CLOEXEC);
+		CHECK(initrd_fd >= 0);
+	}
+	rc = boot_load(&memory, fd, initrd_fd, cmdline, entry, err);
+	close(initrd_fd);
+	close(fd);
+	return rc;
 }
 
 static void a_kernel_is_put_where_it_wants_to_be(void)
@@ -215,7 +222,7 @@ static void bad_kernels_are_refused(void)
 	cmdline[CMDLINE_MAX] = '\0';
 	CHECK(load(&header, NULL, cmdline, &entry, &err) == -E2BIG);
 	header = good_header();
-	CHECK(load(&header, "/nonexistent", "", &entry, &err) == -ENOENT && strstr(err.text, "/nonexistent"));
+	CHECK(load(&header, "/dev", "", &entry, &err) == -EISDIR && strstr(err.text, "the initrd"));
 	CHECK(entry == 0);
 }
 

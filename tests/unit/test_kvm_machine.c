@@ -275,13 +275,16 @@ static void an_empty_machine_does_not_run(void)
 {
 	struct test_vm vm;
 	struct err err = { 0 };
-	const struct vmm_boot boot = { .kernel = "/dev/null", .cmdline = "" };
+	const struct vmm_boot boot = { .kernel_fd = open("/dev/null", O_RDONLY | O_CLOEXEC),
+				       .initrd_fd = -1,
+				       .cmdline = "" };
 
 	vm_open(&vm, 1);
 	CHECK(vmm_run(vm.vmm, &err) == -EBUSY);
 	CHECK(vmm_boot(vm.vmm, &boot, &err) == -EINVAL);
 	CHECK(vmm_run(vm.vmm, &err) == -EBUSY);
 	CHECK(vmm_boot(vm.vmm, &boot, &err) == -EBUSY);
+	close(boot.kernel_fd);
 	vm_close(&vm);
 }
 

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,11 +76,11 @@ void blank_break(struct blank *blank, const struct err *why)
 	process_kill(blank->process, SIGKILL);
 }
 
-static void close_fds(int fds[CONTROL_FDS_MAX])
+static void close_fds(int fds[CONTROL_REPLY_FDS])
 {
 	int i;
 
-	for (i = 0; i < CONTROL_FDS_MAX; i++)
+	for (i = 0; i < CONTROL_REPLY_FDS; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
 }
@@ -100,10 +101,10 @@ static void on_message(void *arg, uint32_t events)
 	struct blank *blank = arg;
 	struct control_reply reply;
 	struct err err;
-	int fds[CONTROL_FDS_MAX], rc;
+	int fds[CONTROL_REPLY_FDS], rc;
 
 	(void)events;
-	rc = control_recv(blank->control, &reply, sizeof(reply), fds);
+	rc = control_recv(blank->control, &reply, sizeof(reply), fds, CONTROL_REPLY_FDS);
 	if (rc == -EAGAIN)
 		return;
 	if (rc < 0) {
@@ -129,10 +130,10 @@ static void on_message(void *arg, uint32_t events)
 static void explain_end(struct blank *blank, int status)
 {
 	struct control_reply reply;
-	int fds[CONTROL_FDS_MAX];
+	int fds[CONTROL_REPLY_FDS];
 
 	/* Its last words may still be in the socket; answers before them are nobody's any more. */
-	while (control_recv(blank->control, &reply, sizeof(reply), fds) >= 0) {
+	while (control_recv(blank->control, &reply, sizeof(reply), fds, CONTROL_REPLY_FDS) >= 0) {
 		reply.text[sizeof(reply.text) - 1] = '\0';
 		if (reply.type == CONTROL_ENDED)
 			note_end(blank, &reply);
@@ -197,7 +198,7 @@ static int spawn(struct blank *blank, const struct engine_env *env, int control_
 {
 	enum { KEEP = 5 };
 	const int keep[KEEP] = { control_fd, blank->agent[1], blank->console[1], stats_fd, blank->net[1] };
-	char program[CONTROL_PATH_MAX], numbers[KEEP + 2][24];
+	char program[PATH_MAX], numbers[KEEP + 2][24];
 	const char *const argv[] = { program,    "--control", numbers[0], "--agent", numbers[1], "--console",
 				     numbers[2], "--stats",   numbers[3], "--net",   numbers[4], "--memory",
 				     numbers[5], "--cpus",    numbers[6], NULL };

@@ -20,7 +20,7 @@ struct blank;
 
 struct blank_events {
 	/* A reply; fds are the callee's, -1 where there is none. */
-	void (*reply)(void *owner, const struct control_reply *reply, int fds[CONTROL_FDS_MAX]);
+	void (*reply)(void *owner, const struct control_reply *reply, int fds[CONTROL_REPLY_FDS]);
 	/* The process is gone, and the sentence says why. clean: the guest wanted it. Called once; only
 	 * shell_free may follow. */
 	void (*ended)(void *owner, bool clean, const struct err *why);

@@ -7,12 +7,15 @@
  * own, since a machine may be resumed and run while its RAM is still copied.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "snap/qcow2/chain.h"
 #include "util/pending.h"
 #include "vm/cpu_flags.h"
 #include "vm/engine.h"
@@ -93,7 +96,7 @@ static void on_frozen(struct vm *vm)
 	vm->capture.frozen(vm->capture.arg);
 }
 
-static void on_captured(struct vm *vm, const struct err *failure, int fds[CONTROL_FDS_MAX])
+static void on_captured(struct vm *vm, const struct err *failure, int fds[CONTROL_REPLY_FDS])
 {
 	struct template *template = NULL;
 	struct err err = *failure;
@@ -131,7 +134,7 @@ static void on_done(struct vm *vm, const struct err *err)
 	pending_end(&vm->op, err);
 }
 
-static void on_reply(void *owner, const struct control_reply *reply, int fds[CONTROL_FDS_MAX])
+static void on_reply(void *owner, const struct control_reply *reply, int fds[CONTROL_REPLY_FDS])
 {
 	struct vm *vm = owner;
 	struct err err = { 0 };
@@ -146,7 +149,7 @@ static void on_reply(void *owner, const struct control_reply *reply, int fds[CON
 		on_frozen(vm);
 	else if (reply->type == CONTROL_CAPTURED && vm->capturing)
 		on_captured(vm, &err, fds);
-	for (i = 0; i < CONTROL_FDS_MAX; i++)
+	for (i = 0; i < CONTROL_REPLY_FDS; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
 	vm_release(vm);
@@ -176,11 +179,42 @@ static const struct blank_events blank_events = { .reply = on_reply, .ended = on
 
 /* ---- the engine's calls */
 
-static int put_path(char field[CONTROL_PATH_MAX], const char *path, struct err *err)
+/* A request whose descriptors are complete; they stay open until it is sent. */
+struct parcel {
+	struct control_request request;
+	int fds[CONTROL_FDS_MAX];
+	unsigned n;
+	int files[2];       /* kernel and initrd, -1: none */
+	struct chain *disk; /* or NULL */
+};
+
+static void parcel_close(struct parcel *parcel)
 {
-	if (strlen(path) >= CONTROL_PATH_MAX)
-		return err_set(err, -ENAMETOOLONG, "%.64s...: the path is too long", path);
-	memcpy(field, path, strlen(path) + 1);
+	for (unsigned i = 0; i < 2; i++)
+		if (parcel->files[i] >= 0)
+			close(parcel->files[i]);
+	chain_free(parcel->disk);
+}
+
+static int put_file(struct parcel *parcel, unsigned i, const char *path, struct err *err)
+{
+	const int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_sys(err, -errno, "cannot open %s", path);
+	parcel->files[i] = parcel->fds[parcel->n++] = fd;
+	return 0;
+}
+
+static int put_disk(struct parcel *parcel, const char *path, struct err *err)
+{
+	const int rc = chain_open_path(path, true, &parcel->disk, err);
+
+	if (rc)
+		return rc;
+	snprintf(parcel->request.disk, sizeof(parcel->request.disk), "%s", chain_file(parcel->disk, 0));
+	for (unsigned i = 0; i < chain_length(parcel->disk); i++)
+		parcel->fds[parcel->n++] = chain_fd(parcel->disk, i);
 	return 0;
 }
 
@@ -211,35 +245,47 @@ static int vm_new(const struct engine_env *env, const struct shape *shape, struc
 	return rc;
 }
 
-static int kvm_boot(const struct engine_env *env, const struct shape *shape, const char *disk,
-		    const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
-		    struct err *err)
+/* Send the first request to a new machine; done is called when it is answered. */
+static int vm_begin(const struct engine_env *env, const struct shape *shape, struct template *base,
+		    const struct parcel *parcel, struct pending loading, struct vm **ret, struct err *err)
 {
-	struct control_request request = { .type = CONTROL_BOOT };
-	char args[KERNEL_ARGS_SIZE];
 	struct vm *vm;
-	int rc;
+	int rc = vm_new(env, shape, base, &vm, err);
 
-	kernel_args(shape, args);
-	snprintf(request.cmdline, sizeof(request.cmdline), KERNEL_ARGS " %s", args);
-	rc = put_path(request.disk, disk, err);
-	if (!rc)
-		rc = put_path(request.kernel, env->kernel, err);
-	if (!rc)
-		rc = put_path(request.initrd, env->initrd, err);
-	if (!rc)
-		rc = vm_new(env, shape, NULL, &vm, err);
 	if (rc)
 		return rc;
-	rc = blank_send(vm->blank, &request, NULL, 0, err);
+	rc = blank_send(vm->blank, &parcel->request, parcel->fds, parcel->n, err);
 	if (rc) {
 		free_vm(vm);
 		return rc;
 	}
-	vm->events = events;
-	vm->owner = owner;
-	vm->loading = (struct pending){ done, arg };
+	vm->loading = loading;
 	*ret = vm;
+	return 0;
+}
+
+static int kvm_boot(const struct engine_env *env, const struct shape *shape, const char *disk,
+		    const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
+		    struct err *err)
+{
+	struct parcel parcel = { .request.type = CONTROL_BOOT, .files = { -1, -1 } };
+	char args[KERNEL_ARGS_SIZE];
+	int rc;
+
+	kernel_args(shape, args);
+	snprintf(parcel.request.cmdline, sizeof(parcel.request.cmdline), KERNEL_ARGS " %s", args);
+	rc = put_file(&parcel, 0, env->kernel, err);
+	if (!rc)
+		rc = put_file(&parcel, 1, env->initrd, err);
+	if (!rc)
+		rc = put_disk(&parcel, disk, err);
+	if (!rc)
+		rc = vm_begin(env, shape, NULL, &parcel, (struct pending){ done, arg }, ret, err);
+	parcel_close(&parcel);
+	if (rc)
+		return rc;
+	(*ret)->events = events;
+	(*ret)->owner = owner;
 	return 0;
 }
 
@@ -247,26 +293,21 @@ static int kvm_prepare(const struct engine_env *env, struct template *template, 
 		       const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		       struct err *err)
 {
-	struct control_request request = { .type = CONTROL_LOAD };
-	const int fds[] = { template->ram_fd, template->state_fd };
-	struct vm *vm;
-	int rc;
+	struct parcel parcel = { .request.type = CONTROL_LOAD,
+				 .fds = { template->ram_fd, template->state_fd },
+				 .n = 2,
+				 .files = { -1, -1 } };
+	int rc = put_disk(&parcel, disk, err);
 
-	rc = put_path(request.disk, disk, err);
 	if (!rc)
-		rc = vm_new(env, &template->shape, template, &vm, err);
+		rc = vm_begin(env, &template->shape, template, &parcel, (struct pending){ done, arg }, ret,
+			      err);
+	parcel_close(&parcel);
 	if (rc)
 		return rc;
-	rc = blank_send(vm->blank, &request, fds, 2, err);
-	if (rc) {
-		free_vm(vm);
-		return rc;
-	}
 	blank_pool_want(env, template->shape.memory_max, template->shape.cpus_max);
-	vm->events = events;
-	vm->owner = owner;
-	vm->loading = (struct pending){ done, arg };
-	*ret = vm;
+	(*ret)->events = events;
+	(*ret)->owner = owner;
 	return 0;
 }
 
@@ -319,18 +360,23 @@ static void fail_capture(void *arg)
 static void kvm_capture(struct vm *vm, const char *next_disk, const struct vm_capture *capture)
 {
 	struct control_request message = { .type = CONTROL_CAPTURE };
+	const char *slash = strrchr(next_disk, '/');
 	struct err err = { 0 };
+	int fd = -1;
 
 	vm->capturing = true;
 	vm->capture = *capture;
 	vm->began_ns = now_mono_ns();
+	snprintf(message.disk, sizeof(message.disk), "%s", slash ? slash + 1 : next_disk);
 	if (vm->dead)
 		err = vm->why;
-	else if (!put_path(message.disk, next_disk, &err) && blank_send(vm->blank, &message, NULL, 0, &err)) {
-		blank_break(vm->blank, &err);
-		return;
-	}
-	if (err.code) {
+	else
+		fd = qcow2_open_file(AT_FDCWD, next_disk, true, &err);
+	if (fd >= 0) {
+		if (blank_send(vm->blank, &message, &fd, 1, &err))
+			blank_break(vm->blank, &err);
+		close(fd);
+	} else {
 		vm->op_err = err;
 		timer_start(vm->env->loop, &vm->defer, 0, fail_capture, vm);
 	}
@@ -378,7 +424,7 @@ static int kvm_usage(const struct vm *vm, struct vm_usage *ret)
 static int kvm_engine_probe(const struct engine_env *env, char *how, size_t how_size, struct err *err)
 {
 	const struct kvm_probe *probe = kvm_probe();
-	char program[CONTROL_PATH_MAX];
+	char program[PATH_MAX];
 
 	if (probe->err.code) {
 		if (err)

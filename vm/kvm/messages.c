@@ -35,7 +35,7 @@ int control_send(int fd, const void *message, size_t size, const int *fds, unsig
 	return n < 0 ? -errno : 0;
 }
 
-static unsigned take_fds(struct msghdr *msg, int fds[CONTROL_FDS_MAX])
+static unsigned take_fds(struct msghdr *msg, int *fds)
 {
 	struct cmsghdr *header;
 	unsigned n = 0;
@@ -43,25 +43,25 @@ static unsigned take_fds(struct msghdr *msg, int fds[CONTROL_FDS_MAX])
 	for (header = CMSG_FIRSTHDR(msg); header; header = CMSG_NXTHDR(msg, header)) {
 		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
 			continue;
-		/* The kernel has closed what did not fit into the space for CONTROL_FDS_MAX. */
+		/* The kernel has closed what did not fit into the space. */
 		n = (unsigned)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
 		memcpy(fds, CMSG_DATA(header), n * sizeof(int));
 	}
 	return n;
 }
 
-int control_recv(int fd, void *message, size_t size, int fds[CONTROL_FDS_MAX])
+int control_recv(int fd, void *message, size_t size, int *fds, unsigned max)
 {
 	struct iovec iov = { message, size };
 	union fd_space space = { 0 };
 	struct msghdr msg = { .msg_iov = &iov,
 			      .msg_iovlen = 1,
 			      .msg_control = space.space,
-			      .msg_controllen = sizeof(space.space) };
+			      .msg_controllen = CMSG_SPACE(max * sizeof(int)) };
 	unsigned i, got;
 	ssize_t n;
 
-	for (i = 0; i < CONTROL_FDS_MAX; i++)
+	for (i = 0; i < max; i++)
 		fds[i] = -1;
 	do
 		n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);

@@ -10,12 +10,10 @@
 
 #include <asm/bootparam.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "util/io.h"
 #include "vm/vmm/layout.h"
@@ -51,105 +49,81 @@ enum {
 #define EFER_LME (1ull << 8)
 #define EFER_LMA (1ull << 10)
 
-static int read_file(int fd, const char *path, void *buf, size_t len, uint64_t offset, struct err *err)
+static int read_file(int fd, const char *what, void *buf, size_t len, uint64_t offset, struct err *err)
 {
 	const int rc = pread_all(fd, buf, len, offset);
 
 	if (rc == -EIO)
-		return err_set(err, -EINVAL, "%s is cut short", path);
-	return rc ? err_sys(err, rc, "cannot read %s", path) : 0;
+		return err_set(err, -EINVAL, "%s is cut short", what);
+	return rc ? err_sys(err, rc, "cannot read %s", what) : 0;
 }
 
-static int open_file(const char *path, int *ret_fd, uint64_t *ret_size, struct err *err)
+static int file_size(int fd, const char *what, uint64_t *ret, struct err *err)
 {
 	struct stat st;
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-	if (fd < 0 || fstat(fd, &st) < 0) {
-		const int rc = err_sys(err, -errno, "cannot open %s", path);
-
-		if (fd >= 0)
-			close(fd);
-		return rc;
-	}
-	*ret_fd = fd;
-	*ret_size = (uint64_t)st.st_size;
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, -errno, "cannot read %s", what);
+	*ret = (uint64_t)st.st_size;
 	return 0;
 }
 
-static int read_header(int fd, const char *path, struct setup_header *header, struct err *err)
+static int read_header(int fd, struct setup_header *header, struct err *err)
 {
-	int rc = read_file(fd, path, header, sizeof(*header), SETUP_HEADER, err);
+	int rc = read_file(fd, "the kernel", header, sizeof(*header), SETUP_HEADER, err);
 
 	if (rc)
 		return rc;
 	if (header->boot_flag != BOOT_FLAG || memcmp(&header->header, "HdrS", 4) != 0)
-		return err_set(err, -EINVAL, "%s is not a bzImage", path);
+		return err_set(err, -EINVAL, "the kernel is not a bzImage");
 	if (header->version < PROTOCOL_MIN || !(header->xloadflags & XLF_KERNEL_64))
-		return err_set(err, -EINVAL, "%s has no 64-bit entry point", path);
+		return err_set(err, -EINVAL, "the kernel has no 64-bit entry point");
 	return 0;
 }
 
-static int load_kernel(const struct guest_memory *memory, const char *path, struct setup_header *header,
+static int load_kernel(const struct guest_memory *memory, int fd, struct setup_header *header,
 		       struct err *err)
 {
 	uint64_t size = 0, setup;
 	void *to;
-	int fd = -1, rc;
+	int rc = file_size(fd, "the kernel", &size, err);
 
-	rc = open_file(path, &fd, &size, err);
+	if (!rc)
+		rc = read_header(fd, header, err);
 	if (rc)
 		return rc;
-	rc = read_header(fd, path, header, err);
-	if (rc)
-		goto out;
 	/* 0 means 4, for kernels older than all this. */
 	setup = (uint64_t)((header->setup_sects ? header->setup_sects : 4) + 1) * SECTOR;
-	if (setup >= size || header->init_size < size - setup || header->pref_address < HIGH_RAM_ADDR) {
-		rc = err_set(err, -EINVAL, "the header of %s contradicts its size", path);
-		goto out;
-	}
+	if (setup >= size || header->init_size < size - setup || header->pref_address < HIGH_RAM_ADDR)
+		return err_set(err, -EINVAL, "the header of the kernel contradicts its size");
 	/* It unpacks itself within init_size bytes from where it is. */
 	to = header->pref_address < guest_low_size(memory)
 		     ? guest_ptr(memory, header->pref_address, header->init_size)
 		     : NULL;
 	if (!to)
-		rc = err_set(err, -ENOMEM, "%s needs %llu MiB of memory", path,
-			     (unsigned long long)(header->pref_address + header->init_size) >> 20);
-	else
-		rc = read_file(fd, path, to, size - setup, setup, err);
-out:
-	close(fd);
-	return rc;
+		return err_set(err, -ENOMEM, "the kernel needs %llu MiB of memory",
+			       (unsigned long long)(header->pref_address + header->init_size) >> 20);
+	return read_file(fd, "the kernel", to, size - setup, setup, err);
 }
 
-static int load_initrd(const struct guest_memory *memory, const char *path, struct setup_header *header,
+static int load_initrd(const struct guest_memory *memory, int fd, struct setup_header *header,
 		       struct err *err)
 {
 	const uint64_t kernel_end = header->pref_address + header->init_size;
 	uint64_t size = 0, end, at;
-	int fd = -1, rc;
+	int rc = file_size(fd, "the initrd", &size, err);
 
-	rc = open_file(path, &fd, &size, err);
 	if (rc)
 		return rc;
 	end = guest_low_size(memory);
 	if (end > (uint64_t)header->initrd_addr_max + 1)
 		end = (uint64_t)header->initrd_addr_max + 1;
-	if (!size || end < kernel_end || size > end - kernel_end) {
-		rc = err_set(err, -ENOMEM, "%s does not fit into memory", path);
-		goto out;
-	}
 	at = (end - size) / PAGE * PAGE;
-	if (at < kernel_end)
-		rc = err_set(err, -ENOMEM, "%s does not fit into memory", path);
-	else
-		rc = read_file(fd, path, guest_ptr(memory, at, size), size, 0, err);
+	if (!size || end < kernel_end || size > end - kernel_end || at < kernel_end)
+		return err_set(err, -ENOMEM, "the initrd does not fit into memory");
 	header->ramdisk_image = (uint32_t)at;
 	header->ramdisk_size = (uint32_t)size;
-out:
-	close(fd);
-	return rc;
+	return read_file(fd, "the initrd", guest_ptr(memory, at, size), size, 0, err);
 }
 
 static void add_e820(struct boot_params *params, uint64_t start, uint64_t end, uint32_t type)
@@ -211,7 +185,7 @@ static void write_reset_code(const struct guest_memory *memory)
 		memcpy(to, code, sizeof(code));
 }
 
-int boot_load(const struct guest_memory *memory, const char *kernel, const char *initrd, const char *cmdline,
+int boot_load(const struct guest_memory *memory, int kernel_fd, int initrd_fd, const char *cmdline,
 	      uint64_t *ret_entry, struct err *err)
 {
 	struct setup_header header;
@@ -221,9 +195,9 @@ int boot_load(const struct guest_memory *memory, const char *kernel, const char 
 
 	if (!params || !cmdline_ptr)
 		return err_set(err, -ENOMEM, "no memory to boot in");
-	rc = load_kernel(memory, kernel, &header, err);
-	if (!rc && initrd)
-		rc = load_initrd(memory, initrd, &header, err);
+	rc = load_kernel(memory, kernel_fd, &header, err);
+	if (!rc && initrd_fd >= 0)
+		rc = load_initrd(memory, initrd_fd, &header, err);
 	if (!rc && (strlen(cmdline) >= CMDLINE_MAX || strlen(cmdline) > header.cmdline_size))
 		rc = err_set(err, -E2BIG, "the kernel's command line is too long");
 	if (!rc)

@@ -13,9 +13,9 @@
 #include "util/err.h"
 #include "vm/vmm/memory.h"
 
-/* Load a bzImage (version 2.12 or later, 64-bit), initrd (or NULL) and command line; *ret_entry is where the
+/* Load a bzImage (version 2.12 or later, 64-bit), initrd (-1: none) and command line; *ret_entry is where the
  * kernel is entered. */
-int boot_load(const struct guest_memory *memory, const char *kernel, const char *initrd, const char *cmdline,
+int boot_load(const struct guest_memory *memory, int kernel_fd, int initrd_fd, const char *cmdline,
 	      uint64_t *ret_entry, struct err *err);
 /* Registers of the first CPU for a kernel that boot_load loaded. */
 int boot_set_registers(int vcpu_fd, uint64_t entry, struct err *err);

@@ -70,49 +70,73 @@ static void on_captured(void *arg, const struct err *err, int ram_fd, int state_
 	close(state_fd);
 }
 
-static void capture(struct control_server *server, const char *next_disk)
+/* The next disk is fds[0], which is the machine's when this succeeds. */
+static void capture(struct control_server *server, const char *next_disk, int *fds)
 {
+	const bool disk = next_disk[0];
 	struct err err = { 0 };
-	const char *slash = next_disk ? strrchr(next_disk, '/') : NULL;
-	const int fd = next_disk ? qcow2_open_file(AT_FDCWD, next_disk, true, &err) : -1;
 
 	if (server->capture)
 		err_set(&err, -EBUSY, "a capture is under way");
-	else if (!err.code)
-		freeze_start(server->vmm, slash ? slash + 1 : next_disk, fd, on_captured, server,
-			     &server->capture, &err);
-	if (err.code && fd >= 0)
-		close(fd);
+	else if (!freeze_start(server->vmm, disk ? next_disk : NULL, fds[0], on_captured, server,
+			       &server->capture, &err) &&
+		 disk)
+		fds[0] = -1;
 	if (err.code)
 		reply_err(server, CONTROL_CAPTURED, &err);
 	else
 		reply(server, CONTROL_FROZEN, 0, "", NULL, 0);
 }
 
-static void serve(struct control_server *server, const struct control_request *request,
-		  int fds[CONTROL_FDS_MAX])
+/* The request's disk, if it has one: its layers are the last of the nfds descriptors, which are the chain's now. */
+static int take_disk(const struct control_request *request, int *fds, unsigned nfds, struct chain **ret,
+		     struct err *err)
 {
-	const char *disk = request->disk[0] ? request->disk : NULL;
-	struct vmm_boot boot = { .kernel = request->kernel,
-				 .initrd = request->initrd[0] ? request->initrd : NULL,
-				 .cmdline = request->cmdline };
+	enum { FIRST = 2 };
+	const unsigned n = nfds > FIRST ? nfds - FIRST : 0;
+	int rc;
+
+	*ret = NULL;
+	if (!request->disk[0])
+		return 0;
+	rc = chain_adopt(request->disk, fds + FIRST, n, true, ret, err);
+	for (unsigned i = 0; !rc && i < n; i++)
+		fds[FIRST + i] = -1;
+	return rc;
+}
+
+/* Become a machine: one that boots, or a fork. */
+static void fill(struct vmm *vmm, const struct control_request *request, int *fds, unsigned nfds,
+		 struct err *err)
+{
+	struct vmm_boot boot = { .kernel_fd = fds[0], .initrd_fd = fds[1], .cmdline = request->cmdline };
+
+	if (nfds < 2) {
+		err_set(err, -EPROTO, "a request without files");
+		return;
+	}
+	if (take_disk(request, fds, nfds, &boot.disk, err))
+		return;
+	if (request->type == CONTROL_LOAD)
+		vmm_load(vmm, fds[0], fds[1], boot.disk, err);
+	else if (!vmm_boot(vmm, &boot, err))
+		vmm_run(vmm, err);
+	if (!vmm->disk)
+		chain_free(boot.disk);
+	if (vmm->memory.template_fd == fds[0])
+		fds[0] = -1; /* the machine's */
+}
+
+static void serve(struct control_server *server, const struct control_request *request, int *fds,
+		  unsigned nfds)
+{
 	struct vmm *vmm = server->vmm;
 	struct err err = { 0 };
 
 	switch (request->type) {
 	case CONTROL_BOOT:
-		if ((!disk || !chain_open_path(disk, true, &boot.disk, &err)) && !vmm_boot(vmm, &boot, &err))
-			vmm_run(vmm, &err);
-		if (!vmm->disk)
-			chain_free(boot.disk);
-		break;
 	case CONTROL_LOAD:
-		if (!disk || !chain_open_path(disk, true, &boot.disk, &err))
-			vmm_load(vmm, fds[0], fds[1], boot.disk, &err);
-		if (!vmm->disk)
-			chain_free(boot.disk);
-		if (vmm->memory.template_fd == fds[0])
-			fds[0] = -1; /* the machine's */
+		fill(vmm, request, fds, nfds, &err);
 		break;
 	case CONTROL_RUN:
 		vmm_run(vmm, &err);
@@ -121,7 +145,7 @@ static void serve(struct control_server *server, const struct control_request *r
 		vmm_stop(vmm, &err);
 		break;
 	case CONTROL_CAPTURE:
-		capture(server, disk);
+		capture(server, request->disk, fds);
 		return;
 	default:
 		err_set(&err, -EPROTO, "unknown request %u", request->type);
@@ -137,7 +161,7 @@ static void on_request(void *arg, uint32_t events)
 	unsigned i;
 
 	(void)events;
-	rc = control_recv(server->fd, &request, sizeof(request), fds);
+	rc = control_recv(server->fd, &request, sizeof(request), fds, CONTROL_FDS_MAX);
 	if (rc == -EAGAIN)
 		return;
 	if (rc < 0) {
@@ -145,10 +169,9 @@ static void on_request(void *arg, uint32_t events)
 		loop_stop(server->loop);
 		return;
 	}
-	request.disk[sizeof(request.disk) - 1] = request.kernel[sizeof(request.kernel) - 1] = '\0';
-	request.initrd[sizeof(request.initrd) - 1] = request.cmdline[sizeof(request.cmdline) - 1] = '\0';
-	serve(server, &request, fds);
-	for (i = 0; i < CONTROL_FDS_MAX; i++)
+	request.disk[sizeof(request.disk) - 1] = request.cmdline[sizeof(request.cmdline) - 1] = '\0';
+	serve(server, &request, fds, (unsigned)rc);
+	for (i = 0; i < (unsigned)rc; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
 }

@@ -6,22 +6,28 @@
  * The daemon sends one request and waits for its reply; CONTROL_FROZEN and CONTROL_ENDED come by themselves.
  * A VMM whose daemon closes the socket ends.
  *
- *   READY                              from the VMM, once: the machine is made and empty
- *   BOOT   kernel, initrd, cmdline, disk    start from power-on; the machine runs when it is answered
- *   LOAD   disk; fds: RAM, state       become a fork; still stopped when it is answered
- *   RUN                                let the vCPUs run
- *   STOP                               stop them and drain the disk
- *   CAPTURE  disk: the next one        FROZEN when the machine may run again, then the reply with fds: RAM,
- * state
+ *   READY                 from the VMM, once: the machine is made and empty
+ *   BOOT     disk, cmdline; fds: kernel, initrd, the disk's layers
+ *                         start from power-on; the machine runs when it is answered
+ *   LOAD     disk; fds: RAM, state, the disk's layers
+ *                         become a fork; still stopped when it is answered
+ *   RUN                   let the vCPUs run
+ *   STOP                  stop them and drain the disk
+ *   CAPTURE  disk; fds: the next overlay
+ *                         FROZEN when the machine may run again, then the reply with fds: RAM, state
+ *
+ * The VMM opens nothing: all it works on are descriptors. A disk is those of its chain, the topmost layer first
+ * (snap/qcow2/chain.h), and the name of that.
  *
  * Every request is answered by DONE with code 0, or a negative errno and a sentence.
  */
 #ifndef SBX_VM_VMM_CONTROL_H
 #define SBX_VM_VMM_CONTROL_H
 
-#include <limits.h>
 #include <stdint.h>
 
+#include "snap/qcow2/chain.h"
+#include "snap/qcow2/header.h"
 #include "util/err.h"
 #include "util/loop.h"
 
@@ -40,13 +46,16 @@ enum control_type {
 	CONTROL_ENDED,
 };
 
-enum { CONTROL_PATH_MAX = 1024, CONTROL_CMDLINE_MAX = 1024, CONTROL_FDS_MAX = 2 };
+enum {
+	CONTROL_CMDLINE_MAX = 1024,
+	CONTROL_FDS_MAX = 2 + QCOW2_CHAIN_MAX, /* of a request; the kernel's limit is 253 */
+	CONTROL_REPLY_FDS = 2,
+};
 
 struct control_request {
 	uint32_t type;
-	char disk[CONTROL_PATH_MAX];
-	/* BOOT only */
-	char kernel[CONTROL_PATH_MAX], initrd[CONTROL_PATH_MAX], cmdline[CONTROL_CMDLINE_MAX];
+	char disk[QCOW2_NAME_MAX + 1];
+	char cmdline[CONTROL_CMDLINE_MAX]; /* BOOT only */
 };
 
 struct control_reply {
@@ -57,9 +66,9 @@ struct control_reply {
 
 /* One message of `size` bytes and up to CONTROL_FDS_MAX descriptors; -EAGAIN as the socket's. */
 int control_send(int fd, const void *message, size_t size, const int *fds, unsigned nfds);
-/* Returns how many descriptors came, -1 for those that did not; -EPIPE at the end, -EPROTO for a message of
- * another size. */
-int control_recv(int fd, void *message, size_t size, int fds[CONTROL_FDS_MAX]);
+/* Returns how many descriptors came, at most `max`, -1 for those that did not; -EPIPE at the end, -EPROTO for a
+ * message of another size. */
+int control_recv(int fd, void *message, size_t size, int *fds, unsigned max);
 
 struct control_fds {
 	int control, agent, console, net; /* all sockets, inherited; all but control may be -1 */

@@ -7,6 +7,7 @@
  * with the machine.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <stdio.h>
@@ -69,8 +70,7 @@ static const struct program program = {
 };
 
 struct arguments {
-	struct vmm_boot boot;
-	const char *disk; /* a path */
+	const char *kernel, *initrd, *disk, *cmdline;
 	uint64_t memory;
 	unsigned cpus;
 	int control, agent, console, net, stats;
@@ -107,16 +107,16 @@ static bool set_option(struct arguments *o, int option, const char *value)
 {
 	switch (option) {
 	case OPT_KERNEL:
-		o->boot.kernel = value;
+		o->kernel = value;
 		return true;
 	case OPT_INITRD:
-		o->boot.initrd = value;
+		o->initrd = value;
 		return true;
 	case OPT_DISK:
 		o->disk = value;
 		return true;
 	case OPT_CMDLINE:
-		o->boot.cmdline = value;
+		o->cmdline = value;
 		return true;
 	case OPT_MEMORY:
 		return size_parse(value, &o->memory) == 0;
@@ -140,7 +140,7 @@ static int parse_options(int argc, char **argv, struct arguments *o, int *status
 {
 	int option;
 
-	*o = (struct arguments){ .boot.cmdline = CMDLINE_DEFAULT,
+	*o = (struct arguments){ .cmdline = CMDLINE_DEFAULT,
 				 .memory = MEMORY_DEFAULT,
 				 .cpus = 1,
 				 .control = -1,
@@ -159,7 +159,7 @@ static int parse_options(int argc, char **argv, struct arguments *o, int *status
 	}
 	if (optind < argc)
 		*status = program_refuse(&program, "there is no operand \"%s\"", argv[optind]);
-	else if (o->control < 0 && !o->boot.kernel)
+	else if (o->control < 0 && !o->kernel)
 		*status = program_refuse(&program, "a kernel is needed (--kernel)");
 	else if (o->control >= 0 && o->stats < 0)
 		*status = program_refuse(&program, "--control needs --stats");
@@ -186,6 +186,28 @@ static void on_ended(void *arg, bool clean, const char *why)
 	loop_stop(s->loop);
 }
 
+/* What the caller still has afterwards, also of failure, is for close_files. */
+static int open_files(const struct arguments *o, struct vmm_boot *boot, struct err *err)
+{
+	boot->kernel_fd = open(o->kernel, O_RDONLY | O_CLOEXEC);
+	if (boot->kernel_fd < 0)
+		return err_sys(err, -errno, "cannot open %s", o->kernel);
+	boot->initrd_fd = o->initrd ? open(o->initrd, O_RDONLY | O_CLOEXEC) : -1;
+	if (o->initrd && boot->initrd_fd < 0)
+		return err_sys(err, -errno, "cannot open %s", o->initrd);
+	return o->disk ? chain_open_path(o->disk, true, &boot->disk, err) : 0;
+}
+
+static void close_files(const struct vmm_boot *boot, const struct vmm *vmm)
+{
+	if (boot->kernel_fd >= 0)
+		close(boot->kernel_fd);
+	if (boot->initrd_fd >= 0)
+		close(boot->initrd_fd);
+	if (!vmm->disk)
+		chain_free(boot->disk);
+}
+
 static int boot_here(struct loop *loop, const struct arguments *o, struct err *err)
 {
 	struct vmm_stats stats = { 0 };
@@ -198,7 +220,7 @@ static int boot_here(struct loop *loop, const struct arguments *o, struct err *e
 				     .ended = on_ended,
 				     .arg = &s };
 	struct terminal *terminal = NULL;
-	struct vmm_boot boot = o->boot;
+	struct vmm_boot boot = { .kernel_fd = -1, .initrd_fd = -1, .cmdline = o->cmdline };
 	struct vmm *vmm = NULL;
 	int rc = terminal_open(loop, on_quit, &s, &terminal, &config.console_fd, err);
 
@@ -210,12 +232,10 @@ static int boot_here(struct loop *loop, const struct arguments *o, struct err *e
 		goto out;
 	}
 	pthread_mutex_lock(&vmm->lock);
-	if (o->disk)
-		rc = chain_open_path(o->disk, true, &boot.disk, err);
+	rc = open_files(o, &boot, err);
 	if (!rc)
 		rc = vmm_boot(vmm, &boot, err);
-	if (!vmm->disk)
-		chain_free(boot.disk);
+	close_files(&boot, vmm);
 	if (!rc)
 		rc = seccomp_enter(err);
 	if (!rc)

@@ -142,7 +142,7 @@ int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err)
 	if (!rc)
 		rc = guest_memory_map_zero(&vmm->memory, err);
 	if (!rc)
-		rc = boot_load(&vmm->memory, boot->kernel, boot->initrd, boot->cmdline, &entry, err);
+		rc = boot_load(&vmm->memory, boot->kernel_fd, boot->initrd_fd, boot->cmdline, &entry, err);
 	if (!rc)
 		rc = acpi_write(&vmm->memory, vmm->ncpus, err);
 	if (!rc)

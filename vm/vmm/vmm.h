@@ -95,8 +95,9 @@ int vmm_create(struct loop *loop, const struct vmm_config *config, struct vmm **
 void vmm_free(struct vmm *vmm);
 
 struct vmm_boot {
-	const char *kernel, *initrd, *cmdline; /* initrd may be NULL */
-	struct chain *disk;                    /* or NULL */
+	int kernel_fd, initrd_fd; /* the caller's; initrd_fd may be -1 */
+	const char *cmdline;
+	struct chain *disk; /* or NULL */
 };
 /* The disk is the machine's once vmm->disk is set; if that fails it stays the caller's. So with vmm_load. */
 int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err);
