@@ -42,7 +42,7 @@ struct sandbox {
 	char image[STORE_NAME_MAX + 1];
 	struct shape shape;
 	struct buf env;      /* lines K=V */
-	struct buf requires; /* of a fork: what its origin needs of a host (requires.h) */
+	struct buf requires; /* of a fork: what its origin needs of a host (requirements.h) */
 	struct layer *disk;  /* its own overlay, kept from one start to the next; NULL before the first */
 
 	struct vm *vm;       /* NULL: no machine */

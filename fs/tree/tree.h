@@ -81,7 +81,7 @@ struct entry {
 	struct node *(*mount)(struct object *obj, const struct entry *entry);
 };
 
-/* An object's files that are not ours (guestfs.h). */
+/* An object's files that are not ours (fs/guest/guest_names.h). */
 struct guest_mount {
 	struct object *obj;
 	const struct guest_ops *ops;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* vm.h - a machine that QEMU runs; shared by engine.c (its life) and capture.c */
+/* vm.h - a machine that QEMU runs; shared by qemu.c (its life) and freeze.c (captures) */
 #ifndef SBX_VM_QEMU_VM_H
 #define SBX_VM_QEMU_VM_H
 
@@ -89,7 +89,7 @@ void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture 
 /* The machine has died (err says why), or is being destroyed (NULL: nobody is told). */
 void capture_abort(struct vm *vm, const struct err *err);
 
-/* ---- requires.c, for the engine's table */
+/* ---- version.c, for the engine's table */
 
 /* The version of a QEMU that ran here. */
 void qemu_version_seen(const char *version);

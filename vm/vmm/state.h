@@ -11,7 +11,7 @@
  *     VCPU     once a vCPU, by index (vcpu_state.h)
  *     IOAP     I/O APIC (irq.h)
  *     SERL     serial port (serial.h)
- *     VIRT     once a virtio device: u32 slot, the device's own (virtio_mmio.h)
+ *     VIRT     once a virtio device: u32 slot, the device's own (virtio/transport.h)
  *     DONE
  *
  * Numbers are little-endian, as is everything of KVM's on x86. Loading believes nothing: tags and lengths

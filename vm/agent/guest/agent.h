@@ -141,7 +141,7 @@ void guest_child_reset(void);
 void guest_files_frame(struct guest *guest, const struct frame *frame);
 void guest_files_close(struct guest_files *files);
 
-/* ---- agent_identity.c, agent_clock.c, agent_report.c, agent_size.c, agent_boot.c: the machine */
+/* ---- identity.c, clock.c, free_pages.c, size.c, boot.c: the machine */
 
 int identity_apply(const struct guest_identity *identity, struct err *err);
 /* Stop telling the host which memory is free. */

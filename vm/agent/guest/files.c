@@ -4,7 +4,7 @@
  *
  * What a path names is looked at, not followed: it is opened with O_PATH, its type is checked, and only then
  * a regular file is opened through /proc/self/fd. So nothing here waits for the other end of a FIFO or wakes
- * a device. Paths and the operations on names are in agent_names.c.
+ * a device. Paths and the operations on names are in names.c.
  */
 #include <dirent.h>
 #include <errno.h>

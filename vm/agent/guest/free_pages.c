@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * report.c - where free pages are not worth reporting
+ * free_pages.c - where free pages are not worth reporting
  *
  * The kernel tells the balloon device which memory is free, in blocks of 2^page_reporting_order pages. With
  * `sbx.report=boot` the host can use that of a machine that booted, and of a fork it cannot
