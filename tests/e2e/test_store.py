@@ -377,7 +377,7 @@ def test_a_host_that_does_not_fit(copy, own_mount, engine):
     refused(own_mount, copy, errno.EINVAL, "cpu teleport", "agent 99", "quantum-bits 3")
     other = {"kvm": "qemu", "qemu": "kvm"}[engine]
     rewrite(path, lambda text: text.replace(f"engine {engine}", f"engine {other}").replace(more, ""))
-    refused(own_mount, copy, errno.EINVAL, f"of engine {other}")
+    refused(own_mount, copy, errno.EINVAL, f"with engine {other}")
     rewrite(path, lambda text: text.replace("sbxfs-snapshot 1", "sbxfs-snapshot 9"))
     refused(own_mount, copy, errno.EINVAL, "9")
     path.write_text(kept)
