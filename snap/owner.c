@@ -76,11 +76,11 @@ static int parse(char *text, size_t len, const char *name, struct owner *ret, st
 		else if (!strcmp(key, "mode") && parse_mode(value, &owner.mode))
 			what = MODE;
 		if (!what || seen & what)
-			rc = err_set(err, -EIO, "%s has a line that makes no sense: '%.20s'", name, key);
+			rc = err_set(err, -EIO, "%s has an invalid line: \"%.20s\"", name, key);
 		seen |= what;
 	}
 	if (!rc && seen != (UID | GID | MODE))
-		rc = err_set(err, -EIO, "%s lacks something", name);
+		rc = err_set(err, -EIO, "%s lacks a key", name);
 	if (rc)
 		return -EIO; /* err has the reason */
 	*ret = owner;
@@ -107,7 +107,7 @@ static int owner_path(struct store *store, const char *name, char *ret, size_t s
 	const struct published *entry = catalogue_find(store, name);
 
 	if (!entry || !entry->id[0])
-		return err_set(err, -ENOENT, "there is no snapshot '%.70s'", name);
+		return err_set(err, -ENOENT, "there is no snapshot \"%.70s\"", name);
 	snprintf(ret, size, "%s/owner", entry->id);
 	*ret_id = entry->id;
 	return 0;

@@ -93,7 +93,7 @@ static void verb_gc(struct object *obj, const struct words *words, struct comman
 
 	(void)words;
 	if (command->caller.uid && command->caller.uid != obj->owner.uid)
-		err_set(&err, -EPERM, "gc: only who owns the root may do that");
+		err_set(&err, -EPERM, "gc: only the owner of the root may do that");
 	else if (!store_gc(obj->fs->store, &freed, &err))
 		log_info("gc: %" PRIu64 " bytes freed", freed);
 	command_done(command, &err);

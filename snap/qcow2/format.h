@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2_format.h - what a qcow2 file holds (QEMU, docs/interop/qcow2.txt); all numbers are big-endian
+ * format.h - what a qcow2 file holds (QEMU, docs/interop/qcow2.txt); all numbers are big-endian
  */
 #ifndef SBX_SNAP_QCOW2_FORMAT_H
 #define SBX_SNAP_QCOW2_FORMAT_H
