@@ -35,7 +35,6 @@ struct job *job_new(struct sandbox *sb, const char *name, const struct owner *ow
 	if (!job)
 		return NULL;
 	object_init(&job->obj, OBJECT_JOB, sb->obj.fs, name, owner, job_free);
-	job->obj.log = &sb->obj;
 	job->sb = sb;
 	job->nameless = !*name;
 	output_init(&job->out[0]);
@@ -135,7 +134,9 @@ int job_start(struct job *job, bool merge, struct err *err)
 	job->state = JOB_RUNNING;
 	agent_job_start(sb->agent, job->id, &spec);
 	if (!spec.stdin_open)
-		input_break(&job->in);
+		input_break(&job->in,
+			    "the command was started without it; have it open before writing cmd, as in "
+			    "exec 3> stdin");
 	job->in.eof |= !job->in.writers && !job->tty;
 	output_want(job, 0);
 	output_want(job, 1);
@@ -180,16 +181,21 @@ static void end(struct job *job, enum job_state state, uint32_t code)
 
 static void fail(struct job *job, const char *why)
 {
+	struct err err;
 	char *p;
 
 	snprintf(job->reason, sizeof(job->reason), "%s", why);
 	for (p = job->reason; *p; p++) /* one line, whatever the guest wrote */
 		if ((unsigned char)*p < ' ')
 			*p = ' ';
+	if (job->phase == JOB_STARTED) {
+		err_set(&err, -EIO, "exec/%s: %s", job->obj.name, job->reason);
+		object_report(&job->obj, &err);
+	}
 	end(job, JOB_FAILED, 0);
 	output_end(&job->out[0]);
 	output_end(&job->out[1]);
-	input_break(&job->in);
+	input_break(&job->in, "the command could not be run, or its machine ended; see status");
 }
 
 void job_started(struct sandbox *sb, uint32_t id, int err, const char *reason)
@@ -220,7 +226,7 @@ void job_stdin_max(struct sandbox *sb, uint32_t id, uint64_t offset)
 	if (!job)
 		return;
 	if (offset == UINT64_MAX) {
-		input_break(&job->in);
+		input_break(&job->in, "the command has closed it, or ended");
 	} else if (offset > job->in.max) {
 		job->in.max = offset;
 		input_pump(job);
@@ -292,5 +298,5 @@ void job_inherit(void *arg, const struct job_info *info)
 	job->in.max = info->stdin_max;
 	job->in.eof = job->in.eof_sent = info->stdin_eof;
 	if (!spec->stdin_open || info->stdin_max == UINT64_MAX || info->stdin_eof)
-		input_break(&job->in);
+		input_break(&job->in, "the command does not read it, or has ended");
 }

@@ -14,7 +14,7 @@
 #include "fs/tree/tree.h"
 #include "vm/agent/proto.h"
 
-enum { STREAM_WINDOW = 256 * 1024, STDIN_BUFFER = 64 * 1024 };
+enum { STREAM_WINDOW = 256 * 1024, STDIN_BUFFER = 64 * 1024, KEPT_MAX = 64 * 1024 };
 
 enum job_phase { JOB_PENDING, JOB_STARTED, JOB_ENDED }; /* the states of its verbs */
 
@@ -24,6 +24,8 @@ struct output {
 	uint64_t wanted; /* granted to the guest */
 	bool eof;
 	unsigned readers;    /* how many have it open */
+	uint64_t given;      /* bytes handed to readers */
+	struct buf *kept;    /* the last of those, at most KEPT_MAX; NULL: nobody reads them again */
 	struct list waiting; /* struct request */
 	struct list files;   /* struct file: who polls */
 };
@@ -31,7 +33,7 @@ struct output {
 struct input {
 	struct buf data;    /* taken from writers, not yet sent */
 	uint64_t at, max;   /* sent; granted by the guest */
-	bool broken;        /* nobody reads it any more */
+	const char *broken; /* why nobody reads it any more; NULL: it is read */
 	bool eof, eof_sent; /* no more will be written */
 	unsigned writers;
 	struct list waiting; /* struct request: writes */
@@ -96,8 +98,8 @@ void input_init(struct input *in);
 void input_release(struct input *in);
 /* Send what the guest takes, and let writers go on. */
 void input_pump(struct job *job);
-/* Nobody reads it any more: writers get EPIPE. */
-void input_break(struct input *in);
+/* Nobody reads it any more: writers get EPIPE, and `error` says why (a literal). */
+void input_break(struct input *in, const char *why);
 
 extern const struct stream_ops stdin_ops, stdout_ops, stderr_ops;
 

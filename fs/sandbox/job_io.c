@@ -51,6 +51,13 @@ void output_close(struct job *job, unsigned stream)
 	job->out[stream].readers--;
 }
 
+static void keep(struct buf *kept, const uint8_t *data, size_t n)
+{
+	buf_add(kept, data, n);
+	if (kept->len > KEPT_MAX)
+		buf_consume(kept, kept->len - KEPT_MAX);
+}
+
 /* Answer who waits, as far as there is something to answer with. */
 static void serve(struct output *out)
 {
@@ -59,6 +66,9 @@ static void serve(struct output *out)
 
 	while ((out->data.len || out->eof) && (request = list_first(&out->waiting, struct request, link))) {
 		n = out->data.len < request->size ? out->data.len : request->size;
+		if (out->kept)
+			keep(out->kept, buf_bytes(&out->data), n);
+		out->given += n;
 		request_data(request, n ? buf_bytes(&out->data) : NULL, n);
 		buf_consume(&out->data, n);
 	}
@@ -115,14 +125,25 @@ void input_release(struct input *in)
 	buf_release(&in->data);
 }
 
-void input_break(struct input *in)
+/* A writer hears that nobody reads, and why. */
+static void refuse(struct job *job, struct request *request)
+{
+	struct err err;
+
+	err_set(&err, -EPIPE, "stdin of exec/%s: %s", job->obj.name, job->in.broken);
+	object_report(&job->obj, &err);
+	request_err(request, -EPIPE);
+}
+
+void input_break(struct input *in, const char *why)
 {
 	struct request *request;
 
-	in->broken = true;
+	if (!in->broken)
+		in->broken = why;
 	buf_clear(&in->data);
 	while ((request = list_first(&in->waiting, struct request, link)))
-		request_err(request, -EPIPE);
+		refuse(container_of(in, struct job, in), request);
 	files_wake(&in->files);
 }
 
@@ -163,7 +184,8 @@ void input_pump(struct job *job)
 	if (in->eof && !in->eof_sent && !in->data.len && job->id && job->sb->agent) {
 		in->eof_sent = true;
 		agent_job_stdin_eof(job->sb->agent, job->id);
-		input_break(in); /* who opens it again finds nobody that reads */
+		/* Who opens it again finds nobody that reads. */
+		input_break(in, "its end was given already, by the last writer's close or the verb eof");
 	}
 	if (in->data.len < STDIN_BUFFER)
 		files_wake(&in->files);
@@ -198,7 +220,7 @@ static void stdin_write(struct file *file, const char *data, bool nonblock, stru
 	struct input *in = &job->in;
 
 	if (in->broken) {
-		request_err(request, -EPIPE);
+		refuse(job, request);
 		return;
 	}
 	if (nonblock) {

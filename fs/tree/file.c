@@ -3,8 +3,9 @@
  * file.c - open files of the tree: texts, commands and streams
  *
  * A text is made anew when it is read from its beginning, and kept for reads further on, so that a reader
- * with a small buffer sees one state of it. Polling is kernfs's: a file with a value is always readable, and
- * POLLPRI|POLLERR say that the value changed since this descriptor last read it.
+ * with a small buffer sees one state of it. Who polls a value that changes waits for what it has not read:
+ * POLLIN holds until the descriptor has read the value as it is, POLLPRI|POLLERR, as in sysfs, when it changed
+ * since the descriptor was opened or last read.
  */
 #include "fs/tree/file.h"
 
@@ -56,8 +57,26 @@ void files_wake(struct list *files)
 	}
 }
 
+int file_truncate(struct object *obj, const struct entry *entry)
+{
+	struct err err = { 0 };
+	int rc;
+
+	if (obj->gone)
+		return -ENODEV;
+	if (!(entry->flags & ENTRY_APPEND))
+		return 0;
+	rc = entry->store(obj, "", 0, &err);
+	object_report(obj, &err);
+	return rc;
+}
+
 static void file_free(struct file *file)
 {
+	/* `: > env`: not before the end, so that a text that is refused leaves the one that was. The kernel
+	 * queues the end before close(2) returns. */
+	if (file->emptied)
+		(void)file_truncate(file->obj, file->entry);
 	if (file->entry->stream && file->entry->stream->release)
 		file->entry->stream->release(file);
 	list_del(&file->link);
@@ -111,11 +130,12 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 		fuse_reply_err(req, -rc);
 		return;
 	}
+	file->emptied = fi->flags & O_TRUNC && entry->flags & ENTRY_APPEND;
 	fi->fh = (uintptr_t)file;
 	fi->direct_io = 1;
 	/* Mostly there is nothing to hear of at close, and an error where the daemon is gone. */
 	fi->noflush = !stream || !stream->flush;
-	fi->nonseekable = stream && !stream->seekable;
+	fi->nonseekable = stream && !stream->seekable && !stream->positioned;
 	if (fuse_reply_open(req, fi))
 		file_free(file);
 }
@@ -281,6 +301,7 @@ void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, o
 		fuse_reply_err(req, EINVAL);
 		return;
 	}
+	file->emptied = false;
 	rc = file_store(file, data, size, fi->flags & O_APPEND, &err);
 	object_report(file->obj, &err);
 	if (rc)
@@ -295,9 +316,11 @@ static unsigned file_events(const struct file *file)
 		return POLLIN | POLLRDNORM | POLLPRI | POLLERR | POLLHUP;
 	if (file->entry->stream && file->entry->stream->poll)
 		return file->entry->stream->poll(file);
-	if (file->entry->flags & ENTRY_POLL && file->seen != file->obj->version)
+	if (!(file->entry->flags & ENTRY_POLL))
+		return POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM;
+	if (file->seen != file->obj->version)
 		return POLLIN | POLLRDNORM | POLLPRI | POLLERR;
-	return POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM;
+	return file->shown ? 0 : POLLIN | POLLRDNORM;
 }
 
 void file_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph)

@@ -14,6 +14,9 @@ enum {
 };
 
 uint64_t file_size(struct object *obj, const struct entry *entry, struct err *err);
+/* Cut to nothing: a text of lines is then empty, and to others it means nothing. 0, or a negative errno with
+ * the sentence in `error`. */
+int file_truncate(struct object *obj, const struct entry *entry);
 void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, struct fuse_file_info *fi);
 
 void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);

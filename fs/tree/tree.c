@@ -145,8 +145,7 @@ void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret)
 	if (S_ISREG(entry->mode))
 		ret->st_size = obj->gone ? 0 : (off_t)file_size(obj, entry, &err);
 	/* cp reads what has as many blocks as bytes from front to back; else it seeks for holes first. */
-	if (!entry->stream || (entry->stream->size && !entry->stream->seekable))
-		ret->st_blocks = (ret->st_size + 511) / 512;
+	ret->st_blocks = (ret->st_size + 511) / 512;
 }
 
 /*
@@ -282,10 +281,10 @@ static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 }
 
 /*
- * Truncation is what `>` does before it writes, and times are what `touch` sets: both are accepted and change
- * nothing. Owner and permissions are an object's, and changed on its own directory; who may do that, the kernel
- * has decided. The bits above the permissions mean nothing here but for the sticky one of the root, below which
- * users make names beside each other.
+ * Truncation is what `>` does before it writes: it empties a text of lines (truncate -s 0 env) and changes
+ * nothing else. Times are what `touch` sets, and change nothing. Owner and permissions are an object's, and
+ * changed on its own directory; who may do that, the kernel has decided. The bits above the permissions mean
+ * nothing here but for the sticky one of the root, below which users make names beside each other.
  */
 static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 			 struct fuse_file_info *fi)
@@ -295,12 +294,18 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	struct owner owner = tn->obj->owner;
 	struct err err = { 0 };
 	const bool whose = to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID);
+	int rc;
 
 	(void)fi;
 	if (refuse_stale(req, tn->obj))
 		return;
 	if (whose && !is_own_dir(tn->entry)) {
 		fuse_reply_err(req, EPERM);
+		return;
+	}
+	rc = to_set & FUSE_SET_ATTR_SIZE && !attr->st_size ? file_truncate(tn->obj, tn->entry) : 0;
+	if (rc) {
+		fuse_reply_err(req, -rc);
 		return;
 	}
 	if (to_set & FUSE_SET_ATTR_MODE)

@@ -27,6 +27,7 @@ struct file {
 	gid_t gid;
 	struct buf text; /* what `show` gave when it was last read from its beginning */
 	bool shown;
+	bool emptied;                 /* opened with O_TRUNC, and nothing was written since */
 	uint64_t seen;                /* obj->version then */
 	struct list link;             /* in obj->files, or in a list of the stream's */
 	struct fuse_pollhandle *poll; /* who polls it; NULL: nobody since the last wake */
@@ -49,6 +50,7 @@ struct stream_ops {
 	unsigned (*poll)(const struct file *file);                 /* POLLIN... that hold now */
 	uint64_t (*size)(const struct object *obj);                /* st_size; NULL: STREAM_SIZE */
 	bool seekable;
+	bool positioned; /* has no content at offsets, but programs may ask where they are (lseek) */
 };
 
 enum entry_flags {

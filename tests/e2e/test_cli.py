@@ -148,7 +148,8 @@ def test_exec_on_a_terminal(terminal, vm):
     term.send(b"sleep 1000\n")
     term.expect(b"sleep 1000")
     term.expect(b"\n")
-    vm.sh("until pidof sleep; do sleep 0.05; done")
+    # This sleep, and no other: it runs once it is the terminal's foreground. ^C before would be the shell's.
+    vm.sh("until grep -qsxz 1000 /proc/[0-9]*/cmdline; do sleep 0.05; done")
     term.send(b"\x03")
     term.expect(b"# ")
     term.send(b"exit 5\n")

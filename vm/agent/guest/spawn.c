@@ -145,6 +145,19 @@ static void set_env(const struct job_spec *spec, const char *name, char *const *
 			putenv(spec->env[i]);
 }
 
+/*
+ * The streams are the user's: opening /dev/stdout, /dev/stderr or /dev/stdin (as nginx, gpg and tee do) asks
+ * who owns the pipe, and opening /dev/tty or ttyname(3)'s who owns the terminal. Without privilege they are the
+ * user's already. What is no stream of ours (/dev/null) stays as it is.
+ */
+static void give_streams(const struct job_spec *spec, const struct account *account)
+{
+	int fd;
+
+	for (fd = spec->stdin_open || spec->tty ? STDIN_FILENO : STDOUT_FILENO; fd <= STDERR_FILENO; fd++)
+		(void)!fchown(fd, account->uid, spec->tty ? (gid_t)-1 : account->gid);
+}
+
 static int enter_directory(const struct job_spec *spec, const struct account *account, struct err *err)
 {
 	if (spec->cwd)
@@ -199,6 +212,8 @@ static int run_child(const struct job_spec *spec, const char *name, char *const 
 	rc = take_streams(spec, ends, err);
 	if (!rc)
 		rc = find_account(spec->user ? spec->user : "root", &account, err);
+	if (!rc)
+		give_streams(spec, &account);
 	if (!rc)
 		rc = become(&account, err);
 	if (!rc)
