@@ -3,9 +3,13 @@
  * exec.c - sbx exec: run a command in a sandbox as if it were one here
  *
  * Makes a job in VM/exec, and lets threads copy: ours to its stdin, its stdout and stderr to ours. They block
- * in plain read(2) and write(2), so a slow reader of ours stalls the command and nothing else. One more
- * thread takes signals and passes them on; all others have them blocked. The main thread reads `wait`, which
- * returns when the command ended, and then waits for the ends of the output.
+ * in plain read(2) and write(2), so a slow reader of ours stalls the command and nothing else. The main thread
+ * reads `wait`, which returns when the command ended, and then waits for the ends of the output. `hold` is open all
+ * the time: however we end, the job ends with us.
+ *
+ * One more thread takes signals and has each passed on; all others have them blocked. Where that cannot be done (the
+ * machine is paused, halted or hung) or takes long enough for another signal, we end by ourselves, as if the signal
+ * had been ours: nothing here may wait for a guest without an end to it.
  *
  * With a terminal on both sides the job gets a terminal too, ours is set to raw mode, and so ^C is a byte
  * that the guest's terminal turns into a signal.
@@ -15,6 +19,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +27,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli/mount.h"
@@ -29,17 +35,48 @@
 #include "util/buf.h"
 #include "util/io.h"
 
+/* How long a guest may take before whoever sent a signal is told that another one ends us, in seconds. */
+enum { PATIENCE = 2 };
+/* How long after its deadline the daemon may still tell us of it, and what timeout(1) says then. */
+enum { GRACE = 5, TIMED_OUT = 124 };
+
 struct exec_job {
 	char vm[PATH_MAX];       /* the sandbox's directory */
 	char dir[PATH_MAX + 64]; /* its exec/NAME */
 	bool tty;
-	struct termios cooked; /* our terminal's settings, where tty */
-	int stdin_fd;
+	struct termios cooked; /* our terminal's settings, where raw */
+	bool raw;              /* it is in raw mode */
+	int stdin_fd, hold_fd;
+	time_t deadline;      /* CLOCK_MONOTONIC; 0: none */
+	atomic_bool started;  /* there is a command that signals are for */
+	atomic_int under_way; /* the signal that is being passed on; 0: none */
+	atomic_flag leaving;
 };
 
 static int fail(const char *what, const char *path)
 {
 	fprintf(stderr, "sbx: %s %s: %s\n", what, path, strerror(errno));
+	return -1;
+}
+
+/* What the daemon says of a job's file that it refused, or else errno. */
+static int complain(const struct exec_job *job, const char *what)
+{
+	char path[sizeof(job->dir) + 8], why[512] = "";
+	const int saved = errno;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/error", job->dir);
+	f = fopen(path, "re");
+	if (f) {
+		if (!fgets(why, sizeof(why), f))
+			*why = '\0';
+		fclose(f);
+	}
+	if (*why)
+		fprintf(stderr, "sbx: %s", why);
+	else
+		fprintf(stderr, "sbx: %s: %s\n", what, strerror(saved));
 	return -1;
 }
 
@@ -93,7 +130,7 @@ static int write_file(const struct exec_job *job, const char *name, const void *
 
 static int set(const struct exec_job *job, const char *name, const char *value)
 {
-	return write_file(job, name, value, strlen(value)) ? fail("cannot set", name) : 0;
+	return write_file(job, name, value, strlen(value)) ? complain(job, name) : 0;
 }
 
 static void resize(const struct exec_job *job)
@@ -111,8 +148,33 @@ static void resize(const struct exec_job *job)
 
 static void restore_terminal(const struct exec_job *job)
 {
-	if (job->tty)
+	if (job->raw)
 		(void)tcsetattr(STDIN_FILENO, TCSADRAIN, &job->cooked);
+}
+
+/* End now, from whatever thread. The kernel closes `hold` for us, and the job ends. */
+static _Noreturn void leave(struct exec_job *job, int status)
+{
+	while (atomic_flag_test_and_set(&job->leaving))
+		pause();
+	restore_terminal(job);
+	_exit(status);
+}
+
+/* Is the machine one that can do anything? */
+static bool vm_runs(const struct exec_job *job)
+{
+	char path[PATH_MAX + 8], state[32] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/state", job->vm);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	if (!fgets(state, sizeof(state), f))
+		*state = '\0';
+	fclose(f);
+	return !strcmp(state, "running\n");
 }
 
 static void *copy_stdin(void *arg)
@@ -121,14 +183,20 @@ static void *copy_stdin(void *arg)
 	char buf[65536];
 	ssize_t n;
 
-	while ((n = read(STDIN_FILENO, buf, sizeof(buf))) > 0)
+	while ((n = read(STDIN_FILENO, buf, sizeof(buf))) > 0) {
+		/* No terminal of a machine that stands still makes a signal of it. */
+		if (job->tty && memchr(buf, job->cooked.c_cc[VINTR], (size_t)n) && !vm_runs(job)) {
+			fprintf(stderr, "\r\nsbx: %s does not run; gave up the command\r\n", job->vm);
+			leave(job, 128 + SIGINT);
+		}
 		if (write_all(job->stdin_fd, buf, (size_t)n))
 			break; /* the command reads no more, or is no more: `wait` tells */
+	}
 	close(job->stdin_fd);
 	return NULL;
 }
 
-static void copy_output(const struct exec_job *job, const char *name, int to)
+static void copy_output(struct exec_job *job, const char *name, int to)
 {
 	int from = open_file(job, name, O_RDONLY);
 	char buf[65536];
@@ -136,14 +204,10 @@ static void copy_output(const struct exec_job *job, const char *name, int to)
 
 	if (from < 0)
 		return;
-	while ((n = read(from, buf, sizeof(buf))) > 0) {
-		if (!write_all(to, buf, (size_t)n))
-			continue;
-		/* Nobody wants the rest, as in `sbx exec vm yes | head`: end as a command here would. */
-		restore_terminal(job);
-		(void)rmdir(job->dir);
-		_exit(128 + SIGPIPE);
-	}
+	while ((n = read(from, buf, sizeof(buf))) > 0)
+		if (write_all(to, buf, (size_t)n))
+			/* Nobody wants the rest, as in `sbx exec vm yes | head`: end as a command here would. */
+			leave(job, 128 + SIGPIPE);
 	close(from);
 }
 
@@ -159,6 +223,8 @@ static void *copy_stderr(void *arg)
 	return NULL;
 }
 
+/* ---- signals */
+
 static void handled_signals(sigset_t *set)
 {
 	static const int signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH };
@@ -169,24 +235,88 @@ static void handled_signals(sigset_t *set)
 		sigaddset(set, signals[i]);
 }
 
-static void *pass_signals(void *arg)
+static bool ends_us(int sig)
 {
-	const struct exec_job *job = arg;
+	return sig == SIGHUP || sig == SIGINT || sig == SIGQUIT || sig == SIGTERM;
+}
+
+/* In a thread of its own, since it may take the guest as long as it likes. */
+static void *pass_on(void *arg)
+{
+	struct exec_job *job = arg;
+	const int sig = atomic_load(&job->under_way);
 	char verb[32];
+
+	snprintf(verb, sizeof(verb), "kill %d", sig);
+	if (write_file(job, "ctl", verb, strlen(verb)) && ends_us(sig)) {
+		(void)complain(job, job->vm);
+		fprintf(stderr, "sbx: gave up the command\n");
+		leave(job, 128 + sig);
+	}
+	atomic_store(&job->under_way, 0);
+	return NULL;
+}
+
+static void take_signal(struct exec_job *job, int sig)
+{
+	pthread_t thread;
+
+	if (sig == SIGWINCH) {
+		if (job->tty && atomic_load(&job->started))
+			resize(job);
+		return;
+	}
+	if (!atomic_load(&job->started) || atomic_load(&job->under_way)) {
+		if (ends_us(sig))
+			leave(job, 128 + sig);
+		return;
+	}
+	atomic_store(&job->under_way, sig);
+	if (pthread_create(&thread, NULL, pass_on, job))
+		leave(job, 128 + sig);
+	pthread_detach(thread);
+}
+
+static time_t now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec;
+}
+
+static void *take_signals(void *arg)
+{
+	struct exec_job *job = arg;
+	bool told = false;
+	struct timespec wait;
+	time_t sent = 0;
 	sigset_t set;
 	int sig;
 
 	handled_signals(&set);
 	for (;;) {
-		if (sigwait(&set, &sig))
-			continue;
-		if (sig == SIGWINCH) {
-			if (job->tty)
-				resize(job);
-			continue;
+		/* Nothing to wait for but a signal: as good as for ever. */
+		wait = (struct timespec){ .tv_sec = 1 << 20 };
+		if (atomic_load(&job->under_way) && !told)
+			wait.tv_sec = PATIENCE;
+		if (job->deadline && job->deadline - now() < wait.tv_sec)
+			wait.tv_sec = job->deadline > now() ? job->deadline - now() : 0;
+		sig = sigtimedwait(&set, NULL, &wait);
+		if (job->deadline && now() >= job->deadline) {
+			fprintf(stderr, "sbx: %s: no answer\n", job->vm);
+			leave(job, TIMED_OUT);
 		}
-		snprintf(verb, sizeof(verb), "kill %d", sig);
-		(void)write_file(job, "ctl", verb, strlen(verb)); /* it may just have ended */
+		if (sig > 0) {
+			told = false;
+			sent = now();
+			take_signal(job, sig);
+		} else if (atomic_load(&job->under_way) && !told && now() - sent >= PATIENCE) {
+			told = true;
+			fprintf(stderr,
+				"sbx: %s has not taken the signal yet; another one gives the command up\n",
+				job->vm);
+		}
 	}
 	return NULL;
 }
@@ -201,6 +331,7 @@ static int raw_mode(struct exec_job *job)
 		return fail("cannot use", "the terminal");
 	raw = job->cooked;
 	cfmakeraw(&raw);
+	job->raw = true;
 	return tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) ? fail("cannot use", "the terminal") : 0;
 }
 
@@ -218,56 +349,45 @@ static int start(const struct exec_job *job, char **argv)
 		rc = write_file(job, "cmd", buf_bytes(&cmd), cmd.len);
 	}
 	buf_release(&cmd);
-	return rc ? fail("cannot run a command in", job->vm) : 0;
+	return rc ? complain(job, job->vm) : 0;
 }
 
-/* Is the machine itself still there? Then `failed` is about the command. */
-static bool vm_runs(const struct exec_job *job)
+/* One line of a job's file; 0, or -1 and errno. */
+static int read_line(const struct exec_job *job, const char *name, char *ret, size_t size)
 {
-	char path[PATH_MAX + 8], state[32] = "";
-	FILE *f;
+	int fd = open_file(job, name, O_RDONLY), saved;
+	ssize_t n;
 
-	snprintf(path, sizeof(path), "%s/state", job->vm);
-	f = fopen(path, "re");
-	if (!f)
-		return false;
-	(void)!fgets(state, sizeof(state), f);
-	fclose(f);
-	return !strcmp(state, "running\n") || !strcmp(state, "paused\n");
-}
-
-static int exit_status(const struct exec_job *job)
-{
-	char status[512];
-	ssize_t n = -1;
-	int fd, code;
-
-	fd = open_file(job, "wait", O_RDONLY);
-	if (fd >= 0) {
-		n = read(fd, status, sizeof(status) - 1);
-		if (n < 0)
-			(void)fail("lost the sandbox", job->vm);
-		close(fd);
-	}
+	if (fd < 0)
+		return -1;
+	n = read(fd, ret, size - 1);
+	saved = errno;
+	close(fd);
+	errno = saved;
 	if (n < 0)
+		return -1;
+	ret[n] = '\0';
+	return 0;
+}
+
+static int exit_status(struct exec_job *job)
+{
+	char status[512], code[16];
+
+	if (read_line(job, "wait", status, sizeof(status)) || read_line(job, "exit", code, sizeof(code))) {
+		(void)fail("lost", job->vm);
 		return SBX_FAILED;
-	status[n] = '\0';
-	if (sscanf(status, "exited %d", &code) == 1)
-		return code;
-	if (sscanf(status, "signaled %d", &code) == 1)
-		return 128 + code;
-	fprintf(stderr, "sbx: %s", status);
-	return vm_runs(job) ? SBX_NOT_FOUND : SBX_FAILED;
+	}
+	if (!strncmp(status, "failed ", strlen("failed ")))
+		fprintf(stderr, "sbx: %s", status + strlen("failed "));
+	return (int)strtol(code, NULL, 10);
 }
 
 static int run(struct exec_job *job, char **argv)
 {
-	pthread_t in, out, err, signals;
-	sigset_t set;
+	pthread_t in, out, err;
 	int status;
 
-	handled_signals(&set);
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	/* Before the start: a command whose stdin nobody has open reads an empty one. */
 	job->stdin_fd = open_file(job, "stdin", O_WRONLY);
@@ -275,23 +395,27 @@ static int run(struct exec_job *job, char **argv)
 		return SBX_FAILED;
 	if (job->tty && raw_mode(job))
 		return SBX_FAILED;
-	if (pthread_create(&signals, NULL, pass_signals, job) || pthread_create(&in, NULL, copy_stdin, job) ||
-	    pthread_create(&out, NULL, copy_stdout, job) || pthread_create(&err, NULL, copy_stderr, job)) {
+	atomic_store(&job->started, true);
+	if (pthread_create(&in, NULL, copy_stdin, job) || pthread_create(&out, NULL, copy_stdout, job) ||
+	    pthread_create(&err, NULL, copy_stderr, job)) {
 		fprintf(stderr, "sbx: cannot start a thread\n");
 		status = SBX_FAILED;
 	} else {
 		status = exit_status(job);
+		/* What is left of it takes no signals: they are ours again. */
+		atomic_store(&job->started, false);
 		pthread_join(out, NULL);
 		pthread_join(err, NULL);
 	}
-	restore_terminal(job);
 	return status;
 }
 
 static const struct program_option option_table[] = {
+	{ 'a', "all", NULL, "end when all processes have closed the output, not with the command" },
 	{ 'T', NULL, NULL, "no terminal, even where stdin and stdout are one" },
 	{ 'C', NULL, "DIR", "run it in this directory" },
-	{ 'e', NULL, "K=V", "set an environment variable; may be repeated" },
+	{ 'e', NULL, "K=V", "set an environment variable, to any text; may be repeated" },
+	{ 't', "timeout", "SECONDS", "kill it after so long, whatever the machine does; the status is 124" },
 	{ 'u', NULL, "USER", "run it as this user" },
 	{ 0 },
 };
@@ -304,34 +428,101 @@ const struct program exec_program = {
 	.about =
 		"Run a command in a sandbox, with this stdin, stdout and stderr.\n"
 		"Signals are passed on, and so is the exit status: 128+N for a command that signal N ended,\n"
-		"127 for one that could not be started, 125 where sbx itself failed. Where stdin and stdout "
-		"are\n"
-		"a terminal the command gets one, too.\n",
+		"127 for a program that is not there, 126 for one that cannot be executed, 124 after "
+		"--timeout,\n"
+		"125 where it could not be begun. A signal that the machine does not take ends sbx itself.\n"
+		"Where stdin and stdout are a terminal the command gets one, too, with this TERM and LANG.\n",
 	.options = option_table,
 	.stop_at_operand = true,
 };
 
+struct exec_options {
+	const char *cwd, *user, *timeout;
+	bool all;
+	struct buf env; /* K=V, each with a NUL */
+};
+
+/* What programs on a terminal look at. -e, which comes later, is stronger. */
+static void pass_environment(struct buf *env)
+{
+	static const char *const names[] = { "TERM", "LANG" };
+	const char *value;
+	size_t i;
+
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		value = getenv(names[i]);
+		if (!value || !*value)
+			continue;
+		buf_printf(env, "%s=%s", names[i], value);
+		buf_add(env, "", 1);
+	}
+}
+
+static int set_up(struct exec_job *job, struct exec_options *options)
+{
+	struct buf env = { 0 };
+	int rc = -1;
+
+	if (job->tty)
+		pass_environment(&env);
+	buf_add(&env, buf_bytes(&options->env), options->env.len);
+	if (env.failed)
+		fprintf(stderr, "sbx: out of memory\n");
+	else if ((!options->cwd || !set(job, "cwd", options->cwd)) &&
+		 (!options->user || !set(job, "user", options->user)) &&
+		 (!options->timeout || !set(job, "timeout", options->timeout)) &&
+		 !set(job, "linger", options->all ? "1" : "0") && (!job->tty || !set(job, "tty", "1")))
+		rc = env.len && write_file(job, "env", buf_bytes(&env), env.len) ? complain(job, "env") : 0;
+	buf_release(&env);
+	if (!rc && job->tty)
+		resize(job);
+	return rc;
+}
+
+/* Signals are taken from before there is a job: none ends us in a way that leaves one behind. */
+static int begin(struct exec_job *job)
+{
+	pthread_t signals;
+	sigset_t set;
+
+	atomic_flag_clear(&job->leaving);
+	handled_signals(&set);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	if (pthread_create(&signals, NULL, take_signals, job)) {
+		fprintf(stderr, "sbx: cannot start a thread\n");
+		return -1;
+	}
+	return 0;
+}
+
 int cmd_exec(int argc, char **argv)
 {
-	struct exec_job job = { .stdin_fd = -1 };
-	const char *cwd = NULL, *user = NULL;
-	struct buf env = { 0 };
+	struct exec_job job = { .stdin_fd = -1, .hold_fd = -1 };
+	struct exec_options options = { 0 };
 	int opt, status;
 
 	job.tty = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
 	while ((opt = program_next(&exec_program, argc, argv, &status)) != PROGRAM_OPERANDS) {
 		switch (opt) {
+		case 'a':
+			options.all = true;
+			break;
 		case 'T':
 			job.tty = false;
 			break;
 		case 'C':
-			cwd = optarg;
+			options.cwd = optarg;
 			break;
 		case 'e':
-			buf_printf(&env, "%s\n", optarg);
+			buf_add(&options.env, optarg, strlen(optarg) + 1);
+			break;
+		case 't':
+			options.timeout = optarg;
+			if (strtol(optarg, NULL, 10) > 0)
+				job.deadline = now() + strtol(optarg, NULL, 10) + GRACE;
 			break;
 		case 'u':
-			user = optarg;
+			options.user = optarg;
 			break;
 		default:
 			goto out;
@@ -342,18 +533,14 @@ int cmd_exec(int argc, char **argv)
 		status = program_refuse(&exec_program, "a sandbox and a command are needed");
 		goto out;
 	}
-	buf_add(&env, "", 1);
-	if (env.failed || find_vm(&job, argv[optind]) || make_job(&job))
+	if (options.env.failed || begin(&job) || find_vm(&job, argv[optind]) || make_job(&job))
 		goto out;
-	if ((!cwd || !set(&job, "cwd", cwd)) && (!user || !set(&job, "user", user)) &&
-	    (env.len == 1 || !set(&job, "env", (const char *)buf_bytes(&env))) &&
-	    (!job.tty || !set(&job, "tty", "1"))) {
-		if (job.tty)
-			resize(&job);
+	job.hold_fd = open_file(&job, "hold", O_RDONLY);
+	if (job.hold_fd >= 0 && !set_up(&job, &options))
 		status = run(&job, argv + optind + 1);
-	}
 	(void)rmdir(job.dir); /* fails only where the sandbox is gone, and the job with it */
 out:
-	buf_release(&env);
+	buf_release(&options.env);
+	restore_terminal(&job);
 	return status;
 }

@@ -58,6 +58,39 @@ void snapshot_manifest_release(struct snapshot_manifest *manifest)
 	*manifest = (struct snapshot_manifest){ 0 };
 }
 
+/* A line in which a NUL stands for a newline of its value (snapshot_meta.env), as a manifest can have it. */
+static void add_quoted(struct buf *out, const char *line, size_t n)
+{
+	size_t i;
+
+	buf_printf(out, "env-quoted ");
+	for (i = 0; i < n; i++) {
+		if (!line[i])
+			buf_add(out, "\\n", 2);
+		else if (line[i] == '\\')
+			buf_add(out, "\\\\", 2);
+		else
+			buf_add(out, &line[i], 1);
+	}
+	buf_add(out, "\n", 1);
+}
+
+static void add_env(struct buf *out, const struct buf *env)
+{
+	const char *p = (const char *)buf_bytes(env), *end;
+	size_t left = env->len, n;
+
+	for (; left; p += n, left -= n) {
+		end = memchr(p, '\n', left);
+		n = end ? (size_t)(end - p) : left;
+		if (memchr(p, 0, n))
+			add_quoted(out, p, n);
+		else
+			buf_printf(out, "env %.*s\n", (int)n, p);
+		n += !!end;
+	}
+}
+
 void snapshot_manifest_encode(const struct snapshot_manifest *manifest, struct buf *out)
 {
 	manifest_begin(out, kind, VERSION);
@@ -74,7 +107,7 @@ void snapshot_manifest_encode(const struct snapshot_manifest *manifest, struct b
 	for (unsigned i = 0; i < manifest->nsources; i++)
 		manifest_add(out, "ram-source", manifest->sources[i]);
 	manifest_add_lines(out, "requires", &manifest->meta.requires);
-	manifest_add_lines(out, "env", &manifest->meta.env);
+	add_env(out, &manifest->meta.env);
 	manifest_end(out);
 }
 
@@ -139,10 +172,29 @@ static int add_line(struct buf *buf, const char *line)
 	return buf->failed ? -ENOMEM : 0;
 }
 
+static int add_unquoted(struct buf *env, const char *p)
+{
+	char c;
+
+	for (; *p; p++) {
+		c = *p;
+		if (c == '\\' && *++p != '\\') {
+			if (*p != 'n')
+				return -EINVAL;
+			c = 0;
+		}
+		buf_add(env, &c, 1);
+	}
+	buf_add(env, "\n", 1);
+	return env->failed ? -ENOMEM : 0;
+}
+
 static int parse_line(const char *key, const char *value, uint64_t *seen, struct snapshot_manifest *ret)
 {
 	if (!strcmp(key, "env"))
 		return add_line(&ret->meta.env, value);
+	if (!strcmp(key, "env-quoted"))
+		return add_unquoted(&ret->meta.env, value);
 	if (!strcmp(key, "requires"))
 		return add_line(&ret->meta.requires, value);
 	if (!strcmp(key, "ram-source"))

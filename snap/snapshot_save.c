@@ -46,12 +46,10 @@ static void save_free(struct save *save)
 	free(save);
 }
 
-static int copy_text(const struct buf *from, struct buf *to, const char *what, struct err *err)
+static int copy_text(const struct buf *from, struct buf *to, struct err *err)
 {
 	if (!from->len)
 		return 0;
-	if (memchr(buf_bytes(from), '\0', from->len))
-		return err_set(err, -EINVAL, "%s contains a NUL byte", what);
 	buf_add(to, buf_bytes(from), from->len);
 	return to->failed ? err_set(err, -ENOMEM, "out of memory") : 0;
 }
@@ -66,9 +64,11 @@ static int fill_manifest(struct save *save, const struct snapshot_meta *meta, st
 	manifest->meta = *meta;
 	manifest->meta.env = (struct buf){ 0 };
 	manifest->meta.requires = (struct buf){ 0 };
-	rc = copy_text(&meta->env, &manifest->meta.env, "env", err);
+	if (meta->requires.len && memchr(buf_bytes(&meta->requires), '\0', meta->requires.len))
+		return err_set(err, -EINVAL, "requires contains a NUL byte");
+	rc = copy_text(&meta->env, &manifest->meta.env, err);
 	if (!rc)
-		rc = copy_text(&meta->requires, &manifest->meta.requires, "requires", err);
+		rc = copy_text(&meta->requires, &manifest->meta.requires, err);
 	if (rc)
 		return rc;
 	memcpy(manifest->meta.engine, template->engine, sizeof(manifest->meta.engine));

@@ -83,7 +83,7 @@ struct snapshot_meta {
 	/* Bytes: RAM and disk as the guest sees them; as stored, with all its layers but without the blocks
 	 * that are in other snapshots; and what deleting it would free. Filled in by snapshot_get. */
 	uint64_t ram_logical, disk_logical, ram_stored, disk_stored, own;
-	struct buf env;      /* the sandbox's env file */
+	struct buf env;      /* the sandbox's: lines K=V, in which a NUL stands for a newline in V */
 	uint32_t next_job;   /* the machine's job numbers go on from here */
 	struct buf requires; /* "key value" lines: what a host must have, in words of the engine and of fs/ */
 	struct owner owner;  /* given to snapshot_save_begin; see snapshot_owner */

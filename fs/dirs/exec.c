@@ -9,7 +9,10 @@
 
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/sandbox.h"
+#include "fs/sandbox/settings.h"
 #include "util/size.h"
+
+enum { TIMEOUT_MAX = 99999999 };
 
 /* ---- settings, before the start */
 
@@ -57,6 +60,9 @@ static int cmd_store(struct object *obj, const char *text, size_t n, struct err 
 		return rc;
 	if (!n)
 		return err_set(err, -EINVAL, "exec/%s: the command is empty", obj->name);
+	rc = job_room(job, &job->cmd, n, err);
+	if (rc)
+		return rc;
 	buf_clear(&job->cmd);
 	buf_add(&job->cmd, text, n);
 	rc = job_start(job, false, err);
@@ -96,22 +102,25 @@ static int user_store(struct object *obj, const char *text, size_t n, struct err
 static int env_show(struct object *obj, struct buf *text, struct err *err)
 {
 	(void)err;
-	add_line(text, &job_of(obj)->env);
+	env_text(&job_of(obj)->env, text);
 	return 0;
 }
 
 static int env_store(struct object *obj, const char *text, size_t n, struct err *err)
 {
 	struct job *job = job_of(obj);
+	struct buf env = { 0 };
 	int rc = check_pending(job, err);
 
 	if (!rc)
-		rc = env_check(text, n, err);
+		rc = job_room(job, &job->env, n, err);
+	if (!rc)
+		rc = env_parse(text, n, &env, err);
 	if (rc)
 		return rc;
-	buf_clear(&job->env);
-	env_merge(&job->env, text, n);
-	return job->env.failed ? err_sys(err, -ENOMEM, "env") : 0;
+	buf_release(&job->env);
+	job->env = env;
+	return 0;
 }
 
 static int tty_show(struct object *obj, struct buf *text, struct err *err)
@@ -134,7 +143,92 @@ static int tty_store(struct object *obj, const char *text, size_t n, struct err 
 	return 0;
 }
 
+static int linger_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%d\n", job_of(obj)->linger);
+	return 0;
+}
+
+static int linger_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	struct job *job = job_of(obj);
+	int rc = check_pending(job, err);
+
+	if (rc)
+		return rc;
+	if (n != 1 || (*text != '0' && *text != '1'))
+		return err_set(err, -EINVAL, "linger: 0 or 1, not \"%.64s\"", text);
+	job->linger = *text == '1';
+	return 0;
+}
+
+static int timeout_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%u\n", job_of(obj)->timeout);
+	return 0;
+}
+
+static int timeout_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	struct job *job = job_of(obj);
+	uint64_t seconds = 0;
+	int rc = check_pending(job, err);
+
+	(void)n;
+	if (rc)
+		return rc;
+	if (number_parse(text, &seconds) == -EINVAL)
+		return err_set(err, -EINVAL, "timeout: \"%.64s\" is not a number of seconds", text);
+	if (seconds > TIMEOUT_MAX || strlen(text) > 9)
+		return err_set(err, -ERANGE, "timeout: %.64s is not between 0 (none) and %d seconds", text,
+			       TIMEOUT_MAX);
+	job->timeout = (uint32_t)seconds;
+	return 0;
+}
+
+/* ---- hold */
+
+static int hold_open(struct file *file, int flags)
+{
+	(void)flags;
+	job_of(file->obj)->holders++;
+	return 0;
+}
+
+static void hold_release(struct file *file)
+{
+	struct job *job = job_of(file->obj);
+
+	if (!--job->holders && !job->obj.gone)
+		job_remove(job);
+}
+
+/* It is held open, not read. */
+static void hold_read(struct file *file, uint64_t offset, bool nonblock, struct request *request)
+{
+	(void)file;
+	(void)offset;
+	(void)nonblock;
+	request_data(request, NULL, 0);
+}
+
+static const struct stream_ops hold_ops = {
+	.open = hold_open,
+	.release = hold_release,
+	.read = hold_read,
+};
+
 /* ---- status */
+
+static int exit_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	if (job_of(obj)->phase == JOB_ENDED)
+		buf_printf(text, "%u\n", job_of(obj)->shell);
+	return 0;
+}
 
 static int status_show(struct object *obj, struct buf *text, struct err *err)
 {
@@ -208,8 +302,9 @@ static void verb_kill(struct object *obj, const struct words *words, struct comm
 
 	if ((words->n < 2 || !parse_signal(words->word[1], &number, &err)) && job->phase == JOB_STARTED &&
 	    !sandbox_usable(job->sb, &err))
-		agent_job_kill(job->sb->agent, job->id, number);
-	command_done(command, &err);
+		agent_job_kill(job->sb->agent, job->id, number, JOB_KILL_MS, command_done, command);
+	else
+		command_done(command, &err);
 }
 
 static void verb_eof(struct object *obj, const struct words *words, struct command *command)
@@ -273,11 +368,13 @@ static void ctl_command(struct object *obj, const char *text, struct request *re
 static const struct entry job_files[] = {
 	{ .name = "cmd",
 	  .mode = S_IFREG | 0600,
+	  .flags = ENTRY_LONG,
 	  .show = cmd_show,
 	  .store = cmd_store,
-	  .help = "writing a shell command line starts it; text with NUL bytes is an argv" },
+	  .help = "writing a shell command line starts it; text with NUL bytes is an argv. One write, up to "
+		  "1020K" },
 	{ .name = "error",
-	  .mode = S_IFREG | 0444,
+	  .mode = S_IFREG | 0400,
 	  .show = error_show,
 	  .help = "why the last write here failed; empty if it did not" },
 	{ .name = "cwd",
@@ -287,10 +384,10 @@ static const struct entry job_files[] = {
 	  .help = "its working directory; set before the start, like env, user and tty" },
 	{ .name = "env",
 	  .mode = S_IFREG | 0600,
-	  .flags = ENTRY_APPEND,
+	  .flags = ENTRY_APPEND | ENTRY_LONG,
 	  .show = env_show,
 	  .store = env_store,
-	  .help = "K=V lines, added to the sandbox's env" },
+	  .help = "K=V lines, added to the sandbox's env; or NULs between its values, as env -0 prints" },
 	{ .name = "user",
 	  .mode = S_IFREG | 0600,
 	  .show = user_show,
@@ -301,6 +398,20 @@ static const struct entry job_files[] = {
 	  .show = tty_show,
 	  .store = tty_store,
 	  .help = "1: a terminal instead of three pipes" },
+	{ .name = "linger",
+	  .mode = S_IFREG | 0600,
+	  .show = linger_show,
+	  .store = linger_store,
+	  .help = "1: stdout and stderr end when all processes closed them; 0: with the command" },
+	{ .name = "timeout",
+	  .mode = S_IFREG | 0600,
+	  .show = timeout_show,
+	  .store = timeout_store,
+	  .help = "seconds after which it is killed, whatever the guest does; 0: none" },
+	{ .name = "hold",
+	  .mode = S_IFREG | 0400,
+	  .stream = &hold_ops,
+	  .help = "the job ends, as by rmdir, when the last who opened this has closed it or died" },
 	{ .name = "stdin",
 	  .mode = S_IFREG | 0200,
 	  .stream = &stdin_ops,
@@ -317,6 +428,12 @@ static const struct entry job_files[] = {
 	  .flags = ENTRY_POLL,
 	  .show = status_show,
 	  .help = "pending | running | exited N | signaled N | failed REASON; poll wakes when it changes" },
+	{ .name = "exit",
+	  .mode = S_IFREG | 0400,
+	  .flags = ENTRY_POLL,
+	  .show = exit_show,
+	  .help = "once it ended, what a shell's $? would be: N, 128 + signal, 127: no such program, 126: "
+		  "cannot be executed, 125: not begun, 124: timeout" },
 	{ .name = "wait",
 	  .mode = S_IFREG | 0400,
 	  .stream = &wait_ops,

@@ -56,6 +56,8 @@ static int configure(struct sandbox *sb, const struct overrides *want, struct er
 	if (!want->shape.cpus && shape->cpus > shape->cpus_max)
 		shape->cpus = shape->cpus_max;
 	env_merge(&sb->env, (const char *)buf_bytes(&want->env), want->env.len);
+	if (!rc)
+		rc = env_fits(&sb->env, err);
 	return rc ? rc : shape_check(shape, err);
 }
 

@@ -2,8 +2,8 @@
 /*
  * run.c - the file `run`: each open is a channel for one command
  *
- * Write a command line, read its output, stdout and stderr in one, to the end. Closing it before kills the
- * command.
+ * Write a command line, read its output, stdout and stderr in one, until the command ends; what it leaves in the
+ * background goes on, and `wait` at the end of the line waits for that too. Closing it before kills the command.
  *
  * It has a position, for programs that ask: Python opens nothing "r+" that refuses lseek(2). Whoever reads ahead
  * and then goes back to where he wants to continue (bash's `read` does, where lseek succeeds) gets what he read
@@ -64,8 +64,8 @@ static int start(struct file *file, const char *text, size_t n, struct err *err)
 	if (file->priv)
 		return err_set(err, -EBUSY,
 			       "run: this open file has had its command; open it again for another");
-	if (n > WRITE_MAX)
-		return err_set(err, -E2BIG, "run: a command has at most %d bytes", WRITE_MAX);
+	if (n > LONG_WRITE_MAX)
+		return err_set(err, -E2BIG, "run: a command has at most %d bytes", LONG_WRITE_MAX);
 	rc = sandbox_usable(sb, err);
 	if (rc)
 		return rc;
@@ -76,8 +76,10 @@ static int start(struct file *file, const char *text, size_t n, struct err *err)
 	job = job_new(sb, "", &sb->obj.owner);
 	if (!job)
 		return err_sys(err, -ENOMEM, "run");
-	buf_add(&job->cmd, text, n);
-	rc = make_run(file, job, err);
+	rc = job_room(job, &job->cmd, n, err);
+	buf_add(&job->cmd, text, rc ? 0 : n);
+	if (!rc)
+		rc = make_run(file, job, err);
 	if (!rc)
 		rc = job_start(job, true, err);
 	if (rc) {

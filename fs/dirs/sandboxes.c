@@ -347,10 +347,8 @@ static int cpus_max_store(struct object *obj, const char *text, size_t n, struct
 
 static int env_show(struct object *obj, struct buf *text, struct err *err)
 {
-	const struct sandbox *sb = sandbox_of(obj);
-
 	(void)err;
-	buf_add(text, buf_bytes(&sb->env), sb->env.len);
+	env_text(&sandbox_of(obj)->env, text);
 	return 0;
 }
 
@@ -358,14 +356,13 @@ static int env_store(struct object *obj, const char *text, size_t n, struct err 
 {
 	struct sandbox *sb = sandbox_of(obj);
 	struct buf env = { 0 };
-	int rc = env_check(text, n, err);
+	int rc = env_parse(text, n, &env, err);
 
-	if (rc)
-		return rc;
-	env_merge(&env, text, n);
-	if (env.failed) {
+	if (!rc)
+		rc = env_fits(&env, err);
+	if (rc) {
 		buf_release(&env);
-		return err_sys(err, -ENOMEM, "env");
+		return rc;
 	}
 	buf_release(&sb->env);
 	sb->env = env;
@@ -463,10 +460,10 @@ static const struct entry files[] = {
 	  .help = "the same for cpus" },
 	{ .name = "env",
 	  .mode = S_IFREG | 0600,
-	  .flags = ENTRY_APPEND,
+	  .flags = ENTRY_APPEND | ENTRY_LONG,
 	  .show = env_show,
 	  .store = env_store,
-	  .help = "K=V lines for commands run from now on" },
+	  .help = "K=V lines for commands run from now on; as exec/J/env, up to 32K" },
 	{ .name = "console",
 	  .mode = S_IFREG | 0400,
 	  .stream = &console_ops,

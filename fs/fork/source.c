@@ -126,6 +126,8 @@ int source_machine(struct source *source, struct sandbox *sb, const struct buf *
 		env_merge(&sb->env, (const char *)buf_bytes(env), env->len);
 	if (sb->env.failed || sb->requires.failed)
 		return err_sys(err, -ENOMEM, "cannot fork %s", sb->obj.name);
+	if (env_fits(&sb->env, err))
+		return err->code;
 	sb->next_job = meta->next_job;
 	snprintf(sb->image, sizeof(sb->image), "%s", meta->image);
 	snprintf(sb->parent, sizeof(sb->parent), "%s", source->path);

@@ -120,22 +120,25 @@ static void on_timeout(void *arg)
 	on_command_ended(arg);
 }
 
-static void on_job_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid)
+static void on_job_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid,
+			   uint8_t shell)
 {
 	struct rehearsal *r = owner;
 
 	(void)reason;
 	(void)pid;
+	(void)shell;
 	if (job == REHEARSAL_JOB && err && timer_running(&r->timer))
 		on_command_ended(r);
 }
 
-static void on_job_exit(void *owner, uint32_t job, bool signaled, uint32_t code)
+static void on_job_exit(void *owner, uint32_t job, bool signaled, uint32_t code, const uint64_t written[2])
 {
 	struct rehearsal *r = owner;
 
 	(void)signaled;
 	(void)code;
+	(void)written;
 	if (job == REHEARSAL_JOB && timer_running(&r->timer))
 		on_command_ended(r);
 }

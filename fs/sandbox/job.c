@@ -3,6 +3,7 @@
 #include "fs/sandbox/job.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@ static void job_free(struct object *obj)
 {
 	struct job *job = job_of(obj);
 
+	timer_stop(&job->timer);
 	buf_release(&job->cmd);
 	buf_release(&job->cwd);
 	buf_release(&job->user);
@@ -37,6 +39,7 @@ struct job *job_new(struct sandbox *sb, const char *name, const struct owner *ow
 	object_init(&job->obj, OBJECT_JOB, sb->obj.fs, name, owner, job_free);
 	job->sb = sb;
 	job->nameless = !*name;
+	job->linger = *name;
 	output_init(&job->out[0]);
 	output_init(&job->out[1]);
 	input_init(&job->in);
@@ -59,6 +62,7 @@ void job_remove(struct job *job)
 	if (job->id && job->sb->agent)
 		agent_job_forget(job->sb->agent, job->id);
 	list_del(&job->link);
+	timer_stop(&job->timer);
 	answer_all(&job->waiting, -ENODEV);
 	answer_all(&job->out[0].waiting, -ENODEV);
 	answer_all(&job->out[1].waiting, -ENODEV);
@@ -98,6 +102,60 @@ static char *text_dup(const struct buf *text, bool *failed)
 	return copy;
 }
 
+int job_room(const struct job *job, const struct buf *old, size_t n, struct err *err)
+{
+	const struct job *other;
+	size_t all = 0;
+
+	list_for_each (other, &job->sb->jobs, link)
+		all += other->cmd.len + other->env.len;
+	if (all - old->len + n <= JOBS_TEXT_MAX)
+		return 0;
+	return err_set(
+		err, -ENOMEM,
+		"the commands and environments in exec/ have at most %dM together; rmdir jobs that have "
+		"ended",
+		JOBS_TEXT_MAX >> 20);
+}
+
+/*
+ * Linux takes no longer word than this, as an argument or in an environment (MAX_ARG_STRLEN of
+ * include/uapi/linux/binfmts.h, with the NUL at its end). A shell line is one word of `sh -c`.
+ */
+enum { WORD_MAX = 32 * 4096 - 1 };
+
+static int check_words(const struct buf *text, char end, const char *what, struct err *err)
+{
+	const char *p = (const char *)buf_bytes(text), *stop;
+	size_t left = text->len, n;
+
+	for (; left; p += n, left -= n) {
+		stop = memchr(p, end, left);
+		n = stop ? (size_t)(stop - p) : left;
+		if (n > WORD_MAX)
+			return err_set(err, -E2BIG, "%s of %zu bytes: Linux takes at most %d in one piece",
+				       what, n, WORD_MAX);
+		n += !!stop;
+	}
+	return 0;
+}
+
+static int check_lengths(const struct job *job, bool is_argv, const struct buf *env, struct err *err)
+{
+	int rc;
+
+	if (!is_argv && job->cmd.len > WORD_MAX)
+		return err_set(
+			err, -E2BIG,
+			"a shell line of %zu bytes: Linux takes at most %d; write it to the stdin of sh, or "
+			"to a file",
+			job->cmd.len, WORD_MAX);
+	rc = is_argv ? check_words(&job->cmd, 0, "an argument", err) : 0;
+	return rc ? rc : check_words(env, '\n', "a value of env", err);
+}
+
+static void on_timeout(void *arg);
+
 int job_start(struct job *job, bool merge, struct err *err)
 {
 	struct sandbox *sb = job->sb;
@@ -129,6 +187,9 @@ int job_start(struct job *job, bool merge, struct err *err)
 		rc = err_sys(err, -ENOMEM, "cannot start the command");
 		goto out;
 	}
+	rc = check_lengths(job, spec.is_argv, &env, err);
+	if (rc)
+		goto out;
 	job->id = sb->next_job++;
 	job->phase = JOB_STARTED;
 	job->state = JOB_RUNNING;
@@ -140,6 +201,8 @@ int job_start(struct job *job, bool merge, struct err *err)
 	job->in.eof |= !job->in.writers && !job->tty;
 	output_want(job, 0);
 	output_want(job, 1);
+	if (job->timeout)
+		timer_start(sb->obj.fs->loop, &job->timer, job->timeout * 1000000000ull, on_timeout, job);
 	object_changed(&job->obj);
 out:
 	free(spec.cwd);
@@ -161,7 +224,7 @@ static struct job *find(struct sandbox *sb, uint32_t id)
 	return NULL;
 }
 
-static void end(struct job *job, enum job_state state, uint32_t code)
+static void end(struct job *job, enum job_state state, uint32_t code, uint8_t shell)
 {
 	struct buf text = { 0 };
 	struct request *request;
@@ -171,6 +234,8 @@ static void end(struct job *job, enum job_state state, uint32_t code)
 	job->phase = JOB_ENDED;
 	job->state = state;
 	job->code = code;
+	job->shell = shell;
+	timer_stop(&job->timer);
 	job_status(job, &text);
 	buf_add(&text, "\n", 1);
 	while ((request = list_first(&job->waiting, struct request, link)))
@@ -179,7 +244,7 @@ static void end(struct job *job, enum job_state state, uint32_t code)
 	object_changed(&job->obj);
 }
 
-static void fail(struct job *job, const char *why)
+static void end_failed(struct job *job, const char *why, uint8_t shell)
 {
 	struct err err;
 	char *p;
@@ -192,18 +257,57 @@ static void fail(struct job *job, const char *why)
 		err_set(&err, -EIO, "exec/%s: %s", job->obj.name, job->reason);
 		object_report(&job->obj, &err);
 	}
-	end(job, JOB_FAILED, 0);
-	output_end(&job->out[0]);
-	output_end(&job->out[1]);
+	end(job, JOB_FAILED, 0, shell);
 	input_break(&job->in, "the command could not be run, or its machine ended; see status");
 }
 
-void job_started(struct sandbox *sb, uint32_t id, int err, const char *reason)
+static void end_outputs(struct job *job)
+{
+	output_end(&job->out[0]);
+	output_end(&job->out[1]);
+}
+
+static void fail(struct job *job, const char *why, uint8_t shell)
+{
+	end_failed(job, why, shell);
+	end_outputs(job);
+}
+
+/* A guest that has killed it says what there is of output; from one that is silent nothing more comes. */
+static void on_timeout_kill(void *arg, const struct err *err)
+{
+	struct job *job = arg;
+
+	if (err->code)
+		end_outputs(job);
+	object_unref(&job->obj);
+}
+
+/* Whatever the guest does, and whether it does anything: the wait ends now. */
+static void on_timeout(void *arg)
+{
+	struct job *job = arg;
+	char why[64];
+
+	snprintf(why, sizeof(why), "it took longer than %u s", job->timeout);
+	job->linger = false;
+	end_failed(job, why, SHELL_TIMED_OUT);
+	if (!job->id || sandbox_usable(job->sb, NULL)) {
+		if (job->id && job->sb->agent) /* heard when it goes on */
+			agent_job_kill(job->sb->agent, job->id, SIGKILL, JOB_KILL_MS, on_timeout_kill,
+				       object_ref(&job->obj));
+		end_outputs(job);
+		return;
+	}
+	agent_job_kill(job->sb->agent, job->id, SIGKILL, JOB_KILL_MS, on_timeout_kill, object_ref(&job->obj));
+}
+
+void job_started(struct sandbox *sb, uint32_t id, int err, const char *reason, uint8_t shell)
 {
 	struct job *job = find(sb, id);
 
 	if (job && err)
-		fail(job, *reason ? reason : strerror(-err));
+		fail(job, *reason ? reason : strerror(-err), shell);
 }
 
 void job_output(struct sandbox *sb, uint32_t id, int stream, const void *data, size_t n)
@@ -233,12 +337,21 @@ void job_stdin_max(struct sandbox *sb, uint32_t id, uint64_t offset)
 	}
 }
 
-void job_exit(struct sandbox *sb, uint32_t id, bool signaled, uint32_t code)
+static uint8_t shell_code(bool signaled, uint32_t code)
+{
+	return (uint8_t)(signaled ? 128 + code : code);
+}
+
+void job_exit(struct sandbox *sb, uint32_t id, bool signaled, uint32_t code, const uint64_t written[2])
 {
 	struct job *job = find(sb, id);
+	unsigned i;
 
-	if (job)
-		end(job, signaled ? JOB_SIGNALED : JOB_EXITED, code);
+	if (!job)
+		return;
+	end(job, signaled ? JOB_SIGNALED : JOB_EXITED, code, shell_code(signaled, code));
+	for (i = 0; i < 2 && !job->linger; i++)
+		output_limit(job, i, written[i]);
 }
 
 void jobs_lost(struct sandbox *sb, const char *why)
@@ -249,7 +362,7 @@ void jobs_lost(struct sandbox *sb, const char *why)
 		if (!job->id)
 			continue;
 		job->id = 0; /* the next machine's job may have this number */
-		fail(job, why);
+		fail(job, why, EXIT_NOT_BEGUN);
 	}
 }
 
@@ -278,15 +391,15 @@ void job_inherit(void *arg, const struct job_info *info)
 	job->phase = info->state == JOB_RUNNING ? JOB_STARTED : JOB_ENDED;
 	job->state = info->state;
 	job->code = info->code;
+	job->shell =
+		info->state == JOB_FAILED ? info->shell : shell_code(info->state == JOB_SIGNALED, info->code);
 	if (info->state == JOB_FAILED)
 		snprintf(job->reason, sizeof(job->reason), "%s", strerror((int)info->code));
 	buf_add(&job->cmd, spec->cmd, spec->cmd_len);
 	set_text(&job->cwd, spec->cwd);
 	set_text(&job->user, spec->user);
-	for (env = spec->env; env && *env; env++) {
-		set_text(&job->env, *env);
-		buf_add(&job->env, "\n", 1);
-	}
+	for (env = spec->env; env && *env; env++)
+		env_add(&job->env, *env);
 	job->tty = spec->tty;
 	job->rows = spec->rows;
 	job->cols = spec->cols;

@@ -12,9 +12,13 @@
 #include "fs/tree/object.h"
 #include "fs/tree/request.h"
 #include "fs/tree/tree.h"
+#include "util/loop.h"
 #include "vm/agent/proto.h"
 
 enum { STREAM_WINDOW = 256 * 1024, STDIN_BUFFER = 64 * 1024, KEPT_MAX = 64 * 1024 };
+
+/* How long the guest's agent may take to send a signal; what `exit` says of a command that took too long. */
+enum { JOB_KILL_MS = 10000, SHELL_TIMED_OUT = 124 };
 
 enum job_phase { JOB_PENDING, JOB_STARTED, JOB_ENDED }; /* the states of its verbs */
 
@@ -24,6 +28,7 @@ struct output {
 	uint64_t wanted; /* granted to the guest */
 	bool eof;
 	unsigned readers;    /* how many have it open */
+	uint64_t last;       /* where it ends, as far as it matters; UINT64_MAX: at its end of file */
 	uint64_t given;      /* bytes handed to readers */
 	struct buf *kept;    /* the last of those, at most KEPT_MAX; NULL: nobody reads them again */
 	struct list waiting; /* struct request */
@@ -54,6 +59,11 @@ struct job {
 	struct buf cmd, cwd, user, env;
 	bool tty;
 	uint16_t rows, cols;
+	bool linger;          /* its output ends when all processes have closed it, not with the command */
+	uint32_t timeout;     /* seconds after which it is killed; 0: none */
+	struct timer timer;   /* that */
+	unsigned holders;     /* how many have `hold` open: it ends with the last */
+	uint8_t shell;        /* once it ended: what a shell's $? would be */
 	struct output out[2]; /* stdout, stderr */
 	struct input in;
 	struct list waiting; /* struct request: who reads `wait` */
@@ -64,16 +74,20 @@ struct job *job_of(const struct object *obj);
 struct job *job_new(struct sandbox *sb, const char *name, const struct owner *owner);
 /* Kill what is left of it and take it out of the tree. */
 void job_remove(struct job *job);
-/* Start job->cmd. -EBUSY, or as sandbox_usable. */
+/* What commands and environments all jobs of a sandbox may keep, in bytes. */
+enum { JOBS_TEXT_MAX = 16 << 20 };
+/* Is there room for n bytes more, in the place of those in `old`? 0 or -ENOMEM with the reason. */
+int job_room(const struct job *job, const struct buf *old, size_t n, struct err *err);
+/* Start job->cmd. -EBUSY, -E2BIG, or as sandbox_usable. */
 int job_start(struct job *job, bool merge, struct err *err);
 /* "exited 0" and its like, without newline. */
 void job_status(const struct job *job, struct buf *text);
 
 /* What the guest says; unknown numbers are ignored. */
-void job_started(struct sandbox *sb, uint32_t id, int err, const char *reason);
+void job_started(struct sandbox *sb, uint32_t id, int err, const char *reason, uint8_t shell);
 void job_output(struct sandbox *sb, uint32_t id, int stream, const void *data, size_t n);
 void job_stdin_max(struct sandbox *sb, uint32_t id, uint64_t offset);
-void job_exit(struct sandbox *sb, uint32_t id, bool signaled, uint32_t code);
+void job_exit(struct sandbox *sb, uint32_t id, bool signaled, uint32_t code, const uint64_t written[2]);
 /* For agent_job_list on a fork's machine (arg: the sandbox): the job is here too. */
 void job_inherit(void *arg, const struct job_info *info);
 /* The machine is gone: what ran has failed, streams end. */
@@ -93,6 +107,8 @@ void output_want(struct job *job, unsigned stream);
 void output_add(struct output *out, const void *data, size_t n);
 /* No more will come. */
 void output_end(struct output *out);
+/* What comes after this offset is nobody's affair: it ends there. */
+void output_limit(struct job *job, unsigned stream, uint64_t offset);
 
 void input_init(struct input *in);
 void input_release(struct input *in);

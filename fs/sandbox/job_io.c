@@ -21,6 +21,7 @@ void output_init(struct output *out)
 {
 	list_init(&out->waiting);
 	list_init(&out->files);
+	out->last = UINT64_MAX;
 }
 
 void output_release(struct output *out)
@@ -79,8 +80,11 @@ void output_add(struct output *out, const void *data, size_t n)
 	/* More than was ever granted: a guest that does not keep the protocol loses its own output. */
 	if (out->eof || out->data.len + n > 2 * STREAM_WINDOW)
 		return;
+	if (n > out->last - out->at)
+		n = (size_t)(out->last - out->at);
 	buf_add(&out->data, data, n);
 	out->at += n;
+	out->eof = out->at >= out->last;
 	serve(out);
 	files_wake(&out->files);
 }
@@ -90,6 +94,17 @@ void output_end(struct output *out)
 	out->eof = true;
 	serve(out);
 	files_wake(&out->files);
+}
+
+void output_limit(struct job *job, unsigned stream, uint64_t offset)
+{
+	struct output *out = &job->out[stream];
+
+	out->last = offset < out->at ? out->at : offset;
+	if (out->at >= out->last)
+		output_end(out);
+	else
+		output_want(job, stream);
 }
 
 void output_read(struct job *job, unsigned stream, bool nonblock, struct request *request)

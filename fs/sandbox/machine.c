@@ -145,10 +145,11 @@ static void on_agent_ready(void *owner)
 	attach(sb, ATTACH_BOOT, false, sb->obj.fs->options.boot_timeout_ms, on_attached);
 }
 
-static void on_job_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid)
+static void on_job_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid,
+			   uint8_t shell)
 {
 	(void)pid;
-	job_started(owner, job, err, reason);
+	job_started(owner, job, err, reason, shell);
 }
 
 static void on_job_output(void *owner, uint32_t job, int stream, const void *data, size_t n)
@@ -161,9 +162,9 @@ static void on_job_stdin_max(void *owner, uint32_t job, uint64_t offset)
 	job_stdin_max(owner, job, offset);
 }
 
-static void on_job_exit(void *owner, uint32_t job, bool signaled, uint32_t code)
+static void on_job_exit(void *owner, uint32_t job, bool signaled, uint32_t code, const uint64_t written[2])
 {
-	job_exit(owner, job, signaled, code);
+	job_exit(owner, job, signaled, code, written);
 }
 
 static const struct agent_events agent_events = {

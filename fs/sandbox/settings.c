@@ -97,56 +97,165 @@ static size_t key_length(const char *line, size_t n)
 	return i < n && !(line[0] >= '0' && line[0] <= '9') ? i : 0;
 }
 
-int env_check(const char *text, size_t n, struct err *err)
+/* 0, or -EINVAL: every line is K=V. */
+static int check_lines(const char *text, size_t n, struct err *err)
 {
 	size_t at, len;
 
-	if (memchr(text, 0, n))
-		return err_set(err, -EINVAL, "env: NUL bytes are not allowed");
 	for (at = 0; at < n; at += len + 1) {
 		len = line_length(text + at, n - at);
 		if (!key_length(text + at, len))
-			return err_set(err, -EINVAL, "env: \"%.*s\" is not of the form NAME=VALUE",
-				       (int)(len < 64 ? len : 64), text + at);
+			return err_set(
+				err, -EINVAL,
+				"env: \"%.*s\" is not NAME=VALUE; a value with newlines goes in a text "
+				"with NUL bytes between its values, as env -0 prints",
+				(int)(len < 64 ? len : 64), text + at);
 	}
 	return 0;
 }
 
-/* Add a line, without its newline, in the place of one with the same K if there is one. */
-static void merge_line(struct buf *env, const char *line, size_t n)
+/* Between a text with NULs and lines, in either direction. */
+static void swap_ends(char *text, size_t n)
 {
-	const size_t key = key_length(line, n) + 1; /* with the '=' */
-	struct buf merged = { 0 };
-	bool replaced = false;
-	const char *text = (const char *)buf_bytes(env);
-	size_t at, len;
+	size_t i;
 
-	for (at = 0; at < env->len; at += len + 1) {
-		len = line_length(text + at, env->len - at);
-		if (!replaced && len >= key && !memcmp(text + at, line, key)) {
-			replaced = true;
-			buf_add(&merged, line, n);
-		} else {
-			buf_add(&merged, text + at, len);
-		}
-		buf_add(&merged, "\n", 1);
-	}
-	if (!replaced) {
-		buf_add(&merged, line, n);
-		buf_add(&merged, "\n", 1);
-	}
-	buf_release(env);
-	*env = merged;
+	for (i = 0; i < n; i++)
+		if (!text[i])
+			text[i] = '\n';
+		else if (text[i] == '\n')
+			text[i] = 0;
 }
 
-void env_merge(struct buf *env, const char *more, size_t n)
+int env_parse(const char *text, size_t n, struct buf *ret, struct err *err)
+{
+	char *lines = malloc(n + 1);
+	int rc;
+
+	if (!lines)
+		return err_sys(err, -ENOMEM, "env");
+	memcpy(lines, text, n);
+	if (memchr(text, 0, n))
+		swap_ends(lines, n);
+	rc = check_lines(lines, n, err);
+	if (!rc)
+		env_merge(ret, lines, n);
+	if (!rc && ret->failed)
+		rc = err_sys(err, -ENOMEM, "env");
+	if (rc)
+		buf_release(ret);
+	free(lines);
+	return rc;
+}
+
+void env_text(const struct buf *env, struct buf *text)
+{
+	const size_t at = text->len;
+
+	buf_add(text, buf_bytes(env), env->len);
+	if (!text->failed && env->len && memchr(buf_bytes(env), 0, env->len))
+		swap_ends((char *)buf_bytes(text) + at, env->len);
+}
+
+void env_add(struct buf *env, const char *entry)
+{
+	const size_t n = strlen(entry), at = env->len;
+
+	buf_add(env, entry, n);
+	if (!env->failed)
+		swap_ends((char *)buf_bytes(env) + at, n); /* newlines only: there is no NUL in it */
+	buf_add(env, "\n", 1);
+}
+
+int env_fits(const struct buf *env, struct err *err)
+{
+	if (env->len <= ENV_MAX)
+		return 0;
+	return err_set(err, -E2BIG,
+		       "env: a sandbox's has at most %d bytes; a command's own has more (exec/J/env)",
+		       ENV_MAX);
+}
+
+struct line {
+	const char *text;
+	size_t n, key;            /* length without newline; of the name, with its '=' */
+	size_t at;                /* which line it is */
+	const struct line *value; /* the last with the same name; NULL: it is not the first */
+};
+
+static int by_key(const void *a, const void *b)
+{
+	const struct line *x = *(const struct line *const *)a, *y = *(const struct line *const *)b;
+	const int rc = memcmp(x->text, y->text, x->key < y->key ? x->key : y->key);
+
+	if (rc)
+		return rc;
+	if (x->key != y->key)
+		return x->key < y->key ? -1 : 1;
+	return x->at < y->at ? -1 : 1;
+}
+
+static size_t cut(const char *text, size_t n, struct line *lines, size_t nlines)
 {
 	size_t at, len;
 
 	for (at = 0; at < n; at += len + 1) {
-		len = line_length(more + at, n - at);
-		merge_line(env, more + at, len);
+		len = line_length(text + at, n - at);
+		lines[nlines] = (struct line){ text + at, len, key_length(text + at, len) + 1, nlines, NULL };
+		nlines++;
 	}
+	return nlines;
+}
+
+static size_t count(const char *text, size_t n)
+{
+	size_t at, lines = 0;
+
+	for (at = 0; at < n; at += line_length(text + at, n - at) + 1)
+		lines++;
+	return lines;
+}
+
+/* The last of the lines with the same name stands where the first did. */
+static void settle(struct line *lines, struct line **sorted, size_t n)
+{
+	struct line *first = NULL;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		sorted[i] = &lines[i];
+	qsort(sorted, n, sizeof(struct line *), by_key);
+	for (i = 0; i < n; i++) {
+		if (!first || first->key != sorted[i]->key ||
+		    memcmp(first->text, sorted[i]->text, first->key) != 0)
+			first = sorted[i];
+		first->value = sorted[i];
+	}
+}
+
+void env_merge(struct buf *env, const char *more, size_t n)
+{
+	const char *text = (const char *)buf_bytes(env);
+	const size_t room = count(text, env->len) + count(more, n);
+	struct line *lines = calloc(room + 1, sizeof(*lines));
+	struct line **sorted = calloc(room + 1, sizeof(struct line *));
+	struct buf merged = { 0 };
+	size_t i, nlines;
+
+	merged.failed = env->failed || !lines || !sorted;
+	if (!merged.failed) {
+		nlines = cut(more, n, lines, cut(text, env->len, lines, 0));
+		settle(lines, sorted, nlines);
+		for (i = 0; i < nlines; i++) {
+			if (!lines[i].value)
+				continue;
+			buf_add(&merged, lines[i].value->text, lines[i].value->n);
+			buf_add(&merged, "\n", 1);
+		}
+	}
+	free(lines);
+	free(sorted);
+	buf_release(env);
+	*env = merged;
 }
 
 char **env_array(const struct buf *env)
@@ -164,10 +273,10 @@ char **env_array(const struct buf *env)
 	if (env->len)
 		memcpy(copy, text, env->len);
 	copy[env->len] = 0;
+	swap_ends(copy, env->len);
 	for (lines = at = 0; at < env->len; at++) {
 		array[lines++] = copy + at;
-		at += line_length(copy + at, env->len - at);
-		copy[at] = 0;
+		at += strlen(copy + at);
 	}
 	array[lines] = NULL;
 	return array;
@@ -179,6 +288,7 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 {
 	static const char env_prefix[] = "env.";
 	const char *value = strchr(word, '=');
+	struct buf line = { 0 };
 	char key[16];
 	size_t n;
 
@@ -187,9 +297,14 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 	n = (size_t)(value++ - word);
 	if (!strncmp(word, env_prefix, strlen(env_prefix))) {
 		word += strlen(env_prefix);
-		if (env_check(word, strlen(word), err))
-			return -EINVAL;
-		env_merge(&ret->env, word, strlen(word));
+		n = strlen(word);
+		if (!key_length(word, n))
+			return err_set(err, -EINVAL,
+				       "\"env.%.64s\": the name of a variable has letters, digits and _",
+				       word);
+		env_add(&line, word);
+		env_merge(&ret->env, (const char *)buf_bytes(&line), line.len);
+		buf_release(&line);
 		return 0;
 	}
 	if (n >= sizeof(key))

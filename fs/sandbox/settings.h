@@ -29,11 +29,22 @@ int shape_check(const struct shape *shape, struct err *err);
 int shape_check_start(const struct shape *shape, struct err *err);
 
 /*
- * The text of an `env` file: lines K=V, where K is a name as shells have it. Each line's newline is added
- * where it is missing.
+ * Environments. The text of an `env` file is lines K=V, where K is a name as shells have it and the last newline
+ * may be missing; or, where there is a NUL byte in it, values K=V with a NUL after each, which may have newlines
+ * in them. In a struct buf an environment is lines, with a newline at the end of each, in which a NUL stands for
+ * a newline of the value.
  */
-int env_check(const char *text, size_t n, struct err *err);
-/* Add the lines of `more` to *env; the later of two lines with the same K replaces the earlier. */
+enum { ENV_MAX = 32 * 1024 }; /* of a sandbox: all of it fits a frame of the agent's protocol */
+
+/* *ret is empty before and where it fails: -EINVAL or -ENOMEM. Of values with the same K the last holds. */
+int env_parse(const char *text, size_t n, struct buf *ret, struct err *err);
+/* Append the text of the file: lines if they can say it. */
+void env_text(const struct buf *env, struct buf *text);
+/* Append "K=V", whatever is in V. */
+void env_add(struct buf *env, const char *entry);
+/* 0, or -E2BIG: a sandbox's is bounded. */
+int env_fits(const struct buf *env, struct err *err);
+/* Add the lines of `more` to *env; the later of two lines with the same K takes the earlier's place. */
 void env_merge(struct buf *env, const char *more, size_t n);
 /* An array of "K=V" ending with NULL, in one allocation for free(); NULL when out of memory. */
 char **env_array(const struct buf *env);

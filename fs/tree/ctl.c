@@ -7,25 +7,80 @@
 
 static const char blanks[] = " \t";
 
+/* The character that stands behind a backslash in quotes; -1: none does. */
+static int escaped(char c)
+{
+	switch (c) {
+	case 'n':
+		return '\n';
+	case 't':
+		return '\t';
+	case '"':
+	case '\\':
+		return c;
+	default:
+		return -1;
+	}
+}
+
+/*
+ * Cut one word out of *text, in place: what it becomes is never longer. Advances *text behind the word, whose end
+ * is then a NUL. A value that begins with a quote goes to the next quote. NULL: that does not come, or not at the
+ * word's end.
+ */
+static const char *cut_word(char **text)
+{
+	char *from = *text, *to = *text;
+	const char *word = from;
+	bool quoted = false;
+	int c;
+
+	while (*from && !strchr(blanks, *from)) {
+		*to++ = *from;
+		if (*from++ == '=' && *from == '"') {
+			quoted = true;
+			break;
+		}
+	}
+	for (from += quoted; quoted && *from != '"'; from++) {
+		c = *from == '\\' ? escaped(*++from) : *from;
+		if (!c || c == -1)
+			return NULL;
+		*to++ = (char)c;
+	}
+	from += quoted;
+	if (*from && !strchr(blanks, *from))
+		return NULL;
+	*text = *from ? from + 1 : from;
+	*to = 0;
+	return word;
+}
+
 int words_parse(const char *text, size_t n, struct words *ret, struct err *err)
 {
-	char *p, *save = NULL;
+	char *p = ret->text;
 
 	if (n > CTL_MAX)
 		return err_set(err, -E2BIG, "a command has at most %d bytes", CTL_MAX);
 	if (n && text[n - 1] == '\n')
 		n--;
 	if (memchr(text, '\n', n))
-		return err_set(err, -EINVAL, "one write takes one command, on one line");
+		return err_set(
+			err, -EINVAL,
+			"one write is one command of one line; in a value, K=\"...\", a newline is \\n");
 	if (memchr(text, 0, n))
 		return err_set(err, -EINVAL, "a command cannot contain NUL bytes");
 	memcpy(ret->text, text, n);
 	ret->text[n] = 0;
-	ret->n = 0;
-	for (p = strtok_r(ret->text, blanks, &save); p; p = strtok_r(NULL, blanks, &save)) {
+	for (ret->n = 0; *(p += strspn(p, blanks)); ret->n++) {
 		if (ret->n == CTL_WORDS - 1)
 			return err_set(err, -EINVAL, "a command has at most %d words", CTL_WORDS - 1);
-		ret->word[ret->n++] = p;
+		ret->word[ret->n] = cut_word(&p);
+		if (!ret->word[ret->n])
+			return err_set(
+				err, -EINVAL,
+				"a value that begins with a quote ends with one, K=\"two words\"; in it are "
+				"\\n, \\t, \\\" and \\\\");
 	}
 	ret->word[ret->n] = NULL;
 	if (!ret->n)

@@ -2,7 +2,9 @@
 /*
  * ctl.h - the grammar of `ctl` files: one write is one command
  *
- * A command is a verb and its arguments, separated by blanks, on one line whose newline is optional.
+ * A command is a verb and its arguments, separated by blanks, on one line whose newline is optional. A value that
+ * begins with a double quote, K="...", goes to the next one and may have blanks in it; \n, \t, \" and \\ stand for
+ * a newline, a tab, a quote and a backslash there. Elsewhere quotes are letters like others.
  * Directories say what they can do in tables of struct verb, which are the parser's, the `ctl` file's and the
  * README's only source.
  */
@@ -24,7 +26,8 @@ struct words {
 };
 
 /*
- * Split what was written. 0, -EINVAL (empty, more than one line, a NUL, too many words) or -E2BIG (above
+ * Split what was written. 0, -EINVAL (empty, more than one line, a NUL, too many words, a quote that does not end)
+ * or -E2BIG (above
  * CTL_MAX bytes).
  */
 int words_parse(const char *text, size_t n, struct words *ret, struct err *err);

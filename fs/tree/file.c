@@ -230,13 +230,19 @@ void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fu
 	fuse_reply_buf(req, n ? (const char *)buf_bytes(&file->text) + off : NULL, n < size ? n : size);
 }
 
+static size_t write_max(const struct entry *entry)
+{
+	return entry->flags & ENTRY_LONG ? LONG_WRITE_MAX : WRITE_MAX;
+}
+
 /* `>>` to a text of lines: what it reads now, with the new lines after it. */
 static int append(const struct file *file, size_t size, struct buf *text, struct err *err)
 {
 	int rc = file->entry->show(file->obj, text, err);
 
-	if (!rc && text->len + size > WRITE_MAX)
-		rc = err_set(err, -E2BIG, "%s: at most %d bytes are allowed", file->entry->name, WRITE_MAX);
+	if (!rc && text->len + size > write_max(file->entry))
+		rc = err_set(err, -E2BIG, "%s has at most %zu bytes", file->entry->name,
+			     write_max(file->entry));
 	return rc;
 }
 
@@ -246,9 +252,9 @@ static int file_store(struct file *file, const char *data, size_t size, bool add
 	int rc = 0;
 	size_t n;
 
-	if (size > WRITE_MAX)
-		return err_set(err, -E2BIG, "%s: at most %d bytes can be written at once", file->entry->name,
-			       WRITE_MAX);
+	if (size > write_max(file->entry))
+		return err_set(err, -E2BIG, "%s: a write has at most %zu bytes", file->entry->name,
+			       write_max(file->entry));
 	if (add && file->entry->flags & ENTRY_APPEND)
 		rc = append(file, size, &text, err);
 	buf_add(&text, data, size);

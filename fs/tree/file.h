@@ -11,6 +11,11 @@ enum {
 	COSTLY_SIZE = 4096,
 	STREAM_SIZE = 1 << 20, /* and of a stream: see file_read */
 	WRITE_MAX = CTL_MAX,
+	/*
+	 * What surely comes in one piece: a longer write(2) may reach us in several of up to 256 pages
+	 * (FUSE_MAX_MAX_PAGES), the first of which is less by where in its page it begins.
+	 */
+	LONG_WRITE_MAX = 255 * 4096,
 };
 
 uint64_t file_size(struct object *obj, const struct entry *entry, struct err *err);

@@ -61,6 +61,7 @@ enum entry_flags {
 	ENTRY_APPEND = 8,    /* a text of lines: O_APPEND adds to it */
 	ENTRY_VOLATILE = 16, /* a name that others than users of the tree take away: is looked up each time */
 	ENTRY_SHARED = 32,   /* who may write in the object's own directory may write here */
+	ENTRY_LONG = 64,     /* a text of up to LONG_WRITE_MAX bytes, not WRITE_MAX */
 };
 
 struct entry {

@@ -332,3 +332,155 @@ def test_snapshot_bar(build, sbx, vm):
     os.close(master)
     assert process.wait(limit(30)) == 0
     assert b"saving" in text and b"%" in text
+
+
+# ---- exec: how it ends
+
+
+@pytest.fixture
+def start_exec(build, sbx):
+    """sbx exec in the background."""
+
+    def start(*args, **kwargs):
+        kwargs = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
+        return subprocess.Popen([build / "sbx", "exec", *args], env=dict(os.environ, SBX_MOUNT=str(sbx.path)), **kwargs)
+
+    return start
+
+
+HALTS = {
+    "paused": lambda vm: vm.ctl("pause"),
+    "stopped VMM": lambda vm: os.kill(vm.pid, signal.SIGSTOP),
+}
+
+
+@pytest.mark.parametrize("halt", HALTS)
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_exec_can_be_ended_at_any_time(start_exec, vm, halt, sig):
+    """The machine cannot take the signal: sbx ends as if it had been its own."""
+    with start_exec("vm", "sh", "-c", "trap '' TERM INT HUP; echo up; while :; do sleep 0.1; done") as process:
+        assert process.stdout.readline() == b"up\n"
+        HALTS[halt](vm)
+        process.send_signal(sig)
+        if halt != "paused":  # it may answer yet: one that is sent again need not be passed on
+            assert b"another one" in process.stderr.readline()
+            process.send_signal(sig)
+        assert process.wait(limit(10)) == 128 + sig
+        if halt == "paused":
+            assert b"paused" in process.stderr.read()
+    assert os.listdir(vm / "exec") == []
+    if halt == "paused":
+        vm.ctl("resume")
+    else:
+        os.kill(vm.pid, signal.SIGCONT)
+    assert vm.run("echo goes on") == "goes on\n"
+
+
+def test_exec_gives_up_when_nothing_answers(start_exec, vm):
+    with start_exec("vm", "sh", "-c", "echo up; sleep 1000") as process:
+        assert process.stdout.readline() == b"up\n"
+        os.kill(vm.pid, signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(limit(30)) == 128 + signal.SIGTERM  # without being asked again
+        assert b"silent" in process.stderr.read()
+    os.kill(vm.pid, signal.SIGCONT)
+    vm.sh("while grep -qsxz 1000 /proc/[0-9]*/cmdline; do sleep 0.05; done")  # it was killed after all
+
+
+def test_exec_on_a_terminal_of_a_paused_machine(terminal, vm):
+    term = terminal("exec", "vm", "sh")
+    term.expect(b"# ")
+    vm.ctl("pause")
+    term.send(b"\x03")
+    term.expect(b"does not run")
+    assert term.wait() == 128 + signal.SIGINT
+
+
+def test_exec_that_is_killed_leaves_no_job(start_exec, vm):
+    with start_exec("vm", "sh", "-c", "echo up; exec sleep 1000") as process:
+        assert process.stdout.readline() == b"up\n"
+        assert len(os.listdir(vm / "exec")) == 1
+        process.kill()
+    assert os.listdir(vm / "exec") == []
+    vm.sh("while grep -qsxz 1000 /proc/[0-9]*/cmdline; do sleep 0.05; done")
+
+
+def test_exec_whose_reader_ends(sbx, build, vm):
+    """`sbx exec v yes | head` is quiet about it, each time."""
+    script = f"for i in $(seq 30); do SBX_MOUNT=. {build}/sbx exec vm yes | head -n 1; done"
+    done = sbx.shell(script, timeout=60)
+    assert (done.stdout, done.stderr) == ("y\n" * 30, "")
+    assert os.listdir(vm / "exec") == []
+
+
+def test_exec_statuses(cli, vm):
+    for args, code, word in (
+        (["/nosuch"], 127, b"/nosuch"),
+        (["nosuch"], 127, b"nosuch"),
+        (["/etc/passwd"], 126, b"/etc/passwd"),
+        (["/root"], 126, b"/root"),
+        (["sh", "-c", "exit 3"], 3, b""),
+        (["sh", "-c", "kill -9 $$"], 137, b""),
+    ):
+        done = cli("exec", "vm", *args)
+        assert done.returncode == code and word in done.stderr and bool(word) == bool(done.stderr), done
+    for args, word in (["-C", "/nosuch"], b"/nosuch"), (["-u", "nosuch"], b"nosuch"), (["-e", "novalue"], b"novalue"), (["-C", "x"], b"absolute"):
+        done = cli("exec", *args, "vm", "true")
+        assert done.returncode == 125 and word in done.stderr and done.stderr.count(b"\n") == 1, done
+    assert os.listdir(vm / "exec") == []
+
+
+def test_exec_timeout(cli, vm):
+    start = time.monotonic()
+    done = cli("exec", "--timeout", "1", "vm", "sh", "-c", "echo begun; sleep 1000")
+    assert (done.returncode, done.stdout) == (124, b"begun\n") and b"longer than 1 s" in done.stderr
+    assert 1 <= time.monotonic() - start < limit(10)
+    assert cli("exec", "-t", "100", "vm", "true").returncode == 0
+    assert cli("exec", "-t", "soon", "vm", "true").returncode == 125
+
+
+def test_exec_timeout_of_a_halted_machine(start_exec, vm):
+    with start_exec("-t", "2", "vm", "sh", "-c", "echo up; sleep 1000") as process:
+        assert process.stdout.readline() == b"up\n"
+        os.kill(vm.pid, signal.SIGSTOP)
+        assert process.wait(limit(30)) == 124
+    os.kill(vm.pid, signal.SIGCONT)
+
+
+def test_exec_ends_with_its_command(cli, vm):
+    start = time.monotonic()
+    done = cli("exec", "vm", "sh", "-c", "sleep 1000 & echo started; echo too >&2; exit 4")
+    assert (done.returncode, done.stdout, done.stderr) == (4, b"started\n", b"too\n")
+    assert time.monotonic() - start < limit(10)
+    assert cli("exec", "vm", "sh", "-c", "sleep 1000 & head -c 1000000 /dev/zero").stdout == b"\0" * 1000000
+    for option in "-a", "--all":
+        done = cli("exec", option, "vm", "sh", "-c", "(sleep 0.5; echo late) & echo early")
+        assert done.stdout == b"early\nlate\n"
+
+
+def test_exec_of_what_stays_can_be_interrupted(start_exec, vm):
+    with start_exec("-a", "vm", "sh", "-c", "sleep 1000 & echo up") as process:
+        assert process.stdout.readline() == b"up\n"
+        job = os.listdir(vm / "exec")[0]
+        assert open(vm / "exec" / job / "wait").read() == "exited 0\n"
+        deadline = time.monotonic() + limit(10)
+        while process.poll() is None and time.monotonic() < deadline:
+            process.send_signal(signal.SIGTERM)
+            select.select([], [], [], 0.05)
+        assert process.wait(limit(10)) == 128 + signal.SIGTERM
+
+
+def test_exec_environment(cli, vm):
+    done = cli("exec", "-e", "A=one\ntwo\n", "-e", "B= blanks ", "-e", "C=", "vm", "sh", "-c", 'printf "[%s]" "$A" "$B" "${C-unset}"')
+    assert done.stdout == b"[one\ntwo\n][ blanks ][]"
+    big = "x" * 100000
+    done = cli("exec", *[f"-eV{i}={big}" for i in range(9)], "vm", "sh", "-c", 'echo $#; env | grep -c "^V.=x*$"', "sh", *[big] * 9)
+    assert done.stdout == b"9\n9\n"
+
+
+def test_exec_on_a_terminal_has_the_callers_settings(build, sbx, vm):
+    env = {"SBX_MOUNT": str(sbx.path), "TERM": "screen-256color", "LANG": "de_DE.UTF-8"}
+    for options, expected in ([], b"screen-256color de_DE.UTF-8"), (["-e", "TERM=dumb"], b"dumb de_DE.UTF-8"):
+        term = Terminal([build / "sbx", "exec", *options, "vm", "sh", "-c", "echo $TERM $LANG"], env)
+        term.expect(expected)
+        assert term.wait() == 0

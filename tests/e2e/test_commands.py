@@ -3,12 +3,14 @@
 import errno
 import os
 import select
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from harness import fails, limit, read, read_all, write
+from harness import Sandbox, fails, limit, read, read_all, write
 
 # ---- control files
 
@@ -185,3 +187,278 @@ def test_a_users_terminal_can_be_opened(vm):
     write(job / "tty", "1")
     job.start("echo one > /dev/tty; echo two > $(tty); echo three > /dev/stderr; stat -c %U,%a $(tty)")
     assert job.output() == b"one\r\ntwo\r\nthree\r\nnobody,620\r\n"
+
+
+# ---- long commands and environments
+
+WORD_MAX = 131071  # MAX_ARG_STRLEN of Linux, without the NUL
+
+
+def test_a_long_shell_line(vm):
+    line = f"x={'y' * 100000}; echo ${{#x}}"
+    assert vm.run(line) == "100000\n"
+    assert vm.job(line).output() == b"100000\n"
+    line = "echo " + "z" * (WORD_MAX - 5)
+    assert vm.run(line) == "z" * (WORD_MAX - 5) + "\n"
+    job = vm.job()
+    with fails(errno.E2BIG, job / "error"):
+        job.start(line + "z")
+    assert str(WORD_MAX) in read(job / "error") and "stdin" in read(job / "error")
+    with fails(errno.E2BIG, vm / "error"):
+        vm.run(line + "z")
+    assert job.status == "pending"
+    job.start("echo still usable")
+    assert job.output() == b"still usable\n"
+
+
+def test_a_long_argv(vm):
+    argv = ["sh", "-c", "echo $#; for x; do echo ${#x}; done | sort -u", "sh", *["a" * 100000] * 10]
+    data = "".join(word + "\0" for word in argv).encode()
+    assert 1000000 < len(data) < 255 * 4096
+    job = vm.job(data)
+    assert job.output() == b"10\n100000\n"
+    assert read(job / "cmd").rstrip("\n") == data.decode()
+    job = vm.job()
+    with fails(errno.E2BIG, job / "error"):  # a word that Linux does not take
+        job.start(b"echo\0" + b"b" * (WORD_MAX + 1) + b"\0")
+    for size in 255 * 4096 + 1, 256 * 4096, 2 << 20, (2 << 20) + 7:  # in one piece, or in several
+        with fails(errno.E2BIG, job / "error"):
+            job.start(b"echo\0" + b"c" * 1000 * (size // 1000) + b"\0" * (size % 1000 or 1))
+        assert job.status == "pending"
+
+
+def test_a_long_environment(vm):
+    job = vm.job()
+    env = "".join(f"V{i}={'e' * 10000}\n" for i in range(100))
+    write(job / "env", env)
+    assert read(job / "env") == env
+    job.start(b"sh\0-c\0env | grep -c '^V[0-9]*=e*$'; echo $1\0sh\0" + b"w" * 100000 + b"\0")
+    assert job.output() == b"100\n" + b"w" * 100000 + b"\n"
+    many = "".join(f"N{i}={i}\n" for i in range(60000))
+    write((other := vm.job()) / "env", many)
+    write(other / "env", many)
+    assert read(other / "env") == many
+    job = vm.job()
+    with fails(errno.E2BIG, job / "error"):
+        write(job / "env", "A=" + "x" * (255 * 4096))
+    write(job / "env", "A=" + "x" * WORD_MAX)  # with its name more than a word
+    with fails(errno.E2BIG, job / "error"):
+        job.start("true")
+
+
+def test_more_than_a_program_can_take(vm):
+    """2 MiB, the pointers to all words included: the guest's kernel refuses, and it is said."""
+    job = vm.job(b"true\0" + b"a\0" * 500000)
+    assert job.wait().startswith("failed ") and "too long" in job.status
+    assert read(job / "exit") == "126\n"
+
+
+def test_a_fork_has_long_jobs(vm):
+    """Jobs are listed to a fork in as many frames as they need."""
+    argv = b"sleep\0001000\0" + (b"0" * 99999 + b"\0") * 9
+    job = vm.job(argv)
+    other = vm.job(f"sleep 1000; : {'x' * 100000}")
+    fork = vm.fork("w")
+    for name in job.path.name, other.path.name:
+        assert read(fork / "exec" / name / "status") == "running\n"
+        assert read(fork / "exec" / name / "cmd") == read(vm / "exec" / name / "cmd")
+
+
+def test_commands_are_bounded_together(vm):
+    """Jobs keep their commands for forks: at most 16 MiB of them."""
+    jobs = []
+    with fails(errno.ENOMEM):
+        for _ in range(20):
+            jobs.append(vm.job())
+            jobs[-1].start(b"true\0" + (b"a" * 99999 + b"\0") * 10)
+    assert 14 <= len(jobs) <= 17 and "rmdir" in read(jobs[-1] / "error")
+    assert vm.run("echo still") == "still\n"
+    for job in jobs[:2]:
+        job.forget()
+    jobs[-1].start(b"echo\0" + (b"a" * 99999 + b"\0") * 9)
+    assert len(jobs[-1].output()) == 900000
+
+
+# ---- values of environments
+
+
+def test_values_with_newlines(sbx, vm):
+    job = vm.job()
+    data = b"A=one\ntwo\n\0B=\0C=  blanks  \0"
+    write(job / "env", data)
+    assert read(job / "env").encode() == data
+    job.start('printf "[%s]" "$A" "$B" "$C"')
+    assert job.output() == b"[one\ntwo\n][][  blanks  ]"
+    write(vm / "env", b"A=one\ntwo\0")
+    assert vm.run('echo "$A"') == "one\ntwo\n"
+    sbx.ok("printf 'B=three\\nfour\\0' >> vm/env")
+    assert vm.run('echo "$A $B"') == "one\ntwo three\nfour\n"
+    sbx.ok("env -i X='a\nb' Y=c env -0 > vm/env")
+    assert vm.run('echo "$X $Y"') == "a\nb c\n"
+    fork = vm.fork("w")
+    assert fork.run('echo "$X $Y"') == "a\nb c\n" and read(fork / "env") == read(vm / "env")
+    with fails(errno.EINVAL, vm / "error"):
+        write(vm / "env", "A=one\ntwo\n")
+    assert "two" in read(vm / "error") and "NUL" in read(vm / "error")
+
+
+def test_values_of_forks(sbx, vm):
+    vm.ctl('fork w env.MSG="two  words" env.LINES="a\\nb\\t\\"c\\"\\\\" env.JSON={"a":1} env.EMPTY=')
+    assert sbx.ok("cat vm/error") == ""
+    run = harness_run(sbx, "w")
+    assert run('printf "[%s]" "$MSG" "$LINES" "$JSON" "${EMPTY-unset}"') == '[two  words][a\nb\t"c"\\][{"a":1}][]'
+    for bad, word in (
+        ('fork x env.A="one', "quote"),
+        ('fork x env.A="one"two', "quote"),
+        ("fork x env.A=one\ntwo", "newline"),
+        ("fork x env.1A=x", "variable"),
+        ('fork x env.A="\\x"', "quote"),
+    ):
+        with fails(errno.EINVAL, vm / "error"):
+            vm.ctl(bad)
+        assert word in read(vm / "error"), bad
+    assert not os.path.exists(sbx / "x")
+    write(sbx / "ctl", 'create y memory_max=512M memory=256M env.A="b c\\nd"')
+    assert harness_run(sbx, "y")('echo "$A"') == "b c\nd\n"
+
+
+def harness_run(sbx, name):
+    return Sandbox(sbx / name).run
+
+
+def test_a_sandboxs_environment_is_bounded(vm):
+    """All of it travels to a fork's hooks in one frame."""
+    full = "".join(f"V{i:04}={'x' * 25}\n" for i in range(1024))  # 32 bytes each
+    write(vm / "env", full)
+    assert vm.fork("w").run("env | grep -c ^V") == "1024\n"
+    for more in full + "A=\n", "A=" + "x" * 40000:
+        with fails(errno.E2BIG, vm / "error"):
+            write(vm / "env", more)
+        assert "32768" in read(vm / "error")
+    assert read(vm / "env") == full
+    with fails(errno.E2BIG, vm / "error"):
+        vm.ctl("fork x env.A=1")
+    short = "".join(f"{a}{b}=\n" for a in "ABCDEFGHIJKLMNOPQRSTUVWXYZ_" for b in "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+    write(vm / "env", short)
+    assert vm.fork("x").run("env | grep -c '^[A-Z_][A-Z0-9_]=$'") == "999\n"
+
+
+# ---- how commands end
+
+
+def test_the_status_as_shells_have_it(vm):
+    for cmd, code in (
+        ("exit 7", 7),
+        ("kill -TERM $$", 143),
+        ("nosuchcommand", 127),
+        ("/nosuch/program\0", 127),
+        ("/etc/passwd\0", 126),
+        ("/root\0", 126),
+    ):
+        job = vm.job()
+        assert read(job / "exit") == ""
+        job.start(cmd)
+        job.wait()
+        assert read(job / "exit") == f"{code}\n", cmd
+    for name, text in ("user", "nosuchuser"), ("cwd", "/nosuch"):
+        job = vm.job()
+        write(job / name, text)
+        job.start("true\0")
+        assert job.wait().startswith("failed ") and read(job / "exit") == "125\n"
+
+
+def test_run_ends_with_its_command(vm):
+    start = time.monotonic()
+    assert vm.run("sleep 1000 & echo started; echo too >&2") == "started\ntoo\n"
+    assert vm.run("(sleep 0.5; echo late) & echo early; wait") == "early\nlate\n"
+    assert time.monotonic() - start < limit(60)
+
+
+def test_all_that_a_command_wrote_is_read(vm):
+    """The end is where it was when the command ended, however much of it is still in the pipe."""
+    out = vm.run("sleep 1000 & head -c 300000 /dev/zero | tr '\\0' x")
+    assert out == "x" * 300000
+    job = vm.job()
+    write(job / "linger", "0")
+    job.start("(while :; do echo more; sleep 0.01; done) & head -c 30000 /dev/zero")
+    assert job.wait() == "exited 0"
+    assert job.output().replace(b"more\n", b"").count(b"\0") == 30000
+    assert read(job / "stderr") == ""
+
+
+def test_what_is_left_in_the_background_goes_on(vm):
+    """Its output goes nowhere when the job is forgotten: it neither stops nor dies of that."""
+    vm.run("rm -f /run/alive; (trap '' HUP; i=0; while :; do echo noise $i; i=$((i+1)); echo $i > /run/alive; done) &")
+    seen = int(vm.sh("until [ -s /run/alive ]; do sleep 0.05; done; cat /run/alive"))
+    vm.sh(f"until [ $(cat /run/alive || echo 0) -gt {seen + 20000} ]; do sleep 0.1; done 2> /dev/null")
+
+
+def test_timeouts(vm):
+    job = vm.job()
+    write(job / "timeout", "1")
+    start = time.monotonic()
+    job.start("echo begun; sleep 1000 & sleep 1000")
+    assert job.wait() == "failed it took longer than 1 s"
+    assert time.monotonic() - start >= 1
+    assert (job.output(), read(job / "exit")) == (b"begun\n", "124\n")
+    vm.sh("while grep -qsxz 1000 /proc/[0-9]*/cmdline; do sleep 0.05; done")
+    job = vm.job()
+    for bad, code in ("soon", errno.EINVAL), ("-1", errno.EINVAL), ("1000000000", errno.ERANGE):
+        with fails(code, job / "error"):
+            write(job / "timeout", bad)
+    write(job / "timeout", "100")
+    job.start("true")
+    assert job.wait() == "exited 0"
+
+
+def test_a_timeout_needs_no_guest(vm):
+    """A machine that is paused, or whose VMM stands still, does not keep anyone waiting."""
+    for halt, go_on in (
+        (lambda: vm.ctl("pause"), lambda: vm.ctl("resume")),
+        (lambda: os.kill(vm.pid, signal.SIGSTOP), lambda: os.kill(vm.pid, signal.SIGCONT)),
+    ):
+        job = vm.job()
+        write(job / "timeout", "2")
+        job.start("sleep 1000")
+        halt()
+        assert job.wait() == "failed it took longer than 2 s"
+        assert job.output() == b""
+        go_on()
+        vm.sh("while grep -qsxz 1000 /proc/[0-9]*/cmdline; do sleep 0.05; done")
+
+
+def test_hold(sbx, vm):
+    """A job that somebody holds ends with them, however they end."""
+    job = vm.job()
+    one, two = os.open(job / "hold", os.O_RDONLY), os.open(job / "hold", os.O_RDONLY)
+    job.start("echo $$; exec sleep 1000")
+    fd = os.open(job / "stdout", os.O_RDONLY)
+    pid = int(os.read(fd, 100))
+    os.close(fd)
+    os.close(one)
+    assert job.status == "running"
+    os.close(two)
+    assert os.listdir(vm / "exec") == []
+    vm.sh(f"while kill -0 {pid} 2> /dev/null; do sleep 0.05; done")
+    with subprocess.Popen(["sleep", "1000"], stdin=open_job(vm, "held")) as process:
+        assert os.listdir(vm / "exec") == ["held"]
+        process.kill()
+    assert os.listdir(vm / "exec") == []
+
+
+def open_job(vm, name):
+    return open(vm.job(name=name) / "hold")
+
+
+def test_killing_tells_whether_it_was_heard(vm):
+    job = vm.job("sleep 1000")
+    os.kill(vm.pid, signal.SIGSTOP)
+    with fails(errno.ETIMEDOUT, job / "error"):
+        job.ctl("kill")
+    os.kill(vm.pid, signal.SIGCONT)
+    assert job.wait() == "signaled 15"
+    job = vm.job("sleep 1000")
+    vm.ctl("pause")
+    with fails(errno.EAGAIN, job / "error"):
+        job.ctl("kill")
+    assert "paused" in read(job / "error")

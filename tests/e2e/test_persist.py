@@ -40,6 +40,21 @@ def test_restart(saved, own_mount):
         vm.sh(f"while [ $(cat /run/counter) -le {at} ]; do sleep 0.05; done")
 
 
+def test_the_environment_lasts(own_mount):
+    """Values with newlines and backslashes too, through the store's text of lines."""
+    mount = own_mount()
+    vm = mount.create("vm")
+    env = b"A=one\ntwo\\n\0B=b\\\0C=\n\0"
+    with open(vm / "env", "wb", buffering=0) as f:
+        f.write(env)
+    vm.ctl("snapshot kept")
+    mount.stop()
+    mount = own_mount(mount.state)
+    fork = Snapshot(mount / "snapshots/kept").fork("w")
+    assert (fork / "env").read_bytes() == env
+    assert fork.run('printf "[%s]" "$A" "$B" "$C"') == "[one\ntwo\\n][b\\][\n]"
+
+
 def test_chain_of_restarts(saved, own_mount):
     """Loaded, forked, changed and saved again, under another daemon each time."""
     parent = "golden"

@@ -11,7 +11,7 @@ from harness import Sandbox, fails, fields, read, read_all, value, write
 
 VM_FILES = """ctl error state info image memory cpus memory_max cpus_max env console stats run""".split()
 VM_DIRS = "exec fs snapshots forks".split()
-JOB_FILES = "cmd cwd env user tty stdin stdout stderr status wait ctl".split()
+JOB_FILES = "cmd cwd env user tty linger timeout hold stdin stdout stderr status exit wait ctl error".split()
 SNAPSHOT_FILES = "ctl error info".split()
 NOBODY = 65534
 
@@ -195,9 +195,9 @@ def test_env_holds_lines(created):
 
 
 def test_writes_are_limited(created):
-    for name in "ctl", "memory", "env":
+    for name, text in ("ctl", "x" * 4097), ("memory", "x" * 4097), ("env", "A=" + "x" * 32767), ("env", "x" * (1 << 20)):
         with fails(errno.E2BIG):
-            write(created / name, "x" * 4097)
+            write(created / name, text)
     assert write(created / "ctl", "") == 0
 
 

@@ -16,17 +16,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_link(const char *target)
 {
-	static const char dir[] = "/one/two";
+	static const char root[] = "/root/of/it", dir[] = "/one/two";
+	const size_t len = sizeof(root) - 1;
 	char ret[4096];
-	const char *p;
+	const char *p = ret;
 	int depth = 2;
 	size_t n;
 
-	if (symlink_rewrite(dir, target, ret, sizeof(ret)))
+	if (symlink_rewrite(root, dir, target, ret, sizeof(ret)))
 		return;
-	if (*ret == '/')
-		abort();
-	for (p = ret; *p; p += n + (p[n] == '/')) {
+	/* Absolute it is below the root, and goes up nowhere. */
+	if (*ret == '/') {
+		if (strncmp(ret, root, len) != 0 || (ret[len] && ret[len] != '/'))
+			abort();
+		p += len;
+		depth = 0;
+	}
+	for (; *p; p += n + (p[n] == '/')) {
 		n = strcspn(p, "/");
 		if (n == 2 && !memcmp(p, "..", 2))
 			depth--;
@@ -35,6 +41,19 @@ static void check_link(const char *target)
 		if (depth < 0)
 			abort();
 	}
+}
+
+/* What the file reads is what it was written. */
+static void check_env(const struct buf *env)
+{
+	struct buf text = { 0 }, again = { 0 };
+
+	env_text(env, &text);
+	if (text.failed || env_parse((const char *)buf_bytes(&text), text.len, &again, NULL) ||
+	    again.len != env->len || (env->len && memcmp(buf_bytes(&again), buf_bytes(env), env->len) != 0))
+		abort();
+	buf_release(&text);
+	buf_release(&again);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -55,9 +74,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		(void)shape_set(&shape, "cpus", words.word[0], NULL);
 		overrides_release(&overrides);
 	}
-	if (!env_check(text, size, NULL)) {
-		env_merge(&env, text, size);
-		env_merge(&env, text, size);
+	if (!env_parse(text, size, &env, NULL)) {
+		check_env(&env);
 		free(env_array(&env));
 		buf_release(&env);
 	}

@@ -31,6 +31,8 @@ struct seen {
 	int err;
 	char reason[ERR_TEXT_MAX];
 	uint32_t pid, code;
+	uint8_t shell;
+	uint64_t written[2];
 	uint64_t stdin_max;
 	struct buf out[3];
 };
@@ -57,7 +59,8 @@ static inline void on_ready(void *owner)
 	((struct fixture *)owner)->ready = true;
 }
 
-static inline void on_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid)
+static inline void on_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid,
+			      uint8_t shell)
 {
 	struct fixture *f = owner;
 
@@ -65,6 +68,7 @@ static inline void on_started(void *owner, uint32_t job, int err, const char *re
 	f->jobs[job].started = true;
 	f->jobs[job].pid = pid;
 	f->jobs[job].err = err;
+	f->jobs[job].shell = shell;
 	snprintf(f->jobs[job].reason, sizeof(f->jobs[job].reason), "%s", reason);
 }
 
@@ -88,7 +92,8 @@ static inline void on_stdin_max(void *owner, uint32_t job, uint64_t offset)
 	f->jobs[job].stdin_max = offset;
 }
 
-static inline void on_exit_of(void *owner, uint32_t job, bool signaled, uint32_t code)
+static inline void on_exit_of(void *owner, uint32_t job, bool signaled, uint32_t code,
+			      const uint64_t written[2])
 {
 	struct fixture *f = owner;
 
@@ -97,6 +102,8 @@ static inline void on_exit_of(void *owner, uint32_t job, bool signaled, uint32_t
 	f->jobs[job].exited = true;
 	f->jobs[job].signaled = signaled;
 	f->jobs[job].code = code;
+	f->jobs[job].written[0] = written[0];
+	f->jobs[job].written[1] = written[1];
 }
 
 static const struct agent_events events = { on_ready, on_started, on_output, on_stdin_max, on_exit_of };

@@ -160,7 +160,7 @@ static inline int save(struct store *store, const char *name, const char *parent
 	snprintf(meta.parent, sizeof(meta.parent), "%s", parent);
 	snprintf(meta.source, sizeof(meta.source), "vm1");
 	snprintf(meta.image, sizeof(meta.image), "base");
-	buf_printf(&meta.env, "A=1\nB=two words\n");
+	buf_add(&meta.env, "A=1\nB=two words\nC=a\0\\n\0\n", 24);
 	buf_printf(&meta.requires, "cpu avx2\n");
 	rc = snapshot_save_begin(store, &meta, template, &progress, &work, &err);
 	if (!rc)

@@ -134,9 +134,10 @@ static void malformed_frames_are_dropped(void)
 	f.done = 0;
 	for (i = 0; i < sizeof(types) / sizeof(types[0]); i++)
 		say(&f, types[i], 1, 3, "\xff\xff", 2);
-	say(&f, F_JOB_EXIT, 1, 2, "\2\0\0\0\0", 5); /* neither exited nor signaled */
+	say(&f, F_JOB_EXIT, 1, 2, "\2\0\0\0\0\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0",
+	    21); /* neither exited nor signaled */
 	CHECK(write(f.peer, "noise SBX1 noise noise noise", 28) == 28);
-	say(&f, F_JOB_EXIT, 1, 1, "\0\7\0\0\0", 5);
+	say(&f, F_JOB_EXIT, 1, 1, "\0\7\0\0\0\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0", 21);
 	UNTIL(&f, f.jobs[1].exited);
 	CHECK(f.jobs[1].code == 7);
 	CHECK(!f.jobs[2].exited && !f.jobs[3].exited && !f.done && !f.ready);

@@ -120,7 +120,7 @@ static void input_nobody_reads_breaks(void)
 	setup_real(&f);
 	start(&f, 1, &spec, true);
 	UNTIL(&f, f.jobs[1].stdin_max == UINT64_MAX);
-	agent_job_kill(f.agent, 1, SIGKILL);
+	agent_job_kill(f.agent, 1, SIGKILL, WAIT_MS, on_done, &f);
 	finish(&f, 1);
 	CHECK(f.jobs[1].signaled && f.jobs[1].code == SIGKILL);
 	teardown(&f);
@@ -191,7 +191,7 @@ static void a_killed_group_ends(void)
 	setup_real(&f);
 	start(&f, 1, &spec, true);
 	UNTIL(&f, f.jobs[1].out[1].len);
-	agent_job_kill(f.agent, 1, SIGTERM);
+	agent_job_kill(f.agent, 1, SIGTERM, WAIT_MS, on_done, &f);
 	finish(&f, 1);
 	CHECK(f.jobs[1].signaled && f.jobs[1].code == SIGTERM);
 	teardown(&f);

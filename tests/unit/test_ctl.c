@@ -88,12 +88,16 @@ static void environments_are_lines(void)
 	struct err err;
 	char **array;
 
-	CHECK(!env_check("A=1\nB_2=two words\n", 18, &err));
-	CHECK(!env_check("A=", 2, &err));
-	CHECK(env_check("=x", 2, &err) == -EINVAL);
-	CHECK(env_check("1A=x", 4, &err) == -EINVAL);
-	CHECK(env_check("novalue", 7, &err) == -EINVAL);
-	CHECK(env_check("A=\0", 3, &err) == -EINVAL);
+	CHECK(!env_parse("A=1\nB_2=two words\n", 18, &env, &err));
+	CHECK(env.len == 18 && !memcmp(buf_bytes(&env), "A=1\nB_2=two words\n", 18));
+	buf_release(&env);
+	CHECK(!env_parse("A=", 2, &env, &err) && env.len == 3);
+	buf_release(&env);
+	CHECK(!env_parse("", 0, &env, &err) && !env.len);
+	CHECK(env_parse("=x", 2, &env, &err) == -EINVAL && !env.len);
+	CHECK(env_parse("1A=x", 4, &env, &err) == -EINVAL);
+	CHECK(env_parse("novalue", 7, &env, &err) == -EINVAL && strstr(err.text, "novalue"));
+	CHECK(env_parse("A=1\n\nB=2", 8, &env, &err) == -EINVAL);
 	env_merge(&env, "A=1\nB=2", 7);
 	env_merge(&env, "A=3\nAA=4\n", 9);
 	CHECK(env.len == 13 && !memcmp(buf_bytes(&env), "A=3\nB=2\nAA=4\n", 13));
@@ -105,6 +109,73 @@ static void environments_are_lines(void)
 	array = env_array(&env);
 	CHECK(array && !array[0]);
 	free(array);
+}
+
+static void environments_have_any_value(void)
+{
+	static const char text[] = "A=one\ntwo\n\0B=\0C=\n";
+	struct buf env = { 0 }, back = { 0 }, again = { 0 };
+	struct err err;
+	char **array;
+
+	/* NULs between values: newlines are theirs. */
+	CHECK(!env_parse(text, sizeof(text), &env, &err));
+	array = env_array(&env);
+	CHECK(array && !strcmp(array[0], "A=one\ntwo\n") && !strcmp(array[1], "B=") &&
+	      !strcmp(array[2], "C=\n"));
+	CHECK(!array[3]);
+	free(array);
+	/* What the file reads can be written. */
+	env_text(&env, &back);
+	CHECK(back.len == sizeof(text) && !memcmp(buf_bytes(&back), text, sizeof(text)));
+	CHECK(!env_parse((const char *)buf_bytes(&back), back.len, &again, &err));
+	CHECK(again.len == env.len && !memcmp(buf_bytes(&again), buf_bytes(&env), env.len));
+	buf_release(&again);
+	/* An entry from elsewhere, and one that takes its place. */
+	env_add(&again, "C=x\ny");
+	env_merge(&env, (const char *)buf_bytes(&again), again.len);
+	env_merge(&env, "A=1\n", 4);
+	buf_clear(&back);
+	env_text(&env, &back);
+	CHECK(back.len == 13 && !memcmp(buf_bytes(&back), "A=1\0B=\0C=x\ny\0", 13));
+	CHECK(env_parse("A=1\0\n", 6, &again, &err) == -EINVAL);
+	buf_release(&env);
+	buf_release(&back);
+	buf_release(&again);
+}
+
+/* As many as fit a write: sorted, not compared with each other. */
+static void many_variables_merge_quickly(void)
+{
+	struct buf text = { 0 }, env = { 0 };
+	struct err err;
+	unsigned i;
+
+	for (i = 0; i < 100000; i++)
+		buf_printf(&text, "V%u=%u\n", i % 50000, i);
+	CHECK(!env_parse((const char *)buf_bytes(&text), text.len, &env, &err));
+	CHECK(!memcmp(buf_bytes(&env), "V0=50000\nV1=50001\n", 18));
+	CHECK(env_fits(&env, &err) == -E2BIG);
+	buf_release(&text);
+	buf_release(&env);
+}
+
+static void values_have_quotes(void)
+{
+	struct words c;
+
+	CHECK(!parse("fork w env.A=\"two  words\" env.B=\"\" env.C=\"a\\nb\\t\\\"c\\\\\"", &c) && c.n == 5);
+	CHECK(!strcmp(c.word[2], "env.A=two  words") && !strcmp(c.word[3], "env.B="));
+	CHECK(!strcmp(c.word[4], "env.C=a\nb\t\"c\\") && !c.word[5]);
+	/* Elsewhere they are letters. */
+	CHECK(!parse("x env.J={\"a\":1} env.K=it's\"so\" \"y", &c) && c.n == 4);
+	CHECK(!strcmp(c.word[1], "env.J={\"a\":1}") && !strcmp(c.word[2], "env.K=it's\"so\"") &&
+	      !strcmp(c.word[3], "\"y"));
+	CHECK(parse("x a=\"", &c) == -EINVAL);
+	CHECK(parse("x a=\"b", &c) == -EINVAL);
+	CHECK(parse("x a=\"b\"c", &c) == -EINVAL);
+	CHECK(parse("x a=\"\\", &c) == -EINVAL);
+	CHECK(parse("x a=\"\\x\"", &c) == -EINVAL);
 }
 
 static int overrides(const char *text, bool fresh, struct overrides *ret)
@@ -215,6 +286,9 @@ int main(void)
 	TEST(verbs_are_found);
 	TEST(machines_are_checked);
 	TEST(environments_are_lines);
+	TEST(environments_have_any_value);
+	TEST(many_variables_merge_quickly);
+	TEST(values_have_quotes);
 	TEST(overrides_are_parsed);
 	TEST(links_stay_inside);
 	TEST(links_are_written_as_the_guest_sees_them);

@@ -150,6 +150,74 @@ static void too_large_a_spec_is_refused(void)
 	buf_release(&buf);
 }
 
+static void long_records_come_in_parts(void)
+{
+	struct job_spec spec = spec_full();
+	static char words[300000];
+	struct frame_parser parser = { 0 };
+	struct record record = { 0 };
+	struct buf one = { 0 }, stream = { 0 };
+	struct job_spec got;
+	struct frame frame;
+	struct reader r;
+	unsigned parts = 0, records = 0;
+
+	memset(words, 'w', sizeof(words));
+	spec.cmd = words;
+	spec.cmd_len = sizeof(words);
+	spec.is_argv = 1;
+	job_spec_put(&one, &spec);
+	record_put(&stream, F_JOB_START, 1, 7, buf_bytes(&one), one.len);
+	record_put(&stream, F_JOB_START, 1, 8, "short", 5);
+	CHECK(!frame_parser_feed(&parser, buf_bytes(&stream), stream.len));
+	while (frame_parser_next(&parser, &frame)) {
+		if (frame.type == F_JOB_PART) {
+			record_part(&record, &frame);
+			parts++;
+			continue;
+		}
+		CHECK(frame.type == F_JOB_START && !record_end(&record, &frame, &r));
+		if (frame.id == 7) {
+			CHECK(!job_spec_get(&r, &got) && got.cmd_len == sizeof(words));
+			job_spec_release(&got);
+			record_clear(&record);
+		} else {
+			CHECK(reader_left(&r) == 5);
+		}
+		records++;
+	}
+	CHECK(parts == sizeof(words) / PROTO_PAYLOAD_MAX && records == 2);
+	frame_parser_release(&parser);
+	buf_release(&one);
+	buf_release(&stream);
+}
+
+static void records_are_bounded(void)
+{
+	static const uint8_t bytes[PROTO_PAYLOAD_MAX];
+	struct frame part = { .type = F_JOB_PART, .id = 1, .len = sizeof(bytes), .payload = bytes };
+	const struct frame end = { .type = F_JOB_START, .id = 1, .len = 1, .payload = bytes };
+	const struct frame other = { .type = F_JOB_START, .id = 2, .len = 1, .payload = bytes };
+	struct record record = { 0 };
+	struct reader r;
+	unsigned i;
+
+	for (i = 0; i < 1000; i++)
+		record_part(&record, &part);
+	CHECK(record.buf.len <= PROTO_RECORD_MAX);
+	CHECK(record_end(&record, &end, &r) == -E2BIG);
+	record_clear(&record);
+	/* A part with another id begins anew, and a frame with another id has none. */
+	record_part(&record, &part);
+	part.id = 2;
+	record_part(&record, &part);
+	CHECK(!record_end(&record, &other, &r) && reader_left(&r) == sizeof(bytes) + 1);
+	record_clear(&record);
+	record_part(&record, &part);
+	CHECK(!record_end(&record, &end, &r) && reader_left(&r) == 1);
+	record_clear(&record);
+}
+
 static void attr_round_trip(void)
 {
 	const struct fs_attr attr = { 1, 0100644, 2, 3, 4, 5, 6, 7, 8, 9, 10 };
@@ -307,6 +375,8 @@ int main(void)
 	TEST(a_shell_line_has_no_nul);
 	TEST(a_count_beyond_the_payload_is_refused);
 	TEST(too_large_a_spec_is_refused);
+	TEST(long_records_come_in_parts);
+	TEST(records_are_bounded);
 	TEST(attr_round_trip);
 	TEST(frames_byte_by_byte);
 	TEST(largest_frame);

@@ -70,6 +70,7 @@ struct agent {
 	const struct agent_events *events;
 	void *owner;
 	struct frame_parser in;
+	struct record record; /* a job_info that comes in parts */
 	struct buf out;
 	struct buf held; /* while `holding` */
 	bool holding;    /* the guest is quiesced */
@@ -109,7 +110,7 @@ static void finish(struct agent_call *call, const struct err *err, struct reader
 	else if (c.fs)
 		c.fs(c.arg, err->code, results ? results : &nothing);
 	else if (c.refused && c.agent->events->job_started)
-		c.agent->events->job_started(c.agent->owner, c.tag, err->code, err->text, 0);
+		c.agent->events->job_started(c.agent->owner, c.tag, err->code, err->text, 0, EXIT_NOT_BEGUN);
 }
 
 /* A file request was waited for in vain. Others that would not wait longer end too. */
@@ -272,6 +273,18 @@ void agent_uncork(struct agent *agent)
 		write_some(agent);
 }
 
+/* A record that may be longer than a frame. */
+static int send_record(struct agent *agent, uint16_t type, uint32_t id, const struct buf *record)
+{
+	const uint8_t *p = buf_bytes(record);
+	size_t left = record->len;
+	int rc = 0;
+
+	for (; left > PROTO_PAYLOAD_MAX && !rc; p += PROTO_PAYLOAD_MAX, left -= PROTO_PAYLOAD_MAX)
+		rc = send_frame(agent, F_JOB_PART, id, p, PROTO_PAYLOAD_MAX);
+	return rc ? rc : send_frame(agent, type, id, p, left);
+}
+
 /* The guest listens again. */
 static void release_held(struct agent *agent)
 {
@@ -409,13 +422,24 @@ static bool on_fs_reply(struct agent *agent, const struct frame *frame)
 static bool on_job_info(struct agent *agent, const struct frame *frame)
 {
 	struct agent_call *call = find_call(agent, F_JOB_LIST_END, frame->id);
-	struct reader r = reader_init(frame->payload, frame->len);
 	struct job_info info;
+	struct reader r;
+	bool good;
 
-	if (!call || job_info_get(&r, &info))
+	good = call && !record_end(&agent->record, frame, &r) && !job_info_get(&r, &info);
+	record_clear(&agent->record);
+	if (!good)
 		return false;
 	call->each(call->arg, &info);
 	job_spec_release(&info.spec);
+	return true;
+}
+
+static bool on_job_part(struct agent *agent, const struct frame *frame)
+{
+	if (!find_call(agent, F_JOB_LIST_END, frame->id))
+		return false;
+	record_part(&agent->record, frame);
 	return true;
 }
 
@@ -424,13 +448,17 @@ static bool on_job_started(struct agent *agent, const struct frame *frame)
 	struct reader r = reader_init(frame->payload, frame->len);
 	struct err err;
 	uint32_t pid;
+	uint8_t shell;
 
 	result_get(&r, &err);
 	pid = get_u32(&r);
+	shell = get_u8(&r);
 	if (r.bad && !err.code)
 		return false;
+	if (r.bad || shell < EXIT_NOT_BEGUN || shell > EXIT_NOT_FOUND)
+		shell = EXIT_NOT_BEGUN;
 	if (agent->events->job_started)
-		agent->events->job_started(agent->owner, frame->id, err.code, err.text, pid);
+		agent->events->job_started(agent->owner, frame->id, err.code, err.text, pid, shell);
 	return true;
 }
 
@@ -449,11 +477,14 @@ static bool on_job_exit(struct agent *agent, const struct frame *frame)
 	struct reader r = reader_init(frame->payload, frame->len);
 	const uint8_t how = get_u8(&r);
 	const uint32_t code = get_u32(&r);
+	uint64_t written[2];
 
+	written[0] = get_u64(&r);
+	written[1] = get_u64(&r);
 	if (r.bad || how > 1)
 		return false;
 	if (agent->events->job_exit)
-		agent->events->job_exit(agent->owner, frame->id, how, code);
+		agent->events->job_exit(agent->owner, frame->id, how, code, written);
 	return true;
 }
 
@@ -480,8 +511,11 @@ static bool dispatch(struct agent *agent, const struct frame *frame)
 	case F_QUIESCED:
 	case F_RESIZED:
 	case F_CLOCKED:
+	case F_PONG:
 	case F_JOB_LIST_END:
 		return on_done(agent, frame);
+	case F_JOB_PART:
+		return on_job_part(agent, frame);
 	case F_FS_REPLY:
 		return on_fs_reply(agent, frame);
 	case F_JOB_INFO:
@@ -540,6 +574,7 @@ static void destroy(struct agent *agent)
 		log_debug("agent channel: %llu frames and %llu bytes were dropped",
 			  (unsigned long long)agent->dropped, (unsigned long long)agent->in.skipped);
 	frame_parser_release(&agent->in);
+	record_clear(&agent->record);
 	buf_release(&agent->out);
 	buf_release(&agent->held);
 	free(agent);
@@ -656,6 +691,7 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 	int rc;
 
 	agent->generation = identity->generation;
+	record_clear(&agent->record);
 	call = done_call(agent, F_ATTACHED, timeout_ms, done, arg);
 	if (!call || agent->lost)
 		return;
@@ -720,7 +756,7 @@ void agent_job_start(struct agent *agent, uint32_t job, const struct job_spec *s
 
 	job_spec_put(&payload, spec);
 	if (!payload.failed && payload.len <= PROTO_SPEC_MAX) {
-		(void)send_frame(agent, F_JOB_START, job, buf_bytes(&payload), payload.len);
+		(void)send_record(agent, F_JOB_START, job, &payload);
 	} else {
 		call = call_new(agent, 0, 0);
 		if (call) {
@@ -754,9 +790,17 @@ void agent_job_want(struct agent *agent, uint32_t job, int stream, uint64_t offs
 	send_numbers(agent, stream == 1 ? F_JOB_STDOUT_MAX : F_JOB_STDERR_MAX, job, offset, 8);
 }
 
-void agent_job_kill(struct agent *agent, uint32_t job, uint32_t signal)
+void agent_job_kill(struct agent *agent, uint32_t job, uint32_t signal, unsigned timeout_ms, done_fn done,
+		    void *arg)
 {
+	struct agent_call *call = done_call(agent, F_PONG, timeout_ms, done, arg);
+	const struct buf nothing = { 0 };
+
+	if (!call || agent->lost)
+		return;
+	/* The answer to what comes behind it tells that it was heard. */
 	send_numbers(agent, F_JOB_KILL, job, signal, 4);
+	send_call(call, F_PING, &nothing);
 }
 
 void agent_job_resize(struct agent *agent, uint32_t job, uint16_t rows, uint16_t cols)

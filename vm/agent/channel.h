@@ -23,11 +23,14 @@ struct agent;
  * the call. */
 struct agent_events {
 	void (*ready)(void *owner); /* the agent of a booting guest waits for agent_attach */
-	void (*job_started)(void *owner, uint32_t job, int err, const char *reason, uint32_t pid);
+	/* `shell`: with err, what a shell's $? would be (EXIT_NOT_FOUND and its like) */
+	void (*job_started)(void *owner, uint32_t job, int err, const char *reason, uint32_t pid,
+			    uint8_t shell);
 	void (*job_output)(void *owner, uint32_t job, int stream /* 1, 2 */, const void *data,
 			   size_t n); /* n == 0: end */
 	void (*job_stdin_max)(void *owner, uint32_t job, uint64_t offset);
-	void (*job_exit)(void *owner, uint32_t job, bool signaled, uint32_t code);
+	/* `written`: how much of stdout and stderr there was by then; it may go on */
+	void (*job_exit)(void *owner, uint32_t job, bool signaled, uint32_t code, const uint64_t written[2]);
 };
 
 struct identity {
@@ -73,7 +76,9 @@ void agent_job_start(struct agent *agent, uint32_t job, const struct job_spec *s
 void agent_job_stdin(struct agent *agent, uint32_t job, const void *data, size_t n);
 void agent_job_stdin_eof(struct agent *agent, uint32_t job);
 void agent_job_want(struct agent *agent, uint32_t job, int stream, uint64_t offset);
-void agent_job_kill(struct agent *agent, uint32_t job, uint32_t signal);
+/* done when the guest's agent has sent the signal, -ETIMEDOUT when it is silent. */
+void agent_job_kill(struct agent *agent, uint32_t job, uint32_t signal, unsigned timeout_ms, done_fn done,
+		    void *arg);
 void agent_job_resize(struct agent *agent, uint32_t job, uint16_t rows, uint16_t cols);
 void agent_job_forget(struct agent *agent, uint32_t job);
 /* each is called per job, its info valid during the call; then done. */

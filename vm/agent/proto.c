@@ -249,6 +249,7 @@ void job_info_put(struct buf *buf, const struct job_info *info)
 	job_spec_put(buf, &info->spec);
 	buf_put_u8(buf, info->state);
 	buf_put_u32(buf, info->code);
+	buf_put_u8(buf, info->shell);
 	buf_put_u64(buf, info->stdin_at);
 	buf_put_u64(buf, info->stdin_max);
 	buf_put_u64(buf, info->stdout_at);
@@ -267,6 +268,7 @@ int job_info_get(struct reader *r, struct job_info *ret)
 		return rc;
 	info.state = get_u8(r);
 	info.code = get_u32(r);
+	info.shell = get_u8(r);
 	info.stdin_at = get_u64(r);
 	info.stdin_max = get_u64(r);
 	info.stdout_at = get_u64(r);
@@ -294,6 +296,50 @@ void frame_put(struct buf *buf, uint16_t type, uint16_t generation, uint32_t id,
 	buf_put_u32(buf, (uint32_t)len);
 	buf_add(buf, payload, len);
 	buf_put_u32(buf, PROTO_TRAILER_MAGIC);
+}
+
+void record_clear(struct record *record)
+{
+	buf_release(&record->buf);
+	*record = (struct record){ 0 };
+}
+
+void record_part(struct record *record, const struct frame *frame)
+{
+	if (record->id != frame->id)
+		record_clear(record);
+	record->id = frame->id;
+	if (frame->len > PROTO_RECORD_MAX - record->buf.len)
+		record->overlong = true;
+	if (!record->overlong)
+		buf_add(&record->buf, frame->payload, frame->len);
+	record->overlong |= record->buf.failed;
+	if (record->overlong)
+		buf_release(&record->buf); /* what is left of it is not kept */
+}
+
+int record_end(struct record *record, const struct frame *frame, struct reader *ret)
+{
+	if (record->id != frame->id)
+		record_clear(record);
+	*ret = reader_init(frame->payload, frame->len);
+	if (!record->buf.len && !record->overlong)
+		return 0;
+	record_part(record, frame);
+	if (record->overlong)
+		return -E2BIG;
+	*ret = reader_init(buf_bytes(&record->buf), record->buf.len);
+	return 0;
+}
+
+void record_put(struct buf *buf, uint16_t type, uint16_t generation, uint32_t id, const void *data,
+		size_t len)
+{
+	const uint8_t *p = data;
+
+	for (; len > PROTO_PAYLOAD_MAX; p += PROTO_PAYLOAD_MAX, len -= PROTO_PAYLOAD_MAX)
+		frame_put(buf, F_JOB_PART, generation, id, p, PROTO_PAYLOAD_MAX);
+	frame_put(buf, type, generation, id, p, len);
 }
 
 void frame_parser_release(struct frame_parser *parser)

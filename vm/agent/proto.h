@@ -19,25 +19,32 @@
  * Flow control is per job and absolute: a side may send stream bytes up to the offset the other granted (as
  * QUIC's MAX_STREAM_DATA). The guest grants stdin as the command reads it; the host grants stdout and stderr
  * only while someone reads them. Output nobody has asked for therefore stays in the guest, and every fork
- * still has it.
+ *  * still has it.
+ *
+ * A record that does not fit a frame (a command with its environment) comes in pieces: F_JOB_PART frames, and
+ * the frame it is meant for with the rest. One is under way at a time in each direction; a part with another id
+ * begins the next, and what was begun under another generation is forgotten.
  */
 #ifndef SBX_VM_AGENT_PROTO_H
 #define SBX_VM_AGENT_PROTO_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "util/buf.h"
 
 enum {
-	PROTO_VERSION = 1,
+	PROTO_VERSION = 2,
 	PROTO_MAGIC = 0x31584253,         /* "SBX1" */
 	PROTO_TRAILER_MAGIC = 0x30584253, /* "SBX0" */
 	PROTO_HEADER = 16,
 	PROTO_TRAILER = 4,
 	PROTO_PAYLOAD_MAX = 64 * 1024,
 	PROTO_RESYNC = PROTO_HEADER + PROTO_PAYLOAD_MAX + PROTO_TRAILER,
-	PROTO_SPEC_MAX = PROTO_PAYLOAD_MAX - 256, /* an encoded job_spec; what job_info adds to it fits */
+	/* an encoded job_spec: the 2 MiB that Linux gives a program's arguments and environment, and change */
+	PROTO_SPEC_MAX = (2 << 20) + (64 << 10),
+	PROTO_RECORD_MAX = PROTO_SPEC_MAX + 1024, /* a job_info: what it adds to a spec fits */
 	PROTO_DATA_MAX = 32 * 1024,               /* stream or file bytes in one frame */
 	PROTO_NAME_MAX = 64,
 };
@@ -71,22 +78,26 @@ enum frame_type {
 
 	/* Jobs; id is the job's number, chosen by the host, unique in the machine's whole history */
 	F_JOB_START = 32, /* H: struct job_spec as job_spec_put writes it */
-	F_JOB_STARTED,    /* G: i32 errno, str reason, u32 pid */
-	F_JOB_STDIN,      /* H: bytes, the rest of the payload */
-	F_JOB_STDIN_EOF,  /* H */
+	/* G: i32 errno, str reason, u32 pid, u8 what a shell's $? would be where it did not start */
+	F_JOB_STARTED,
+	F_JOB_STDIN,     /* H: bytes, the rest of the payload */
+	F_JOB_STDIN_EOF, /* H */
 	/* G: u64 offset up to which stdin may be sent; UINT64_MAX: nobody reads it any more (EPIPE) */
 	F_JOB_STDIN_MAX,
 	F_JOB_STDOUT,     /* G: bytes, the rest of the payload; an empty one is end of file */
 	F_JOB_STDERR,     /* G: likewise */
 	F_JOB_STDOUT_MAX, /* H: u64 offset up to which stdout is wanted */
 	F_JOB_STDERR_MAX, /* H: likewise */
-	F_JOB_EXIT,   /* G: u8 how (0 exited, 1 signaled), u32 code. stdout may go on: a child may hold it */
+	/* G: u8 how (0 exited, 1 signaled), u32 code, u64 and u64: how much of stdout and stderr there was then.
+	 * They may go on: a child may hold them */
+	F_JOB_EXIT,
 	F_JOB_KILL,   /* H: u32 signal, to the job's process group */
 	F_JOB_RESIZE, /* H: u16 rows, u16 columns */
-	F_JOB_FORGET, /* H: kill its command, drop its streams; what an ended one left behind goes on */
+	F_JOB_FORGET, /* H: kill its command; what an ended one left behind goes on, its output goes nowhere */
 	F_JOB_LIST,   /* H: tag in id; asked after ATTACH of a fork */
-	F_JOB_INFO,   /* G: tag in id; struct job_info as job_info_put writes it, one frame per job */
+	F_JOB_INFO,   /* G: tag in id; struct job_info as job_info_put writes it, one for each job */
 	F_JOB_LIST_END, /* G: tag in id */
+	F_JOB_PART, /* H, G: bytes of a record; with the id of the F_JOB_START or F_JOB_INFO that has the last */
 
 	/* The guest's files; id is a tag, every request has one reply with the same tag */
 	F_FS = 64,  /* H: u8 op (enum fs_op), arguments (see enum fs_op) */
@@ -112,7 +123,7 @@ enum attach_kind {
 			    entropy and the clock, but no name changes and no hook runs */
 };
 
-enum { IDENTITY_ENTROPY = 64, IDENTITY_MACHINE_ID = 16, IDENTITY_ENV_MAX = 256 };
+enum { IDENTITY_ENTROPY = 64, IDENTITY_MACHINE_ID = 16, IDENTITY_ENV_MAX = 16384 };
 
 /*
  * Who the machine is, in F_ATTACH: str name (hostname, SBX_NAME), u64 wall clock (ns since 1970), bytes
@@ -184,14 +195,18 @@ void job_spec_put(struct buf *buf, const struct job_spec *spec);
 int job_spec_get(struct reader *r, struct job_spec *spec);
 void job_spec_release(struct job_spec *spec);
 
+/* What shells say of a command that did not run. */
+enum { EXIT_NOT_BEGUN = 125, EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127 };
+
 enum job_state { JOB_RUNNING, JOB_EXITED, JOB_SIGNALED, JOB_FAILED };
 
 /* A job that a fork inherited. Offsets are stream bytes since the job's start. */
 struct job_info {
 	uint32_t id;
 	struct job_spec spec;
-	uint8_t state;                             /* enum job_state */
-	uint32_t code;                             /* exit status, signal or errno */
+	uint8_t state; /* enum job_state */
+	uint32_t code; /* exit status, signal or errno */
+	uint8_t shell; /* JOB_FAILED: what a shell's $? would be, EXIT_NOT_FOUND and its like */
 	uint64_t stdin_at, stdin_max;              /* received; granted */
 	uint64_t stdout_at, stderr_at;             /* sent */
 	uint8_t stdin_eof, stdout_eof, stderr_eof; /* that end was sent */
@@ -202,6 +217,24 @@ int job_info_get(struct reader *r, struct job_info *info);
 /* Append a whole frame to buf. len <= PROTO_PAYLOAD_MAX. */
 void frame_put(struct buf *buf, uint16_t type, uint16_t generation, uint32_t id, const void *payload,
 	       size_t len);
+
+/* A record that comes in parts. Zero-initialised is none. */
+struct record {
+	uint32_t id;
+	struct buf buf;
+	bool overlong; /* or no memory */
+};
+/* An F_JOB_PART came. */
+void record_part(struct record *record, const struct frame *frame);
+/*
+ * The frame with the rest of it, or with all: *ret reads the whole record, until record_clear or the next
+ * frame. 0, or -E2BIG (above PROTO_RECORD_MAX).
+ */
+int record_end(struct record *record, const struct frame *frame, struct reader *ret);
+void record_clear(struct record *record);
+/* Append the frames of a record of up to PROTO_RECORD_MAX bytes to buf. */
+void record_put(struct buf *buf, uint16_t type, uint16_t generation, uint32_t id, const void *data,
+		size_t len);
 
 /*
  * Cut a byte stream into frames. Bytes that cannot start a frame are skipped up to the next magic, which is

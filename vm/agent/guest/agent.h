@@ -26,6 +26,7 @@ enum {
 	GUEST_JOBS_MAX = 1024,
 	GUEST_FILES_MAX = 1024,
 	GUEST_POLL_MAX = 3 + 4 * GUEST_JOBS_MAX,
+	GUEST_SPECS_MAX = 16 << 20, /* bytes of commands and their environments that are kept for forks */
 	GUEST_BACKLOG = 512 * 1024, /* above it nothing more is read, neither from the host nor from jobs */
 };
 
@@ -87,6 +88,8 @@ struct guest {
 
 	struct list jobs;
 	unsigned njobs;
+	size_t specs;         /* bytes of the jobs' specs */
+	struct record record; /* one that comes in parts */
 	struct guest_files files;
 	struct guest_resize resize;
 	struct pollfd fds[GUEST_POLL_MAX];
@@ -101,6 +104,8 @@ int guest_serve(int port, const struct guest_machine *machine);
 /* ---- serve.c: for the others */
 
 void guest_send(struct guest *guest, uint16_t type, uint32_t id, const void *payload, size_t len);
+/* A record that may be longer than a frame. */
+void guest_send_record(struct guest *guest, uint16_t type, uint32_t id, const struct buf *record);
 /* i32 errno, str reason, then what `more` holds; errno is positive, as everywhere on the channel. */
 void guest_send_result(struct guest *guest, uint16_t type, uint32_t id, const struct err *err,
 		       const struct buf *more);
@@ -125,9 +130,15 @@ void guest_jobs_end(struct guest *guest);
 
 struct guest_process {
 	pid_t pid;
-	int status; /* a struct err arrives here if the command could not be run, else nothing */
+	int status; /* a struct guest_failure arrives here if the command could not be run, else nothing */
 	int in, out,
 		error; /* our ends, non-blocking; -1: none. With a terminal in and out are its two dups */
+};
+
+/* What spawn tells of a command that it could not run. */
+struct guest_failure {
+	struct err err;
+	uint8_t shell; /* EXIT_NOT_FOUND and its like */
 };
 
 /* Start a command. What the command itself is not able to do is told later, on ret->status. */

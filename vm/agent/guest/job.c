@@ -7,6 +7,9 @@
  * reads stays in the pipe and the command stops, as it would in any pipe. Input is buffered here up to
  * STDIN_WINDOW.
  *
+ * What a command left behind when it ended may hold its pipes still. Once the host has forgotten the job they are
+ * read on, to nowhere, so that it neither stops nor dies of it.
+ *
  * The command leads a session and a process group. The group's number stays taken while it has members, so
  * signals to it cannot hit a stranger as long as we notice its end: we adopt its orphans, hence hear of each
  * death, and ask after every one.
@@ -22,7 +25,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { STDIN_WINDOW = 64 * 1024 };
+enum { STDIN_WINDOW = 64 * 1024, PIPE_PAGES = 16 };
 
 /* What the host has yet to be told. */
 enum { TELL_STARTED = 1, TELL_STDIN = 2, TELL_EXIT = 4 };
@@ -46,7 +49,11 @@ struct guest_job {
 	int status;    /* whether the command could be run arrives here; -1 once it is known */
 	uint8_t state; /* enum job_state */
 	uint32_t code;
-	struct err err; /* why it failed */
+	struct err err;      /* why it failed */
+	uint8_t shell;       /* likewise, as a shell's $? */
+	size_t size;         /* of its spec */
+	bool forgotten;      /* by the host: it has no id any more, and its output goes nowhere */
+	uint64_t written[2]; /* how much output there was when it ended */
 	unsigned tell;
 	int early; /* a signal for a command that has not begun */
 
@@ -64,7 +71,7 @@ static struct guest_job *job_find(struct guest *guest, uint32_t id)
 	struct guest_job *job;
 
 	list_for_each (job, &guest->jobs, link)
-		if (job->id == id)
+		if (job->id == id && !job->forgotten)
 			return job;
 	return NULL;
 }
@@ -123,7 +130,41 @@ static void job_free(struct guest *guest, struct guest_job *job)
 	job_spec_release(&job->spec);
 	list_del(&job->link);
 	guest->njobs--;
+	guest->specs -= job->size;
 	free(job);
+}
+
+/* What it wrote and nobody asked for; closed where no more can come. */
+static void stream_discard(struct stream *stream)
+{
+	uint8_t bytes[4096];
+	unsigned left = PIPE_PAGES;
+	ssize_t n;
+
+	/* One page more than a pipe holds: who goes on writing is read in the loop. */
+	do
+		n = read(stream->fd, bytes, sizeof(bytes));
+	while (n > 0 && left--);
+	if (!n || (n < 0 && errno != EAGAIN && errno != EINTR))
+		close_fd(&stream->fd);
+}
+
+/* The host wants no more of it. */
+static void job_forget(struct guest *guest, struct guest_job *job)
+{
+	if (job->reaped && job->out[0].fd >= 0)
+		stream_discard(&job->out[0]);
+	if (job->reaped && job->out[1].fd >= 0)
+		stream_discard(&job->out[1]);
+	if (!job->reaped || (job->out[0].fd < 0 && job->out[1].fd < 0)) {
+		job_free(guest, job);
+		return;
+	}
+	job->forgotten = true;
+	stdin_close(job);
+	job_spec_release(&job->spec);
+	guest->specs -= job->size;
+	job->size = 0;
 }
 
 void guest_jobs_end(struct guest *guest)
@@ -146,41 +187,77 @@ void guest_jobs_forked(struct guest *guest)
 
 /* ---- start and end */
 
-static void job_failed(struct guest_job *job, const struct err *err)
+static void job_failed(struct guest_job *job, const struct err *err, uint8_t shell)
 {
 	job->state = JOB_FAILED;
+	job->shell = shell;
 	job->code = (uint32_t)-err->code;
 	job->err = *err;
 	job->tell |= TELL_STARTED;
 	stdin_break(job);
 }
 
+static void refuse(struct guest *guest, uint32_t id, const struct err *err)
+{
+	struct buf more = { 0 };
+
+	buf_put_u32(&more, 0);
+	buf_put_u8(&more, EXIT_NOT_BEGUN);
+	guest_send_result(guest, F_JOB_STARTED, id, err, &more);
+	buf_release(&more);
+}
+
+/* The job of a frame, with its spec. 0, or a negative errno with the reason. */
+static int job_new(struct guest *guest, const struct frame *frame, struct guest_job **ret, struct err *err)
+{
+	struct guest_job *job;
+	struct reader r;
+	size_t size;
+	int rc;
+
+	if (guest->njobs == GUEST_JOBS_MAX)
+		return err_set(err, -EAGAIN, "the guest has %u jobs, as many as it can", guest->njobs);
+	rc = record_end(&guest->record, frame, &r);
+	size = reader_left(&r);
+	if (!rc && size > GUEST_SPECS_MAX - guest->specs)
+		return err_set(err, -EAGAIN,
+			       "the guest keeps %zu bytes of commands and environments, as many as it can; "
+			       "remove jobs that have ended",
+			       guest->specs);
+	job = calloc(1, sizeof(*job));
+	if (!rc)
+		rc = job ? job_spec_get(&r, &job->spec) : -ENOMEM;
+	if (rc) {
+		free(job);
+		return err_sys(err, rc, "the job cannot be understood");
+	}
+	job->size = size;
+	*ret = job;
+	return 0;
+}
+
 static void job_start(struct guest *guest, const struct frame *frame)
 {
-	struct reader r = reader_init(frame->payload, frame->len);
 	struct guest_process process;
 	struct err err = { 0 };
-	struct guest_job *job;
+	struct guest_job *job = NULL;
 	int rc;
 
 	if (job_find(guest, frame->id))
 		return;
-	job = guest->njobs < GUEST_JOBS_MAX ? calloc(1, sizeof(*job)) : NULL;
-	if (!job) {
-		err_set(&err, -EAGAIN, "the guest has %u jobs already, the most it can have", guest->njobs);
-		goto refuse;
-	}
-	rc = job_spec_get(&r, &job->spec);
+	rc = job_new(guest, frame, &job, &err);
+	record_clear(&guest->record);
 	if (rc) {
-		err_sys(&err, rc, "the request for a job is malformed");
-		goto refuse;
+		refuse(guest, frame->id, &err);
+		return;
 	}
 	job->id = frame->id;
 	job->status = job->in_fd = job->out[0].fd = job->out[1].fd = -1;
 	list_add(&guest->jobs, &job->link);
 	guest->njobs++;
+	guest->specs += job->size;
 	if (guest_spawn(&job->spec, guest->name, guest->env, &process, &err)) {
-		job_failed(job, &err);
+		job_failed(job, &err, EXIT_NOT_BEGUN);
 		return;
 	}
 	job->pid = process.pid;
@@ -190,31 +267,42 @@ static void job_start(struct guest *guest, const struct frame *frame)
 	job->out[1].fd = process.error;
 	if (job->in_fd >= 0)
 		job->tell |= TELL_STDIN;
-	return;
-refuse:
-	free(job);
-	guest_send_result(guest, F_JOB_STARTED, frame->id, &err, NULL);
 }
 
 /* Command and program are one now, or there was an error. */
 static void job_status_ready(struct guest_job *job)
 {
-	struct err err;
-	ssize_t n = read(job->status, &err, sizeof(err));
+	struct guest_failure failure;
+	ssize_t n = read(job->status, &failure, sizeof(failure));
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
 	close_fd(&job->status);
-	if (n == sizeof(err)) {
-		err.text[sizeof(err.text) - 1] = '\0';
+	if (n == sizeof(failure)) {
+		failure.err.text[sizeof(failure.err.text) - 1] = '\0';
 		close_fd(&job->out[0].fd);
 		close_fd(&job->out[1].fd);
-		job_failed(job, &err);
+		job_failed(job, &failure.err, failure.shell);
 		return;
 	}
 	job->tell |= TELL_STARTED;
 	if (job->early)
 		job_signal(job, job->early);
+}
+
+/* What is in the pipes was written before the command ended, or by what it left behind. A terminal is hung up
+ * when its leader ends, so its end is near anyway. */
+static void note_written(struct guest_job *job)
+{
+	unsigned i;
+	int n;
+
+	for (i = 0; i < 2; i++) {
+		n = 0;
+		if (job->out[i].fd >= 0 && !job->spec.tty && ioctl(job->out[i].fd, FIONREAD, &n) < 0)
+			n = 0;
+		job->written[i] = job->spec.tty ? UINT64_MAX : job->out[i].at + (uint64_t)n;
+	}
 }
 
 void guest_jobs_reaped(struct guest *guest, pid_t pid, int status)
@@ -224,6 +312,7 @@ void guest_jobs_reaped(struct guest *guest, pid_t pid, int status)
 	list_for_each (job, &guest->jobs, link) {
 		if (pid && job->pid == pid && !job->reaped) {
 			job->reaped = true;
+			note_written(job);
 			/* A child that could not become its command says so before it ends. */
 			if (job->status >= 0)
 				job_status_ready(job);
@@ -314,14 +403,15 @@ static void stream_end(struct guest *guest, struct guest_job *job, unsigned i)
 {
 	close_fd(&job->out[i].fd);
 	job->out[i].eof = true;
-	guest_send(guest, i ? F_JOB_STDERR : F_JOB_STDOUT, job->id, NULL, 0);
+	if (!job->forgotten)
+		guest_send(guest, i ? F_JOB_STDERR : F_JOB_STDOUT, job->id, NULL, 0);
 }
 
 static void stream_read(struct guest *guest, struct guest_job *job, unsigned i)
 {
 	uint8_t bytes[PROTO_DATA_MAX];
 	struct stream *stream = &job->out[i];
-	const uint64_t want = stream->max - stream->at;
+	const uint64_t want = job->forgotten ? sizeof(bytes) : stream->max - stream->at;
 	ssize_t n = read(stream->fd, bytes, want < sizeof(bytes) ? want : sizeof(bytes));
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -332,7 +422,8 @@ static void stream_read(struct guest *guest, struct guest_job *job, unsigned i)
 		return;
 	}
 	stream->at += (uint64_t)n;
-	guest_send(guest, i ? F_JOB_STDERR : F_JOB_STDOUT, job->id, bytes, (size_t)n);
+	if (!job->forgotten)
+		guest_send(guest, i ? F_JOB_STDERR : F_JOB_STDOUT, job->id, bytes, (size_t)n);
 }
 
 static bool stream_wanted(const struct stream *stream)
@@ -364,7 +455,8 @@ unsigned guest_jobs_poll(struct guest *guest, struct pollfd *fds)
 		/* Asked for nothing it still tells when the last reader closes. */
 		slot[SLOT_STDIN] = (struct pollfd){ .fd = job->in_fd, .events = job->in.len ? POLLOUT : 0 };
 		for (i = 0; i < 2; i++) {
-			const bool read_it = may_send && job->status < 0 && stream_wanted(&job->out[i]);
+			const bool read_it = job->forgotten ||
+					     (may_send && job->status < 0 && stream_wanted(&job->out[i]));
 
 			slot[SLOT_STDOUT + i] =
 				(struct pollfd){ .fd = read_it ? job->out[i].fd : -1, .events = POLLIN };
@@ -379,10 +471,10 @@ unsigned guest_jobs_poll(struct guest *guest, struct pollfd *fds)
 
 void guest_jobs_ready(struct guest *guest, const struct pollfd *fds)
 {
-	struct guest_job *job;
+	struct guest_job *job, *tmp;
 	unsigned i;
 
-	list_for_each (job, &guest->jobs, link) {
+	list_for_each_safe (job, tmp, &guest->jobs, link) {
 		if (fds[SLOT_STATUS].revents)
 			job_status_ready(job);
 		if (fds[SLOT_STDIN].revents & (POLLERR | POLLHUP) && !(fds[SLOT_STDIN].revents & POLLOUT))
@@ -390,9 +482,12 @@ void guest_jobs_ready(struct guest *guest, const struct pollfd *fds)
 		else if (fds[SLOT_STDIN].revents)
 			stdin_write(job);
 		for (i = 0; i < 2; i++)
-			if (fds[SLOT_STDOUT + i].revents && job->out[i].fd >= 0 && guest_may_send(guest))
+			if (fds[SLOT_STDOUT + i].revents && job->out[i].fd >= 0 &&
+			    (job->forgotten || guest_may_send(guest)))
 				stream_read(guest, job, i);
 		fds += SLOTS;
+		if (job->forgotten && job->out[0].fd < 0 && job->out[1].fd < 0)
+			job_free(guest, job);
 	}
 }
 
@@ -415,6 +510,8 @@ static void tell_exit(struct guest *guest, struct guest_job *job)
 
 	buf_put_u8(&payload, job->state == JOB_SIGNALED);
 	buf_put_u32(&payload, job->code);
+	buf_put_u64(&payload, job->written[0]);
+	buf_put_u64(&payload, job->written[1]);
 	guest_send(guest, F_JOB_EXIT, job->id, buf_bytes(&payload), payload.len);
 	buf_release(&payload);
 }
@@ -424,6 +521,7 @@ static void tell_started(struct guest *guest, struct guest_job *job)
 	struct buf pid = { 0 };
 
 	buf_put_u32(&pid, (uint32_t)job->pid);
+	buf_put_u8(&pid, job->shell);
 	guest_send_result(guest, F_JOB_STARTED, job->id, &job->err, &pid);
 	buf_release(&pid);
 }
@@ -437,7 +535,7 @@ void guest_jobs_flush(struct guest *guest)
 		/* Nothing of a job before it is known to have started. */
 		if (!guest_may_send(guest))
 			return;
-		if (job->status >= 0)
+		if (job->status >= 0 || job->forgotten)
 			continue;
 		if (job->tell & TELL_STARTED)
 			tell_started(guest, job);
@@ -482,11 +580,14 @@ static void job_list(struct guest *guest, uint32_t tag)
 	struct guest_job *job;
 
 	list_for_each (job, &guest->jobs, link) {
+		if (job->forgotten)
+			continue;
 		struct job_info info = {
 			.id = job->id,
 			.spec = job->spec,
 			.state = job->state,
 			.code = job->code,
+			.shell = job->shell,
 			.stdin_at = job->in_at,
 			.stdin_max = job->in_max,
 			.stdout_at = job->out[0].at,
@@ -499,7 +600,7 @@ static void job_list(struct guest *guest, uint32_t tag)
 		buf_clear(&payload);
 		job_info_put(&payload, &info);
 		if (!payload.failed)
-			guest_send(guest, F_JOB_INFO, tag, buf_bytes(&payload), payload.len);
+			guest_send_record(guest, F_JOB_INFO, tag, &payload);
 	}
 	buf_release(&payload);
 	guest_send(guest, F_JOB_LIST_END, tag, NULL, 0);
@@ -511,6 +612,10 @@ void guest_job_frame(struct guest *guest, const struct frame *frame)
 
 	if (frame->type == F_JOB_START) {
 		job_start(guest, frame);
+		return;
+	}
+	if (frame->type == F_JOB_PART) {
+		record_part(&guest->record, frame);
 		return;
 	}
 	if (frame->type == F_JOB_LIST) {
@@ -540,7 +645,7 @@ void guest_job_frame(struct guest *guest, const struct frame *frame)
 		job_resize(job, frame);
 		break;
 	case F_JOB_FORGET:
-		job_free(guest, job);
+		job_forget(guest, job);
 		break;
 	default:
 		break;

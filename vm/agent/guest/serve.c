@@ -57,6 +57,17 @@ void guest_send(struct guest *guest, uint16_t type, uint32_t id, const void *pay
 	}
 }
 
+void guest_send_record(struct guest *guest, uint16_t type, uint32_t id, const struct buf *record)
+{
+	const size_t before = guest->out.len;
+
+	record_put(&guest->out, type, guest->generation, id, buf_bytes(record), record->len);
+	if (guest->out.failed) { /* as above */
+		guest->out.len = before;
+		guest->out.failed = false;
+	}
+}
+
 void guest_send_result(struct guest *guest, uint16_t type, uint32_t id, const struct err *err,
 		       const struct buf *more)
 {
@@ -169,6 +180,7 @@ static void attach(struct guest *guest, const struct frame *frame)
 	guest->generation = frame->generation;
 	guest->quiesced = false;
 	drop_queued(guest);
+	record_clear(&guest->record);
 	if (!identity_get(&r, &identity, &err)) {
 		if (identity.kind != ATTACH_RESUME) {
 			guest_files_close(&guest->files);
@@ -480,6 +492,7 @@ out:
 	guest_files_close(&guest.files);
 	free_env(guest.env);
 	frame_parser_release(&guest.in);
+	record_clear(&guest.record);
 	buf_release(&guest.out);
 	if (guest.signals >= 0)
 		close(guest.signals);

@@ -202,12 +202,20 @@ static int run_argv(const struct job_spec *spec, struct err *err)
 	return err->code;
 }
 
+/* What a shell says of a program that exec refused. */
+static uint8_t shell_code(int err)
+{
+	return err == -ENOENT || err == -ENOTDIR ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
+}
+
 static int run_child(const struct job_spec *spec, const char *name, char *const *env, const struct ends *ends,
-		     struct err *err)
+		     struct guest_failure *failure)
 {
 	static struct account account;
+	struct err *err = &failure->err;
 	int rc;
 
+	failure->shell = EXIT_NOT_BEGUN;
 	guest_child_reset();
 	rc = take_streams(spec, ends, err);
 	if (!rc)
@@ -221,10 +229,14 @@ static int run_child(const struct job_spec *spec, const char *name, char *const 
 	if (rc)
 		return rc;
 	set_env(spec, name, env, &account);
-	if (spec->is_argv)
-		return run_argv(spec, err);
-	execl("/bin/sh", "sh", "-c", spec->cmd, (char *)NULL);
-	return err_sys(err, -errno, "/bin/sh");
+	if (spec->is_argv) {
+		rc = run_argv(spec, err);
+	} else {
+		execl("/bin/sh", "sh", "-c", spec->cmd, (char *)NULL);
+		rc = err_sys(err, -errno, "/bin/sh");
+	}
+	failure->shell = shell_code(rc);
+	return rc;
 }
 
 /* ---- streams */
@@ -313,7 +325,7 @@ int guest_spawn(const struct job_spec *spec, const char *name, char *const *env,
 		goto fail;
 	ours.pid = fork();
 	if (!ours.pid) {
-		struct err failure = { 0 };
+		struct guest_failure failure = { 0 };
 
 		run_child(spec, name, env, &ends, &failure);
 		_exit(write(status, &failure, sizeof(failure)) == sizeof(failure) ? 127 : 126);
