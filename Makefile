@@ -31,7 +31,7 @@ PKG_LIBS = $(shell pkg-config --libs $(PKGS))
 LINK = $(CC) -pie -pthread -Wl,-z,relro,-z,now,--as-needed $(SANFLAGS) -o $@ $^ $(PKG_LIBS) -lm
 
 # Every program is one file with a main() and what it needs of the library.
-MAINS := fs/main.c cli/sbx.c vm/vmm/main.c vm/agent/browse/main.c vm/agent/guest/main.c
+MAINS := fs/main.c cli/sbx.c vm/vmm/main.c vm/net/main.c vm/agent/browse/main.c vm/agent/guest/main.c
 sources = $(filter-out $(MAINS),$(sort $(shell find $(1) -name '*.c')))
 LIB_SRC := $(call sources,util snap vm)
 FS_SRC := $(call sources,fs)
@@ -41,7 +41,7 @@ UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-all: $(B)/sbxfs $(B)/sbx $(B)/sbx-vmm $(B)/sbx-browse guest
+all: $(B)/sbxfs $(B)/sbx $(B)/sbx-vmm $(B)/sbx-browse $(B)/sbx-net guest
 
 # ---- what the build needs of Debian
 
@@ -82,6 +82,11 @@ $(B)/sbx-vmm: $(call obj,vm/vmm/main.c) $(B)/libsbx.a
 $(B)/sbx-browse: $(call obj,vm/agent/browse/main.c) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
+
+# libslirp has no use but here; Debian's pkg-config file for it asks for glib's headers, which it does not need.
+$(B)/sbx-net: $(call obj,vm/net/main.c) $(B)/libsbx.a
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(LINK) -lslirp
 
 # ---- the guest: never sanitized, it runs as PID 1 of another kernel
 
@@ -165,7 +170,7 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/sbxfs $(DESTDIR)$(PREFIX)/share/sbxfs \
 		$(foreach s,1 5 8,$(DESTDIR)$(PREFIX)/share/man/man$(s))
 	install $(B)/sbxfs $(B)/sbx $(DESTDIR)$(PREFIX)/bin
-	install $(B)/sbx-vmm $(B)/sbx-browse $(DESTDIR)$(PREFIX)/libexec/sbxfs
+	install $(B)/sbx-vmm $(B)/sbx-browse $(B)/sbx-net $(DESTDIR)$(PREFIX)/libexec/sbxfs
 	install -m 644 build/guest/vmlinuz build/guest/initramfs $(DESTDIR)$(PREFIX)/share/sbxfs
 	$(foreach s,1 5 8,install -m 644 man/*.$(s) $(DESTDIR)$(PREFIX)/share/man/man$(s) &&) :
 

@@ -410,6 +410,18 @@ static int run(struct exec_job *job, char **argv)
 	return status;
 }
 
+int exec_streams(const char *vm, char **argv)
+{
+	struct exec_job job = { .stdin_fd = -1 };
+	int status;
+
+	if (find_vm(&job, vm) || make_job(&job))
+		return SBX_FAILED;
+	status = run(&job, argv);
+	(void)rmdir(job.dir); /* fails only where the sandbox is gone, and the job with it */
+	return status;
+}
+
 static const struct program_option option_table[] = {
 	{ 'a', "all", NULL, "end when all processes have closed the output, not with the command" },
 	{ 'T', NULL, NULL, "no terminal, even where stdin and stdout are one" },

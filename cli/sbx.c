@@ -17,10 +17,8 @@ static const struct command {
 	const struct program *program;
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{ &exec_program, cmd_exec },
-	{ &image_program, cmd_image },
-	{ &snapshot_program, cmd_snapshot },
-	{ &doctor_program, cmd_doctor },
+	{ &exec_program, cmd_exec },   { &dial_program, cmd_dial },         { &forward_program, cmd_forward },
+	{ &image_program, cmd_image }, { &snapshot_program, cmd_snapshot }, { &doctor_program, cmd_doctor },
 };
 
 /* "exec" of "sbx exec". */

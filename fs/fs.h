@@ -14,6 +14,7 @@
 #include "fs/tree/object.h"
 #include "snap/store.h"
 #include "vm/engine.h"
+#include "vm/net/policy.h"
 
 struct browsing;
 struct compaction;
@@ -29,6 +30,7 @@ struct options {
 	uint64_t pool_memory;     /* no more of them once they have so many bytes of their own */
 	unsigned boot_timeout_ms; /* power-on until the guest's agent answers */
 	unsigned fork_timeout_ms; /* start of a fork's machine until it answers */
+	enum net_mode net;        /* of a new sandbox */
 	unsigned stop_timeout_ms; /* how long `stop` asks before it kills */
 };
 
@@ -54,6 +56,7 @@ struct fs {
 	unsigned forking;        /* forks and rollbacks under way */
 	unsigned working;        /* threads at work on the store */
 	uint64_t forks_made;
+	uint32_t next_addr; /* of the next sandbox on this host (network.c); 0: not chosen yet */
 
 	/* What belongs to one file alone, by the name of its header. */
 	struct pool *pool;

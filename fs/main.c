@@ -53,6 +53,7 @@ enum {
 	OPT_GUEST,
 	OPT_LIBEXEC,
 	OPT_MEMORY,
+	OPT_NET,
 	OPT_POOL,
 	OPT_POOL_TOTAL,
 	OPT_POOL_MEMORY,
@@ -72,6 +73,7 @@ static const struct program_option option_table[] = {
 	  "permissions of the root: who may make sandboxes and named\n"
 	  "snapshots (default: 0755; 1777: everybody)" },
 	{ OPT_MEMORY, "memory-default", "SIZE", "memory of a new sandbox (default: 512M)" },
+	{ OPT_NET, "net", "MODE", "network of a new sandbox: none, allow, public or all (default: public)" },
 	{ OPT_POOL, "pool", "N", "machines kept ready for each snapshot that is forked (default: 2)" },
 	{ OPT_POOL_TOTAL, "pool-total", "N", "and for all snapshots together (default: 8)" },
 	{ OPT_POOL_MEMORY, "pool-memory", "SIZE",
@@ -80,7 +82,7 @@ static const struct program_option option_table[] = {
 	{ OPT_BOOT, "boot-timeout", "SECONDS", "how long a guest may take to boot (default: 60)" },
 	{ OPT_FORK, "fork-timeout", "SECONDS", "how long a fork may take to answer (default: 30)" },
 	{ OPT_GUEST, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
-	{ OPT_LIBEXEC, "libexec", "DIR", "where sbx-vmm and sbx-browse are" },
+	{ OPT_LIBEXEC, "libexec", "DIR", "where sbx-vmm, sbx-browse and sbx-net are" },
 	{ 'v', NULL, NULL, "log more" },
 	{ 0 },
 };
@@ -198,6 +200,12 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 			break;
 		case OPT_MEMORY:
 			rc = set_memory(optarg, &options->shape);
+			break;
+		case OPT_NET:
+			if (!net_mode_parse(optarg, &options->net)) {
+				program_refuse(&program, "--net: there is no mode \"%s\"", optarg);
+				rc = -EINVAL;
+			}
 			break;
 		case OPT_POOL:
 			rc = set_number("--pool", optarg, 1000, &options->pool);
@@ -532,6 +540,7 @@ int main(int argc, char **argv)
 					.memory_max = 2048u << 20,
 					.cpus = 1,
 					.cpus_max = 4 },
+			     .net = NET_PUBLIC,
 			     .pool = 2,
 			     .pool_total = 8,
 			     .pool_memory = UINT64_C(1) << 30,

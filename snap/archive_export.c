@@ -162,6 +162,8 @@ static int send_manifest(struct export *export, struct member_writer *w)
 	struct buf text = { 0 };
 	int rc;
 
+	/* What it may reach is this host's affair. */
+	buf_release(&export->manifest.meta.net);
 	snapshot_manifest_encode(&export->manifest, &text);
 	rc = text.failed ? err_set(&export->err, -ENOMEM, "out of memory")
 			 : send_bytes(export, w, ARCHIVE_MANIFEST, buf_bytes(&text), text.len);

@@ -49,6 +49,7 @@ void snapshot_meta_release(struct snapshot_meta *meta)
 {
 	buf_release(&meta->env);
 	buf_release(&meta->requires);
+	buf_release(&meta->net);
 }
 
 void snapshot_manifest_release(struct snapshot_manifest *manifest)
@@ -108,6 +109,7 @@ void snapshot_manifest_encode(const struct snapshot_manifest *manifest, struct b
 		manifest_add(out, "ram-source", manifest->sources[i]);
 	manifest_add_lines(out, "requires", &manifest->meta.requires);
 	add_env(out, &manifest->meta.env);
+	manifest_add_lines(out, "net", &manifest->meta.net);
 	manifest_end(out);
 }
 
@@ -195,6 +197,8 @@ static int parse_line(const char *key, const char *value, uint64_t *seen, struct
 		return add_line(&ret->meta.env, value);
 	if (!strcmp(key, "env-quoted"))
 		return add_unquoted(&ret->meta.env, value);
+	if (!strcmp(key, "net"))
+		return add_line(&ret->meta.net, value);
 	if (!strcmp(key, "requires"))
 		return add_line(&ret->meta.requires, value);
 	if (!strcmp(key, "ram-source"))

@@ -64,11 +64,14 @@ static int fill_manifest(struct save *save, const struct snapshot_meta *meta, st
 	manifest->meta = *meta;
 	manifest->meta.env = (struct buf){ 0 };
 	manifest->meta.requires = (struct buf){ 0 };
+	manifest->meta.net = (struct buf){ 0 };
 	if (meta->requires.len && memchr(buf_bytes(&meta->requires), '\0', meta->requires.len))
 		return err_set(err, -EINVAL, "requires contains a NUL byte");
 	rc = copy_text(&meta->env, &manifest->meta.env, err);
 	if (!rc)
 		rc = copy_text(&meta->requires, &manifest->meta.requires, err);
+	if (!rc)
+		rc = copy_text(&meta->net, &manifest->meta.net, err);
 	if (rc)
 		return rc;
 	memcpy(manifest->meta.engine, template->engine, sizeof(manifest->meta.engine));

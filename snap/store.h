@@ -85,6 +85,7 @@ struct snapshot_meta {
 	uint64_t ram_logical, disk_logical, ram_stored, disk_stored, own;
 	struct buf env;      /* the sandbox's: lines K=V, in which a NUL stands for a newline in V */
 	uint32_t next_job;   /* the machine's job numbers go on from here */
+	struct buf net;      /* the sandbox's network policy, in words of fs/; empty: none was kept */
 	struct buf requires; /* "key value" lines: what a host must have, in words of the engine and of fs/ */
 	struct owner owner;  /* given to snapshot_save_begin; see snapshot_owner */
 };

@@ -58,6 +58,8 @@ static int configure(struct sandbox *sb, const struct overrides *want, struct er
 	env_merge(&sb->env, (const char *)buf_bytes(&want->env), want->env.len);
 	if (!rc)
 		rc = env_fits(&sb->env, err);
+	if (want->has_net)
+		network_set_mode(sb, want->net);
 	return rc ? rc : shape_check(shape, err);
 }
 
@@ -104,7 +106,7 @@ static void verb_gc(struct object *obj, const struct words *words, struct comman
 static const struct verb verbs[] = {
 	{ "create", "NAME [k=v ...]",
 	  "make, configure and start a sandbox in one step; the keys are image, memory, cpus, "
-	  "memory_max, cpus_max and env.NAME",
+	  "memory_max, cpus_max, net and env.NAME",
 	  1, CTL_WORDS, 1, 0, verb_create },
 	{ "gc", "", "delete what nothing in the store needs any more", 0, 0, 1, 0, verb_gc },
 	{ 0 },

@@ -137,6 +137,8 @@ void fork_batch(struct object *origin, unsigned n, const char *prefix, const str
 	batch->origin = object_ref(origin);
 	batch->owner = command->child;
 	batch->overrides.shape = overrides->shape;
+	batch->overrides.has_net = overrides->has_net;
+	batch->overrides.net = overrides->net;
 	buf_add(&batch->overrides.env, buf_bytes(&overrides->env), overrides->env.len);
 	snprintf(batch->prefix, sizeof(batch->prefix), "%s", prefix);
 	batch->n = n;

@@ -17,6 +17,8 @@ struct fork {
 	struct sandbox *sb;    /* a reference */
 	struct object *origin; /* a reference */
 	struct buf env;        /* of the overrides */
+	bool has_net;          /* likewise */
+	enum net_mode net;
 	struct shape want;
 	bool running; /* sb's task is ours */
 	bool cancelled;
@@ -77,6 +79,8 @@ int fork_new(struct object *origin, const char *name, const struct owner *owner,
 	fork->origin = object_ref(origin);
 	if (overrides) {
 		fork->want = overrides->shape;
+		fork->has_net = overrides->has_net;
+		fork->net = overrides->net;
 		buf_add(&fork->env, buf_bytes(&overrides->env), overrides->env.len);
 	}
 	fork->done = done;
@@ -114,7 +118,8 @@ void fork_run(struct fork *fork, struct source *source)
 	fork->want = shape;
 	fork->running = true;
 	fits = shape.memory == had->memory && shape.cpus == had->cpus;
-	if (source_machine(source, sb, &fork->env, fits ? task_end : on_running, fits ? (void *)sb : fork,
+	if (network_load(sb, source_network(source), fork->has_net ? &fork->net : NULL, &err) ||
+	    source_machine(source, sb, &fork->env, fits ? task_end : on_running, fits ? (void *)sb : fork,
 			   &err))
 		task_end(sb, &err);
 }

@@ -77,6 +77,8 @@ static void on_template(void *arg, const struct err *err)
 		source->meta = snap->meta;
 		source->meta.env = (struct buf){ 0 };
 		source->meta.requires = (struct buf){ 0 };
+		source->meta.net = (struct buf){ 0 };
+		buf_add(&source->meta.net, buf_bytes(&snap->meta.net), snap->meta.net.len);
 		buf_add(&source->meta.env, buf_bytes(&snap->meta.env), snap->meta.env.len);
 		buf_add(&source->meta.requires, buf_bytes(&snap->meta.requires), snap->meta.requires.len);
 		snapshot_path(snap, source->path, sizeof(source->path));
@@ -109,6 +111,11 @@ void source_get(struct object *origin, source_fn done, void *arg)
 const struct shape *source_shape(const struct source *source)
 {
 	return &source->template->shape;
+}
+
+const struct buf *source_network(const struct source *source)
+{
+	return &source->meta.net;
 }
 
 int source_machine(struct source *source, struct sandbox *sb, const struct buf *env, done_fn done, void *arg,

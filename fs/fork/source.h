@@ -20,8 +20,9 @@ typedef void (*source_fn)(void *arg, const struct err *err, struct source *sourc
  */
 void source_get(struct object *origin, source_fn done, void *arg);
 void source_free(struct source *source); /* NULL is allowed */
-/* The shape of what was captured. */
+/* The shape of what was captured, and its network's policy (network_load). */
 const struct shape *source_shape(const struct source *source);
+const struct buf *source_network(const struct source *source);
 
 /*
  * Give sb, which has no machine and no disk, a machine forked from the source, a step of its task; settings,

@@ -3,7 +3,6 @@
 #include "fs/sandbox/console.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -15,23 +14,19 @@ enum { READ_BYTES = 16384, ROUNDS = 16 };
 
 void console_init(struct console *console)
 {
-	list_init(&console->files);
+	tail_init(&console->tail, CONSOLE_KEEP);
 }
 
 /* False: nothing more to read now, or ever. */
 static bool take(struct console *console)
 {
-	void *room = buf_reserve(&console->text, READ_BYTES);
+	void *room = buf_reserve(&console->tail.text, READ_BYTES);
 	ssize_t n = room ? read(console->fd, room, READ_BYTES) : -1;
 
 	if (n <= 0)
 		return n < 0 && errno == EINTR;
-	buf_grow(&console->text, (size_t)n);
-	/* Dropping half at a time keeps the copying linear. */
-	if (console->text.len > 2 * CONSOLE_KEEP) {
-		console->dropped += console->text.len - CONSOLE_KEEP;
-		buf_consume(&console->text, console->text.len - CONSOLE_KEEP);
-	}
+	buf_grow(&console->tail.text, (size_t)n);
+	tail_grown(&console->tail);
 	return true;
 }
 
@@ -41,7 +36,6 @@ static void on_output(void *arg, uint32_t events)
 
 	if (!take(console) && events & (EPOLLHUP | EPOLLERR))
 		watch_set(console->watch, 0); /* the machine's end is the engine's to tell */
-	files_wake(&console->files);
 }
 
 int console_attach(struct console *console, struct loop *loop, int fd)
@@ -66,13 +60,13 @@ void console_detach(struct console *console)
 void console_release(struct console *console)
 {
 	console_detach(console);
-	buf_release(&console->text);
+	tail_release(&console->tail);
 }
 
 void console_last_line(const struct console *console, char *ret, size_t size)
 {
-	const char *text = (const char *)buf_bytes(&console->text);
-	size_t end = console->text.len, start, i;
+	const char *text = (const char *)buf_bytes(&console->tail.text);
+	size_t end = console->tail.text.len, start, i;
 
 	while (end && (text[end - 1] == '\n' || text[end - 1] == '\r'))
 		end--;
@@ -92,43 +86,25 @@ static struct console *console_of(const struct object *obj)
 
 static uint64_t console_size(const struct object *obj)
 {
-	const struct console *console = &sandbox_of(obj)->console;
-
-	return console->dropped + console->text.len;
+	return tail_size(&console_of(obj)->tail);
 }
 
 static int console_open(struct file *file, int flags)
 {
 	(void)flags;
-	list_add(&console_of(file->obj)->files, &file->link);
+	tail_open(&console_of(file->obj)->tail, file);
 	return 0;
 }
 
 static void console_read(struct file *file, uint64_t offset, bool nonblock, struct request *request)
 {
-	static const char zeros[4096];
-	const struct console *console = console_of(file->obj);
-	const uint64_t size = console_size(file->obj);
-	size_t n = request->size;
-
 	(void)nonblock;
-	file->seen = size;
-	if (offset < console->dropped) {
-		if (n > console->dropped - offset)
-			n = console->dropped - offset;
-		request_data(request, zeros, n < sizeof(zeros) ? n : sizeof(zeros));
-		return;
-	}
-	if (offset >= size)
-		n = 0;
-	else if (n > size - offset)
-		n = size - offset;
-	request_data(request, n ? buf_bytes(&console->text) + (offset - console->dropped) : NULL, n);
+	tail_read(&console_of(file->obj)->tail, file, offset, request);
 }
 
 static unsigned console_poll(const struct file *file)
 {
-	return file->seen != console_size(file->obj) ? POLLIN | POLLRDNORM | POLLPRI : POLLIN | POLLRDNORM;
+	return tail_poll(&console_of(file->obj)->tail, file);
 }
 
 const struct stream_ops console_ops = {

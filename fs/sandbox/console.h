@@ -1,16 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * console.h - the serial console of a machine, kept for readers
- *
- * The file grows as the guest writes, so `tail -f` works. The last CONSOLE_KEEP bytes at least are kept; what
- * came before is a hole and reads as zeros, as in a file whose head was punched out, so that offsets stay
- * true.
- */
+/* console.h - the serial console of a machine, kept for readers: at least the last CONSOLE_KEEP bytes */
 #ifndef SBX_FS_SANDBOX_CONSOLE_H
 #define SBX_FS_SANDBOX_CONSOLE_H
 
-#include "fs/tree/tree.h"
-#include "util/buf.h"
+#include "fs/tree/tail.h"
 #include "util/loop.h"
 
 enum { CONSOLE_KEEP = 1 << 20 };
@@ -18,9 +11,7 @@ enum { CONSOLE_KEEP = 1 << 20 };
 struct console {
 	struct watch *watch; /* NULL: no machine */
 	int fd;
-	struct buf text;   /* what is kept */
-	uint64_t dropped;  /* bytes before it */
-	struct list files; /* struct file: who polls */
+	struct tail tail;
 };
 
 void console_init(struct console *console);

@@ -52,6 +52,7 @@ void machine_drop(struct sandbox *sb)
 	sb->epoch++;
 	agent_free(agent);
 	console_detach(&sb->console);
+	network_detach(sb);
 	engine->destroy(vm);
 	jobs_lost(sb, "the machine ended");
 }
@@ -184,7 +185,7 @@ static int connect_machine(struct sandbox *sb, struct err *err)
 		agent_name(sb->agent, sb->obj.name);
 	if (!sb->agent || console_attach(&sb->console, fs->loop, fs->engine->console_fd(sb->vm)))
 		return err_set(err, -ENOMEM, "no memory for the machine of %s", sb->obj.name);
-	return 0;
+	return network_attach(sb, err);
 }
 
 /* ---- boot */

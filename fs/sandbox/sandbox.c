@@ -45,6 +45,7 @@ static void sandbox_free(struct object *obj)
 	struct sandbox *sb = sandbox_of(obj);
 
 	console_release(&sb->console);
+	network_release(sb);
 	layer_unref(sb->disk);
 	buf_release(&sb->env);
 	buf_release(&sb->requires);
@@ -69,6 +70,7 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 	sb->next_job = 1;
 	sb->next_snapshot = 1;
 	console_init(&sb->console);
+	network_init(sb);
 	list_init(&sb->jobs);
 	list_init(&sb->snapshots);
 	list_init(&sb->fork_link);

@@ -11,6 +11,7 @@
 
 #include "fs/fs.h"
 #include "fs/sandbox/console.h"
+#include "fs/sandbox/network.h"
 #include "fs/tree/object.h"
 #include "fs/tree/request.h"
 #include "fs/tree/tree.h"
@@ -52,6 +53,7 @@ struct sandbox {
 	uint64_t epoch;      /* counts machines: what belongs to an earlier one is stale */
 	struct task task;
 	struct console console;
+	struct network network;
 
 	struct list jobs;      /* struct job, exec/ and `run` */
 	uint32_t next_job;     /* job numbers are unique in the machine's whole history */
@@ -93,5 +95,6 @@ int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, st
 void task_end(void *sb, const struct err *err);
 
 extern const struct entry sandbox_entry; /* /sbx/VM */
+extern const struct dir_ops net_dir;     /* /sbx/VM/net */
 
 #endif

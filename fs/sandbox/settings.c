@@ -315,11 +315,17 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 		ret->image = value;
 		return 0;
 	}
+	if (!strcmp(key, "net")) {
+		ret->has_net = net_mode_parse(value, &ret->net);
+		return ret->has_net ? 0
+				    : err_set(err, -EINVAL,
+					      "net: \"%.32s\" is not none, allow, public or all", value);
+	}
 	if (!strcmp(key, "memory") || !strcmp(key, "cpus") ||
 	    (fresh && (!strcmp(key, "memory_max") || !strcmp(key, "cpus_max"))))
 		return shape_set(&ret->shape, key, value, err);
-	return err_set(err, -EINVAL, "there is no key \"%s\"; the keys are %smemory, cpus and env.NAME", key,
-		       fresh ? "image, memory_max, cpus_max, " : "");
+	return err_set(err, -EINVAL, "there is no key \"%s\"; the keys are %smemory, cpus, net and env.NAME",
+		       key, fresh ? "image, memory_max, cpus_max, " : "");
 }
 
 int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err)

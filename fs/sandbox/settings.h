@@ -13,6 +13,7 @@
 #include "snap/template.h"
 #include "util/buf.h"
 #include "util/err.h"
+#include "vm/net/policy.h"
 
 #define MEMORY_MIN ((uint64_t)128 << 20)
 #define MEMORY_LIMIT ((uint64_t)64 << 30)
@@ -54,6 +55,8 @@ struct overrides {
 	struct shape shape; /* fields that are 0 were not given */
 	const char *image;  /* points into the words; NULL if not given */
 	struct buf env;     /* lines */
+	bool has_net;
+	enum net_mode net;
 };
 /* words ends with NULL. image, memory_max and cpus_max are only taken where `fresh`. */
 int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err);

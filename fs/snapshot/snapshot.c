@@ -83,7 +83,8 @@ int snapshot_meta_of(const struct sandbox *sb, const struct template *template, 
 	snprintf(ret->engine, sizeof(ret->engine), "%s", template->engine);
 	buf_add(&ret->env, buf_bytes(&sb->env), sb->env.len);
 	requires_put(sb, &ret->requires);
-	return ret->env.failed || ret->requires.failed ? -ENOMEM : 0;
+	network_save(sb, &ret->net);
+	return ret->env.failed || ret->requires.failed || ret->net.failed ? -ENOMEM : 0;
 }
 
 int snapshot_new(struct sandbox *sb, struct template *template, mode_t umask, struct snapshot **ret,

@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-PROGRAMS = "sbxfs", "sbx", "sbx-vmm", "sbx-browse"
-COMMANDS = "exec", "image", "snapshot", "doctor"
+PROGRAMS = "sbxfs", "sbx", "sbx-vmm", "sbx-browse", "sbx-net"
+COMMANDS = "exec", "dial", "forward", "image", "snapshot", "doctor"
 ALL = [(name,) for name in PROGRAMS] + [("sbx", command) for command in COMMANDS]
 
 

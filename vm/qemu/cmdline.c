@@ -167,7 +167,7 @@ static void add_devices(struct qemu_args *args, const struct qemu_config *config
 	arg(args, "-netdev");
 	arg(args, "dgram,id=net,local.type=fd,local.str=%d", config->net_fd);
 	arg(args, "-device");
-	arg(args, "virtio-net-device,netdev=net,mac=" LINK_MAC ",host_mtu=%d", LINK_MTU);
+	arg(args, "virtio-net-device,netdev=net,mac=" LINK_MAC ",guest_announce=off,host_mtu=%d", LINK_MTU);
 	cJSON_free(text);
 	cJSON_Delete(disk);
 }
@@ -209,6 +209,9 @@ int qemu_args_build(struct qemu_args *args, const struct qemu_config *config)
 		"migration.send-configuration=off",
 		"-global",
 		"migration.x-events=on",
+		/* A fork has not moved to where others look for it. */
+		"-global",
+		"migration.announce-rounds=0",
 		NULL,
 	};
 	static const char *const incoming[] = { "-S", "-incoming", "defer", NULL };

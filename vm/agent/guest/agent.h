@@ -144,6 +144,9 @@ struct guest_failure {
 /* Start a command. What the command itself is not able to do is told later, on ret->status. */
 int guest_spawn(const struct job_spec *spec, const char *name, char *const *env, struct guest_process *ret,
 		struct err *err);
+/* dial.c, in a child: connect its stdin and stdout to a port of this machine's loopback. Returns only where that
+ * cannot be. */
+int guest_dial(const char *port, struct err *err);
 /* In a child, after fork(2): signals, limits and umask as programs expect them. */
 void guest_child_reset(void);
 

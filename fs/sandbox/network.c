@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: MIT */
+/* network.c - a sandbox's network: what it may reach, and the helper that sees to it */
+#include "fs/sandbox/network.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "fs/sandbox/sandbox.h"
+#include "util/log.h"
+#include "vm/net/flow.h"
+#include "vm/net/helper.h"
+#include "vm/net/packet.h"
+
+enum {
+	DENIED_KEEP = 64 << 10,
+	FRAMES_A_TURN = 64,
+	FRAMES_QUEUED = 1 << 16, /* more than a socket holds */
+	/* A helper that a guest knows how to kill must not be all that the host is busy with. */
+	AGAIN_NS = 1000 * 1000 * 1000,
+};
+
+static void await_frame(struct sandbox *sb);
+static void start_helper(struct sandbox *sb);
+
+/* ---- addresses: 127.91.X.Y, one for each sandbox */
+
+static bool is_taken(const struct fs *fs, const struct net_addr *addr)
+{
+	const struct sandbox *sb;
+
+	list_for_each (sb, &fs->sandboxes, link)
+		if (net_addr_equal(&sb->network.addr, addr))
+			return true;
+	return false;
+}
+
+static struct net_addr next_addr(struct fs *fs)
+{
+	struct net_addr addr;
+	unsigned tries;
+
+	/* Daemons do not know of each other: begin anywhere. */
+	while (!fs->next_addr && getrandom(&fs->next_addr, sizeof(fs->next_addr), 0) != sizeof(fs->next_addr))
+		;
+	for (tries = 0; tries < UINT16_MAX; tries++) {
+		const unsigned n = 1 + fs->next_addr++ % (UINT16_MAX - 1); /* neither .0.0 nor .255.255 */
+
+		addr = net_addr_v4((const uint8_t[]){ 127, 91, (uint8_t)(n >> 8), (uint8_t)n });
+		if (!is_taken(fs, &addr))
+			break;
+	}
+	return addr;
+}
+
+void network_init(struct sandbox *sb)
+{
+	struct network *network = &sb->network;
+
+	network->mode = sb->obj.fs->options.net;
+	network->fd = -1;
+	network->addr = next_addr(sb->obj.fs);
+	tail_init(&network->denied, DENIED_KEEP);
+}
+
+void network_release(struct sandbox *sb)
+{
+	network_detach(sb);
+	buf_release(&sb->network.allow);
+	buf_release(&sb->network.publish);
+	tail_release(&sb->network.denied);
+}
+
+/* ---- what the helper says */
+
+static const char *proto_name(uint8_t proto)
+{
+	if (proto == IPPROTO_TCP)
+		return "tcp";
+	if (proto == IPPROTO_UDP)
+		return "udp";
+	return proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6 ? "icmp" : "-";
+}
+
+static void on_denied(void *owner, const struct net_denial *denial)
+{
+	struct sandbox *sb = owner;
+	struct buf *text = &sb->network.denied.text;
+	const time_t now = (time_t)(now_real_ns() / 1000000000);
+	const bool v6 = denial->to.family == AF_INET6;
+	char date[32], to[NET_ADDR_TEXT] = "-";
+	struct tm tm;
+
+	gmtime_r(&now, &tm);
+	strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", &tm);
+	if (denial->to.family)
+		net_addr_format(&denial->to, to);
+	if (denial->untold)
+		buf_printf(text, "%s - - - %u more, which came too quickly to be written down\n", date,
+			   denial->untold);
+	buf_printf(text, "%s %s %s%s%s", date, proto_name(denial->proto), v6 ? "[" : "", to, v6 ? "]" : "");
+	if (denial->port)
+		buf_printf(text, ":%u", denial->port);
+	buf_printf(text, " %s %s\n", *denial->name ? denial->name : "-", denial->why);
+	if (text->failed)
+		text->failed = false; /* a line less */
+	tail_grown(&sb->network.denied);
+}
+
+static void on_not_published(void *owner, uint32_t tag, int code)
+{
+	struct sandbox *sb = owner;
+	const struct net_ports *ports = &sb->network.ports;
+	char addr[NET_ADDR_TEXT];
+	struct err err;
+
+	if (tag >= ports->n)
+		return;
+	net_addr_format(&ports->port[tag].addr, addr);
+	err_sys(&err, code, "publish: cannot listen at %s:%u", addr, ports->port[tag].port);
+	object_report(&sb->obj, &err);
+}
+
+static void on_again(void *arg)
+{
+	struct sandbox *sb = arg;
+
+	if (sb->network.ports.n)
+		start_helper(sb);
+	else
+		await_frame(sb);
+}
+
+static void on_ended(void *owner, const char *why)
+{
+	struct sandbox *sb = owner;
+
+	log_warn("%s: %s", sb->obj.name, why);
+	net_helper_free(sb->network.helper);
+	sb->network.helper = NULL;
+	timer_start(sb->obj.fs->loop, &sb->network.again, AGAIN_NS, on_again, sb);
+}
+
+static const struct net_events net_events = { .denied = on_denied,
+					      .not_published = on_not_published,
+					      .ended = on_ended };
+
+/* ---- its life */
+
+static void start_helper(struct sandbox *sb)
+{
+	struct network *network = &sb->network;
+	struct fs *fs = sb->obj.fs;
+	struct err err;
+	unsigned i;
+
+	watch_free(network->watch);
+	network->watch = NULL;
+	if (net_helper_start(fs->loop, fs->env.libexec, network->fd, &net_events, sb, &network->helper,
+			     &err)) {
+		log_warn("%s: no network: %s", sb->obj.name, err.text);
+		timer_start(fs->loop, &network->again, AGAIN_NS, on_again, sb);
+		return;
+	}
+	net_helper_policy(network->helper, network->mode, &network->allow);
+	for (i = 0; i < network->ports.n; i++)
+		net_helper_publish(network->helper, i, &network->ports.port[i]);
+}
+
+static void on_frames(void *arg, uint32_t events)
+{
+	struct sandbox *sb = arg;
+	struct network *network = &sb->network;
+	uint8_t frame[PACKET_LOOK];
+	ssize_t n;
+	int i;
+
+	for (i = 0; i < FRAMES_A_TURN; i++) {
+		memset(frame, 0, sizeof(frame));
+		n = recv(network->fd, frame, sizeof(frame), MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC);
+		if (n <= 0)
+			break;
+		if (!packet_needs_nobody(frame, (size_t)n)) {
+			start_helper(sb);
+			return;
+		}
+		(void)recv(network->fd, frame, sizeof(frame), MSG_DONTWAIT);
+	}
+	/* The machine's end is the engine's to tell. */
+	if (events & (EPOLLHUP | EPOLLERR))
+		watch_set(network->watch, 0);
+}
+
+static void await_frame(struct sandbox *sb)
+{
+	struct network *network = &sb->network;
+
+	network->watch = watch_new(sb->obj.fs->loop, network->fd, EPOLLIN, on_frames, sb);
+	if (!network->watch)
+		timer_start(sb->obj.fs->loop, &network->again, AGAIN_NS, on_again, sb);
+}
+
+int network_attach(struct sandbox *sb, struct err *err)
+{
+	struct network *network = &sb->network;
+	uint8_t byte;
+	int i;
+
+	network->fd = sb->obj.fs->engine->net_fd(sb->vm);
+	/* What a rehearsal's processes sent; a bound, since the guest may be running. */
+	for (i = 0; i < FRAMES_QUEUED && recv(network->fd, &byte, 1, MSG_DONTWAIT) >= 0; i++)
+		;
+	if (network->ports.n) {
+		start_helper(sb);
+		return 0;
+	}
+	await_frame(sb);
+	return network->watch ? 0 : err_set(err, -ENOMEM, "no memory for the network of %s", sb->obj.name);
+}
+
+void network_detach(struct sandbox *sb)
+{
+	struct network *network = &sb->network;
+
+	timer_stop(&network->again);
+	watch_free(network->watch);
+	network->watch = NULL;
+	net_helper_free(network->helper);
+	network->helper = NULL;
+	network->fd = -1;
+}
+
+/* ---- settings */
+
+static void tell_policy(struct sandbox *sb)
+{
+	struct network *network = &sb->network;
+
+	if (network->helper)
+		net_helper_policy(network->helper, network->mode, &network->allow);
+}
+
+void network_set_mode(struct sandbox *sb, enum net_mode mode)
+{
+	sb->network.mode = mode;
+	tell_policy(sb);
+}
+
+/* The text, and a newline behind its last line. */
+static int replace_text(struct buf *text, const char *from, size_t n, const char *what, struct err *err)
+{
+	struct buf new = { 0 };
+
+	buf_add(&new, from, n);
+	if (n && from[n - 1] != '\n')
+		buf_add(&new, "\n", 1);
+	if (new.failed) {
+		buf_release(&new);
+		return err_sys(err, -ENOMEM, "%s", what);
+	}
+	buf_release(text);
+	*text = new;
+	return 0;
+}
+
+int network_set_allow(struct sandbox *sb, const char *text, size_t n, struct err *err)
+{
+	struct rules rules;
+	int rc = rules_parse(text, n, &rules, err);
+
+	rules_release(&rules);
+	if (!rc)
+		rc = replace_text(&sb->network.allow, text, n, "allow", err);
+	if (!rc)
+		tell_policy(sb);
+	return rc;
+}
+
+int network_set_publish(struct sandbox *sb, const char *text, size_t n, struct err *err)
+{
+	struct network *network = &sb->network;
+	struct net_ports old = network->ports, new;
+	int rc = net_ports_parse(text, n, &network->addr, &new, err);
+	unsigned i;
+
+	for (i = 0; !rc && i < new.n; i++)
+		if (!network->helper || !net_ports_have(&old, &new.port[i]))
+			rc = net_port_check(&new.port[i], err);
+	if (!rc)
+		rc = replace_text(&network->publish, text, n, "publish", err);
+	if (rc)
+		return rc;
+	network->ports = new;
+	if (network->fd < 0)
+		return 0;
+	if (!network->helper) {
+		/* One that has just failed is tried again soon, and then has all. */
+		if (new.n && !timer_running(&network->again))
+			start_helper(sb);
+		return 0;
+	}
+	/* All of them anew: a line may be the same but for the guest's port. */
+	for (i = 0; i < old.n; i++)
+		net_helper_unpublish(network->helper, &old.port[i]);
+	for (i = 0; i < new.n; i++)
+		net_helper_publish(network->helper, i, &new.port[i]);
+	return 0;
+}
+
+void network_connections(const struct sandbox *sb, struct buf *text)
+{
+	if (sb->network.helper)
+		flows_show(net_helper_board(sb->network.helper), text);
+}
+
+/* ---- from a machine to its forks */
+
+void network_save(const struct sandbox *sb, struct buf *ret)
+{
+	const struct network *network = &sb->network;
+	const char *text = (const char *)buf_bytes(&network->allow), *end;
+	size_t at, len;
+
+	buf_printf(ret, "%s\n", net_mode_name(network->mode));
+	for (at = 0; at < network->allow.len; at += len + 1) {
+		end = memchr(text + at, '\n', network->allow.len - at); /* every line has one */
+		len = (size_t)(end - text) - at;
+		if (len)
+			buf_add(ret, text + at, len + 1);
+	}
+}
+
+int network_load(struct sandbox *sb, const struct buf *saved, const enum net_mode *mode, struct err *err)
+{
+	const char *text = (const char *)buf_bytes(saved);
+	const char *line = saved->len ? memchr(text, '\n', saved->len) : NULL;
+	enum net_mode found = sb->network.mode;
+	char word[16];
+	int rc = 0;
+
+	if (line && line - text < (ptrdiff_t)sizeof(word)) {
+		memcpy(word, text, (size_t)(line - text));
+		word[line - text] = 0;
+		if (!net_mode_parse(word, &found))
+			return err_set(err, -EINVAL,
+				       "the snapshot's network is of no mode that is known here");
+		rc = network_set_allow(sb, line + 1, saved->len - (size_t)(line + 1 - text), err);
+	}
+	if (!rc)
+		network_set_mode(sb, mode ? *mode : found);
+	return rc;
+}

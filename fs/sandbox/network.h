@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * network.h - a sandbox's network: what it may reach, and the helper that sees to it
+ *
+ * The helper is started when the machine says something, or is to be reached at a published port, and ends with
+ * the machine: connections belong to one machine. Policy and publishing are the sandbox's, from one machine to
+ * the next; a fork begins with its origin's policy, and publishes nothing.
+ */
+#ifndef SBX_FS_SANDBOX_NETWORK_H
+#define SBX_FS_SANDBOX_NETWORK_H
+
+#include "fs/tree/tail.h"
+#include "util/loop.h"
+#include "vm/net/policy.h"
+#include "vm/net/ports.h"
+
+struct sandbox;
+struct net_helper;
+
+struct network {
+	enum net_mode mode;
+	struct buf allow, publish; /* texts */
+	struct net_addr addr;      /* this host's for it */
+	struct net_ports ports;    /* what `publish` says */
+	struct tail denied;
+	int fd;              /* the machine's link; -1: no machine */
+	struct watch *watch; /* for its first frame; NULL: there is a helper, or there shall be none yet */
+	struct net_helper *helper; /* NULL: none */
+	struct timer again;        /* until the next one may be tried */
+};
+
+void network_init(struct sandbox *sb);
+void network_release(struct sandbox *sb);
+
+/* The machine is there. What it said before it became this sandbox's is nobody's. */
+int network_attach(struct sandbox *sb, struct err *err);
+/* It goes, and its connections with it. Harmless without one. */
+void network_detach(struct sandbox *sb);
+
+/* New texts for the files; a newline at the end is optional. The running machine is held to them at once. */
+void network_set_mode(struct sandbox *sb, enum net_mode mode);
+int network_set_allow(struct sandbox *sb, const char *text, size_t n, struct err *err);
+int network_set_publish(struct sandbox *sb, const char *text, size_t n, struct err *err);
+/* Its open connections, one a line. */
+void network_connections(const struct sandbox *sb, struct buf *text);
+
+/* What a snapshot keeps of it: the mode, and then the rules, one a line. And back; `mode`, if not NULL, is
+ * asked for instead. Of nothing the sandbox's own stays. */
+void network_save(const struct sandbox *sb, struct buf *ret);
+int network_load(struct sandbox *sb, const struct buf *saved, const enum net_mode *mode, struct err *err);
+
+#endif

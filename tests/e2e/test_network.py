@@ -1,0 +1,482 @@
+# SPDX-License-Identifier: MIT
+"""The network: what a sandbox may reach, how it is reached, and what becomes of connections in forks.
+
+Servers are this test's, on this host's loopback: nothing here leaves the machine.
+"""
+import contextlib
+import errno
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from harness import LAB, Sandbox, Snapshot, eventually, fails, limit, read, value, write
+
+MANY = 40 if LAB else 200
+
+
+@pytest.fixture(scope="session")
+def netprobe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("netprobe") / "netprobe"
+    source = Path(__file__).with_name("netprobe.c")
+    subprocess.run(["gcc", "-O1", "-static", "-s", "-pthread", "-o", path, source], check=True)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def vm(prepared, netprobe):
+    vm = prepared.fork("vm")
+    (vm / "fs/root/netprobe").write_bytes(netprobe)
+    (vm / "fs/root/netprobe").chmod(0o755)
+    return vm
+
+
+class Server:
+    """Accepts on loopback; `serve` is called with each connection, in a thread."""
+
+    def __init__(self, serve=None):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.port = self.listener.getsockname()[1]
+        self.connections, self.serve = [], serve
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                self.connections.append(connection)
+                if self.serve:
+                    threading.Thread(target=self.run, args=[connection], daemon=True).start()
+
+    def run(self, connection):
+        with contextlib.suppress(OSError), connection:
+            self.serve(connection)
+
+    def living(self):
+        """How many of its connections the other end has not ended."""
+        living = 0
+        for connection in self.connections:
+            try:
+                living += connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
+            except BlockingIOError:
+                living += 1
+            except OSError:
+                pass
+        return living
+
+    def close(self):
+        self.listener.close()
+        for connection in self.connections:
+            connection.close()
+
+
+def greet(connection):
+    connection.sendall(b"hello\n")
+
+
+def echo(connection):
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+@pytest.fixture
+def server():
+    servers = []
+
+    def make(serve=None):
+        servers.append(Server(serve))
+        return servers[-1]
+
+    yield make
+    for each in servers:
+        each.close()
+
+
+def ask(vm, port, address="10.0.2.2"):
+    """What a server says, or nc's complaint."""
+    return vm.run(f"nc -w 10 {address} {port} < /dev/null 2>&1")
+
+
+def denied(vm):
+    return [line.split(" ", 4) for line in read(vm / "net/denied").splitlines()]
+
+
+# ---- what it may reach
+
+
+def test_a_rule_opens_a_port_of_this_host(vm, server):
+    hello = server(greet)
+    assert "refused" in ask(vm, hello.port)
+    write(vm / "net/allow", f"host:{hello.port}\n")
+    assert ask(vm, hello.port) == "hello\n"
+    assert "refused" in ask(vm, hello.port + 1 if hello.port < 65535 else 1024)
+    for mode, answer in ("none", "refused"), ("allow", "hello"), ("all", "hello"), ("public", "hello"):
+        write(vm / "net/mode", mode)
+        assert answer in ask(vm, hello.port), mode
+    write(vm / "net/mode", "all")
+    write(vm / "net/allow", "\n")
+    assert "refused" in ask(vm, hello.port)
+
+
+def own_addresses():
+    out = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=False).stdout
+    return [a for a in re.findall(r"inet ([0-9.]+)", out) if not a.startswith("127.")]
+
+
+@pytest.mark.parametrize("mode", ["none", "allow", "public"])
+def test_neighbours_are_out_of_reach(vm, mode):
+    write(vm / "net/mode", mode)
+    targets = ["10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "127.0.0.2", "10.0.2.2", "100.64.0.1"]
+    targets += own_addresses()
+    for target in targets:
+        if target.startswith("127."):
+            continue  # does not leave the guest
+        assert "refused" in ask(vm, 80, target), target
+    told = {(proto, to) for _, proto, to, _, _ in denied(vm)}
+    assert told >= {("tcp", f"{target}:80") for target in targets if not target.startswith("127.")}
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line[0]) for line in denied(vm))
+
+
+def test_names_that_are_not_listed_do_not_resolve(vm):
+    write(vm / "net/allow", "*.example.org\n")
+    write(vm / "net/mode", "allow")
+    assert "REFUSED" in vm.run("nslookup elsewhere.test 2>&1")
+    assert ("udp", "10.0.2.3:53", "elsewhere.test", "not in allow") in {tuple(line[1:]) for line in denied(vm)}
+
+
+def test_a_changed_rule_ends_what_it_allowed(vm, server):
+    one, two = server(), server()
+    write(vm / "net/allow", f"host:{one.port}\nhost:{two.port}\n")
+    held = [hold(vm, s.port, 1, f"held{s.port}") for s in (one, two)]
+    eventually(lambda: one.connections and two.connections, 10, "no connections")
+    assert len(read(vm / "net/connections").splitlines()) == 2
+    write(vm / "net/allow", f"host:{two.port}\n")
+    eventually(lambda: held[0].ask()[0] == 1, 10, "the guest's end lives")
+    assert held[1].ask()[0] == 0
+    eventually(lambda: one.living() == 0, 10, "this host's end lives")
+    assert two.living() == 1
+    (line,) = read(vm / "net/connections").splitlines()
+    assert re.fullmatch(rf"tcp 10\.0\.2\.15:\d+ > 10\.0\.2\.2:{two.port} open sent \d+ received \d+", line)
+
+
+def test_bad_values_are_refused(sbx, vm):
+    with fails(errno.EINVAL, vm / "error"):
+        write(vm / "net/mode", "open")
+    for rule in "host", "1.2.3.4/99", "a b", "x:99999", "*.":
+        with fails(errno.EINVAL, vm / "error"):
+            write(vm / "net/allow", rule)
+        assert rule in read(vm / "error")
+    for line in "0", "80:", "a:80", "80/sctp", "80\n80", "[::1]:80":
+        with fails(errno.EINVAL, vm / "error"):
+            write(vm / "net/publish", line)
+    with fails(errno.E2BIG):
+        write(vm / "net/allow", "x" * 5000)
+    assert value(vm / "net/mode") == "public" and read(vm / "net/allow") == ""
+    with fails(errno.EINVAL, sbx / "error"):
+        write(sbx / "ctl", "create other net=some")
+    with fails(errno.EINVAL, vm / "error"):
+        vm.ctl("fork other net=some")
+    with open(vm / "net/allow", "a") as allow:
+        allow.write("one.test\n")
+    with open(vm / "net/allow", "a") as allow:
+        allow.write("two.test\n")
+    assert read(vm / "net/allow") == "one.test\ntwo.test\n"
+
+
+# ---- frames that a driver would not send
+
+
+def ipv4(proto, payload, source="10.0.2.15", to="10.0.2.2", flags=0x4000):
+    head = bytearray(b"\x45\0" + (20 + len(payload)).to_bytes(2, "big") + b"\0\0" + flags.to_bytes(2, "big"))
+    head += bytes([64, proto, 0, 0]) + socket.inet_aton(source) + socket.inet_aton(to)
+    total = sum(int.from_bytes(head[i : i + 2], "big") for i in range(0, 20, 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    head[10:12] = (~total & 0xFFFF).to_bytes(2, "big")
+    return bytes.fromhex("52550a000202525400123456") + b"\x08\0" + bytes(head) + payload
+
+
+def udp(port, payload):
+    return (4000).to_bytes(2, "big") + port.to_bytes(2, "big") + (8 + len(payload)).to_bytes(2, "big") + b"\0\0" + payload
+
+
+def test_raw_frames_do_not_get_around_the_filter(vm):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+        sink.bind(("127.0.0.1", 0))
+        sink.settimeout(limit(10))
+        port = sink.getsockname()[1]
+        write(vm / "net/allow", f"host:{port}/udp\n")
+        hop = bytes([17, 0, 1, 4, 0, 0, 0, 0]) + udp(port, b"bad")
+        v6 = b"\x60\0\0\0" + len(hop).to_bytes(2, "big") + bytes([0, 64])
+        v6 += socket.inet_pton(socket.AF_INET6, "fd00::15") + socket.inet_pton(socket.AF_INET6, "fd00::2") + hop
+        frames = [
+            ipv4(17, udp(port, b"bad"), source="10.0.2.99"),
+            ipv4(17, udp(port, b"bad"), source="127.0.0.1"),
+            ipv4(17, udp(port, b"bad"), flags=0x2000),
+            ipv4(17, udp(port, b"bad")[:12], flags=0x2000),
+            ipv4(17, b"bad fragment", flags=2),
+            ipv4(17, udp(port, b"bad")[:9]),
+            bytes.fromhex("52550a000202525400123456") + b"\x86\xdd" + v6,
+            ipv4(17, udp(port, b"good")),  # and this one shows that the way is open
+        ]
+        job = vm.job()
+        fd = os.open(job / "stdin", os.O_WRONLY)
+        job.start("exec /root/netprobe raw")
+        os.write(fd, b"".join(frame.hex().encode() + b"\n" for frame in frames))
+        os.close(fd)
+        assert job.wait() == "exited 0"
+        assert sink.recv(100) == b"good"
+    reasons = [line[4] for line in denied(vm)]
+    assert reasons.count("not the machine's address") == 2 and reasons.count("fragment") == 3
+    assert "malformed UDP" in reasons and "extension header or unknown protocol" in reasons
+
+
+# ---- data
+
+
+def test_a_hundred_connections_at_once(vm, server):
+    back = server(echo)
+    write(vm / "net/allow", f"host:{back.port}\n")
+    assert vm.sh(f"/root/netprobe many {back.port} 100") == "100\n"
+
+
+def counting(at, n):
+    return bytes(((at + i) * 2654435761 >> 13) & 0xFF for i in range(n))
+
+
+def test_data_arrives_as_it_was_sent(vm, server):
+    size = (1 if LAB else 8) << 20
+    period = 1 << 21  # (2^32 * 2^13) / 2^32... the low byte of x * k >> 13 repeats with x mod 2^21
+    pattern = counting(0, period)
+    got = bytearray()
+
+    def send(connection):
+        connection.sendall((pattern * (size // period + 1))[:size])
+
+    def take(connection):
+        while data := connection.recv(1 << 20):
+            got.extend(data)
+
+    source, sink = server(send), server(take)
+    write(vm / "net/allow", f"host:{source.port}\nhost:{sink.port}\n")
+    assert vm.sh(f"/root/netprobe receive {source.port}") == f"{size} good\n"
+    assert vm.sh(f"/root/netprobe send {sink.port} {size}") == f"{size} good\n"
+    eventually(lambda: len(got) == size, 20, "not all of it came")
+    assert got == (pattern * (size // period + 1))[:size]
+
+
+# ---- how it is reached
+
+
+def fetch(address, port):
+    with socket.create_connection((address, port), timeout=limit(10)) as connection:
+        connection.sendall(b"GET /name HTTP/1.0\r\n\r\n")
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+        return answer
+
+
+def test_a_web_server_published_from_each_fork(vm):
+    vm.sh("mkdir -p /srv && echo vm > /srv/name && httpd -p 8080 -h /srv")
+    write(vm / "net/mode", "none")
+    write(vm / "net/publish", "8080\n")
+    assert fetch(value(vm / "net/ip"), 8080).endswith(b"vm\n")
+    fork = vm.fork("w1")
+    assert read(fork / "net/publish") == "" and value(fork / "net/ip") != value(vm / "net/ip")
+    assert value(fork / "net/mode") == "none"
+    fork.sh("echo w1 > /srv/name")
+    write(fork / "net/publish", "80:8080\n")
+    assert fetch(value(fork / "net/ip"), 80).endswith(b"w1\n") and fetch(value(vm / "net/ip"), 8080).endswith(b"vm\n")
+    (line,) = [l for l in read(fork / "net/connections").splitlines() if "<" in l] or ["gone"]
+    assert line == "gone" or "10.0.2.15:8080 < 10.0.2.2:" in line
+    write(vm / "net/publish", "\n")
+    with pytest.raises(ConnectionRefusedError):
+        fetch(value(vm / "net/ip"), 8080)
+
+
+def test_a_port_that_is_taken(vm):
+    with socket.create_server((value(vm / "net/ip"), 0)) as taken:
+        port = taken.getsockname()[1]
+        with fails(errno.EADDRINUSE, vm / "error"):
+            write(vm / "net/publish", f"{port}\n")
+    assert read(vm / "net/publish") == ""
+
+
+# ---- forks
+
+
+class Held:
+    """netprobe hold in a sandbox, and its word on how its connections are."""
+
+    def __init__(self, vm, job="held"):
+        self.job = vm / "exec" / job
+        self.stdin = os.open(self.job / "stdin", os.O_WRONLY)
+        self.stdout = os.open(self.job / "stdout", os.O_RDONLY)
+
+    def line(self):
+        text = b""
+        while not text.endswith(b"\n"):
+            text += os.read(self.stdout, 4096)
+        return text.decode().strip()
+
+    def ask(self):
+        os.write(self.stdin, b"?\n")
+        ended, reset, aborted, other, ago, inner = self.line().split()
+        return int(ended), int(other), int(ago), inner
+
+    def close(self):
+        os.close(self.stdin)
+        os.close(self.stdout)
+
+
+def hold(vm, port, n, job="held"):
+    os.mkdir(vm / "exec" / job)
+    stdin = os.open(vm / "exec" / job / "stdin", os.O_WRONLY)
+    write(vm / "exec" / job / "cmd", f"exec /root/netprobe hold {port} {n}")
+    held = Held(vm, job)
+    os.close(stdin)
+    assert held.line() == "up"
+    return held
+
+
+def check_ended(vm, n):
+    held = Held(vm)
+    ended, other, _, inner = held.ask()
+    held.close()
+    assert (ended, other, inner) == (n, 0, "alive"), f"{vm.path.name}: {ended} of {n} ended, {other} without an error"
+
+
+def test_forks_lose_their_connections_and_the_source_keeps_its_own(sbx, vm, server):
+    back = server(echo)
+    write(vm / "net/allow", f"host:{back.port}\n")
+    held = hold(vm, back.port, MANY)
+    eventually(lambda: len(back.connections) == MANY, 20, "not all connected")
+    for i in range(3 if LAB else 10):
+        check_ended(vm.fork(f"f{i}"), MANY)
+    assert held.ask()[::3] == (0, "alive") and back.living() == MANY
+    vm.ctl("snapshot")
+    check_ended(Snapshot((vm / "snapshots/latest").resolve()).fork("s1"), MANY)
+    vm.ctl("resume")
+    assert held.ask()[::3] == (0, "alive") and back.living() == MANY
+    # They can talk anew.
+    assert Sandbox(sbx / "f0").sh(f"/root/netprobe many {back.port} 10") == "10\n"
+    held.close()
+
+
+def test_rollback_and_load_end_connections(sbx, vm, server, own_mount):
+    back = server()
+    write(vm / "net/allow", f"host:{back.port}\n")
+    held = hold(vm, back.port, 20)
+    vm.ctl("checkpoint held")
+    eventually(lambda: len(back.connections) == 20, 20, "not all connected")
+    held.close()
+    vm.ctl("rollback held")
+    check_ended(vm, 20)
+    eventually(lambda: back.living() == 0, 10, "this host's ends live")
+    archive = subprocess.run(["cat", sbx / "snapshots/held/archive"], capture_output=True, check=True).stdout
+    other = own_mount(options=["--net", "none"])
+    os.mkdir(other / "snapshots/held")
+    with open(other / "snapshots/held/archive", "wb", buffering=0) as file:
+        at = memoryview(archive)
+        while at:
+            at = at[file.write(at) :]
+    fork = Snapshot(other / "snapshots/held").fork("far")
+    check_ended(fork, 20)
+    assert value(fork / "net/mode") == "none" and read(fork / "net/allow") == ""  # it is that host's affair
+
+
+def test_a_fork_inherits_the_policy_unless_told_otherwise(sbx, vm):
+    write(vm / "net/mode", "allow")
+    write(vm / "net/allow", "one.test\n\n*.two.test:443/tcp\n")
+    vm.ctl("checkpoint kept")
+    kept = Snapshot(sbx / "snapshots/kept")
+    vm.ctl("fork f1")
+    kept.ctl("fork 2 g net=none")
+    for name, mode in ("f1", "allow"), ("g1", "none"), ("g2", "none"):
+        assert value(sbx / name / "net/mode") == mode
+        assert read(sbx / name / "net/allow").split() == ["one.test", "*.two.test:443/tcp"]
+    assert value(kept.fork("f2") / "net/mode") == "allow"
+
+
+# ---- the helper
+
+
+def helpers(sbx):
+    done = subprocess.run(["pgrep", "-P", str(sbx.process.pid), "sbx-net"], capture_output=True, text=True, check=False)
+    return {int(pid) for pid in done.stdout.split()}
+
+
+def test_a_fork_that_does_not_talk_has_no_helper(sbx, vm):
+    before = helpers(sbx)
+    quiet = vm.fork("quiet")
+    assert quiet.sh("echo up; sleep 1") == "up\n" and helpers(sbx) <= before
+    ask(quiet, 80)
+    (pid,) = helpers(sbx) - before
+    quiet.remove()
+    eventually(lambda: pid not in helpers(sbx), 10, "a helper outlives its sandbox")
+
+
+def test_a_helper_that_is_killed_comes_back(sbx, vm, server):
+    hello, other = server(greet), server()
+    write(vm / "net/allow", f"host:{hello.port}\n")
+    neighbour = vm.fork("neighbour")
+    write(neighbour / "net/allow", f"host:{other.port}\n")
+    held = hold(neighbour, other.port, 1)
+    before = helpers(sbx)
+    assert ask(vm, hello.port) == "hello\n"
+    (pid,) = helpers(sbx) - before
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: ask(vm, hello.port) == "hello\n", 20, "no new helper")
+    assert pid not in helpers(sbx) and other.living() == 1
+    # One that is stopped holds up nobody else, and its sandbox goes as others do.
+    (pid,) = helpers(sbx) - before
+    os.kill(pid, signal.SIGSTOP)
+    job = vm.job(f"ping -c 20 -i 0.01 -w 1 10.0.2.2; exec nc -w 3 10.0.2.2 {hello.port}")
+    assert neighbour.sh("echo up") == "up\n"
+    vm.ctl("checkpoint")
+    job.wait()
+    vm.remove()
+    eventually(lambda: pid not in helpers(sbx), 10, "a stopped helper outlives its sandbox")
+    held.close()
+
+
+# ---- through the agent
+
+
+def test_dial_and_forward_need_no_network(cli, build, sbx, vm):
+    write(vm / "net/mode", "none")
+    vm.sh("mkdir -p /srv && echo vm > /srv/name && httpd -p 127.0.0.1:8080 -h /srv")
+    done = cli("dial", "vm", "8080", input=b"GET /name HTTP/1.0\r\n\r\n")
+    assert done.returncode == 0 and done.stdout.endswith(b"vm\n") and done.stdout.startswith(b"HTTP/1.1 200")
+    refused = cli("dial", "vm", "8081", input=b"")
+    assert refused.returncode != 0 and b"refused" in refused.stderr
+    assert cli("dial", "vm", "http").returncode == 2
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = dict(os.environ, SBX_MOUNT=str(sbx.path))
+    with subprocess.Popen([build / "sbx", "forward", "vm", f"{port}:8080"], env=env) as forward:
+        try:
+            answers = []
+
+            def ask_there():
+                with contextlib.suppress(ConnectionRefusedError):
+                    answers.append(fetch("127.0.0.1", port))
+                return answers
+
+            eventually(ask_there, 10, "nobody listens")
+            threads = [threading.Thread(target=ask_there) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(answers) == 9 and all(answer.endswith(b"vm\n") for answer in answers)
+        finally:
+            forward.terminate()
+    assert read(vm / "net/connections") == "" and denied(vm) == []
+    eventually(lambda: not os.listdir(vm / "exec"), 10, "a job outlives its connection")

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * helper.h - the daemon's side of one sbx-net process
+ *
+ * A helper reads the link of one machine from its start to its end. What a machine was told goes with it: the
+ * policy is sent anew to each.
+ */
+#ifndef SBX_VM_NET_HELPER_H
+#define SBX_VM_NET_HELPER_H
+
+#include <sys/types.h>
+
+#include "util/buf.h"
+#include "util/err.h"
+#include "util/loop.h"
+#include "vm/net/messages.h"
+#include "vm/net/policy.h"
+#include "vm/net/ports.h"
+
+struct flow_board;
+struct net_helper;
+
+/* What it refused. The strings are printable, whatever the helper sent. */
+struct net_denial {
+	uint8_t proto;      /* IPPROTO_*; 0: not known */
+	struct net_addr to; /* family 0: not known */
+	uint16_t port;
+	char name[NAME_TEXT_MAX + 1], why[NET_WHY_MAX + 1];
+	uint32_t untold; /* so many before it could not be told */
+};
+
+struct net_events {
+	void (*denied)(void *owner, const struct net_denial *denial);
+	/* A port that net_helper_publish asked for cannot be listened on: a negative errno. */
+	void (*not_published)(void *owner, uint32_t tag, int code);
+	/* The process is gone; only net_helper_free may follow. */
+	void (*ended)(void *owner, const char *why);
+};
+
+/* `link` stays the caller's, who reads nothing from it while there is a helper. libexec: where sbx-net is. */
+int net_helper_start(struct loop *loop, const char *libexec, int link, const struct net_events *events,
+		     void *owner, struct net_helper **ret, struct err *err);
+/* NULL is allowed; nobody is told. */
+void net_helper_free(struct net_helper *helper);
+/* The rules were parsed once, and are sent as text. A helper that does not listen is ended: `ended` follows. */
+void net_helper_policy(struct net_helper *helper, enum net_mode mode, const struct buf *rules);
+
+void net_helper_publish(struct net_helper *helper, uint32_t tag, const struct net_port *port);
+void net_helper_unpublish(struct net_helper *helper, const struct net_port *port);
+
+/* Its connections, for flows_show. */
+const struct flow_board *net_helper_board(const struct net_helper *helper);
+pid_t net_helper_pid(const struct net_helper *helper);
+
+#endif
