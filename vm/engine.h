@@ -36,6 +36,10 @@ struct vm_events {
 	/* The VMM process is gone: the guest powered off (clean) or the process died (why says how). Called
 	 * once; only destroy may follow. */
 	void (*exited)(void *owner, bool clean, const char *why);
+	/* The disk has no room for what the guest wrote: the machine is paused by itself, and nothing of it is
+	 * lost. resume tries again. It may come at any time, and once more while resume is under way. NULL: the
+	 * owner finds a machine that does not answer. */
+	void (*stalled)(void *owner, const char *why);
 };
 
 /* A capture's two moments. */

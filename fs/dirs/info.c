@@ -150,7 +150,8 @@ int image_info(struct object *obj, struct buf *text, struct err *err)
 int root_status(struct object *obj, struct buf *text, struct err *err)
 {
 	const struct fs *fs = obj->fs;
-	uint64_t states[SANDBOX_CRASHED + 1] = { 0 }, memory = 0, resident = 0, private = 0, n = 0;
+	uint64_t states[SANDBOX_CRASHED + 1] = { 0 }, memory = 0, resident = 0, private = 0, n = 0,
+					  stalled = 0;
 	const struct snapshot *snap;
 	const struct sandbox *sb;
 	struct vm_usage usage;
@@ -161,6 +162,7 @@ int root_status(struct object *obj, struct buf *text, struct err *err)
 		if (!sb->born)
 			continue;
 		states[sb->state]++;
+		stalled += sb->stalled;
 		if (!sb->vm)
 			continue;
 		memory += sb->shape.memory;
@@ -175,6 +177,7 @@ int root_status(struct object *obj, struct buf *text, struct err *err)
 	put_word(text, "version", SBX_VERSION);
 	for (i = 0; i <= SANDBOX_CRASHED; i++)
 		put_number(text, sandbox_state_name((enum sandbox_state)i), states[i]);
+	put_number(text, "stalled", stalled);
 	put_number(text, "snapshots", n);
 	put_number(text, "forks_made", fs->forks_made);
 	put_number(text, "forks_under_way", fs->forking);

@@ -42,15 +42,6 @@ static void verb_start(struct object *obj, const struct words *words, struct com
 		task_end(sb, &err);
 }
 
-static void verb_stop(struct object *obj, const struct words *words, struct command *command)
-{
-	struct sandbox *sb = sandbox_of(obj);
-
-	(void)words;
-	if (begin(sb, "stop", command))
-		machine_stop(sb, task_end, sb);
-}
-
 static void verb_kill(struct object *obj, const struct words *words, struct command *command)
 {
 	struct sandbox *sb = sandbox_of(obj);
@@ -62,6 +53,17 @@ static void verb_kill(struct object *obj, const struct words *words, struct comm
 	err_set(&err, -EHOSTDOWN, "%s: %s was killed", sb->task.verb ? sb->task.verb : "", obj->name);
 	task_end(sb, &err);
 	command_done(command, &ok);
+}
+
+static void verb_stop(struct object *obj, const struct words *words, struct command *command)
+{
+	struct sandbox *sb = sandbox_of(obj);
+
+	/* A VMM that does not answer will not be asked for more, and what it keeps waiting has been told. */
+	if (sb->task.answered)
+		verb_kill(obj, words, command);
+	else if (begin(sb, "stop", command))
+		machine_stop(sb, task_end, sb);
 }
 
 static void on_paused(void *arg, const struct err *err)

@@ -10,6 +10,9 @@
  * It ends when the template is complete and the sandbox goes on, in whichever order that happens. Should the
  * machine end meanwhile, the task is ended, which ends the capture: no callback of the engine comes after
  * that.
+ *
+ * A VMM that stands still is not waited for without an end: the caller is told, and what comes of the capture when
+ * the VMM goes on is dropped.
  */
 #include "fs/sandbox/capture.h"
 
@@ -20,6 +23,8 @@
 
 /* A guest that takes longer is captured as it is: its memory has all there is. */
 enum { SYNC_MS = 2000 };
+/* All of the RAM of the largest machine is copied in less. */
+enum { CAPTURE_MS = 60000 };
 
 struct capture {
 	struct sandbox *sb;
@@ -44,12 +49,23 @@ static void capture_end(void *arg, const struct err *err)
 	layer_unref(c->next);
 	layer_unref(c->disk);
 	c->sb->obj.fs->layer_frozen(c->sb->obj.fs);
-	if (err->code) {
+	if (err->code || !c->done) {
 		template_unref(c->template);
 		c->template = NULL;
 	}
-	c->done(c->arg, err, c->template);
+	if (c->done)
+		c->done(c->arg, err, c->template);
 	free(c);
+}
+
+/* The VMM does not answer. Should it do so later, the machine goes on. */
+static void capture_late(void *arg, const struct err *err)
+{
+	struct capture *c = arg;
+
+	c->done(c->arg, err, NULL);
+	c->done = NULL;
+	c->go_on = true;
 }
 
 static void finish(struct capture *c)
@@ -66,6 +82,8 @@ static void on_resumed(void *arg, const struct err *err)
 	if (err->code && err->code != -ETIMEDOUT && !c->err.code)
 		c->err = *err;
 	c->resuming = false;
+	if (!c->captured)
+		machine_expect(c->sb, CAPTURE_MS);
 	finish(c);
 }
 
@@ -91,6 +109,8 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 	struct capture *c = arg;
 
 	c->captured = true;
+	if (!c->resuming)
+		machine_expect(c->sb, 0);
 	if (!template) {
 		c->err = *err;
 		if (c->was_running && !c->resuming && c->sb->state != SANDBOX_RUNNING)
@@ -121,15 +141,29 @@ static void take(struct capture *c)
 		on_captured(c, &err, NULL);
 		return;
 	}
+	machine_expect(sb, CAPTURE_MS);
 	sb->obj.fs->engine->capture(sb->vm, layer_path(c->next), &calls);
+}
+
+/* What the guest has written and the disk has no room for is in the VMM, where no capture finds it. */
+static int refuse_stalled(const struct sandbox *sb, struct err *err)
+{
+	return err_set(err, -ENOSPC, "%s is paused, since the store is full; make room, then resume it",
+		       sb->obj.name);
 }
 
 static void on_paused(void *arg, const struct err *err)
 {
 	struct capture *c = arg;
+	struct err full;
 
 	if (err->code) {
 		task_end(c->sb, err);
+		return;
+	}
+	if (c->sb->stalled) {
+		refuse_stalled(c->sb, &full);
+		task_end(c->sb, &full);
 		return;
 	}
 	if (!c->go_on)
@@ -166,6 +200,8 @@ int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_fn don
 	if ((sb->state != SANDBOX_RUNNING && sb->state != SANDBOX_PAUSED) || !sb->vm)
 		return err_set(err, -EHOSTDOWN, "%s: %s is not running, it is %s", verb, sb->obj.name,
 			       sandbox_state_name(sb->state));
+	if (sb->stalled)
+		return refuse_stalled(sb, err);
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return err_sys(err, -ENOMEM, "%s", verb);
@@ -179,6 +215,7 @@ int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_fn don
 		free(c);
 		return rc;
 	}
+	sb->task.late = capture_late;
 	if (!c->was_running)
 		take(c);
 	else if (!(flags & CAPTURE_SYNC) || !sync_disk(c))

@@ -19,6 +19,7 @@ enum {
 	QUIESCE_MS =
 		1000, /* a guest that answers does so in one round trip; one that does not is paused anyway */
 	RESUME_MS = 10000,
+	VMM_MS = 10000,    /* a VMM stops or continues its CPUs in milliseconds; on a busy host in a second */
 	RESIZE_MS = 30000, /* a guest that shrinks moves pages, and may have to write some out */
 };
 
@@ -37,6 +38,26 @@ static void step_end(struct sandbox *sb, const struct err *err)
 	pending_end(&sb->task.step, err);
 }
 
+/* ---- a VMM that stands still */
+
+static void on_vmm_timeout(void *arg)
+{
+	struct sandbox *sb = arg;
+	struct err err;
+
+	err_set(&err, -ETIMEDOUT, "%s: %s: the VMM, process %d, does not answer", sb->obj.name, sb->task.verb,
+		(int)sb->obj.fs->engine->pid(sb->vm));
+	log_error("%s", err.text);
+	task_answer(sb, &err);
+}
+
+void machine_expect(struct sandbox *sb, unsigned ms)
+{
+	timer_stop(&sb->task.limit);
+	if (ms && !sb->task.answered)
+		timer_start(sb->obj.fs->loop, &sb->task.limit, ms * 1000000ull, on_vmm_timeout, sb);
+}
+
 void machine_drop(struct sandbox *sb)
 {
 	const struct engine *engine = sb->obj.fs->engine;
@@ -45,6 +66,8 @@ void machine_drop(struct sandbox *sb)
 
 	sb->task.step.done = NULL;
 	timer_stop(&sb->task.timer);
+	timer_stop(&sb->task.limit);
+	sb->stalled = false;
 	if (!vm)
 		return;
 	sb->vm = NULL;
@@ -100,7 +123,33 @@ static void on_exited(void *owner, bool clean, const char *why)
 	object_unref(&sb->obj);
 }
 
-static const struct vm_events vm_events = { .exited = on_exited };
+/*
+ * The guest wrote more than the store has room for. Failing its writes would lose data that it believes written:
+ * the machine stands still instead, and repeats them when it is resumed.
+ */
+static void on_stalled(void *owner, const char *why)
+{
+	struct sandbox *sb = owner;
+	const bool up = sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED;
+	struct err err;
+
+	err_set(&err, -ENOSPC, "%s: %s; %s", sb->obj.name, why,
+		up ? "it is paused: make room, then resume it" : "it could not start");
+	log_error("%s", err.text);
+	if (!up) {
+		fail_start(sb, &err);
+		return;
+	}
+	object_ref(&sb->obj);
+	sb->stalled = true;
+	sb->quiesced = false; /* it may have been in the middle of a frame */
+	sandbox_set_state(sb, SANDBOX_PAUSED);
+	object_report(&sb->obj, &err);
+	agent_give_up(sb->agent, &err); /* whatever is under way need not wait for the guest */
+	object_unref(&sb->obj);
+}
+
+static const struct vm_events vm_events = { .exited = on_exited, .stalled = on_stalled };
 
 /* ---- the agent */
 
@@ -319,9 +368,16 @@ static void on_paused(void *arg, const struct err *err)
 
 	if (!sb->vm)
 		return;
-	if (err->code)
+	machine_expect(sb, 0);
+	if (err->code) {
 		agent_unquiesce(sb->agent);
-	step_end(sb, err);
+		step_end(sb, err);
+	} else if (sb->task.answered) {
+		/* Whoever wanted it was told that it could not be. */
+		machine_resume(sb, true, task_end, sb);
+	} else {
+		step_end(sb, err);
+	}
 }
 
 static void on_quiesced(void *arg, const struct err *err)
@@ -330,7 +386,8 @@ static void on_quiesced(void *arg, const struct err *err)
 
 	if (!sb->vm)
 		return;
-	sb->quiesced = !err->code;
+	sb->quiesced = !err->code && !sb->stalled;
+	machine_expect(sb, VMM_MS);
 	sb->obj.fs->engine->pause(sb->vm, on_paused, sb);
 }
 
@@ -350,10 +407,13 @@ static void on_resume_attached(void *arg, const struct err *err)
 
 static void resumed(struct sandbox *sb, bool long_pause, const struct err *err)
 {
+	static const struct err full = { -ENOSPC, "the store is still full" };
+
 	if (!sb->vm)
 		return;
-	if (err->code) {
-		step_end(sb, err);
+	machine_expect(sb, 0);
+	if (err->code || sb->stalled) {
+		step_end(sb, err->code ? err : &full);
 		return;
 	}
 	sandbox_set_state(sb, SANDBOX_RUNNING);
@@ -379,6 +439,8 @@ static void on_resumed_later(void *arg, const struct err *err)
 void machine_resume(struct sandbox *sb, bool long_pause, done_fn done, void *arg)
 {
 	step_begin(sb, "resume", done, arg);
+	sb->stalled = false;
+	machine_expect(sb, VMM_MS);
 	sb->obj.fs->engine->resume(sb->vm, long_pause ? on_resumed_later : on_resumed_at_once, sb);
 }
 

@@ -19,6 +19,11 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err);
 int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, bool loaded, done_fn done,
 		 void *arg, struct err *err);
 
+/*
+ * The engine was asked for something, and answers within ms, or the task's caller is told -ETIMEDOUT
+ * (task_answer); 0: it has answered.
+ */
+void machine_expect(struct sandbox *sb, unsigned ms);
 /* Empty the agent channel and stop the vCPUs; sets sb->quiesced, not the state. A guest that is silent is
  * paused all the same. */
 void machine_pause(struct sandbox *sb, done_fn done, void *arg);

@@ -150,6 +150,10 @@ int sandbox_usable(const struct sandbox *sb, struct err *err)
 {
 	if (sb->obj.gone)
 		return err_set(err, -ENODEV, "the sandbox was removed");
+	if (sb->state == SANDBOX_PAUSED && sb->stalled)
+		return err_set(err, -EAGAIN,
+			       "%s is paused, since the store is full; make room, then resume it",
+			       sb->obj.name);
 	if (sb->state == SANDBOX_PAUSED)
 		return err_set(err, -EAGAIN, "%s is paused; resume it first", sb->obj.name);
 	if (sb->state != SANDBOX_RUNNING || !sb->agent)
@@ -160,6 +164,10 @@ int sandbox_usable(const struct sandbox *sb, struct err *err)
 
 int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, struct err *err)
 {
+	if (sb->task.answered)
+		return err_set(err, -EBUSY,
+			       "%s: %s is under way, and the VMM does not answer; stop ends the machine",
+			       verb, sb->task.verb);
 	if (sb->task.verb)
 		return err_set(err, -EBUSY, "%s: %s is under way", verb, sb->task.verb);
 	sb->task = (struct task){ .verb = verb, .done = done, .arg = arg };
@@ -168,6 +176,19 @@ int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, st
 	log_debug("%s: task %s begins", sb->obj.name, verb);
 	object_ref(&sb->obj);
 	return 0;
+}
+
+void task_answer(struct sandbox *sb, const struct err *err)
+{
+	struct task *task = &sb->task;
+
+	if (!task->verb || task->answered)
+		return;
+	task->answered = true;
+	if (task->late)
+		task->late(task->arg, err);
+	else
+		task->done(task->arg, err);
 }
 
 void task_end(void *arg, const struct err *err)
@@ -183,7 +204,9 @@ void task_end(void *arg, const struct err *err)
 			  (double)(now_mono_ns() - task.began_ns) * 1e-6, err->code ? ": " : "",
 			  err->code ? err->text : "");
 	timer_stop(&sb->task.timer);
+	timer_stop(&sb->task.limit);
 	sb->task = (struct task){ 0 };
-	task.done(task.arg, &copy);
+	if (!task.answered || task.late)
+		task.done(task.arg, &copy);
 	object_unref(&sb->obj);
 }

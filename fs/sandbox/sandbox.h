@@ -27,7 +27,12 @@ struct task {
 	uint64_t began_ns; /* for the story that -v tells, as the name of the step */
 	const char *step_name;
 	struct timer timer; /* the task's own limit */
-	struct shape want;  /* of a resize under way */
+	struct timer limit; /* while a VMM is asked for something: how long it may take */
+	/* The VMM does not answer, and the caller was told: what ends the task now tells nobody. With `late` that
+	 * was called in place of `done`, which is still to come. */
+	bool answered;
+	done_fn late;
+	struct shape want; /* of a resize under way */
 	/* The step of machine.c that it waits for. */
 	struct pending step;
 	unsigned awaited; /* answers of the guest's that the step waits for */
@@ -50,6 +55,7 @@ struct sandbox {
 	struct agent *agent; /* with vm */
 	uint32_t generation; /* of the agent channel, and of the identity */
 	bool quiesced;       /* while paused: the channel is empty */
+	bool stalled;        /* paused by itself: its disk had no room for what the guest wrote */
 	uint64_t epoch;      /* counts machines: what belongs to an earlier one is stale */
 	struct task task;
 	struct console console;
@@ -90,6 +96,11 @@ int sandbox_usable(const struct sandbox *sb, struct err *err);
 
 /* Begin a verb: -EBUSY with the reason where one is under way. */
 int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, struct err *err);
+/*
+ * The caller is told of a failure, but the task goes on: the engine has not answered yet, and nothing else can be
+ * asked of it before. What it was to do is undone when it does.
+ */
+void task_answer(struct sandbox *sb, const struct err *err);
 /* End it: calls done. Harmless when none is under way. A done_fn, so that a last step can end its task by itself;
  * arg: the sandbox. */
 void task_end(void *sb, const struct err *err);

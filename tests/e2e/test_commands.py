@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from harness import Sandbox, fails, limit, read, read_all, write
+from harness import Sandbox, fails, fields, limit, poll_until, read, read_all, wait_gone, write
 
 # ---- control files
 
@@ -462,3 +462,117 @@ def test_killing_tells_whether_it_was_heard(vm):
     with fails(errno.EAGAIN, job / "error"):
         job.ctl("kill")
     assert "paused" in read(job / "error")
+
+
+# ---- a VMM that stands still
+
+
+def clock(fn):
+    start = time.monotonic()
+    fn()
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("verb", ["pause", "snapshot", "checkpoint"])
+def test_a_vmm_that_stands_still(vm, verb):
+    """Nobody waits for it without an end; when it goes on, so does the machine, as if nothing had been asked."""
+    os.kill(vm.pid, signal.SIGSTOP)
+    with fails(errno.ETIMEDOUT, vm / "error"):
+        vm.ctl(verb)
+    assert str(vm.pid) in read(vm / "error")
+    with fails(errno.EBUSY, vm / "error"):
+        vm.ctl("pause")
+    assert "stop" in read(vm / "error")
+    os.kill(vm.pid, signal.SIGCONT)
+    assert vm.run("echo goes on") == "goes on\n"
+    poll_until(vm / "state", lambda text: text == "running", 10)
+    deadline = time.monotonic() + limit(20)
+    while True:  # until what was given up is undone
+        try:
+            vm.ctl("pause")
+            break
+        except OSError as e:
+            assert e.errno == errno.EBUSY and time.monotonic() < deadline
+    vm.ctl("resume")
+    assert vm.run("echo and on") == "and on\n"
+    assert os.listdir(vm / "snapshots") == []
+
+
+def test_stop_ends_a_vmm_that_stands_still(vm):
+    pid = vm.pid
+    os.kill(pid, signal.SIGSTOP)
+    with fails(errno.ETIMEDOUT, vm / "error"):
+        vm.ctl("checkpoint")
+    assert clock(lambda: vm.ctl("stop")) < limit(5)
+    assert vm.state == "stopped"
+    wait_gone(pid)
+
+
+def test_a_paused_vmm_that_stands_still(vm):
+    vm.ctl("pause")
+    os.kill(vm.pid, signal.SIGSTOP)
+    with fails(errno.ETIMEDOUT, vm / "error"):
+        vm.ctl("resume")
+    os.kill(vm.pid, signal.SIGCONT)
+    poll_until(vm / "state", lambda text: text == "running", 20)
+    assert vm.run("echo goes on") == "goes on\n"
+
+
+# ---- a store that is full
+
+
+@pytest.fixture
+def small_store(own_mount, build, engine, tmp_path):
+    """A daemon whose store is a tmpfs; yields its mount and the directory of the tmpfs."""
+    if engine != "qemu":
+        pytest.skip("sbx-vmm reports a full disk to the guest")
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", small], check=True)
+    try:
+        subprocess.run([build / "sbx", "image", "build", "base", "--state", small / "state"], check=True, capture_output=True)
+        yield own_mount(small / "state"), small
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_a_full_store_pauses_the_machine(small_store):
+    """No write of the guest is lost: it waits, and is done when there is room."""
+    mount, small = small_store
+    vm = mount.create("vm")
+    ballast = small / "ballast"
+    room = os.statvfs(small).f_bavail * 4096
+    ballast.write_bytes(b"\0" * max(room - (20 << 20), 0))
+    job = vm.job("for i in 1 2 3 4; do dd if=/dev/urandom of=/root/f$i bs=1M count=8 2>/dev/null; md5sum < /root/f$i > /run/f$i; done; sync; echo synced $?")
+    vm.wait_state("paused", seconds=60)
+    for text in read(vm / "error"), mount.log:
+        assert "vm" in text and "resume" in text and "room" in text
+    assert fields(mount / "status")["stalled"] == "1"
+    with fails(errno.EAGAIN, vm / "error"):
+        vm.run("true")
+    assert "full" in read(vm / "error")
+    for verb in "snapshot", "checkpoint", "fork w":
+        with fails(errno.ENOSPC, vm / "error"):
+            vm.ctl(verb)
+    with fails(errno.ENOSPC, vm / "error"):  # still full
+        vm.ctl("resume")
+    assert vm.state == "paused" and "room" in read(vm / "error")
+    ballast.unlink()
+    vm.ctl("resume")
+    assert job.output() == b"synced 0\n" and job.wait() == "exited 0"
+    vm.sh("echo 3 > /proc/sys/vm/drop_caches")
+    assert vm.sh("for i in 1 2 3 4; do md5sum < /root/f$i | cmp - /run/f$i && echo same; done") == "same\n" * 4
+    assert fields(mount / "status")["stalled"] == "0"
+    vm.ctl("checkpoint")
+    vm.remove()
+
+
+def test_a_full_store_and_stop(small_store):
+    mount, small = small_store
+    vm = mount.create("vm")
+    (small / "ballast").write_bytes(b"\0" * max(os.statvfs(small).f_bavail * 4096 - (4 << 20), 0))
+    vm.job("dd if=/dev/urandom of=/root/f bs=1M count=30; sync")
+    vm.wait_state("paused", seconds=60)
+    vm.ctl("stop")
+    assert vm.state == "stopped"
+    vm.remove()

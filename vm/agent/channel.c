@@ -728,6 +728,29 @@ void agent_unquiesce(struct agent *agent)
 	release_held(agent);
 }
 
+static struct agent_call *first_control(struct agent *agent)
+{
+	struct agent_call *call;
+
+	list_for_each (call, &agent->calls, link)
+		if (call->answer == F_ATTACHED || call->answer == F_QUIESCED)
+			return call;
+	return NULL;
+}
+
+void agent_give_up(struct agent *agent, const struct err *err)
+{
+	const bool busy = agent->busy;
+	struct agent_call *call;
+
+	agent->busy = true; /* a callback may free it */
+	while (!agent->freed && (call = first_control(agent)))
+		finish(call, err, NULL);
+	agent->busy = busy;
+	if (agent->freed && !busy)
+		destroy(agent);
+}
+
 void agent_poweroff(struct agent *agent)
 {
 	(void)send_frame(agent, F_POWEROFF, 0, NULL, 0);

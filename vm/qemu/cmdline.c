@@ -160,8 +160,8 @@ static void add_devices(struct qemu_args *args, const struct qemu_config *config
 	else
 		args->failed = true;
 	arg(args, "-device");
-	/* A full host disk is the guest's EIO, not a machine that stops by itself. */
-	arg(args, "virtio-blk-device,id=" QEMU_DISK_ID ",drive=disk0,werror=report,rerror=report");
+	/* What does not fit a full disk is kept while the machine stands; other failures are the guest's EIO. */
+	arg(args, "virtio-blk-device,id=" QEMU_DISK_ID ",drive=disk0,werror=enospc,rerror=report");
 	args_list(args, rng);
 	args_list(args, balloon);
 	arg(args, "-netdev");

@@ -210,16 +210,21 @@ static void on_qmp_ready(void *owner, const char *version)
 
 static void on_qmp_event(void *owner, const char *name, const cJSON *data)
 {
-	struct vm *vm = owner;
+	struct vm *vm = vm_hold(owner); /* an owner who hears of it may destroy it */
 	const char *reason = qmp_string(data, "reason");
 
 	if (!strcmp(name, "SHUTDOWN")) {
 		vm->guest_off = !strcmp(reason, "guest-shutdown");
 		vm->guest_reset = !strcmp(reason, "guest-reset") || !strcmp(reason, "guest-panic");
+	} else if (!strcmp(name, "BLOCK_IO_ERROR") && !strcmp(qmp_string(data, "action"), "stop")) {
+		/* werror=enospc (cmdline.c): the CPUs stop next, and the requests are kept for cont. */
+		if (!vm->destroyed && vm->events && vm->events->stalled)
+			vm->events->stalled(vm->owner, "there is no room left in the store");
 	} else if (!strcmp(name, "MIGRATION") && !strcmp(qmp_string(data, "status"), "completed")) {
 		if (vm->base && !vm->ready)
 			set_ready(vm);
 	}
+	vm_release(vm);
 }
 
 static void on_qmp_lost(void *owner, const struct err *err)
