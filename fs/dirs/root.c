@@ -84,7 +84,7 @@ static void verb_create(struct object *obj, const struct words *words, struct co
 	}
 	command->cancel = on_cancel;
 	command->arg = command;
-	if (machine_boot(sb, task_end, sb, &err))
+	if (machine_boot(sb, NULL, NULL, &err))
 		task_end(sb, &err);
 out:
 	overrides_release(&want);

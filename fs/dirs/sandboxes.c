@@ -38,7 +38,7 @@ static void verb_start(struct object *obj, const struct words *words, struct com
 
 	(void)words;
 	if (begin(sb, "start", command) &&
-	    (shape_check_start(&sb->shape, &err) || machine_boot(sb, task_end, sb, &err)))
+	    (shape_check_start(&sb->shape, &err) || machine_boot(sb, NULL, NULL, &err)))
 		task_end(sb, &err);
 }
 
@@ -63,7 +63,7 @@ static void verb_stop(struct object *obj, const struct words *words, struct comm
 	if (sb->task.answered)
 		verb_kill(obj, words, command);
 	else if (begin(sb, "stop", command))
-		machine_stop(sb, task_end, sb);
+		machine_stop(sb, NULL, NULL);
 }
 
 static void on_paused(void *arg, const struct err *err)
@@ -90,7 +90,7 @@ static void verb_resume(struct object *obj, const struct words *words, struct co
 
 	(void)words;
 	if (begin(sb, "resume", command))
-		machine_resume(sb, true, task_end, sb);
+		machine_resume(sb, true, NULL, NULL);
 }
 
 /* ---- snapshot and checkpoint */
@@ -294,7 +294,7 @@ static void setting_write(struct object *obj, const char *key, const char *text,
 		return;
 	}
 	if (begin(sb, key, command))
-		machine_resize(sb, &shape, task_end, sb);
+		machine_resize(sb, &shape, NULL, NULL);
 }
 
 static int memory_show(struct object *obj, struct buf *text, struct err *err)

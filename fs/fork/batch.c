@@ -126,6 +126,7 @@ void fork_batch(struct object *origin, unsigned n, const char *prefix, const str
 		struct command *command)
 {
 	struct batch *batch = calloc(1, sizeof(*batch));
+	struct source *source;
 	struct err err;
 
 	if (!batch) {
@@ -143,5 +144,7 @@ void fork_batch(struct object *origin, unsigned n, const char *prefix, const str
 	snprintf(batch->prefix, sizeof(batch->prefix), "%s", prefix);
 	batch->n = n;
 	batch->next = 1;
-	source_get(origin, on_source, batch);
+	source = source_get(origin, on_source, batch, &err);
+	if (source || err.code)
+		on_source(batch, &err, source);
 }

@@ -22,7 +22,7 @@ struct fork {
 	struct shape want;
 	bool running; /* sb's task is ours */
 	bool cancelled;
-	fork_fn done;
+	fork_fn done; /* NULL: arg is the command that waits */
 	void *arg;
 	uint64_t began_ns;
 };
@@ -55,7 +55,12 @@ static void fork_end(void *arg, const struct err *err)
 	else
 		be_born(fork);
 	fork->origin->fs->forking--;
-	fork->done(fork->arg, &why, why.code ? NULL : sb);
+	if (fork->done)
+		fork->done(fork->arg, &why, why.code ? NULL : sb);
+	else if (why.code)
+		command_done(fork->arg, &why);
+	else
+		command_made(fork->arg, &sb->obj, &sandbox_entry, true);
 	object_unref(fork->origin);
 	object_unref(&sb->obj);
 	buf_release(&fork->env);
@@ -99,7 +104,7 @@ static void on_running(void *arg, const struct err *err)
 	if (err->code)
 		task_end(fork->sb, err);
 	else
-		machine_resize(fork->sb, &fork->want, task_end, fork->sb);
+		machine_resize(fork->sb, &fork->want, NULL, NULL);
 }
 
 void fork_run(struct fork *fork, struct source *source)
@@ -119,8 +124,7 @@ void fork_run(struct fork *fork, struct source *source)
 	fork->running = true;
 	fits = shape.memory == had->memory && shape.cpus == had->cpus;
 	if (network_load(sb, source_network(source), fork->has_net ? &fork->net : NULL, &err) ||
-	    source_machine(source, sb, &fork->env, fits ? task_end : on_running, fits ? (void *)sb : fork,
-			   &err))
+	    source_machine(source, sb, &fork->env, fits ? NULL : on_running, fork, &err))
 		task_end(sb, &err);
 }
 
@@ -134,14 +138,6 @@ void fork_cancel(void *arg)
 }
 
 /* ---- for a command */
-
-static void on_fork(void *arg, const struct err *err, struct sandbox *sb)
-{
-	if (sb)
-		command_made(arg, &sb->obj, &sandbox_entry, true);
-	else
-		command_done(arg, err);
-}
 
 static void on_source(void *arg, const struct err *err, struct source *source)
 {
@@ -157,14 +153,17 @@ static void on_source(void *arg, const struct err *err, struct source *source)
 void fork_one(struct object *origin, const char *name, const struct overrides *overrides,
 	      struct command *command)
 {
+	struct source *source;
 	struct fork *fork;
 	struct err err;
 
-	if (fork_new(origin, name, &command->child, overrides, on_fork, command, &fork, &err)) {
+	if (fork_new(origin, name, &command->child, overrides, NULL, command, &fork, &err)) {
 		command_done(command, &err);
 		return;
 	}
 	command->cancel = fork_cancel;
 	command->arg = fork;
-	source_get(origin, on_source, fork);
+	source = source_get(origin, on_source, fork, &err);
+	if (source || err.code)
+		on_source(fork, &err, source);
 }

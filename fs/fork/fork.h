@@ -16,7 +16,8 @@ struct fork;
 /* err->code == 0: the sandbox lives. fork is already free. */
 typedef void (*fork_fn)(void *arg, const struct err *err, struct sandbox *sb);
 
-/* Reserve the name for a child of origin; the overrides (NULL: none) are copied. done is called once. */
+/* Reserve the name for a child of origin; the overrides (NULL: none) are copied. done is called once; NULL: arg is a
+ * struct command, which is ended. */
 int fork_new(struct object *origin, const char *name, const struct owner *owner,
 	     const struct overrides *overrides, fork_fn done, void *arg, struct fork **ret, struct err *err);
 /* Make it. The source is borrowed. */

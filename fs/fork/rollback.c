@@ -105,7 +105,7 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 
 	if (!failed.code && !snapshot_new(r->sb, template, r->umask, &snap, &failed)) {
 		snapshot_keep(snap);
-		source_get(&snap->obj, on_replaced, r);
+		on_replaced(r, &failed, source_get(&snap->obj, NULL, NULL, &failed));
 		return;
 	}
 	rollback_end(r, &failed);
@@ -136,6 +136,7 @@ void rollback_verb(struct object *obj, const struct words *words, struct command
 	struct sandbox *sb = sandbox_of(obj);
 	struct snapshot *target = find_target(sb, words->word[1]);
 	struct rollback *r = NULL;
+	struct source *found;
 	struct err err = { 0 };
 
 	/* It is a fork of the target, and nobody forks what is not theirs by way of a machine that is. */
@@ -153,5 +154,7 @@ void rollback_verb(struct object *obj, const struct words *words, struct command
 	r->sb->obj.fs->forking++;
 	r->command = command;
 	r->umask = command_umask(command);
-	source_get(&target->obj, on_target, r);
+	found = source_get(&target->obj, on_target, r, &err);
+	if (found || err.code)
+		on_target(r, &err, found);
 }

@@ -64,48 +64,60 @@ static void on_capture(void *arg, const struct err *err, struct template *templa
 	source_end(source, &failed);
 }
 
-static void on_template(void *arg, const struct err *err)
+/* The snapshot's template is in memory. */
+static void take_template(struct source *source)
+{
+	struct snapshot *snap = snapshot_of(source->origin);
+
+	source->template = template_ref(snap->template);
+	source->meta = snap->meta;
+	source->meta.env = (struct buf){ 0 };
+	source->meta.requires = (struct buf){ 0 };
+	source->meta.net = (struct buf){ 0 };
+	buf_add(&source->meta.net, buf_bytes(&snap->meta.net), snap->meta.net.len);
+	buf_add(&source->meta.env, buf_bytes(&snap->meta.env), snap->meta.env.len);
+	buf_add(&source->meta.requires, buf_bytes(&snap->meta.requires), snap->meta.requires.len);
+	snapshot_path(snap, source->path, sizeof(source->path));
+	snprintf(source->named, sizeof(source->named), "%s",
+		 snap->named ? snap->obj.name : snap->meta.parent);
+	source->keep = true;
+}
+
+static void on_loaded(void *arg, const struct err *err)
 {
 	struct source *source = arg;
-	struct snapshot *snap = snapshot_of(source->origin);
 	struct err failed = *err;
 
-	if (!failed.code && snap->obj.gone)
+	if (!failed.code && source->origin->gone)
 		err_set(&failed, -ENOENT, "the snapshot was removed");
-	if (!failed.code) {
-		source->template = template_ref(snap->template);
-		source->meta = snap->meta;
-		source->meta.env = (struct buf){ 0 };
-		source->meta.requires = (struct buf){ 0 };
-		source->meta.net = (struct buf){ 0 };
-		buf_add(&source->meta.net, buf_bytes(&snap->meta.net), snap->meta.net.len);
-		buf_add(&source->meta.env, buf_bytes(&snap->meta.env), snap->meta.env.len);
-		buf_add(&source->meta.requires, buf_bytes(&snap->meta.requires), snap->meta.requires.len);
-		snapshot_path(snap, source->path, sizeof(source->path));
-		snprintf(source->named, sizeof(source->named), "%s",
-			 snap->named ? snap->obj.name : snap->meta.parent);
-		source->keep = true;
-	}
+	if (!failed.code)
+		take_template(source);
 	source_end(source, &failed);
 }
 
-void source_get(struct object *origin, source_fn done, void *arg)
+struct source *source_get(struct object *origin, source_fn done, void *arg, struct err *err)
 {
 	struct source *source = calloc(1, sizeof(*source));
-	struct err err = { 0 };
 
+	*err = (struct err){ 0 };
 	if (!source) {
-		err_sys(&err, -ENOMEM, "cannot fork %s", origin->name);
-		done(arg, &err, NULL);
-		return;
+		err_sys(err, -ENOMEM, "cannot fork %s", origin->name);
+		return NULL;
 	}
 	source->origin = object_ref(origin);
 	source->done = done;
 	source->arg = arg;
-	if (!is_sandbox(origin))
-		snapshot_template(snapshot_of(origin), on_template, source);
-	else if (capture(sandbox_of(origin), "fork", CAPTURE_GO_ON, on_capture, source, &err))
-		source_end(source, &err);
+	if (is_sandbox(origin)) {
+		if (capture(sandbox_of(origin), "fork", CAPTURE_GO_ON, on_capture, source, err))
+			source_free(source);
+		return NULL;
+	}
+	if (snapshot_of(origin)->template) {
+		take_template(source);
+		return source;
+	}
+	snapshot_template(snapshot_of(origin), on_loaded, source);
+	return NULL;
 }
 
 const struct shape *source_shape(const struct source *source)

@@ -15,10 +15,11 @@ struct source;
 typedef void (*source_fn)(void *arg, const struct err *err, struct source *source);
 
 /*
- * Capture or load what `origin` (a sandbox's or snapshot's object) has. done is called once, maybe from inside
- * the call.
+ * What `origin` (a sandbox's or snapshot's object) has. It is returned, the caller's, where it is there already.
+ * NULL: err says why, or, with err->code 0, it is captured or loaded first, and done is called once, maybe from
+ * inside the call.
  */
-void source_get(struct object *origin, source_fn done, void *arg);
+struct source *source_get(struct object *origin, source_fn done, void *arg, struct err *err);
 void source_free(struct source *source); /* NULL is allowed */
 /* The shape of what was captured, and its network's policy (network_load). */
 const struct shape *source_shape(const struct source *source);

@@ -79,28 +79,20 @@ static void on_quiesced(void *arg, const struct err *err)
 		r->fs->engine->pause(r->vm, on_paused, r);
 }
 
-static void on_attached(void *arg, const struct err *err)
-{
-	(void)goes_on(arg, err);
-}
-
 static void on_job_info(void *arg, const struct job_info *info)
 {
 	(void)arg;
 	(void)info;
 }
 
-static void introduce(struct rehearsal *r, done_fn listed)
+static void introduce(struct rehearsal *r, done_fn done)
 {
 	const struct identity identity = { .name = "", .generation = r->generation, .kind = ATTACH_REHEARSE };
 
-	agent_cork(r->agent);
-	agent_attach(r->agent, &identity, STEP_MS, on_attached, r);
-	agent_job_list(r->agent, on_job_info, listed, r);
-	agent_uncork(r->agent);
+	agent_introduce(r->agent, &identity, STEP_MS, on_job_info, done, r);
 }
 
-static void on_listed_again(void *arg, const struct err *err)
+static void on_introduced_again(void *arg, const struct err *err)
 {
 	struct rehearsal *r = arg;
 
@@ -112,7 +104,7 @@ static void on_command_ended(struct rehearsal *r)
 {
 	timer_stop(&r->timer);
 	agent_job_forget(r->agent, REHEARSAL_JOB);
-	introduce(r, on_listed_again);
+	introduce(r, on_introduced_again);
 }
 
 static void on_timeout(void *arg)
@@ -143,7 +135,7 @@ static void on_job_exit(void *owner, uint32_t job, bool signaled, uint32_t code,
 		on_command_ended(r);
 }
 
-static void on_listed(void *arg, const struct err *err)
+static void on_introduced(void *arg, const struct err *err)
 {
 	static char words[] = ":";
 	const struct job_spec spec = { .cmd = words, .cmd_len = 1, .merge = 1 };
@@ -159,7 +151,7 @@ static void on_listed(void *arg, const struct err *err)
 static void on_started(void *arg, const struct err *err)
 {
 	if (goes_on(arg, err))
-		introduce(arg, on_listed);
+		introduce(arg, on_introduced);
 }
 
 static const struct agent_events agent_events = { .job_started = on_job_started, .job_exit = on_job_exit };

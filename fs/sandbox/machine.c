@@ -25,17 +25,32 @@ enum {
 
 static void step_begin(struct sandbox *sb, const char *name, done_fn done, void *arg)
 {
-	sb->task.step = (struct pending){ done, arg };
-	sb->task.step_name = name;
+	sb->task.step = (struct step){ .name = name, .then = { done, arg } };
 	log_debug("%s: step %s begins", sb->obj.name, name);
+}
+
+/* The task goes on, or ends where this was its last. Nothing happens where no step is under way. */
+static void go_on(struct sandbox *sb, const struct step *step, const struct err *err)
+{
+	struct pending then = step->then;
+
+	if (!step->name)
+		return;
+	log_debug("%s: step %s ends%s%s", sb->obj.name, step->name, err->code ? ": " : "",
+		  err->code ? err->text : "");
+	if (then.done)
+		pending_end(&then, err);
+	else
+		task_end(sb, err);
 }
 
 static void step_end(struct sandbox *sb, const struct err *err)
 {
-	log_debug("%s: step %s ends%s%s", sb->obj.name, sb->task.step_name, err->code ? ": " : "",
-		  err->code ? err->text : "");
+	const struct step step = sb->task.step;
+
+	sb->task.step = (struct step){ 0 };
 	timer_stop(&sb->task.timer);
-	pending_end(&sb->task.step, err);
+	go_on(sb, &step, err);
 }
 
 /* ---- a VMM that stands still */
@@ -64,7 +79,7 @@ void machine_drop(struct sandbox *sb)
 	struct vm *vm = sb->vm;
 	struct agent *agent = sb->agent;
 
-	sb->task.step.done = NULL;
+	sb->task.step = (struct step){ 0 };
 	timer_stop(&sb->task.timer);
 	timer_stop(&sb->task.limit);
 	sb->stalled = false;
@@ -86,14 +101,14 @@ static void fail_start(struct sandbox *sb, const struct err *why)
 {
 	struct err err = *why;
 	char line[100];
-	struct pending step = sb->task.step;
+	const struct step step = sb->task.step;
 
 	machine_drop(sb);
 	console_last_line(&sb->console, line, sizeof(line));
 	if (*line)
 		err_set(&err, why->code, "%.120s; the console ends with: %s", why->text, line);
 	sandbox_set_state(sb, SANDBOX_CRASHED);
-	pending_end(&step, &err);
+	go_on(sb, &step, &err);
 }
 
 static void on_start_timeout(void *arg)
@@ -168,21 +183,22 @@ static void on_attached(void *arg, const struct err *err)
 	step_end(sb, err);
 }
 
-static void attach(struct sandbox *sb, enum attach_kind kind, bool resync, unsigned timeout_ms, done_fn done)
+/* Its identity, as an attachment of this kind says it. */
+static struct identity identity_of(const struct sandbox *sb, enum attach_kind kind, bool resync)
 {
-	/* For the hooks of a fork. Commands get theirs when they are started, so that a line that was taken
-	 * out of `env` does not linger in the guest. */
-	char **env = kind == ATTACH_FORK ? env_array(&sb->env) : NULL;
-	const struct identity identity = {
+	return (struct identity){
 		.name = sb->obj.name,
 		.generation = sb->generation,
 		.kind = kind,
 		.resync = resync,
-		.env = env,
 	};
+}
+
+static void attach(struct sandbox *sb, enum attach_kind kind, bool resync, unsigned timeout_ms, done_fn done)
+{
+	const struct identity identity = identity_of(sb, kind, resync);
 
 	agent_attach(sb->agent, &identity, timeout_ms, done, sb);
-	free(env);
 }
 
 static void on_agent_ready(void *owner)
@@ -289,7 +305,7 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 
 /* ---- fork */
 
-/* It runs, its identity is confirmed, or its jobs are known. */
+/* It runs, or its identity is confirmed and its jobs are known. */
 static void on_fork_answer(void *arg, const struct err *err)
 {
 	struct sandbox *sb = arg;
@@ -306,13 +322,18 @@ static void on_fork_answer(void *arg, const struct err *err)
 	step_end(sb, err);
 }
 
-/* Both at once, which saves a round trip: a guest that refuses the one ends the other. */
+/* Who it is, and which jobs it has. */
 static void introduce(struct sandbox *sb)
 {
-	agent_cork(sb->agent);
-	attach(sb, ATTACH_FORK, !sb->quiesced, sb->obj.fs->options.fork_timeout_ms, on_fork_answer);
-	agent_job_list(sb->agent, job_inherit, on_fork_answer, sb);
-	agent_uncork(sb->agent);
+	struct identity identity = identity_of(sb, ATTACH_FORK, !sb->quiesced);
+	/* For its hooks. Commands get theirs when they are started, so that a line that was taken out of `env`
+	 * does not linger in the guest. */
+	char **env = env_array(&sb->env);
+
+	identity.env = env;
+	agent_introduce(sb->agent, &identity, sb->obj.fs->options.fork_timeout_ms, job_inherit,
+			on_fork_answer, sb);
+	free(env);
 }
 
 static void on_unloaded_started(void *arg, const struct err *err)
@@ -352,7 +373,7 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 	step_begin(sb, "fork", done, arg);
 	timer_start(fs->loop, &sb->task.timer, fs->options.fork_timeout_ms * 1000000ull, on_start_timeout,
 		    sb);
-	sb->task.awaited = 3;
+	sb->task.awaited = 2;
 	/* What a loaded machine is told before it runs is there when it looks. */
 	if (loaded)
 		introduce(sb);
@@ -374,7 +395,7 @@ static void on_paused(void *arg, const struct err *err)
 		step_end(sb, err);
 	} else if (sb->task.answered) {
 		/* Whoever wanted it was told that it could not be. */
-		machine_resume(sb, true, task_end, sb);
+		machine_resume(sb, true, NULL, NULL);
 	} else {
 		step_end(sb, err);
 	}
@@ -472,11 +493,11 @@ static void on_stop_timeout(void *arg)
 {
 	struct sandbox *sb = arg;
 	const struct err ok = { 0 };
-	struct pending step = sb->task.step;
+	const struct step step = sb->task.step;
 
 	machine_drop(sb);
 	sandbox_set_state(sb, SANDBOX_STOPPED);
-	pending_end(&step, &ok);
+	go_on(sb, &step, &ok);
 }
 
 void machine_stop(struct sandbox *sb, done_fn done, void *arg)

@@ -3,7 +3,8 @@
  * machine.h - a sandbox's machine: started, paused, resumed, ended
  *
  * Each of the slow ones is a step of the sandbox's task (sandbox.h): done is called once from the loop,
- * unless the machine ends first; then the task is ended instead, and done is not called.
+ * unless the machine ends first; then the task is ended instead, and done is not called. A NULL done is for a
+ * task's last step: the task ends with it.
  */
 #ifndef SBX_FS_SANDBOX_MACHINE_H
 #define SBX_FS_SANDBOX_MACHINE_H

@@ -191,9 +191,8 @@ void task_answer(struct sandbox *sb, const struct err *err)
 		task->done(task->arg, err);
 }
 
-void task_end(void *arg, const struct err *err)
+void task_end(struct sandbox *sb, const struct err *err)
 {
-	struct sandbox *sb = arg;
 	const struct task task = sb->task;
 	const struct err copy = *err;
 

@@ -20,12 +20,17 @@
 
 enum sandbox_state { SANDBOX_CREATED, SANDBOX_RUNNING, SANDBOX_PAUSED, SANDBOX_STOPPED, SANDBOX_CRASHED };
 
+/* What a task waits for of the machine (machine.c). */
+struct step {
+	const char *name;    /* NULL: none is under way */
+	struct pending then; /* NULL: the task ends with it */
+};
+
 struct task {
 	const char *verb; /* NULL: none under way */
 	done_fn done;
 	void *arg;
-	uint64_t began_ns; /* for the story that -v tells, as the name of the step */
-	const char *step_name;
+	uint64_t began_ns;  /* for the story that -v tells */
 	struct timer timer; /* the task's own limit */
 	struct timer limit; /* while a VMM is asked for something: how long it may take */
 	/* The VMM does not answer, and the caller was told: what ends the task now tells nobody. With `late` that
@@ -34,7 +39,7 @@ struct task {
 	done_fn late;
 	struct shape want; /* of a resize under way */
 	/* The step of machine.c that it waits for. */
-	struct pending step;
+	struct step step;
 	unsigned awaited; /* answers of the guest's that the step waits for */
 };
 
@@ -101,9 +106,8 @@ int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, st
  * asked of it before. What it was to do is undone when it does.
  */
 void task_answer(struct sandbox *sb, const struct err *err);
-/* End it: calls done. Harmless when none is under way. A done_fn, so that a last step can end its task by itself;
- * arg: the sandbox. */
-void task_end(void *sb, const struct err *err);
+/* End it: calls done. Harmless when none is under way. */
+void task_end(struct sandbox *sb, const struct err *err);
 
 extern const struct entry sandbox_entry; /* /sbx/VM */
 extern const struct dir_ops net_dir;     /* /sbx/VM/net */

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "util/log.h"
+#include "util/pending.h"
 
 enum {
 	DRAINED = 256 * 1024,
@@ -58,6 +59,7 @@ struct agent_call {
 	agent_fs_fn fs;
 	enum fs_op op;
 	void (*each)(void *arg, const struct job_info *info);
+	bool half;    /* of an introduction: agent->introduced is called when both are in */
 	bool refused; /* a job, `tag`, that is too large to send */
 	void *arg;
 };
@@ -72,10 +74,12 @@ struct agent {
 	struct frame_parser in;
 	struct record record; /* a job_info that comes in parts */
 	struct buf out;
-	struct buf held; /* while `holding` */
-	bool holding;    /* the guest is quiesced */
-	bool writing;    /* the watch waits for room */
-	bool corked;     /* more is to come before any of it is written */
+	struct buf held;           /* while `holding` */
+	bool holding;              /* the guest is quiesced */
+	bool writing;              /* the watch waits for room */
+	bool corked;               /* more is to come before any of it is written */
+	struct pending introduced; /* of agent_introduce */
+	unsigned introducing;      /* answers it waits for */
 	uint32_t generation;
 	uint32_t last_tag;
 	struct list calls;
@@ -97,6 +101,13 @@ struct agent {
 
 static void call_expired(void *arg);
 
+/* One half of an introduction is in, or failed, which the first to say so says for both. */
+static void introduced(struct agent *agent, const struct err *err)
+{
+	if (err->code || !--agent->introducing)
+		pending_end(&agent->introduced, err);
+}
+
 static void finish(struct agent_call *call, const struct err *err, struct reader *results)
 {
 	struct reader nothing = reader_init("", 0);
@@ -105,7 +116,9 @@ static void finish(struct agent_call *call, const struct err *err, struct reader
 	timer_stop(&call->timer);
 	list_del(&call->link);
 	free(call);
-	if (c.done)
+	if (c.half)
+		introduced(c.agent, err);
+	else if (c.done)
 		c.done(c.arg, err);
 	else if (c.fs)
 		c.fs(c.arg, err->code, results ? results : &nothing);
@@ -187,6 +200,7 @@ static struct agent_call *done_call(struct agent *agent, uint16_t answer, unsign
 	}
 	call->done = done;
 	call->arg = arg;
+	call->half = agent->corked;
 	return call;
 }
 
@@ -259,18 +273,6 @@ static int send_frame(struct agent *agent, uint16_t type, uint32_t id, const voi
 	if (!agent->writing && !agent->corked)
 		write_some(agent);
 	return 0;
-}
-
-void agent_cork(struct agent *agent)
-{
-	agent->corked = true;
-}
-
-void agent_uncork(struct agent *agent)
-{
-	agent->corked = false;
-	if (!agent->writing && !agent->lost && !agent->freed)
-		write_some(agent);
 }
 
 /* A record that may be longer than a frame. */
@@ -847,6 +849,19 @@ void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct jo
 		return;
 	call->each = each;
 	send_call(call, F_JOB_LIST, &nothing);
+}
+
+void agent_introduce(struct agent *agent, const struct identity *identity, unsigned timeout_ms,
+		     void (*each)(void *arg, const struct job_info *info), done_fn done, void *arg)
+{
+	agent->introduced = (struct pending){ done, arg };
+	agent->introducing = 2;
+	agent->corked = true;
+	agent_attach(agent, identity, timeout_ms, NULL, NULL);
+	agent_job_list(agent, each, NULL, arg);
+	agent->corked = false;
+	if (!agent->writing && !agent->lost && !agent->freed)
+		write_some(agent);
 }
 
 /* ---- files */

@@ -52,10 +52,6 @@ void agent_name(struct agent *agent, const char *name);
 /* Pending callbacks are called with -EHOSTDOWN first. NULL is allowed. */
 void agent_free(struct agent *agent);
 
-/* What is sent between the two goes out in one piece, for which the guest wakes up once. */
-void agent_cork(struct agent *agent);
-void agent_uncork(struct agent *agent);
-
 /*
  * Give the guest its identity with fresh entropy and the wall clock of this moment; done when the guest
  * confirmed it, or -ETIMEDOUT after timeout_ms.
@@ -86,6 +82,12 @@ void agent_job_forget(struct agent *agent, uint32_t job);
 /* each is called per job, its info valid during the call; then done. */
 void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct job_info *info), done_fn done,
 		    void *arg);
+/*
+ * agent_attach and agent_job_list in one piece, for which the guest wakes up once. done is called once: when both
+ * are done, or when one has failed. each gets done's arg, for no job after done was called with an error.
+ */
+void agent_introduce(struct agent *agent, const struct identity *identity, unsigned timeout_ms,
+		     void (*each)(void *arg, const struct job_info *info), done_fn done, void *arg);
 
 /* Bring CPUs up or down and memory online or offline; done's err has the reason. */
 void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms, done_fn done,
