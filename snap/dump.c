@@ -46,7 +46,7 @@ static void put_escaped(FILE *out, const char *text, size_t n)
 	for (i = 0; i < n; i++) {
 		const unsigned char c = (unsigned char)text[i];
 
-		if (c < ' ' || c >= 0x7f || c == '\\')
+		if (c < ' ' || c >= 0x7f)
 			fprintf(out, "\\x%02x", c);
 		else
 			fputc(c, out);
