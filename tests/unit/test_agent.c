@@ -145,6 +145,57 @@ static void malformed_frames_are_dropped(void)
 	teardown(&f);
 }
 
+static void count_job(void *arg, const struct job_info *info)
+{
+	struct fixture *f = arg;
+
+	CHECK(info->id == 1 && f->infos < AGENT_JOBS_MAX && !f->done);
+	f->infos++;
+}
+
+/* As many frames as the other end takes, until the list has ended. */
+static void flood(struct fixture *f, uint32_t tag, uint16_t type, const void *payload, size_t len)
+{
+	struct buf frames = { 0 };
+	unsigned i;
+
+	f->done = f->infos = 0;
+	agent_job_list(f->agent, count_job, on_done, f); /* its tag is the next number */
+	for (i = 0; i < 2 * AGENT_JOBS_MAX && !f->done; i++) {
+		frame_put(&frames, type, 1, tag, payload, len);
+		while (frames.len && !f->done) {
+			const ssize_t n = write(f->peer, buf_bytes(&frames), frames.len);
+
+			if (n > 0)
+				buf_consume(&frames, (size_t)n);
+			CHECK(!loop_once(f->loop, 0));
+		}
+	}
+	UNTIL(f, f->done);
+	CHECK(f->done == 1 && f->err.code == -EPROTO && strstr(f->err.text, "more jobs"));
+	buf_release(&frames);
+}
+
+static void a_flood_of_jobs_ends_their_list(void)
+{
+	static uint8_t bytes[PROTO_PAYLOAD_MAX];
+	const struct job_info info = { .id = 1, .spec = { .cmd = (char *)"x", .cmd_len = 1 } };
+	struct buf record = { 0 };
+	struct fixture f;
+
+	memset(bytes, 0xff, sizeof(bytes));
+	setup_by_hand(&f);
+	say_attached(&f, 1);
+	job_info_put(&record, &info);
+	flood(&f, 2, F_JOB_INFO, buf_bytes(&record), record.len);
+	CHECK(f.infos == AGENT_JOBS_MAX);
+	flood(&f, 3, F_JOB_INFO, bytes, sizeof(bytes)); /* each by itself is malformed */
+	flood(&f, 4, F_JOB_PART, bytes, sizeof(bytes));
+	CHECK(!f.infos);
+	buf_release(&record);
+	teardown(&f);
+}
+
 static void reasons_are_one_printable_line(void)
 {
 	struct fixture f;
@@ -263,6 +314,7 @@ int main(void)
 	TEST(a_callback_may_free_the_agent);
 	TEST(stale_frames_are_dropped);
 	TEST(malformed_frames_are_dropped);
+	TEST(a_flood_of_jobs_ends_their_list);
 	TEST(reasons_are_one_printable_line);
 	TEST(a_late_clock_is_set_again);
 	TEST(a_guest_that_does_not_read_is_waited_for);

@@ -54,6 +54,8 @@ struct agent_call {
 	uint64_t sent_ns;    /* ATTACH, and then F_CLOCK: when it went out; F_FS: when it was asked */
 	unsigned timeout_ms; /* of F_FS */
 	unsigned clocks;     /* how often F_CLOCK may still be sent */
+	unsigned jobs;       /* of a list: how many came, */
+	size_t job_bytes;    /* and their records' bytes */
 
 	done_fn done;
 	agent_fs_fn fs;
@@ -421,6 +423,18 @@ static bool on_fs_reply(struct agent *agent, const struct frame *frame)
 	return true;
 }
 
+/* Whoever asked keeps what comes: a list that is longer than any machine's ends here, and not well. */
+static bool list_too_long(struct agent_call *call)
+{
+	const struct err err = { -EPROTO, "the guest lists more jobs than a machine may have" };
+
+	if (call->jobs <= AGENT_JOBS_MAX && call->job_bytes <= AGENT_JOBS_BYTES)
+		return false;
+	record_clear(&call->agent->record);
+	finish(call, &err, NULL);
+	return true;
+}
+
 static bool on_job_info(struct agent *agent, const struct frame *frame)
 {
 	struct agent_call *call = find_call(agent, F_JOB_LIST_END, frame->id);
@@ -428,6 +442,12 @@ static bool on_job_info(struct agent *agent, const struct frame *frame)
 	struct reader r;
 	bool good;
 
+	if (call) {
+		call->jobs++;
+		call->job_bytes += frame->len;
+		if (list_too_long(call))
+			return false;
+	}
 	good = call && !record_end(&agent->record, frame, &r) && !job_info_get(&r, &info);
 	record_clear(&agent->record);
 	if (!good)
@@ -439,7 +459,12 @@ static bool on_job_info(struct agent *agent, const struct frame *frame)
 
 static bool on_job_part(struct agent *agent, const struct frame *frame)
 {
-	if (!find_call(agent, F_JOB_LIST_END, frame->id))
+	struct agent_call *call = find_call(agent, F_JOB_LIST_END, frame->id);
+
+	if (!call)
+		return false;
+	call->job_bytes += frame->len;
+	if (list_too_long(call))
 		return false;
 	record_part(&agent->record, frame);
 	return true;

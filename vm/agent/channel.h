@@ -79,7 +79,11 @@ void agent_job_kill(struct agent *agent, uint32_t job, uint32_t signal, unsigned
 		    void *arg);
 void agent_job_resize(struct agent *agent, uint32_t job, uint16_t rows, uint16_t cols);
 void agent_job_forget(struct agent *agent, uint32_t job);
-/* each is called per job, its info valid during the call; then done. */
+/*
+ * each is called per job, its info valid during the call; then done. A guest that lists more jobs than this, or
+ * more bytes of them, is not believed: done gets -EPROTO.
+ */
+enum { AGENT_JOBS_MAX = 4096, AGENT_JOBS_BYTES = 32 << 20 };
 void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct job_info *info), done_fn done,
 		    void *arg);
 /*
