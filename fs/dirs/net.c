@@ -53,6 +53,11 @@ static int publish_store(struct object *obj, const char *text, size_t n, struct 
 	return network_set_publish(sandbox_of(obj), text, n, err);
 }
 
+static void publish_settle(struct object *obj, struct request *request)
+{
+	network_settle(sandbox_of(obj), request);
+}
+
 static int ip_show(struct object *obj, struct buf *text, struct err *err)
 {
 	char addr[NET_ADDR_TEXT];
@@ -135,6 +140,7 @@ static const struct entry files[] = {
 	  .flags = ENTRY_APPEND,
 	  .show = publish_show,
 	  .store = publish_store,
+	  .settle = publish_settle,
 	  .help = "[ADDRESS:]PORT[:GUESTPORT][/udp]: this host listens there, on ip unless ADDRESS says "
 		  "otherwise" },
 	{ 0 },

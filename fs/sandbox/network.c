@@ -66,6 +66,7 @@ void network_init(struct sandbox *sb)
 	network->fd = -1;
 	network->addr = next_addr(sb->obj.fs);
 	tail_init(&network->denied, DENIED_KEEP);
+	list_init(&network->settling);
 }
 
 void network_release(struct sandbox *sb)
@@ -112,18 +113,36 @@ static void on_denied(void *owner, const struct net_denial *denial)
 	tail_grown(&sb->network.denied);
 }
 
-static void on_not_published(void *owner, uint32_t tag, int code)
+/* Whoever waits for ports is answered. */
+static void settle(struct sandbox *sb, int code)
+{
+	struct request *request;
+
+	while ((request = list_first(&sb->network.settling, struct request, link))) {
+		if (code)
+			request_err(request, code);
+		else
+			request_written(request);
+	}
+}
+
+static void on_published(void *owner, uint32_t tag, int code)
 {
 	struct sandbox *sb = owner;
 	const struct net_ports *ports = &sb->network.ports;
 	char addr[NET_ADDR_TEXT];
 	struct err err;
 
-	if (tag >= ports->n)
+	if (sb->network.publishing)
+		sb->network.publishing--;
+	if (!code && !sb->network.publishing)
+		settle(sb, 0);
+	if (!code || tag >= ports->n)
 		return;
 	net_addr_format(&ports->port[tag].addr, addr);
 	err_sys(&err, code, "publish: cannot listen at %s:%u", addr, ports->port[tag].port);
 	object_report(&sb->obj, &err);
+	settle(sb, code);
 }
 
 static void on_again(void *arg)
@@ -143,21 +162,31 @@ static void on_ended(void *owner, const char *why)
 	log_warn("%s: %s", sb->obj.name, why);
 	net_helper_free(sb->network.helper);
 	sb->network.helper = NULL;
+	sb->network.publishing = 0;
+	settle(sb, -EIO);
 	timer_start(sb->obj.fs->loop, &sb->network.again, AGAIN_NS, on_again, sb);
 }
 
 static const struct net_events net_events = { .denied = on_denied,
-					      .not_published = on_not_published,
+					      .published = on_published,
 					      .ended = on_ended };
 
 /* ---- its life */
+
+static void publish_all(struct network *network)
+{
+	unsigned i;
+
+	for (i = 0; i < network->ports.n; i++)
+		net_helper_publish(network->helper, i, &network->ports.port[i]);
+	network->publishing += network->ports.n;
+}
 
 static void start_helper(struct sandbox *sb)
 {
 	struct network *network = &sb->network;
 	struct fs *fs = sb->obj.fs;
 	struct err err;
-	unsigned i;
 
 	watch_free(network->watch);
 	network->watch = NULL;
@@ -168,8 +197,7 @@ static void start_helper(struct sandbox *sb)
 		return;
 	}
 	net_helper_policy(network->helper, network->mode, &network->allow);
-	for (i = 0; i < network->ports.n; i++)
-		net_helper_publish(network->helper, i, &network->ports.port[i]);
+	publish_all(network);
 }
 
 static void on_frames(void *arg, uint32_t events)
@@ -233,6 +261,8 @@ void network_detach(struct sandbox *sb)
 	net_helper_free(network->helper);
 	network->helper = NULL;
 	network->fd = -1;
+	network->publishing = 0;
+	settle(sb, sb->obj.gone ? -ENODEV : 0);
 }
 
 /* ---- settings */
@@ -307,9 +337,16 @@ int network_set_publish(struct sandbox *sb, const char *text, size_t n, struct e
 	/* All of them anew: a line may be the same but for the guest's port. */
 	for (i = 0; i < old.n; i++)
 		net_helper_unpublish(network->helper, &old.port[i]);
-	for (i = 0; i < new.n; i++)
-		net_helper_publish(network->helper, i, &new.port[i]);
+	publish_all(network);
 	return 0;
+}
+
+void network_settle(struct sandbox *sb, struct request *request)
+{
+	if (sb->network.publishing)
+		list_add(&sb->network.settling, &request->link);
+	else
+		request_written(request);
 }
 
 void network_connections(const struct sandbox *sb, struct buf *text)

@@ -27,6 +27,8 @@ struct network {
 	struct watch *watch; /* for its first frame; NULL: there is a helper, or there shall be none yet */
 	struct net_helper *helper; /* NULL: none */
 	struct timer again;        /* until the next one may be tried */
+	unsigned publishing;       /* ports that the helper was told to listen at and has not answered for */
+	struct list settling;      /* struct request: who waits for those */
 };
 
 void network_init(struct sandbox *sb);
@@ -41,6 +43,8 @@ void network_detach(struct sandbox *sb);
 void network_set_mode(struct sandbox *sb, enum net_mode mode);
 int network_set_allow(struct sandbox *sb, const char *text, size_t n, struct err *err);
 int network_set_publish(struct sandbox *sb, const char *text, size_t n, struct err *err);
+/* Answer the request when the ports of `publish` are listened at, or will be by the next machine. */
+void network_settle(struct sandbox *sb, struct request *request);
 /* Its open connections, one a line. */
 void network_connections(const struct sandbox *sb, struct buf *text);
 

@@ -310,10 +310,15 @@ void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, o
 	file->emptied = false;
 	rc = file_store(file, data, size, fi->flags & O_APPEND, &err);
 	object_report(file->obj, &err);
-	if (rc)
+	if (rc) {
 		fuse_reply_err(req, -rc);
-	else
+	} else if (entry->settle) {
+		request = request_new(req, size);
+		if (request)
+			entry->settle(file->obj, request);
+	} else {
 		fuse_reply_write(req, size);
+	}
 }
 
 static unsigned file_events(const struct file *file)

@@ -73,6 +73,8 @@ struct entry {
 	/* A text: what it reads, and what a write does (text[n] is 0, a newline at its end cut off). */
 	int (*show)(struct object *obj, struct buf *text, struct err *err);
 	int (*store)(struct object *obj, const char *text, size_t n, struct err *err);
+	/* What was stored takes a moment to hold: takes the request over and answers it then. */
+	void (*settle)(struct object *obj, struct request *request);
 	/* A ctl file: its verbs (for the README), and what a write does; `show` lists them. */
 	const struct verb *verbs;
 	void (*command)(struct object *obj, const char *text, struct request *request);

@@ -101,8 +101,8 @@ static void on_message(void *arg, uint32_t events)
 	case NET_PUBLISHED:
 		tag = get_u32(&r);
 		code = get_u32(&r);
-		if (!r.bad && code && code < 4096)
-			helper->events->not_published(helper->owner, tag, -(int)code);
+		if (!r.bad && code < 4096)
+			helper->events->published(helper->owner, tag, -(int)code);
 		break;
 	default:
 		break_off(helper);

@@ -31,8 +31,8 @@ struct net_denial {
 
 struct net_events {
 	void (*denied)(void *owner, const struct net_denial *denial);
-	/* A port that net_helper_publish asked for cannot be listened on: a negative errno. */
-	void (*not_published)(void *owner, uint32_t tag, int code);
+	/* The answer to net_helper_publish: 0, or a negative errno where nobody can listen there. */
+	void (*published)(void *owner, uint32_t tag, int code);
 	/* The process is gone; only net_helper_free may follow. */
 	void (*ended)(void *owner, const char *why);
 };
