@@ -3,15 +3,27 @@
  * seccomp.c - what a guest that breaks out of its machine finds: a process that may do little
  *
  * Entered when the VM and its vCPUs exist, before the first guest instruction. What remains allowed is what
- * the devices, the qcow2 driver, captures and their threads do, and what libc does for them. Files can still
- * be opened, since disks change with every capture; nothing can be executed, no socket made or connected, no
- * other process looked at.
+ * the devices, the qcow2 driver, captures and their threads do, and what libc does for them, down to the
+ * arguments where those decide: which requests to KVM, no memory that can be executed, threads and copies of
+ * the process but no namespaces, signals to itself only. The loop's thread may still open files to read them,
+ * for one file: the map of its own pages, in the child that copies the RAM of a capture. Threads of vCPUs,
+ * and those that they start, may not, and make no files, messages with descriptors or processes.
  */
 #include "vm/vmm/seccomp.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stddef.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "util/denied.h"
 
 #ifdef __SANITIZE_ADDRESS__
 /* AddressSanitizer's run-time calls what it likes, up to tracing its own process: no list would hold. */
@@ -20,9 +32,16 @@ int seccomp_enter(struct err *err)
 	(void)err;
 	return 0;
 }
+
+int seccomp_enter_vcpu(struct err *err)
+{
+	(void)err;
+	return 0;
+}
 #else
 
-static const int allowed[] = {
+/* Whatever their arguments. */
+static const int plain[] = {
 	/* the loop, its timers and threads */
 	SCMP_SYS(epoll_wait),
 	SCMP_SYS(epoll_pwait),
@@ -31,21 +50,16 @@ static const int allowed[] = {
 	SCMP_SYS(futex),
 	SCMP_SYS(clock_gettime),
 	SCMP_SYS(clock_nanosleep),
-	SCMP_SYS(clone),
-	SCMP_SYS(clone3),
 	SCMP_SYS(set_robust_list),
 	SCMP_SYS(rseq),
 	SCMP_SYS(gettid),
 	SCMP_SYS(getpid),
-	SCMP_SYS(tgkill),
-	SCMP_SYS(rt_sigaction),
 	SCMP_SYS(rt_sigprocmask),
 	SCMP_SYS(rt_sigreturn),
 	SCMP_SYS(sched_yield),
 	SCMP_SYS(sched_getaffinity),
 	SCMP_SYS(restart_syscall),
-	/* the guest; sockets of console, agent and control */
-	SCMP_SYS(ioctl),
+	/* sockets of console, agent, network and control */
 	SCMP_SYS(read),
 	SCMP_SYS(write),
 	SCMP_SYS(readv),
@@ -56,10 +70,8 @@ static const int allowed[] = {
 	SCMP_SYS(sendmsg),
 	SCMP_SYS(getrandom),
 	/* disks */
-	SCMP_SYS(openat),
 	SCMP_SYS(close),
 	SCMP_SYS(fstat),
-	SCMP_SYS(newfstatat),
 	SCMP_SYS(lseek),
 	SCMP_SYS(pread64),
 	SCMP_SYS(pwrite64),
@@ -69,23 +81,16 @@ static const int allowed[] = {
 	SCMP_SYS(fdatasync),
 	SCMP_SYS(fallocate),
 	SCMP_SYS(ftruncate),
-	SCMP_SYS(fcntl),
-	SCMP_SYS(flock),
 	/* memory */
-	SCMP_SYS(mmap),
 	SCMP_SYS(munmap),
-	SCMP_SYS(mprotect),
 	SCMP_SYS(mremap),
 	SCMP_SYS(madvise),
 	SCMP_SYS(brk),
 	SCMP_SYS(memfd_create),
 	/* captures, which copy RAM in a child */
-	SCMP_SYS(fork),
 	SCMP_SYS(pidfd_open),
 	SCMP_SYS(waitid),
 	SCMP_SYS(wait4),
-	SCMP_SYS(kill),
-	SCMP_SYS(prctl),
 	SCMP_SYS(getppid),
 	SCMP_SYS(dup2),
 	SCMP_SYS(close_range),
@@ -94,11 +99,112 @@ static const int allowed[] = {
 	SCMP_SYS(exit_group),
 };
 
+/* KVM_RUN and what devices, captures and restores ask of KVM. */
+static const unsigned long kvm_requests[] = {
+	KVM_RUN,
+	KVM_SIGNAL_MSI,
+	KVM_GET_CLOCK,
+	KVM_SET_CLOCK,
+	KVM_KVMCLOCK_CTRL,
+	KVM_GET_REGS,
+	KVM_SET_REGS,
+	KVM_GET_SREGS,
+	KVM_SET_SREGS,
+	KVM_GET_MSRS,
+	KVM_SET_MSRS,
+	KVM_GET_LAPIC,
+	KVM_SET_LAPIC,
+	KVM_GET_XSAVE,
+	KVM_GET_XSAVE2,
+	KVM_SET_XSAVE,
+	KVM_GET_XCRS,
+	KVM_SET_XCRS,
+	KVM_GET_VCPU_EVENTS,
+	KVM_SET_VCPU_EVENTS,
+	KVM_GET_DEBUGREGS,
+	KVM_SET_DEBUGREGS,
+	KVM_GET_MP_STATE,
+	KVM_SET_MP_STATE,
+	KVM_SET_CPUID2,
+	KVM_GET_TSC_KHZ,
+	KVM_SET_TSC_KHZ,
+	KVM_HAS_DEVICE_ATTR,
+	KVM_GET_DEVICE_ATTR,
+	KVM_SET_DEVICE_ATTR,
+	KVM_CHECK_EXTENSION,
+};
+
+static const int fcntl_commands[] = { F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_ADD_SEALS, F_GET_SEALS, F_DUPFD };
+
+/* What the loop's thread may and those of vCPUs may not. */
+static const int loop_only[] = {
+	SCMP_SYS(openat), SCMP_SYS(memfd_create), SCMP_SYS(pidfd_open), SCMP_SYS(waitid),
+	SCMP_SYS(wait4),  SCMP_SYS(kill),         SCMP_SYS(prctl),      SCMP_SYS(getppid),
+	SCMP_SYS(dup2),   SCMP_SYS(close_range),  SCMP_SYS(recvmsg),
+};
+
+#define NAMESPACES                                                                                           \
+	(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |           \
+	 CLONE_NEWCGROUP)
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* Allow a call if argument i, less the bits that mask leaves out, is value. */
+static int allow(scmp_filter_ctx filter, int call, unsigned i, scmp_datum_t mask, scmp_datum_t value)
+{
+	const struct scmp_arg_cmp cmp = SCMP_CMP(i, SCMP_CMP_MASKED_EQ, mask, value);
+
+	return seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, call, 1, &cmp);
+}
+
+static int allow_by_arguments(scmp_filter_ctx filter)
+{
+	const scmp_datum_t all = ~(scmp_datum_t)0;
+	int rc = 0;
+	size_t i;
+
+	for (i = 0; !rc && i < COUNT(kvm_requests); i++)
+		rc = allow(filter, SCMP_SYS(ioctl), 1, all, kvm_requests[i]);
+	for (i = 0; !rc && i < COUNT(fcntl_commands); i++)
+		rc = allow(filter, SCMP_SYS(fcntl), 1, all, (scmp_datum_t)fcntl_commands[i]);
+	if (!rc)
+		rc = allow(filter, SCMP_SYS(mmap), 2, PROT_EXEC, 0);
+	if (!rc)
+		rc = allow(filter, SCMP_SYS(mprotect), 2, PROT_EXEC, 0);
+	if (!rc)
+		rc = allow(filter, SCMP_SYS(clone), 0, NAMESPACES | CLONE_PTRACE | CLONE_PARENT, 0);
+	/* Its flags are behind a pointer; libc then uses clone. */
+	if (!rc)
+		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+	if (!rc)
+		rc = allow(filter, SCMP_SYS(openat), 2, all, O_RDONLY | O_CLOEXEC);
+	if (!rc) /* fstat(3) */
+		rc = allow(filter, SCMP_SYS(newfstatat), 3, all, AT_EMPTY_PATH);
+	if (!rc)
+		rc = allow(filter, SCMP_SYS(prctl), 0, all, PR_SET_PDEATHSIG);
+	/* A vCPU's thread enters a filter of its own: that can only take away. */
+	if (!rc)
+		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(seccomp), 2,
+				      SCMP_A0(SCMP_CMP_EQ, SECCOMP_SET_MODE_FILTER), SCMP_A1(SCMP_CMP_EQ, 0));
+	if (!rc)
+		rc = allow(filter, SCMP_SYS(kill), 1, all, SIGKILL);
+	if (!rc)
+		rc = allow(filter, SCMP_SYS(tgkill), 0, all, (scmp_datum_t)getpid());
+	return rc;
+}
+
+static int load(scmp_filter_ctx filter, struct err *err)
+{
+	const int rc = seccomp_load(filter);
+
+	seccomp_release(filter);
+	return rc ? err_sys(err, rc, "cannot enter the system call filter") : 0;
+}
+
 int seccomp_enter(struct err *err)
 {
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_TRAP);
+	int rc = filter ? denied_report() : -ENOMEM;
 	size_t i;
-	int rc = filter ? 0 : -ENOMEM;
 
 	/* Synchronised to the vCPUs' threads; no_new_privs is the default. */
 	if (!rc)
@@ -106,11 +212,32 @@ int seccomp_enter(struct err *err)
 	/* A tree instead of a list of comparisons: ioctl is the hot one. */
 	if (!rc)
 		rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
-	for (i = 0; !rc && i < sizeof(allowed) / sizeof(allowed[0]); i++)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
+	for (i = 0; !rc && i < COUNT(plain); i++)
+		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, plain[i], 0);
 	if (!rc)
-		rc = seccomp_load(filter);
+		rc = allow_by_arguments(filter);
+	if (!rc)
+		return load(filter, err);
 	seccomp_release(filter);
-	return rc ? err_sys(err, rc, "cannot enter the system call filter") : 0;
+	return err_sys(err, rc, "cannot make the system call filter");
+}
+
+int seccomp_enter_vcpu(struct err *err)
+{
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+	int rc = filter ? seccomp_attr_set(filter, SCMP_FLTATR_CTL_NNP, 0) : -ENOMEM;
+	size_t i;
+
+	/* On top of the other one, which has no new privileges already. */
+	for (i = 0; !rc && i < COUNT(loop_only); i++)
+		rc = seccomp_rule_add(filter, SCMP_ACT_TRAP, loop_only[i], 0);
+	/* Threads for disk requests, but no processes. */
+	if (!rc)
+		rc = seccomp_rule_add(filter, SCMP_ACT_TRAP, SCMP_SYS(clone), 1,
+				      SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
+	if (!rc)
+		return load(filter, err);
+	seccomp_release(filter);
+	return err_sys(err, rc, "cannot make the system call filter of a vCPU");
 }
 #endif

@@ -2,7 +2,7 @@
 /*
  * seccomp.h - what a guest that breaks out of its machine finds: a process that may do little
  *
- * An allow-list of system calls, for all threads. Every other call kills the process: a VMM that does
+ * An allow-list of system calls, for all threads. Every other call ends the process: a VMM that does
  * something unexpected must not go on.
  */
 #ifndef SBX_VM_VMM_SECCOMP_H
@@ -12,5 +12,7 @@
 
 /* For all threads of the process, and for good. */
 int seccomp_enter(struct err *err);
+/* For the calling thread, and those that it starts, on top of that: a vCPU's needs less. */
+int seccomp_enter_vcpu(struct err *err);
 
 #endif

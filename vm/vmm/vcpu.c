@@ -21,6 +21,7 @@
 
 #include "snap/qcow2/disk.h"
 #include "vm/vmm/cpuid.h"
+#include "vm/vmm/seccomp.h"
 #include "vm/vmm/vmm.h"
 
 enum { KICK_SIGNAL = SIGUSR1 };
@@ -135,10 +136,17 @@ static void *vcpu_main(void *arg)
 {
 	struct vcpu *vcpu = arg;
 	struct vmm *vmm = vcpu->vmm;
+	bool confined = false;
+	struct err err;
 
 	pthread_mutex_lock(&vmm->lock);
 	while (!vmm->quit) {
-		if (vmm->running) {
+		if (vmm->running && !confined) {
+			/* Only now: the filter for all threads must be the first. */
+			confined = !seccomp_enter_vcpu(&err);
+			if (!confined)
+				vmm_end(vmm, false, "%s", err.text);
+		} else if (vmm->running) {
 			vcpu->standing = false;
 			vmm->standing--;
 			vcpu->run->immediate_exit = 0;
