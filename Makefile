@@ -28,7 +28,8 @@ HARDEN := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS))
 PKG_LIBS = $(shell pkg-config --libs $(PKGS))
-LINK = $(CC) -pie -pthread -Wl,-z,relro,-z,now,--as-needed $(SANFLAGS) -o $@ $^ $(PKG_LIBS) -lm
+PIE := -pie
+LINK = $(CC) $(PIE) -pthread -Wl,-z,relro,-z,now,--as-needed $(SANFLAGS) -o $@ $^ $(PKG_LIBS) -lm
 
 # Every program is one file with a main() and what it needs of the library.
 MAINS := fs/main.c cli/sbx.c vm/vmm/main.c vm/net/main.c vm/agent/browse/main.c vm/agent/guest/main.c
@@ -75,6 +76,12 @@ $(B)/sbx: $(call obj,cli/sbx.c $(CLI_SRC)) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
 
+# What runs in a jail of its own is static, so that it needs no other file there. Sanitizers have no static run-time.
+ifeq ($(SAN),)
+$(B)/sbx-vmm $(B)/sbx-browse: PIE := -static-pie
+$(B)/sbx-vmm $(B)/sbx-browse: PKG_LIBS = $(shell pkg-config --libs --static libseccomp ext2fs com_err)
+endif
+
 $(B)/sbx-vmm: $(call obj,vm/vmm/main.c) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
@@ -110,6 +117,14 @@ $(B)/unit/%: $(B)/obj/tests/unit/%.o $(filter-out $(B)/obj/fs/main.o,$(call obj,
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
+
+# What stands in for a VMM that a guest has taken over; static, so that its jail holds nothing else.
+$(B)/hostile/%: tests/hostile/%.c | $(DEPS)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $@")
+	$(Q)$(CC) $(BASE_CFLAGS) -static -o $@ $<
+
+$(B)/unit/test_jail: | $(B)/hostile/vmm
 
 unit: $(UNIT)
 

@@ -18,6 +18,7 @@
 #include "cli/sbx.h"
 #include "util/loop.h"
 #include "vm/engine.h"
+#include "vm/jail/jail.h"
 #include "vm/probe.h"
 
 static void finding(bool ok, const char *what, const char *why)
@@ -90,6 +91,23 @@ static void check_fuse_conf(void)
 		fclose(f);
 	finding(allowed, "fuse.conf",
 		allowed ? "user_allow_other" : "user_allow_other is not set: only you can use your mount");
+}
+
+/* The launcher tries each jail that a daemon of this user would make. */
+static void check_jail(const struct engine_env *env)
+{
+	const struct jail_config config = {
+		.uid_first = JAIL_UID_FIRST,
+		.uid_last = JAIL_UID_LAST,
+		.libexec = env->libexec,
+		.kernel = env->kernel,
+		.initrd = env->initrd,
+	};
+	struct err err;
+	const bool ok = !launcher_start(&config, &err);
+
+	finding(ok, "jail", ok ? launcher_how() : err.text);
+	launcher_stop();
 }
 
 static int check_engines(const struct engine_env *env)
@@ -181,6 +199,7 @@ int cmd_doctor(int argc, char **argv)
 	check_program("qemu-img", "qemu-img --version 2>/dev/null", "qemu-img is not installed");
 	check_file("guest", kernel);
 	check_file("guest", initrd);
+	check_jail(&env);
 	status = check_engines(&env);
 	loop_free(env.loop);
 	return status;

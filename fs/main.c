@@ -36,13 +36,16 @@
 #include "util/log.h"
 #include "util/program.h"
 #include "util/size.h"
+#include "vm/jail/jail.h"
+#include "vm/probe.h"
 #include "vm/traced.h"
 
 struct arguments {
 	const char *state, *engine, *mount_options, *guest, *libexec;
-	bool foreground;
+	bool foreground, untrusted;
 	mode_t mode; /* of the root */
-	char mountpoint[PATH_MAX], state_dir[PATH_MAX];
+	struct jail_config jail;
+	char mountpoint[PATH_MAX], state_dir[PATH_MAX], layers_dir[PATH_MAX + 8];
 	char kernel[PATH_MAX + 16], initrd[PATH_MAX + 16], libexec_dir[PATH_MAX + 32];
 };
 
@@ -58,7 +61,10 @@ enum {
 	OPT_POOL_TOTAL,
 	OPT_POOL_MEMORY,
 	OPT_BOOT,
-	OPT_FORK
+	OPT_FORK,
+	OPT_JAIL,
+	OPT_JAIL_UIDS,
+	OPT_UNTRUSTED
 };
 
 static const struct program_option option_table[] = {
@@ -83,6 +89,14 @@ static const struct program_option option_table[] = {
 	{ OPT_FORK, "fork-timeout", "SECONDS", "how long a fork may take to answer (default: 30)" },
 	{ OPT_GUEST, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
 	{ OPT_LIBEXEC, "libexec", "DIR", "where sbx-vmm, sbx-browse and sbx-net are" },
+	{ OPT_JAIL, "jail", "on|none",
+	  "run machines and helpers each in a jail, or (none) with all that sbxfs\nitself may do (default: "
+	  "on)" },
+	{ OPT_JAIL_UIDS, "jail-uids", "FIRST-LAST",
+	  "user ids for them, one each, where sbxfs is root (default:\n1900000000-1900065535)" },
+	{ OPT_UNTRUSTED, "untrusted", NULL,
+	  "refuse to start where guests could harm this host: without hardware\nvirtualization, or without a "
+	  "jail" },
 	{ 'v', NULL, NULL, "log more" },
 	{ 0 },
 };
@@ -176,6 +190,35 @@ static int set_engine(const char *text, const char **ret)
 	return 0;
 }
 
+static int set_jail(const char *text, struct jail_config *jail)
+{
+	jail->none = !strcmp(text, "none");
+	if (jail->none || !strcmp(text, "on"))
+		return 0;
+	program_refuse(&program, "--jail: \"%s\" is neither on nor none", text);
+	return -EINVAL;
+}
+
+/* Root's own id, and what distributions give to users, are no ids for machines. */
+static int set_uids(const char *text, struct jail_config *jail)
+{
+	const char *dash = strchr(text, '-');
+	char first[16];
+	uint64_t from, to;
+
+	if (dash && dash - text < (int)sizeof(first)) {
+		snprintf(first, sizeof(first), "%.*s", (int)(dash - text), text);
+		if (!number_parse(first, &from) && !number_parse(dash + 1, &to) && from >= 1000 &&
+		    from <= to && to < UINT32_MAX - 1) {
+			jail->uid_first = (uid_t)from;
+			jail->uid_last = (uid_t)to;
+			return 0;
+		}
+	}
+	program_refuse(&program, "--jail-uids: \"%s\" is not FIRST-LAST, from 1000 on", text);
+	return -EINVAL;
+}
+
 /* 0: go on; PROGRAM_EXIT: end with *status. */
 static int parse(int argc, char **argv, struct arguments *args, struct options *options, int *status)
 {
@@ -221,6 +264,15 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 			break;
 		case OPT_FORK:
 			rc = set_seconds("--fork-timeout", optarg, &options->fork_timeout_ms);
+			break;
+		case OPT_JAIL:
+			rc = set_jail(optarg, &args->jail);
+			break;
+		case OPT_JAIL_UIDS:
+			rc = set_uids(optarg, &args->jail);
+			break;
+		case OPT_UNTRUSTED:
+			args->untrusted = true;
 			break;
 		case 'f':
 			args->foreground = true;
@@ -304,6 +356,7 @@ static int find_state(struct arguments *args, struct err *err)
 		return err_set(err, -ENOENT,
 			       "there is no default state directory without $HOME; name one with --state");
 	rc = resolve(dir, args->state_dir, err);
+	snprintf(args->layers_dir, sizeof(args->layers_dir), "%s/layers", args->state_dir);
 	free(dir);
 	if (!rc && is_below(args->state_dir, args->mountpoint))
 		rc = err_set(err, -EINVAL, "the state directory %s must not be below the mount point",
@@ -474,6 +527,7 @@ static void fs_release(struct fs *fs)
 		object_unref(image);
 	if (fs->engine)
 		fs->engine->shutdown();
+	launcher_stop();
 	if (fs->store)
 		store_close(fs->store);
 	loop_free(fs->loop);
@@ -495,6 +549,18 @@ static void raise_file_limit(void)
 	(void)setrlimit(RLIMIT_NOFILE, &limit); /* who then still finds too few says so */
 }
 
+/* TCG is no security boundary: its authors say so. */
+static int check_untrusted(const struct fs *fs, struct err *err)
+{
+	if (!launcher_jails())
+		return err_set(err, -EPERM, "--untrusted: machines would run without a jail");
+	if (kvm_probe()->err.code)
+		return err_set(err, -EPERM,
+			       "--untrusted: engine %s would emulate the CPU, which is no boundary: %s",
+			       fs->engine->name, kvm_probe()->err.text);
+	return 0;
+}
+
 static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err *err)
 {
 	struct watch *watch;
@@ -508,7 +574,17 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	raise_file_limit();
+	/* First of all: the launcher shall have nothing that was read from anywhere. */
+	args->jail.libexec = args->libexec_dir;
+	args->jail.kernel = args->kernel;
+	args->jail.initrd = args->initrd;
+	args->jail.layers = args->layers_dir;
+	rc = launcher_start(&args->jail, err);
+	if (rc)
+		return rc;
 	rc = fs_init(fs, args, err);
+	if (!rc && args->untrusted)
+		rc = check_untrusted(fs, err);
 	if (!rc)
 		rc = session_mount(fs, args->mountpoint, args->mount_options, &fs->session, err);
 	if (rc) {
@@ -534,7 +610,10 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 
 int main(int argc, char **argv)
 {
-	static struct arguments args = { .engine = "auto", .mount_options = "", .mode = 0755 };
+	static struct arguments args = { .engine = "auto",
+					 .mount_options = "",
+					 .mode = 0755,
+					 .jail = { .uid_first = JAIL_UID_FIRST, .uid_last = JAIL_UID_LAST } };
 	static struct fs fs = {
 		.options = { .shape = { .memory = 512u << 20,
 					.memory_max = 2048u << 20,

@@ -13,9 +13,11 @@
 
 #include <stdint.h>
 
+#include "util/err.h"
+
 struct layer; /* snap/layer.h */
 
-enum { ENGINE_NAME_MAX = 16, RAM_PAGE = 4096 };
+enum { ENGINE_NAME_MAX = 16, RAM_PAGE = 4096, TEMPLATE_STATE_MAX = 64 << 20 /* bytes */ };
 
 /* What a guest can see of its hardware. The maxima and the kernel are fixed when it boots. */
 struct shape {
@@ -42,6 +44,11 @@ struct template
 
 /* One reference; descriptors -1. NULL when out of memory. */
 struct template *template_new(void);
+/*
+ * Give it what a process has captured: template->ram_size bytes of RAM and a state, both sealed memory. They
+ * are the template's on success; -EPROTO when they are something else.
+ */
+int template_adopt(struct template *template, int ram_fd, int state_fd, struct err *err);
 struct template *template_ref(struct template *template);
 /* Drops a reference; the last one closes the descriptors and lets go of the disk. NULL is allowed. */
 void template_unref(struct template *template);

@@ -1,43 +1,42 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * process.c - child processes of the daemon
- *
- * A child is made as vfork(2) would, with a stack of its own: the daemon stands still for the microseconds
- * until execve, and its page tables, which may be large, are not copied. Until then the child shares our
- * memory, so it makes system calls only, and it reports a failure by storing errno where we see it.
+ * process.c - child processes of the daemon, started by the launcher in jails (jail/jail.h)
  *
  * A process that ends gives back its memory, which takes milliseconds of a CPU. A hundred that are abandoned
  * at once would leave little of the host to a machine that is started then, so all are stopped, and killed a
  * few at a time and at the lowest priority.
  *
- * Every other descriptor is closed in the child, whether or not somebody forgot O_CLOEXEC. The end of a child
- * is seen through its pidfd, which no other process can ever reuse.
+ * The end of a child is seen through its pidfd, which no other process can ever reuse.
  */
 #include "vm/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/close_range.h>
-#include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "util/buf.h"
+#include "util/io.h"
+#include "util/log.h"
+
 enum {
-	STACK_BYTES = 64 << 10, /* of a child until execve; execvp puts a path of PATH_MAX on it */
-	DYING_MAX = 2,          /* abandoned ones that are killed at a time */
-	BACKGROUND_STEP = 10,   /* of setpriority(2): a tenth of a CPU that another process wants too */
+	DYING_MAX = 2,        /* abandoned ones that are killed at a time */
+	BACKGROUND_STEP = 10, /* of setpriority(2): a tenth of a CPU that another process wants too */
 	LEAST_PRIORITY = 19,
+	LINE_MAX_LOGGED = 160,
 };
 
 struct process {
 	struct list link;
 	pid_t pid;
 	int pidfd;
+	int log_fd; /* its standard error: a memfd of a size that it cannot change */
 	struct watch *watch;
 	process_exit_fn fn; /* NULL: abandoned */
 	void *arg;
@@ -58,67 +57,6 @@ unsigned process_count(void)
 	return n;
 }
 
-/* What the child of clone needs and says; in our stack frame, since we stand still meanwhile. */
-struct start {
-	const struct process_spec *spec;
-	pid_t parent;
-	int failure; /* an errno */
-};
-
-/* The child's frames are gone without a return when execve comes, which sanitizers would take amiss. */
-#define IN_CHILD __attribute__((no_sanitize("address", "undefined")))
-
-IN_CHILD static int child_stdio(int fd, int target, int flags)
-{
-	if (fd < 0)
-		fd = open("/dev/null", flags);
-	if (fd < 0)
-		return -1;
-	/* dup2 onto itself would leave close-on-exec set. */
-	return fd == target ? fcntl(fd, F_SETFD, 0) : dup2(fd, target);
-}
-
-IN_CHILD static int prepare_child(const struct start *start)
-{
-	const struct process_spec *spec = start->spec;
-	struct sigaction dfl = { .sa_handler = SIG_DFL };
-	sigset_t none;
-	unsigned i;
-
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
-		return -1;
-	if (getppid() != start->parent) {
-		errno = ESRCH; /* the daemon died before the line above: nobody waits for us */
-		return -1;
-	}
-	if (close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
-		return -1;
-	for (i = 0; i < spec->nkeep; i++)
-		if (fcntl(spec->keep[i], F_SETFD, 0) < 0)
-			return -1;
-	if (child_stdio(spec->stdin_fd, STDIN_FILENO, O_RDONLY) < 0 ||
-	    child_stdio(spec->stdout_fd, STDOUT_FILENO, O_WRONLY) < 0)
-		return -1;
-	if (spec->stderr_fd >= 0 && child_stdio(spec->stderr_fd, STDERR_FILENO, O_WRONLY) < 0)
-		return -1;
-	/* A process group of its own keeps the terminal's Ctrl-C with the daemon. */
-	if (setpgid(0, 0) < 0)
-		return -1;
-	sigaction(SIGPIPE, &dfl, NULL);
-	sigemptyset(&none);
-	return sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-IN_CHILD static int child(void *arg)
-{
-	struct start *start = arg;
-
-	if (!prepare_child(start))
-		execvp(start->spec->argv[0], (char *const *)start->spec->argv);
-	start->failure = errno;
-	return 127;
-}
-
 /* May the daemon put a process back to its own priority? */
 static bool may_raise(int own)
 {
@@ -137,9 +75,8 @@ void process_background(struct process *process, bool background)
 {
 	const int own = getpriority(PRIO_PROCESS, 0);
 
-	/* Its group is it, with all of its threads. */
 	if (may_raise(own))
-		(void)setpriority(PRIO_PGRP, (id_t)process->pid, background ? own + BACKGROUND_STEP : own);
+		launcher_nice(process->pid, background ? own + BACKGROUND_STEP : own);
 }
 
 static void put_down(struct process *process)
@@ -147,8 +84,8 @@ static void put_down(struct process *process)
 	process->dying = true;
 	dying++;
 	/* Each of its threads, for the last one gives back the memory, and does so at its own priority. */
-	(void)setpriority(PRIO_PGRP, (id_t)process->pid, LEAST_PRIORITY);
-	kill(process->pid, SIGKILL);
+	launcher_nice(process->pid, LEAST_PRIORITY);
+	launcher_kill(process->pid, SIGKILL);
 }
 
 /* The next of those that wait for it. */
@@ -164,22 +101,61 @@ static void put_down_next(void)
 	}
 }
 
+/* Its last words, or "". It may have moved the descriptor's offset, which both share, anywhere. */
+static void last_line(int log_fd, char ret[LINE_MAX_LOGGED])
+{
+	char text[1024];
+	const off_t end = lseek(log_fd, 0, SEEK_CUR); /* where it would write next */
+	const size_t want = end < (off_t)sizeof(text) - 1 ? (size_t)(end > 0 ? end : 0) : sizeof(text) - 1;
+	ssize_t n = pread(log_fd, text, want, end - (off_t)want), i;
+	const char *line;
+
+	while (n > 0 && text[n - 1] == '\n')
+		n--;
+	text[n > 0 ? n : 0] = 0;
+	/* It may be a guest's text by now, and ends on somebody's terminal. */
+	for (i = 0; i < n; i++)
+		if (text[i] != '\n' && (text[i] < ' ' || text[i] > '~'))
+			text[i] = '?';
+	line = strrchr(text, '\n');
+	line = line ? line + 1 : text;
+	/* The option it is about comes first and may be long; what is wrong with it comes last. */
+	if (strlen(line) >= LINE_MAX_LOGGED)
+		line += strlen(line) - LINE_MAX_LOGGED + 1;
+	snprintf(ret, LINE_MAX_LOGGED, "%.*s", LINE_MAX_LOGGED - 1, line);
+}
+
+static void explain(const struct process *process, int status, char ret[ERR_TEXT_MAX])
+{
+	char line[LINE_MAX_LOGGED];
+
+	last_line(process->log_fd, line);
+	if (WIFSIGNALED(status))
+		snprintf(ret, ERR_TEXT_MAX, "was killed by signal %d (%s)%s%s", WTERMSIG(status),
+			 strsignal(WTERMSIG(status)), *line ? ": " : "", line);
+	else
+		snprintf(ret, ERR_TEXT_MAX, "exited with status %d%s%s", WEXITSTATUS(status),
+			 *line ? ": " : "", line);
+}
+
 static void reap(struct process *process)
 {
 	process_exit_fn fn = process->fn;
 	void *fn_arg = process->arg;
-	int status = 0;
+	char why[ERR_TEXT_MAX];
+	int status = SIGKILL; /* if the launcher is gone, everything it started was killed */
 
-	while (waitpid(process->pid, &status, 0) < 0 && errno == EINTR)
-		;
+	(void)launcher_reap(process->pid, &status);
+	explain(process, status, why);
 	watch_free(process->watch);
 	close(process->pidfd);
+	close(process->log_fd);
 	list_del(&process->link);
 	dying -= process->dying;
 	free(process);
 	put_down_next();
 	if (fn)
-		fn(fn_arg, status);
+		fn(fn_arg, status, why);
 }
 
 static void on_exit_event(void *arg, uint32_t events)
@@ -204,47 +180,47 @@ void process_reap_abandoned(void)
 int process_spawn(struct loop *loop, const struct process_spec *spec, process_exit_fn fn, void *arg,
 		  struct process **ret, struct err *err)
 {
-	struct start start = { .spec = spec, .parent = getpid() };
 	struct process *process = calloc(1, sizeof(*process));
-	char *stack = malloc(STACK_BYTES);
-	sigset_t all, old;
+	struct launch launch = {
+		.kind = spec->kind,
+		.args = spec->args,
+		.stdin_fd = spec->stdin_fd,
+		.keep = spec->keep,
+		.nkeep = spec->nkeep,
+	};
+	int rc;
 
-	if (!process || !stack) {
-		start.failure = ENOMEM;
-		goto fail;
-	}
+	if (!process)
+		return err_set(err, -ENOMEM, "out of memory");
+	list_init(&process->link);
 	process->fn = fn;
 	process->arg = arg;
-	list_init(&process->link);
-
-	/* No handler of ours may run in the child, on memory that is ours. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	process->pid = clone(child, stack + STACK_BYTES, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD,
-			     &start, &process->pidfd);
-	if (process->pid < 0)
-		start.failure = errno;
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (process->pid < 0)
+	process->log_fd = launch.log_fd = memfd_new("sbx-log", PROCESS_LOG_BYTES);
+	if (process->log_fd < 0) {
+		rc = err_sys(err, process->log_fd, "cannot make a log");
 		goto fail;
-	if (!start.failure) {
-		process->watch = watch_new(loop, process->pidfd, EPOLLIN, on_exit_event, process);
-		if (process->watch) {
-			free(stack);
-			list_add(&children, &process->link);
-			*ret = process;
-			return 0;
-		}
-		start.failure = ENOMEM;
 	}
-	kill(process->pid, SIGKILL);
-	while (waitpid(process->pid, NULL, 0) < 0 && errno == EINTR)
-		;
-	close(process->pidfd);
+	/* Its size is sealed: nobody can fill our memory with messages. */
+	(void)fcntl(process->log_fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
+	rc = launcher_spawn(&launch, &process->pid, &process->pidfd, err);
+	if (rc)
+		goto fail_log;
+	process->watch = watch_new(loop, process->pidfd, EPOLLIN, on_exit_event, process);
+	if (!process->watch) {
+		rc = err_sys(err, -errno, "cannot watch a process");
+		launcher_kill(process->pid, SIGKILL);
+		(void)launcher_reap(process->pid, &(int){ 0 });
+		close(process->pidfd);
+		goto fail_log;
+	}
+	list_add(&children, &process->link);
+	*ret = process;
+	return 0;
+fail_log:
+	close(process->log_fd);
 fail:
-	free(stack);
 	free(process);
-	return err_sys(err, -start.failure, "cannot start %s", spec->argv[0]);
+	return rc;
 }
 
 pid_t process_pid(const struct process *process)
@@ -254,8 +230,7 @@ pid_t process_pid(const struct process *process)
 
 void process_kill(struct process *process, int signal)
 {
-	/* Not reaped yet, so the number is still its own. */
-	kill(process->pid, signal);
+	launcher_kill(process->pid, signal);
 }
 
 void process_abandon(struct process *process)
@@ -264,5 +239,5 @@ void process_abandon(struct process *process)
 	if (dying < DYING_MAX)
 		put_down(process);
 	else
-		kill(process->pid, SIGSTOP);
+		launcher_kill(process->pid, SIGSTOP);
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * process.h - child processes of the daemon
+ * process.h - child processes of the daemon, started by the launcher in jails (jail/jail.h)
  *
- * A child gets exactly the descriptors it is given, at the numbers they have here, dies when the daemon does
- * (PR_SET_PDEATHSIG), and is watched through a pidfd. Single-threaded, on the loop.
+ * A child gets exactly the descriptors it is given, dies when the daemon does, and is watched through a
+ * pidfd. What it writes to its standard error is kept, at most PROCESS_LOG_BYTES of it, and told when it has
+ * ended. Single-threaded, on the loop.
  */
 #ifndef SBX_VM_PROCESS_H
 #define SBX_VM_PROCESS_H
@@ -13,18 +14,25 @@
 
 #include "util/err.h"
 #include "util/loop.h"
+#include "vm/jail/jail.h"
 
 struct process;
 
-/* status as waitpid(2) gives it. The process struct is already free when this is called. */
-typedef void (*process_exit_fn)(void *arg, int status);
+enum { PROCESS_LOG_BYTES = 64 << 10, PROCESS_FD = LAUNCH_FD };
+
+/*
+ * The end: status as waitpid(2) gives it, and why in words that follow the program's name, such as "was
+ * killed by signal 9 (Killed)" or "exited with status 1: its last line". The process struct is already free
+ * when this is called.
+ */
+typedef void (*process_exit_fn)(void *arg, int status, const char *why);
 
 struct process_spec {
-	const char *const *argv; /* argv[0] is looked up in PATH */
-	const int *keep;         /* descriptors the child inherits; they are close-on-exec here */
+	enum jail_kind kind;
+	const char *const *args; /* NULL-terminated; the first one follows the program's name */
+	const int *keep;         /* these are PROCESS_FD, PROCESS_FD + 1, ... in the child */
 	unsigned nkeep;
-	int stdin_fd, stdout_fd,
-		stderr_fd; /* -1: /dev/null for stdin and stdout, the daemon's own for stderr */
+	int stdin_fd; /* -1: /dev/null */
 };
 
 int process_spawn(struct loop *loop, const struct process_spec *spec, process_exit_fn fn, void *arg,

@@ -11,6 +11,7 @@
 #include "fs/sandbox/sandbox.h"
 #include "fs/snapshot/snapshot.h"
 #include "util/program.h"
+#include "vm/jail/jail.h"
 
 static void put_time(struct buf *text, const char *key, uint64_t ns)
 {
@@ -51,6 +52,7 @@ int sandbox_info(struct object *obj, struct buf *text, struct err *err)
 		put_number(text, "fork_us", sb->fork_ns / 1000);
 	put_number(text, "generation", sb->generation);
 	put_number(text, "pid", pid > 0 ? (uint64_t)pid : 0);
+	buf_printf(text, "jail %s\n", launcher_how());
 	return 0;
 }
 
@@ -174,6 +176,7 @@ int root_status(struct object *obj, struct buf *text, struct err *err)
 	list_for_each (snap, &fs->snapshots, obj.siblings)
 		n++;
 	buf_printf(text, "engine %s (%s)\n", fs->engine->name, fs->engine_how);
+	buf_printf(text, "jail %s (%s)\n", launcher_mode(), launcher_how());
 	put_word(text, "version", SBX_VERSION);
 	for (i = 0; i <= SANDBOX_CRASHED; i++)
 		put_number(text, sandbox_state_name((enum sandbox_state)i), states[i]);

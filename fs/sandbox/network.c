@@ -190,8 +190,7 @@ static void start_helper(struct sandbox *sb)
 
 	watch_free(network->watch);
 	network->watch = NULL;
-	if (net_helper_start(fs->loop, fs->env.libexec, network->fd, &net_events, sb, &network->helper,
-			     &err)) {
+	if (net_helper_start(fs->loop, network->fd, &net_events, sb, &network->helper, &err)) {
 		log_warn("%s: no network: %s", sb->obj.name, err.text);
 		timer_start(fs->loop, &network->again, AGAIN_NS, on_again, sb);
 		return;

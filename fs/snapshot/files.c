@@ -143,8 +143,8 @@ static int start(struct snapshot *snap, struct err *err)
 	else
 		rc = snapshot_disk(fs->store, snap->obj.name, &snapfs->disk, err);
 	if (!rc)
-		rc = browse_new(fs->loop, fs->env.libexec, layer_path(snapfs->disk), on_opened, on_exited,
-				snapfs, &snapfs->browse, err);
+		rc = browse_new(fs->loop, layer_path(snapfs->disk), on_opened, on_exited, snapfs,
+				&snapfs->browse, err);
 	if (rc) {
 		layer_unref(snapfs->disk);
 		free(snapfs);

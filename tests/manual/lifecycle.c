@@ -34,6 +34,7 @@ struct machine_under_test {
 
 static const struct engine *engine;
 static struct engine_env env;
+static struct jail_config jail;
 static const char *dir;
 static unsigned overlays;
 
@@ -238,6 +239,14 @@ int main(int argc, char **argv)
 		.loop = loop_new(), .kernel = argv[2], .initrd = argv[3], .libexec = "build"
 	};
 	dir = argv[5];
+	jail = (struct jail_config){ .uid_first = JAIL_UID_FIRST,
+				     .uid_last = JAIL_UID_LAST,
+				     .libexec = env.libexec,
+				     .kernel = env.kernel,
+				     .initrd = env.initrd,
+				     .layers = dir };
+	if (launcher_start(&jail, &err))
+		die("%s", err.text);
 	generations = argc > 6 ? (unsigned)atoi(argv[6]) : 3;
 	engine = engine_select(&env, argv[1], how, sizeof(how), &err);
 	if (!engine)
@@ -271,6 +280,7 @@ int main(int argc, char **argv)
 	engine->shutdown();
 	if (process_count())
 		die("%u processes are left", process_count());
+	launcher_stop();
 	loop_free(env.loop);
 	puts("ok");
 	return 0;

@@ -53,6 +53,7 @@ __asm__(".pushsection .rodata\n"
 
 static const struct shape shape = { .memory = 32 << 20, .memory_max = 32 << 20, .cpus = 1, .cpus_max = 2 };
 static struct engine_env env;
+static struct jail_config jail;
 static char dir[] = "/tmp/sbx-test-kvm-XXXXXX";
 static unsigned overlays;
 
@@ -439,6 +440,7 @@ int main(void)
 {
 	char kernel[PATH_MAX], libexec[PATH_MAX], command[PATH_MAX];
 	ssize_t n = readlink("/proc/self/exe", libexec, sizeof(libexec) - 1);
+	struct err err = { 0 };
 
 	if (access("/dev/kvm", R_OK | W_OK) < 0) {
 		printf("skipped: no /dev/kvm\n");
@@ -454,12 +456,22 @@ int main(void)
 				   .initrd = kernel, /* the guest does not look at it */
 				   .libexec = dirname(dirname(libexec)) };
 	CHECK(env.loop);
+	jail = (struct jail_config){ .uid_first = JAIL_UID_FIRST,
+				     .uid_last = JAIL_UID_LAST,
+				     .libexec = env.libexec,
+				     .kernel = kernel,
+				     .initrd = kernel,
+				     .layers = dir };
+	if (launcher_start(&jail, &err))
+		fprintf(stderr, "%s\n", err.text);
+	CHECK(!err.code && launcher_layers() >= 0); /* it stays open */
 	CLEAN_TEST(forks_go_on_where_their_source_was);
 	CLEAN_TEST(a_paused_machine_stands_still);
 	CLEAN_TEST(start_may_come_before_prepared);
 	CLEAN_TEST(the_end_is_told_once);
 	CLEAN_TEST(what_fails_says_why);
 	CLEAN_TEST(a_destroyed_machine_is_silent);
+	launcher_stop();
 	loop_free(env.loop);
 	snprintf(command, sizeof(command), "rm -r %s", dir);
 	CHECK(system(command) == 0);

@@ -10,6 +10,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "util/log.h"
+#include "vm/disk.h"
 #include "vm/process.h"
 
 /* Reading a journal of a GiB comes first. */
@@ -38,12 +40,13 @@ static void on_attached(void *arg, const struct err *err)
 		done(browse->arg, err);
 }
 
-static void on_exited(void *arg, int status)
+static void on_exited(void *arg, int status, const char *why)
 {
 	struct browse *browse = arg;
 	bool unasked = !browse->done; /* otherwise done says it */
 
-	(void)status;
+	if (status)
+		log_warn("sbx-browse %s", why);
 	browse->process = NULL;
 	/* What is pending, the attach too, ends here; and who hears of it may have had enough. */
 	browse->ending = true;
@@ -56,42 +59,30 @@ static void on_exited(void *arg, int status)
 		browse_free(browse);
 }
 
-static int spawn(struct browse *browse, struct loop *loop, const char *libexec, const char *layer_path,
-		 int channel, struct err *err)
+static int spawn(struct browse *browse, struct loop *loop, const char *layer_path, int channel,
+		 struct err *err)
 {
-	const char *slash = strrchr(layer_path, '/');
-	char *program = NULL, *dir = NULL;
-	int rc = -ENOMEM;
+	struct disk disk;
+	int keep[DISK_FILES_MAX];
+	char number[16];
+	const char *const args[] = { disk.name, number, NULL };
+	struct process_spec spec = { .kind = JAIL_BROWSE, .args = args, .keep = keep, .stdin_fd = channel };
+	unsigned i;
+	int rc = disk_open(&disk, layer_path, DISK_READ_ONLY, err);
 
-	if (!slash)
-		return err_set(err, -EINVAL, "%s is not the path of a layer", layer_path);
-	if (asprintf(&program, "%s/sbx-browse", libexec) < 0) {
-		program = NULL;
-		goto out;
-	}
-	dir = strndup(layer_path, (size_t)(slash - layer_path));
-	if (dir) {
-		const char *const argv[] = { program, dir, slash + 1, NULL };
-		const struct process_spec spec = {
-			.argv = argv,
-			.stdin_fd = channel,
-			.stdout_fd = -1,
-			.stderr_fd = -1,
-		};
-
-		rc = process_spawn(loop, &spec, on_exited, browse, &browse->process, err);
-	}
-out:
-	if (rc == -ENOMEM)
-		err_set(err, rc, "out of memory");
-	free(program);
-	free(dir);
+	if (rc)
+		return rc;
+	for (i = 0; i < disk.n; i++)
+		keep[i] = disk.files[i].fd;
+	spec.nkeep = disk.n;
+	snprintf(number, sizeof(number), "%u", disk.n);
+	rc = process_spawn(loop, &spec, on_exited, browse, &browse->process, err);
+	disk_close(&disk);
 	return rc;
 }
 
-int browse_new(struct loop *loop, const char *libexec, const char *layer_path,
-	       void (*done)(void *arg, const struct err *err), void (*exited)(void *arg), void *arg,
-	       struct browse **ret, struct err *err)
+int browse_new(struct loop *loop, const char *layer_path, void (*done)(void *arg, const struct err *err),
+	       void (*exited)(void *arg), void *arg, struct browse **ret, struct err *err)
 {
 	const struct identity identity = { .name = "browse", .generation = 1, .kind = ATTACH_BOOT };
 	struct browse *browse = calloc(1, sizeof(*browse));
@@ -110,7 +101,7 @@ int browse_new(struct loop *loop, const char *libexec, const char *layer_path,
 		rc = err_sys(err, -errno, "cannot make a channel");
 		goto fail;
 	}
-	rc = spawn(browse, loop, libexec, layer_path, ends[1], err);
+	rc = spawn(browse, loop, layer_path, ends[1], err);
 	if (rc)
 		goto fail;
 	close(ends[1]);

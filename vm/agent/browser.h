@@ -23,9 +23,8 @@ struct browse;
  * they cannot; exited once, when the helper dies after that, and then only browse_free may follow. Both may
  * free.
  */
-int browse_new(struct loop *loop, const char *libexec, const char *layer_path,
-	       void (*done)(void *arg, const struct err *err), void (*exited)(void *arg), void *arg,
-	       struct browse **ret, struct err *err);
+int browse_new(struct loop *loop, const char *layer_path, void (*done)(void *arg, const struct err *err),
+	       void (*exited)(void *arg), void *arg, struct browse **ret, struct err *err);
 struct agent *browse_agent(const struct browse *browse);
 /* Ends the helper; what is pending on its agent ends with -EHOSTDOWN. NULL is allowed. */
 void browse_free(struct browse *browse);

@@ -8,6 +8,7 @@
 #include "vm/kvm/blank.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
@@ -20,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "util/io.h"
 #include "util/list.h"
 #include "vm/process.h"
 #include "vm/vmm/vmm.h"
@@ -127,7 +129,7 @@ static void on_message(void *arg, uint32_t events)
 	close_fds(fds);
 }
 
-static void explain_end(struct blank *blank, int status)
+static void explain_end(struct blank *blank, const char *why)
 {
 	struct control_reply reply;
 	int fds[CONTROL_REPLY_FDS];
@@ -141,21 +143,18 @@ static void explain_end(struct blank *blank, int status)
 	}
 	if (blank->why.code)
 		return;
-	if (WIFSIGNALED(status))
-		err_set(&blank->why, -EHOSTDOWN, "sbx-vmm was killed by signal %d (%s)", WTERMSIG(status),
-			strsignal(WTERMSIG(status)));
-	else
-		err_set(&blank->why, -EHOSTDOWN, "sbx-vmm exited with status %d", WEXITSTATUS(status));
+	err_set(&blank->why, -EHOSTDOWN, "sbx-vmm %s", why);
 }
 
-static void on_exit_process(void *arg, int status)
+static void on_exit_process(void *arg, int status, const char *why)
 {
 	struct blank *blank = arg;
 
 	blank->process = NULL;
 	watch_free(blank->watch);
 	blank->watch = NULL;
-	explain_end(blank, status);
+	(void)status;
+	explain_end(blank, why);
 	if (blank->events)
 		blank->events->ended(blank->owner, blank->clean, &blank->why);
 	else
@@ -198,18 +197,17 @@ static int spawn(struct blank *blank, const struct engine_env *env, int control_
 {
 	enum { KEEP = 5 };
 	const int keep[KEEP] = { control_fd, blank->agent[1], blank->console[1], stats_fd, blank->net[1] };
-	char program[PATH_MAX], numbers[KEEP + 2][24];
-	const char *const argv[] = { program,    "--control", numbers[0], "--agent", numbers[1], "--console",
-				     numbers[2], "--stats",   numbers[3], "--net",   numbers[4], "--memory",
-				     numbers[5], "--cpus",    numbers[6], NULL };
+	char numbers[KEEP + 2][24];
+	const char *const args[] = { "--control", numbers[0], "--agent",  numbers[1], "--console",
+				     numbers[2],  "--stats",  numbers[3], "--net",    numbers[4],
+				     "--memory",  numbers[5], "--cpus",   numbers[6], NULL };
 	const struct process_spec spec = {
-		.argv = argv, .keep = keep, .nkeep = KEEP, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1
+		.kind = JAIL_VMM, .args = args, .keep = keep, .nkeep = KEEP, .stdin_fd = -1
 	};
 	int i;
 
-	snprintf(program, sizeof(program), "%s/sbx-vmm", env->libexec);
 	for (i = 0; i < KEEP; i++)
-		snprintf(numbers[i], sizeof(numbers[i]), "%d", keep[i]);
+		snprintf(numbers[i], sizeof(numbers[i]), "%d", PROCESS_FD + i);
 	snprintf(numbers[KEEP], sizeof(numbers[KEEP]), "%" PRIu64, blank->memory);
 	snprintf(numbers[KEEP + 1], sizeof(numbers[KEEP + 1]), "%u", blank->cpus);
 	return process_spawn(env->loop, &spec, on_exit_process, blank, &blank->process, err);
@@ -220,9 +218,12 @@ static int make_stats(struct blank *blank, int *ret_fd, struct err *err)
 {
 	void *stats;
 
-	*ret_fd = memfd_create("sbx-stats", MFD_CLOEXEC);
-	if (*ret_fd < 0 || ftruncate(*ret_fd, sizeof(*blank->stats)) < 0)
-		return err_sys(err, -errno, "cannot make a machine's counters");
+	*ret_fd = memfd_new("sbx-stats", sizeof(*blank->stats));
+	if (*ret_fd < 0)
+		return err_sys(err, *ret_fd, "cannot make a machine's counters");
+	/* The process could shorten it otherwise, and reading it would kill us. */
+	if (fcntl(*ret_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return err_sys(err, -errno, "cannot seal a machine's counters");
 	stats = mmap(NULL, sizeof(*blank->stats), PROT_READ, MAP_SHARED, *ret_fd, 0);
 	if (stats == MAP_FAILED)
 		return err_sys(err, -errno, "cannot map a machine's counters");

@@ -18,6 +18,7 @@
 #include "snap/qcow2/chain.h"
 #include "util/pending.h"
 #include "vm/cpu_flags.h"
+#include "vm/disk.h"
 #include "vm/engine.h"
 #include "vm/kernel_args.h"
 #include "vm/kvm/blank.h"
@@ -111,10 +112,13 @@ static void on_captured(struct vm *vm, const struct err *failure, int fds[CONTRO
 		snprintf(template->engine, sizeof(template->engine), "%s", engine_kvm.name);
 		template->shape = vm->shape;
 		template->ram_size = vm->shape.memory_max;
-		template->ram_fd = fds[0];
-		template->state_fd = fds[1];
 		template->pause_ns = vm->pause_ns;
-		fds[0] = fds[1] = -1;
+		if (!template_adopt(template, fds[0], fds[1], &err)) {
+			fds[0] = fds[1] = -1;
+		} else {
+			template_unref(template);
+			template = NULL;
+		}
 	}
 	capture_finish(vm, &err, template);
 }
@@ -184,8 +188,8 @@ struct parcel {
 	struct control_request request;
 	int fds[CONTROL_FDS_MAX];
 	unsigned n;
-	int files[2];       /* kernel and initrd, -1: none */
-	struct chain *disk; /* or NULL */
+	int files[2]; /* kernel and initrd, -1: none */
+	struct disk disk;
 };
 
 static void parcel_close(struct parcel *parcel)
@@ -193,7 +197,7 @@ static void parcel_close(struct parcel *parcel)
 	for (unsigned i = 0; i < 2; i++)
 		if (parcel->files[i] >= 0)
 			close(parcel->files[i]);
-	chain_free(parcel->disk);
+	disk_close(&parcel->disk);
 }
 
 static int put_file(struct parcel *parcel, unsigned i, const char *path, struct err *err)
@@ -208,13 +212,13 @@ static int put_file(struct parcel *parcel, unsigned i, const char *path, struct 
 
 static int put_disk(struct parcel *parcel, const char *path, struct err *err)
 {
-	const int rc = chain_open_path(path, true, &parcel->disk, err);
+	const int rc = disk_open(&parcel->disk, path, 0, err);
 
 	if (rc)
 		return rc;
-	snprintf(parcel->request.disk, sizeof(parcel->request.disk), "%s", chain_file(parcel->disk, 0));
-	for (unsigned i = 0; i < chain_length(parcel->disk); i++)
-		parcel->fds[parcel->n++] = chain_fd(parcel->disk, i);
+	snprintf(parcel->request.disk, sizeof(parcel->request.disk), "%s", parcel->disk.name);
+	for (unsigned i = 0; i < parcel->disk.n; i++)
+		parcel->fds[parcel->n++] = parcel->disk.files[i].fd;
 	return 0;
 }
 

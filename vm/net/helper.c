@@ -8,7 +8,7 @@
 #include "vm/net/helper.h"
 
 #include <errno.h>
-#include <limits.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,9 +16,9 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "util/io.h"
 #include "vm/net/flow.h"
 #include "vm/net/resolvers.h"
 #include "vm/process.h"
@@ -109,18 +109,16 @@ static void on_message(void *arg, uint32_t events)
 	}
 }
 
-static void on_exit_process(void *arg, int status)
+static void on_exit_process(void *arg, int status, const char *reason)
 {
 	struct net_helper *helper = arg;
-	char why[96];
+	char why[ERR_TEXT_MAX];
 
+	(void)status;
 	helper->process = NULL;
 	watch_free(helper->watch);
 	helper->watch = NULL;
-	if (WIFSIGNALED(status))
-		snprintf(why, sizeof(why), "sbx-net was killed by signal %d", WTERMSIG(status));
-	else
-		snprintf(why, sizeof(why), "sbx-net exited with status %d", WEXITSTATUS(status));
+	snprintf(why, sizeof(why), "sbx-net %s", reason);
 	helper->events->ended(helper->owner, why);
 }
 
@@ -145,9 +143,12 @@ static int make_board(struct net_helper *helper, int *ret_fd, struct err *err)
 {
 	void *board;
 
-	*ret_fd = memfd_create("sbx-net", MFD_CLOEXEC);
-	if (*ret_fd < 0 || ftruncate(*ret_fd, sizeof(*helper->board)) < 0)
-		return err_sys(err, -errno, "cannot make a table of connections");
+	*ret_fd = memfd_new("sbx-net", sizeof(*helper->board));
+	if (*ret_fd < 0)
+		return err_sys(err, *ret_fd, "cannot make a table of connections");
+	/* The process could shorten it otherwise, and reading it would kill us. */
+	if (fcntl(*ret_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return err_sys(err, -errno, "cannot seal a table of connections");
 	board = mmap(NULL, sizeof(*helper->board), PROT_READ, MAP_SHARED, *ret_fd, 0);
 	if (board == MAP_FAILED)
 		return err_sys(err, -errno, "cannot map a table of connections");
@@ -155,25 +156,20 @@ static int make_board(struct net_helper *helper, int *ret_fd, struct err *err)
 	return 0;
 }
 
-static int spawn(struct net_helper *helper, struct loop *loop, const char *libexec, int control_fd,
-		 struct err *err)
+static int spawn(struct net_helper *helper, struct loop *loop, int control_fd, struct err *err)
 {
-	char program[PATH_MAX], number[16];
-	const char *const argv[] = { program, "--control", number, NULL };
-	const struct process_spec spec = { .argv = argv,
-					   .keep = &control_fd,
-					   .nkeep = 1,
-					   .stdin_fd = -1,
-					   .stdout_fd = -1,
-					   .stderr_fd = -1 };
+	char number[16];
+	const char *const args[] = { "--control", number, NULL };
+	const struct process_spec spec = {
+		.kind = JAIL_NET, .args = args, .keep = &control_fd, .nkeep = 1, .stdin_fd = -1
+	};
 
-	snprintf(program, sizeof(program), "%s/sbx-net", libexec);
-	snprintf(number, sizeof(number), "%d", control_fd);
+	snprintf(number, sizeof(number), "%d", PROCESS_FD);
 	return process_spawn(loop, &spec, on_exit_process, helper, &helper->process, err);
 }
 
-int net_helper_start(struct loop *loop, const char *libexec, int link, const struct net_events *events,
-		     void *owner, struct net_helper **ret, struct err *err)
+int net_helper_start(struct loop *loop, int link, const struct net_events *events, void *owner,
+		     struct net_helper **ret, struct err *err)
 {
 	struct net_helper *helper = calloc(1, sizeof(*helper));
 	int control[2] = { -1, -1 }, board = -1, rc;
@@ -194,7 +190,7 @@ int net_helper_start(struct loop *loop, const char *libexec, int link, const str
 	if (!helper->watch)
 		rc = err_sys(err, -errno, "cannot watch sbx-net");
 	else
-		rc = spawn(helper, loop, libexec, control[1], err);
+		rc = spawn(helper, loop, control[1], err);
 	if (!rc) {
 		buf_put_u8(&hello, NET_LINK);
 		send_message(helper, &hello, (const int[]){ link, board }, 2);

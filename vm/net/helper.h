@@ -37,9 +37,9 @@ struct net_events {
 	void (*ended)(void *owner, const char *why);
 };
 
-/* `link` stays the caller's, who reads nothing from it while there is a helper. libexec: where sbx-net is. */
-int net_helper_start(struct loop *loop, const char *libexec, int link, const struct net_events *events,
-		     void *owner, struct net_helper **ret, struct err *err);
+/* `link` stays the caller's, who reads nothing from it while there is a helper. */
+int net_helper_start(struct loop *loop, int link, const struct net_events *events, void *owner,
+		     struct net_helper **ret, struct err *err);
 /* NULL is allowed; nobody is told. */
 void net_helper_free(struct net_helper *helper);
 /* The rules were parsed once, and are sent as text. A helper that does not listen is ended: `ended` follows. */

@@ -81,27 +81,74 @@ static bool add_cache(cJSON *obj)
 	return cache && cJSON_AddFalseToObject(cache, "direct") && cJSON_AddTrueToObject(cache, "no-flush");
 }
 
-cJSON *qemu_disk_node(unsigned n, const char *path, bool detached)
+static cJSON *file_node(unsigned set)
 {
-	char name[QEMU_NODE_NAME_MAX];
-	cJSON *node = cJSON_CreateObject();
 	cJSON *file = cJSON_CreateObject();
-	bool ok;
+	char path[32];
 
-	qemu_disk_node_name(name, n);
+	snprintf(path, sizeof(path), "/dev/fdset/%u", set);
 	/* Layers are handed from writer to readers by us, in order; a lock could only be in the way. */
-	ok = node && file && add_string(file, "driver", "file") && add_string(file, "filename", path) &&
-	     add_string(file, "aio", "threads") && add_string(file, "locking", "off") &&
-	     add_string(file, "discard", "unmap") && add_cache(file) && add_string(node, "driver", "qcow2") &&
-	     add_string(node, "node-name", name) && add_string(node, "discard", "unmap") && add_cache(node) &&
-	     (!detached || cJSON_AddNullToObject(node, "backing")) &&
-	     cJSON_AddItemToObject(node, "file", file);
-	if (ok)
+	if (file && add_string(file, "driver", "file") && add_string(file, "filename", path) &&
+	    add_string(file, "aio", "threads") && add_string(file, "locking", "off") &&
+	    add_string(file, "discard", "unmap") && add_cache(file))
+		return file;
+	cJSON_Delete(file);
+	return NULL;
+}
+
+/* A node with its file, but without what is below it. */
+static cJSON *layer_node(bool raw, unsigned set)
+{
+	cJSON *node = cJSON_CreateObject(), *file = file_node(set);
+
+	if (node && file && add_string(node, "driver", raw ? "raw" : "qcow2") &&
+	    add_string(node, "discard", "unmap") && add_cache(node) &&
+	    cJSON_AddItemToObject(node, "file", file))
 		return node;
 	if (!cJSON_GetObjectItem(node, "file"))
 		cJSON_Delete(file);
 	cJSON_Delete(node);
 	return NULL;
+}
+
+cJSON *qemu_disk_node(unsigned n, const struct disk *disk, unsigned first_set, bool detached)
+{
+	char name[QEMU_NODE_NAME_MAX];
+	cJSON *above = NULL, *node;
+	unsigned i = disk->n;
+
+	/* From the bottom up: each node takes the one below into itself. */
+	while (i--) {
+		node = layer_node(disk->files[i].raw, first_set + i);
+		if (!node || (!above && !disk->files[i].raw && !cJSON_AddNullToObject(node, "backing")) ||
+		    (above && !cJSON_AddItemToObject(node, "backing", above))) {
+			cJSON_Delete(node);
+			cJSON_Delete(above);
+			return NULL;
+		}
+		above = node;
+		if (detached)
+			break;
+	}
+	qemu_disk_node_name(name, n);
+	if (above && add_string(above, "node-name", name))
+		return above;
+	cJSON_Delete(above);
+	return NULL;
+}
+
+/* Hand over the disk's files: QEMU opens them as /dev/fdset/N, by the way in which it wants to use them. */
+static void add_disk_files(struct qemu_args *args, const struct qemu_config *config)
+{
+	unsigned i;
+
+	for (i = 0; i < config->disk->n; i++) {
+		arg(args, "-add-fd");
+		arg(args, "fd=%d,set=%u", config->disk_fd + (int)i, QEMU_FIRST_SET + i);
+	}
+	/* When it has become a layer below another, it is read only. */
+	arg(args, "-add-fd");
+	arg(args, "fd=%d,set=%u", config->disk_reading_fd, QEMU_FIRST_SET);
 }
 
 static void add_machine(struct qemu_args *args, const struct qemu_config *config)
@@ -137,7 +184,7 @@ static void add_devices(struct qemu_args *args, const struct qemu_config *config
 	/* The guest says which memory is free; docs/design.md has why a fork's does not (sbx.report=boot). */
 	static const char *const balloon[] = { "-device", "virtio-balloon-device,free-page-reporting=on",
 					       NULL };
-	cJSON *disk = qemu_disk_node(0, config->disk, false);
+	cJSON *disk = qemu_disk_node(0, config->disk, QEMU_FIRST_SET, false);
 	char *text = disk ? cJSON_PrintUnformatted(disk) : NULL;
 
 	arg(args, "-chardev");
@@ -154,6 +201,7 @@ static void add_devices(struct qemu_args *args, const struct qemu_config *config
 	arg(args, "virtio-serial-device,max_ports=2");
 	arg(args, "-device");
 	arg(args, "virtserialport,chardev=agent,name=sbx.agent,nr=1");
+	add_disk_files(args, config);
 	arg(args, "-blockdev");
 	if (text)
 		arg(args, "%s", text);
@@ -195,7 +243,6 @@ int qemu_args_build(struct qemu_args *args, const struct qemu_config *config)
 	 * loading side would insist on; x-events reports when it is loaded.
 	 */
 	static const char *const common[] = {
-		QEMU_PROGRAM,
 		"-nodefaults",
 		"-no-user-config",
 		"-no-reboot",

@@ -8,12 +8,11 @@
 #include <stdint.h>
 
 #include "snap/template.h"
+#include "vm/disk.h"
 
-enum { QEMU_ARGS_MAX = 96 };
+enum { QEMU_ARGS_MAX = 620 };
 
-#define QEMU_PROGRAM "qemu-system-x86_64"
-
-/* All descriptors are inherited at these numbers. */
+/* All descriptors are inherited at these numbers, and those of the disk from disk_fd on. */
 struct qemu_config {
 	const struct shape *shape;
 	uint64_t ram_size;
@@ -21,10 +20,12 @@ struct qemu_config {
 	bool fork;          /* map the RAM privately and wait for the state; else boot */
 	const char *kernel; /* of a boot */
 	const char *initrd;
-	const char *disk;
+	const struct disk *disk;
+	int disk_fd, disk_reading_fd; /* the second is the topmost file's, read-only */
 	int qmp_fd, agent_fd, console_fd, net_fd, ram_fd;
 };
 
+/* Without the program's name. */
 struct qemu_args {
 	char *argv[QEMU_ARGS_MAX + 1]; /* NULL-terminated */
 	unsigned n;
@@ -36,10 +37,14 @@ int qemu_args_build(struct qemu_args *args, const struct qemu_config *config);
 void qemu_args_release(struct qemu_args *args);
 
 /*
- * The block node of overlay number n, for -blockdev and blockdev-add; NULL when out of memory. One that is
- * to be put on top of the present disk (`detached`) does not open its backing file itself.
+ * The block node of overlay number n, for -blockdev and blockdev-add; NULL when out of memory. Its files are
+ * QEMU's fdsets from first_set on, in the order of the disk. One that is to be put on top of the present disk
+ * (`detached`) has no backing file of its own.
  */
-cJSON *qemu_disk_node(unsigned n, const char *path, bool detached);
+cJSON *qemu_disk_node(unsigned n, const struct disk *disk, unsigned first_set, bool detached);
+
+/* The fdsets of the disk that a machine starts with; free numbers follow. */
+enum { QEMU_FIRST_SET = 2 };
 
 /* Of the disk device. */
 #define QEMU_DISK_ID "disk"

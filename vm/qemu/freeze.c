@@ -42,8 +42,6 @@
 #define FDSET 1
 #define FDSET_PATH "/dev/fdset/1"
 
-enum { NODES_MAX = 24 }; /* nodes added to a chain before the disk is opened anew; 0.1 ms each and switch */
-
 static void clear(struct qemu_capture *capture)
 {
 	timer_stop(&capture->defer);
@@ -78,29 +76,65 @@ static void ignore_reply(void *arg, const struct err *err, const cJSON *ret)
 	(void)ret;
 }
 
-static void close_fdset(struct vm *vm)
+/* What still uses a descriptor of the set keeps it. */
+static void remove_fdset(struct vm *vm, unsigned set)
 {
 	cJSON *args = cJSON_CreateObject();
 
-	vm->capture.fd_passed = false;
-	cJSON_AddNumberToObject(args, "fdset-id", FDSET);
+	cJSON_AddNumberToObject(args, "fdset-id", set);
 	vm_command(vm, "remove-fd", args, -1, ignore_reply, NULL);
+}
+
+static void add_to_fdset(struct vm *vm, unsigned set, int fd, qmp_reply_fn reply)
+{
+	cJSON *args = cJSON_CreateObject();
+
+	cJSON_AddNumberToObject(args, "fdset-id", set);
+	vm_command(vm, "add-fd", args, fd, reply, vm);
+}
+
+static void close_state_set(struct vm *vm)
+{
+	vm->capture.fd_passed = false;
+	remove_fdset(vm, FDSET);
+}
+
+static void delete_node(struct vm *vm, unsigned n)
+{
+	char name[QEMU_NODE_NAME_MAX];
+	cJSON *args = cJSON_CreateObject();
+
+	qemu_disk_node_name(name, n);
+	cJSON_AddStringToObject(args, "node-name", name);
+	vm_command(vm, "blockdev-del", args, -1, ignore_reply, NULL);
+}
+
+void sets_retire(struct vm *vm, unsigned first, unsigned n)
+{
+	for (; n; n--, first++)
+		buf_add(&vm->stale, &first, sizeof(first));
+}
+
+void sets_flush(struct vm *vm)
+{
+	unsigned set;
+	size_t at;
+
+	for (at = 0; at < vm->stale.len; at += sizeof(set)) {
+		memcpy(&set, buf_bytes(&vm->stale) + at, sizeof(set));
+		remove_fdset(vm, set);
+	}
+	buf_clear(&vm->stale);
 }
 
 /* Undo what was done and leave the machine on its old disk; capture->err says why. */
 static void fail(struct vm *vm)
 {
-	char name[QEMU_NODE_NAME_MAX];
-	cJSON *args;
-
 	if (vm->capture.fd_passed)
-		close_fdset(vm);
-	if (vm->capture.node_added) {
-		qemu_disk_node_name(name, vm->overlays + 1);
-		args = cJSON_CreateObject();
-		cJSON_AddStringToObject(args, "node-name", name);
-		vm_command(vm, "blockdev-del", args, -1, ignore_reply, NULL);
-	}
+		close_state_set(vm);
+	if (vm->capture.node_added)
+		delete_node(vm, vm->overlays + 1);
+	sets_retire(vm, vm->capture.first_set, vm->capture.nsets);
 	finish(vm);
 }
 
@@ -172,16 +206,10 @@ static void on_rest(void *arg, int result)
  * next. */
 static void drop_old_nodes(struct vm *vm)
 {
-	char name[QEMU_NODE_NAME_MAX];
 	unsigned n = vm->overlays;
-	cJSON *args;
 
-	while (n-- > vm->oldest) {
-		qemu_disk_node_name(name, n);
-		args = cJSON_CreateObject();
-		cJSON_AddStringToObject(args, "node-name", name);
-		vm_command(vm, "blockdev-del", args, -1, ignore_reply, NULL);
-	}
+	while (n-- > vm->oldest)
+		delete_node(vm, n);
 	vm->oldest = vm->overlays;
 }
 
@@ -194,6 +222,9 @@ static void on_switched(void *arg, const struct err *err, const cJSON *ret)
 	if (failed(vm, err))
 		return;
 	vm->overlays++;
+	sets_retire(vm, vm->top_set, 1);
+	sets_retire(vm, capture->first_set + 1, capture->nsets - 1);
+	vm->top_set = capture->first_set;
 	if (capture->anew)
 		drop_old_nodes(vm);
 	capture->frozen = true;
@@ -239,7 +270,7 @@ static void on_saved(void *arg, const struct err *err, const cJSON *ret)
 	(void)ret;
 	if (failed(vm, err))
 		return;
-	close_fdset(vm);
+	close_state_set(vm);
 	/* Only now: QEMU truncates the file before it writes. */
 	state_header_write(vm->capture.state_fd, vm, &vm->capture.err);
 	if (!failed(vm, &vm->capture.err))
@@ -279,7 +310,6 @@ static int open_state(struct vm *vm, struct err *err)
 static void on_node_added(void *arg, const struct err *err, const cJSON *ret)
 {
 	struct vm *vm = arg;
-	cJSON *args;
 	int fd;
 
 	(void)ret;
@@ -289,10 +319,46 @@ static void on_node_added(void *arg, const struct err *err, const cJSON *ret)
 	fd = open_state(vm, &vm->capture.err);
 	if (failed(vm, &vm->capture.err))
 		return;
-	args = cJSON_CreateObject();
-	cJSON_AddNumberToObject(args, "fdset-id", FDSET);
-	vm_command(vm, "add-fd", args, fd, on_fd_passed, vm);
+	add_to_fdset(vm, FDSET, fd, on_fd_passed);
 	close(fd);
+}
+
+/* Hand over the next disk's files; where that fails, adding the node will. */
+static void pass_disk(struct vm *vm, const struct disk *disk, int reading_fd)
+{
+	const unsigned first = vm->next_set;
+	unsigned i;
+
+	vm->capture.first_set = first;
+	vm->capture.nsets = disk->n;
+	vm->next_set += disk->n;
+	for (i = 0; i < disk->n; i++)
+		add_to_fdset(vm, first + i, disk->files[i].fd, ignore_reply);
+	add_to_fdset(vm, first, reading_fd, ignore_reply);
+}
+
+static void add_node(struct vm *vm)
+{
+	struct qemu_capture *capture = &vm->capture;
+	struct disk disk;
+	int reading_fd;
+
+	if (disk_open(&disk, capture->next_disk, capture->anew ? 0 : DISK_ALONE, &capture->err)) {
+		finish(vm);
+		return;
+	}
+	reading_fd = qemu_open_reading(disk.files[0].fd, &capture->err);
+	if (reading_fd >= 0) {
+		pass_disk(vm, &disk, reading_fd);
+		close(reading_fd);
+	}
+	if (!capture->err.code)
+		vm_command(vm, "blockdev-add",
+			   qemu_disk_node(vm->overlays + 1, &disk, capture->first_set, !capture->anew), -1,
+			   on_node_added, vm);
+	disk_close(&disk);
+	if (capture->err.code)
+		finish(vm);
 }
 
 static int set_up(struct vm *vm, const char *next_disk)
@@ -325,8 +391,7 @@ static void begin(void *arg)
 		return;
 	}
 	capture->anew = vm->overlays - vm->oldest >= NODES_MAX;
-	vm_command(vm, "blockdev-add", qemu_disk_node(vm->overlays + 1, capture->next_disk, !capture->anew),
-		   -1, on_node_added, vm);
+	add_node(vm);
 }
 
 void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture *calls)

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,8 @@
 #include "vm/qemu/vm.h"
 #include "vm/usage.h"
 
-enum { LOG_BYTES = 64 << 10 };
+/* Descriptors in QEMU's process. */
+enum { QMP_FD = PROCESS_FD, AGENT_FD, CONSOLE_FD, NET_FD, RAM_FD, STATE_FD, DISK_READING_FD, DISK_FD };
 
 static void close_fd(int *fd)
 {
@@ -52,6 +54,7 @@ void vm_release(struct vm *vm)
 	if (!vm->base)
 		close_fd(&vm->ram_fd);
 	template_unref(vm->base);
+	buf_release(&vm->stale);
 	free(vm);
 }
 
@@ -83,57 +86,31 @@ void vm_command(struct vm *vm, const char *command, cJSON *arguments, int pass_f
 
 /* ---- the end of a process */
 
-/* QEMU's last words, or "". */
-static void last_line(int log_fd, char *ret, size_t size)
+static void explain_exit(const struct vm *vm, const char *why, struct err *err)
 {
-	char text[1024];
-	const off_t end = lseek(log_fd, 0, SEEK_CUR); /* where QEMU would write next */
-	const size_t want = end < (off_t)sizeof(text) - 1 ? (size_t)(end > 0 ? end : 0) : sizeof(text) - 1;
-	ssize_t n = pread(log_fd, text, want, end - (off_t)want);
-	const char *line;
-
-	while (n > 0 && text[n - 1] == '\n')
-		n--;
-	text[n > 0 ? n : 0] = 0;
-	line = strrchr(text, '\n');
-	line = line ? line + 1 : text;
-	/* The option it is about comes first and may be long; what is wrong with it comes last. */
-	if (strlen(line) >= size)
-		line += strlen(line) - size + 1;
-	snprintf(ret, size, "%.*s", (int)size - 1, line);
-}
-
-static void explain_exit(struct vm *vm, int status, struct err *err)
-{
-	char line[160];
-
-	last_line(vm->log_fd, line, sizeof(line));
 	if (vm->broken.code)
 		*err = vm->broken;
 	else if (vm->guest_off)
 		err_set(err, -EHOSTDOWN, "the guest powered off");
 	else if (vm->guest_reset)
 		err_set(err, -EHOSTDOWN, "the guest rebooted, or its kernel panicked");
-	else if (WIFSIGNALED(status))
-		err_set(err, -EHOSTDOWN, "QEMU was killed by signal %d (%s)", WTERMSIG(status),
-			strsignal(WTERMSIG(status)));
 	else
-		err_set(err, -EHOSTDOWN, "QEMU exited with status %d%s%s", WEXITSTATUS(status),
-			*line ? ": " : "", line);
+		err_set(err, -EHOSTDOWN, "QEMU %s", why);
 }
 
-static void on_exit_process(void *arg, int status)
+static void on_exit_process(void *arg, int status, const char *why)
 {
 	struct vm *vm = vm_hold(arg);
 	struct err err;
 
+	(void)status;
 	vm->process = NULL;
 	/* Why the guest went may still be in the socket. */
 	while (vm->qmp && qmp_poll(vm->qmp))
 		;
 	qmp_free(vm->qmp);
 	vm->qmp = NULL;
-	explain_exit(vm, status, &err);
+	explain_exit(vm, why, &err);
 	vm->broken = err;
 	if (!vm->destroyed)
 		capture_abort(vm, &err);
@@ -158,6 +135,13 @@ static void on_op_reply(void *arg, const struct err *err, const cJSON *ret)
 	pending_end(&vm->op, err);
 }
 
+static void on_running(void *arg, const struct err *err, const cJSON *ret)
+{
+	if (!err->code)
+		sets_flush(arg);
+	on_op_reply(arg, err, ret);
+}
+
 static void on_stopped(void *arg, const struct err *err, const cJSON *ret)
 {
 	struct vm *vm = arg;
@@ -172,9 +156,11 @@ static void set_ready(struct vm *vm)
 
 	vm_hold(vm);
 	vm->ready = true;
+	if (!vm->base)
+		sets_flush(vm);
 	pending_end(&vm->loading, &ok);
 	if (vm->start_wanted && !vm->destroyed)
-		vm_command(vm, "cont", NULL, -1, on_op_reply, vm);
+		vm_command(vm, "cont", NULL, -1, on_running, vm);
 	vm_release(vm);
 }
 
@@ -203,7 +189,7 @@ static void on_qmp_ready(void *owner, const char *version)
 		return;
 	}
 	args = cJSON_CreateObject();
-	snprintf(uri, sizeof(uri), "fd:%d", vm->state_fd);
+	snprintf(uri, sizeof(uri), "fd:%d", STATE_FD);
 	cJSON_AddStringToObject(args, "uri", uri);
 	vm_command(vm, "migrate-incoming", args, -1, on_incoming, vm);
 }
@@ -246,17 +232,6 @@ static int pair(int type, int fds[2], struct err *err)
 	return 0;
 }
 
-/* Its size is sealed: QEMU cannot fill our memory with messages, and a write beyond is an error it
- * ignores. */
-static int open_log(struct err *err)
-{
-	int fd = ram_memfd("sbx-qemu-log", LOG_BYTES, err);
-
-	if (fd >= 0)
-		(void)fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
-	return fd;
-}
-
 /* A descriptor with an offset of its own, at the start of QEMU's stream. */
 static int open_state(const struct template *template, struct err *err)
 {
@@ -279,44 +254,82 @@ static void vm_free_descriptors(struct vm *vm)
 	close_fd(&vm->console[1]);
 	close_fd(&vm->net[0]);
 	close_fd(&vm->net[1]);
-	close_fd(&vm->log_fd);
 	close_fd(&vm->state_fd);
 }
 
-static int spawn(struct vm *vm, int qmp_fd, const char *disk, struct err *err)
+/* QEMU picks a descriptor of a file by the way it wants to use it: one that only reads, too. */
+int qemu_open_reading(int fd, struct err *err)
+{
+	char path[64];
+	int reading;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	reading = open(path, O_RDONLY | O_CLOEXEC);
+	return reading < 0 ? err_sys(err, -errno, "cannot open a disk to read it") : reading;
+}
+
+static int spawn_with(struct vm *vm, int qmp_fd, const struct disk *disk, int reading_fd, struct err *err)
 {
 	const struct qemu_config config = {
 		.shape = &vm->shape,
 		.ram_size = vm->ram_size,
 		.kvm = vm->kvm,
 		.fork = vm->base,
-		.kernel = vm->env->kernel,
-		.initrd = vm->env->initrd,
+		.kernel = launcher_jails() ? JAIL_KERNEL : vm->env->kernel,
+		.initrd = launcher_jails() ? JAIL_INITRD : vm->env->initrd,
 		.disk = disk,
-		.qmp_fd = qmp_fd,
-		.agent_fd = vm->agent[1],
-		.console_fd = vm->console[1],
-		.net_fd = vm->net[1],
-		.ram_fd = vm->ram_fd,
+		.disk_fd = DISK_FD,
+		.disk_reading_fd = DISK_READING_FD,
+		.qmp_fd = QMP_FD,
+		.agent_fd = AGENT_FD,
+		.console_fd = CONSOLE_FD,
+		.net_fd = NET_FD,
+		.ram_fd = RAM_FD,
 	};
-	const int keep[] = { qmp_fd, vm->agent[1], vm->console[1], vm->net[1], vm->ram_fd, vm->state_fd };
+	int keep[DISK_FD - PROCESS_FD + DISK_FILES_MAX] = {
+		qmp_fd,     vm->agent[1], vm->console[1],
+		vm->net[1], vm->ram_fd,   vm->base ? vm->state_fd : vm->ram_fd,
+		reading_fd
+	};
 	struct process_spec spec = {
+		.kind = JAIL_QEMU,
 		.keep = keep,
-		.nkeep = vm->base ? 6 : 5,
+		.nkeep = DISK_FD - PROCESS_FD + disk->n,
 		.stdin_fd = -1,
-		.stdout_fd = -1,
-		.stderr_fd = vm->log_fd,
 	};
 	struct qemu_args args;
+	unsigned i;
 	int rc;
 
+	for (i = 0; i < disk->n; i++)
+		keep[DISK_FD - PROCESS_FD + i] = disk->files[i].fd;
 	rc = qemu_args_build(&args, &config);
 	if (rc)
 		err_sys(err, rc, "cannot start QEMU");
-	spec.argv = (const char *const *)args.argv;
+	spec.args = (const char *const *)args.argv;
 	if (!rc)
 		rc = process_spawn(vm->env->loop, &spec, on_exit_process, vm, &vm->process, err);
 	qemu_args_release(&args);
+	return rc;
+}
+
+static int spawn(struct vm *vm, int qmp_fd, const char *path, struct err *err)
+{
+	struct disk disk;
+	int rc = disk_open(&disk, path, 0, err);
+	int reading_fd;
+
+	if (rc)
+		return rc;
+	rc = reading_fd = qemu_open_reading(disk.files[0].fd, err);
+	if (rc >= 0) {
+		rc = spawn_with(vm, qmp_fd, &disk, reading_fd, err);
+		close(reading_fd);
+		vm->top_set = QEMU_FIRST_SET;
+		vm->next_set = QEMU_FIRST_SET + disk.n;
+		sets_retire(vm, QEMU_FIRST_SET + 1, disk.n - 1);
+	}
+	disk_close(&disk);
 	return rc;
 }
 
@@ -343,7 +356,7 @@ static int vm_new(const struct engine_env *env, const struct shape *shape, struc
 	vm->shape = *shape;
 	vm->kvm = !kvm_probe()->err.code;
 	vm->agent[0] = vm->agent[1] = vm->console[0] = vm->console[1] = vm->net[0] = vm->net[1] = -1;
-	vm->log_fd = vm->state_fd = vm->ram_fd = vm->capture.state_fd = -1;
+	vm->state_fd = vm->ram_fd = vm->capture.state_fd = -1;
 	if (base) {
 		vm->base = template_ref(base);
 		vm->ram_size = base->ram_size;
@@ -352,9 +365,10 @@ static int vm_new(const struct engine_env *env, const struct shape *shape, struc
 	} else {
 		vm->ram_size = shape->memory_max;
 		rc = vm->ram_fd = ram_memfd("sbx-ram", vm->ram_size, err);
+		/* QEMU has it, too: it shall not change its size under us. */
+		if (rc >= 0 && fcntl(rc, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
+			rc = err_sys(err, -errno, "cannot seal the size of the RAM");
 	}
-	if (rc >= 0)
-		rc = vm->log_fd = open_log(err);
 	if (rc >= 0)
 		rc = pair(SOCK_STREAM, vm->agent, err);
 	if (rc >= 0)
@@ -458,7 +472,7 @@ static void qemu_start(struct vm *vm, const struct vm_events *events, void *owne
 	if (!begin(vm, done, arg))
 		return;
 	if (vm->ready)
-		vm_command(vm, "cont", NULL, -1, on_op_reply, vm);
+		vm_command(vm, "cont", NULL, -1, on_running, vm);
 	else
 		vm->start_wanted = true;
 }
@@ -472,7 +486,7 @@ static void qemu_pause(struct vm *vm, done_fn done, void *arg)
 static void qemu_resume(struct vm *vm, done_fn done, void *arg)
 {
 	if (begin(vm, done, arg))
-		vm_command(vm, "cont", NULL, -1, on_op_reply, vm);
+		vm_command(vm, "cont", NULL, -1, on_running, vm);
 }
 
 static void qemu_destroy(struct vm *vm)
@@ -516,27 +530,13 @@ static int qemu_usage(const struct vm *vm, struct vm_usage *ret)
 	return vm->process ? process_usage(process_pid(vm->process), ret) : -ESRCH;
 }
 
-static bool in_path(const char *program)
-{
-	const char *path = getenv("PATH"), *end;
-	char file[4096];
-
-	for (; path; path = *end ? end + 1 : NULL) {
-		end = strchrnul(path, ':');
-		if (snprintf(file, sizeof(file), "%.*s/%s", (int)(end - path), path, program) <
-			    (int)sizeof(file) &&
-		    !access(file, X_OK))
-			return true;
-	}
-	return false;
-}
-
 static int qemu_probe(const struct engine_env *env, char *how, size_t how_size, struct err *err)
 {
 	const struct kvm_probe *kvm = kvm_probe();
+	char path[PATH_MAX];
 
 	(void)env;
-	if (!in_path(QEMU_PROGRAM))
+	if (jail_find_program(QEMU_PROGRAM, path))
 		return err_set(err, -ENOENT, "no " QEMU_PROGRAM " in PATH");
 	tsc_khz(); /* now, while nobody waits */
 	if (kvm->err.code)

@@ -13,6 +13,8 @@
 
 struct ram_copy;
 
+enum { NODES_MAX = 24 }; /* nodes added to a chain before the disk is opened anew; 0.1 ms each and switch */
+
 struct qemu_capture {
 	bool active;
 	struct vm_capture calls;
@@ -22,6 +24,7 @@ struct qemu_capture {
 	struct template *template;
 	bool anew;                  /* the disk is opened as a whole, not only its next overlay */
 	bool node_added, fd_passed; /* to be undone on failure */
+	unsigned first_set, nsets;  /* of the next disk, in QEMU */
 	bool frozen;
 	bool working; /* a thread has `ram`, and a hold on the machine */
 	uint64_t began_ns;
@@ -46,7 +49,6 @@ struct vm {
 	struct qmp *qmp;         /* NULL when lost */
 	/* [0] ours, [1] QEMU's: kept, so that our end stays open without it */
 	int agent[2], console[2], net[2];
-	int log_fd;       /* its stderr, a memfd */
 	char version[32]; /* QEMU's */
 	int state_fd;     /* of a fork: at the start of QEMU's stream, which its process reads */
 
@@ -62,6 +64,9 @@ struct vm {
 	uint64_t stop_ns;  /* how long the last stop took */
 	unsigned overlays; /* the number of the disk node it writes to */
 	unsigned oldest;   /* the number of the first that it has open, with all below it */
+	unsigned top_set; /* the fdset of the file it writes to, which will be opened once more, to be read */
+	unsigned next_set; /* a number that no fdset has had */
+	struct buf stale;  /* numbers of fdsets that are not needed any more: unsigned each */
 	struct timer defer;
 	struct qemu_capture capture;
 };
@@ -81,6 +86,16 @@ enum { STATE_HEADER = 64 };
 int state_header_write(int fd, const struct vm *vm, struct err *err);
 /* -EINVAL: this QEMU cannot load it. Called when vm->version is known. */
 int state_header_check(int fd, const struct vm *vm, struct err *err);
+
+/*
+ * fdsets that are not needed any more are removed once the machine runs: before that QEMU would keep their
+ * descriptors for ever (monitor_fdset_cleanup).
+ */
+void sets_retire(struct vm *vm, unsigned first, unsigned n);
+void sets_flush(struct vm *vm);
+
+/* The same file, for reading only; a descriptor. */
+int qemu_open_reading(int fd, struct err *err);
 
 struct vm *vm_hold(struct vm *vm);
 void vm_release(struct vm *vm);

@@ -2,8 +2,11 @@
 /*
  * main.c - sbx-browse: the files of a disk that no machine runs on, for the daemon (vm/agent/browser.h)
  *
- * Talks the agent channel's protocol on standard input, which is a socket. It opens the layers, gives up
- * everything but reading them and talking, and only then looks at what is in them.
+ *	sbx-browse FILE N
+ *
+ * Talks the agent channel's protocol on standard input, which is a socket. The disk's N files are descriptors
+ * 3, 4, ..., from the topmost, which is called FILE. It gives up everything but reading them and talking, and
+ * only then looks at what is in them.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,36 +16,58 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "util/denied.h"
 #include "util/io.h"
 #include "util/program.h"
+#include "util/size.h"
 #include "vm/agent/browse/serve.h"
 #include "vm/agent/proto.h"
 
-static const char *const forms[] = { "LAYERS_DIR FILE", NULL };
+static const char *const forms[] = { "FILE N", NULL };
 
 static const struct program program = {
 	.name = "sbx-browse",
 	.forms = forms,
-	.about = "Shows sbxfs the files of a snapshot's disk: opens the layer FILE and those below it, "
-		 "confines\n"
-		 "itself, and speaks the agent's protocol on standard input, a socket. sbxfs starts it.\n",
+	.about = "Shows sbxfs the files of a snapshot's disk, whose topmost file is called FILE: confines "
+		 "itself,\n"
+		 "and speaks the agent's protocol on standard input, a socket. Descriptors 3 and following\n"
+		 "are the disk's N files. sbxfs starts it.\n",
 };
 
-enum { CHANNEL = 0, READ_SIZE = 64 * 1024 };
+enum { CHANNEL = 0, FIRST_FILE = 3, READ_SIZE = 64 * 1024 };
 
-/* sysinfo: glibc's qsort asks for it before it sorts more than a little, and libext2fs sorts a journal's blocks. */
 static int confine(void)
 {
 	static const int allowed[] = {
-		SCMP_SYS(read),       SCMP_SYS(write),        SCMP_SYS(pread64),
-		SCMP_SYS(brk),        SCMP_SYS(mmap),         SCMP_SYS(munmap),
-		SCMP_SYS(mremap),     SCMP_SYS(mprotect),     SCMP_SYS(madvise),
-		SCMP_SYS(futex),      SCMP_SYS(getrandom),    SCMP_SYS(clock_gettime),
-		SCMP_SYS(exit_group), SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall),
-		SCMP_SYS(close),      SCMP_SYS(sysinfo),
+		SCMP_SYS(read),
+		SCMP_SYS(write),
+		SCMP_SYS(pread64),
+		SCMP_SYS(brk),
+		SCMP_SYS(mmap),
+		SCMP_SYS(munmap),
+		SCMP_SYS(mremap),
+		SCMP_SYS(mprotect),
+		SCMP_SYS(madvise),
+		SCMP_SYS(futex),
+		SCMP_SYS(getrandom),
+		SCMP_SYS(clock_gettime),
+		SCMP_SYS(exit_group),
+		SCMP_SYS(rt_sigreturn),
+		SCMP_SYS(restart_syscall),
+		SCMP_SYS(close),
+		SCMP_SYS(fstat),
+		SCMP_SYS(newfstatat),
+		/* what libc asks for on its way: qsort how much memory there is, before it sorts more than a
+		 * little, as libext2fs does with a journal's blocks; an abort who it is */
+		SCMP_SYS(sysinfo),
+		SCMP_SYS(writev),
+		SCMP_SYS(rt_sigprocmask),
+		SCMP_SYS(getpid),
+		SCMP_SYS(gettid),
+		SCMP_SYS(tgkill),
 	};
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	int rc = ctx ? 0 : -ENOMEM;
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
+	int rc = ctx ? denied_report() : -ENOMEM;
 
 	for (size_t i = 0; !rc && i < sizeof(allowed) / sizeof(allowed[0]); i++)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
@@ -146,25 +171,21 @@ int main(int argc, char **argv)
 	static struct browse_session session;
 	struct chain *chain;
 	struct err err = { 0 };
-	int layers, status;
+	int fds[QCOW2_CHAIN_MAX], status;
+	uint64_t n, i;
 
 	if (program_next(&program, argc, argv, &status) == PROGRAM_EXIT)
 		return status;
-	if (argc - optind != 2)
-		return program_refuse(&program, "a directory of layers and a file in it are needed");
-	argv += optind;
-	layers = open(argv[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (layers < 0) {
-		fprintf(stderr, "sbx-browse: %s: %s\n", argv[0], strerror(errno));
-		return 1;
-	}
-	if (chain_open(layers, argv[1], false, &chain, &err)) {
-		fprintf(stderr, "sbx-browse: %s\n", err.text);
-		return 1;
-	}
-	close(layers);
+	if (argc - optind != 2 || number_parse(argv[optind + 1], &n) || n < 1 || n > QCOW2_CHAIN_MAX)
+		return program_refuse(&program, "the name of a layer and a number of files are needed");
+	for (i = 0; i < n; i++)
+		fds[i] = FIRST_FILE + (int)i;
 	if (confine()) {
 		fprintf(stderr, "sbx-browse: cannot confine itself\n");
+		return 1;
+	}
+	if (chain_adopt(argv[optind], fds, (unsigned)n, false, &chain, &err)) {
+		fprintf(stderr, "sbx-browse: %s\n", err.text);
 		return 1;
 	}
 	server_open(&session.server, chain, &session.broken);

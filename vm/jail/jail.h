@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * jail.h - the launcher: the one process that starts VMMs and helpers, each in a jail of its own
+ *
+ * The launcher is forked when the daemon starts, before anything untrusted is read, and starts programs on
+ * request. Which programs there are, and what each of them finds in its jail, is a table (kinds.c) that
+ * requests cannot change. A jail is:
+ *
+ *   - mount, pid, network (but for sbx-net), IPC, UTS and cgroup namespaces of its own; the program is process 1, so whatever
+ *     it leaves behind dies with it
+ *   - for a root directory a read-only tmpfs with the program, its libraries and what else the table names
+ *   - for a daemon that is root a user id of its own; for others a user namespace with their own id only
+ *   - no capabilities and none to be had, no_new_privs, no terminal, an environment of ours, limits, a
+ *     system call filter; descriptors 0, 1, 2 and those it is given
+ *
+ * Every step must succeed: a program whose jail cannot be made does not start, and says why.
+ *
+ * Calls wait for the launcher, which takes a fraction of a millisecond: what takes longer is done by the new
+ * process itself. One launcher a process; called from one thread.
+ */
+#ifndef SBX_VM_JAIL_JAIL_H
+#define SBX_VM_JAIL_JAIL_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "util/err.h"
+
+enum jail_kind { JAIL_VMM, JAIL_QEMU, JAIL_BROWSE, JAIL_NET, JAIL_KINDS };
+
+/* One id a living process: far above those of distributions and of subordinate ids. */
+#define JAIL_UID_FIRST 1900000000u
+#define JAIL_UID_LAST 1900065535u
+
+struct jail_config {
+	bool none; /* only descriptors and a session of its own; everything else is the daemon's */
+	uid_t uid_first, uid_last;   /* for root; group ids are the same numbers */
+	const char *libexec;         /* directory of sbx-vmm, sbx-browse and sbx-net */
+	const char *kernel, *initrd; /* the guest's: QEMU finds them as JAIL_KERNEL and JAIL_INITRD */
+	const char *layers;          /* directory of disk layers, or NULL */
+};
+
+#define QEMU_PROGRAM "qemu-system-x86_64"
+/* The first of that name in PATH, without links; ret has room for PATH_MAX. 0 or -ENOENT. */
+int jail_find_program(const char *program, char *ret);
+
+/* What QEMU's jail calls the guest's files. */
+#define JAIL_KERNEL "/vmlinuz"
+#define JAIL_INITRD "/initramfs"
+
+/* Fails where jails cannot be made. */
+int launcher_start(const struct jail_config *config, struct err *err);
+/* Ends it, and every process that it started. */
+void launcher_stop(void);
+/* The kind of jail in one word: uids, userns or none; and a sentence about it. */
+const char *launcher_mode(void);
+const char *launcher_how(void);
+bool launcher_jails(void); /* does it make any? */
+
+/*
+ * config->layers on a mount where nothing can be written, whoever owns it: a descriptor, the launcher's; or -1
+ * where no jails are made. Asked for only when it exists.
+ */
+int launcher_layers(void);
+
+struct launch {
+	enum jail_kind kind;
+	const char *const *args; /* NULL-terminated; the first one follows the program's name */
+	int stdin_fd;            /* -1: /dev/null */
+	int log_fd;              /* its stderr; stdout is /dev/null */
+	const int *keep;         /* these become descriptors 3, 4, ... */
+	unsigned nkeep;
+};
+
+enum { LAUNCH_FD = 3 /* number of keep[0] in the program */ };
+
+/* *ret_pid is its number in the daemon's pid namespace; *ret_pidfd is readable once it has ended. */
+int launcher_spawn(const struct launch *launch, pid_t *ret_pid, int *ret_pidfd, struct err *err);
+/* For a process that was spawned and not reaped; never fails in a way that the process's end does not tell.
+ */
+void launcher_kill(pid_t pid, int signal);
+void launcher_nice(pid_t pid, int value);
+/* The status, as waitpid(2) has it, of one that has ended. -ESRCH: nobody knows. */
+int launcher_reap(pid_t pid, int *ret_status);
+
+#endif

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/* launcher.c - the daemon's end of the launcher */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "util/message.h"
+#include "vm/jail/priv.h"
+#include "vm/jail/protocol.h"
+
+static struct {
+	pid_t pid; /* 0: not started */
+	int fd, null_fd, layers_fd;
+	char mode[16], how[ERR_TEXT_MAX];
+} launcher = { .fd = -1, .null_fd = -1, .layers_fd = -1 };
+
+static int ask(const struct launch_request *request, const int *fds, unsigned nfds,
+	       struct launch_reply *reply, int *ret_fd)
+{
+	int rc = message_send(launcher.fd, request, launch_size(request), fds, nfds);
+
+	*reply = (struct launch_reply){ 0 };
+	*ret_fd = -1;
+	if (!rc)
+		rc = message_recv(launcher.fd, reply, sizeof(*reply), NULL, ret_fd, 1, 0);
+	if (rc < 0)
+		return rc;
+	reply->text[sizeof(reply->text) - 1] = '\0';
+	if (!rc)
+		*ret_fd = -1;
+	return 0;
+}
+
+int launcher_start(const struct jail_config *config, struct err *err)
+{
+	const pid_t self = getpid();
+	struct launch_reply ready;
+	int ends[2], none, rc;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+		return err_sys(err, -errno, "cannot start the launcher");
+	launcher.null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	launcher.pid = fork();
+	if (!launcher.pid) {
+		close(ends[0]);
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != self)
+			_exit(1);
+		launcher_serve(config, ends[1]);
+	}
+	close(ends[1]);
+	if (launcher.pid < 0 || launcher.null_fd < 0) {
+		close(ends[0]);
+		launcher.pid = 0;
+		return err_sys(err, -errno, "cannot start the launcher");
+	}
+	launcher.fd = ends[0];
+	rc = message_recv(launcher.fd, &ready, sizeof(ready), NULL, &none, 1, 0);
+	if (rc < 0)
+		err_sys(err, rc, "the launcher does not answer");
+	else if (ready.code)
+		rc = err_set(err, ready.code, "%.*s", ERR_TEXT_MAX - 1, ready.text);
+	if (rc) {
+		launcher_stop();
+		return rc;
+	}
+	snprintf(launcher.mode, sizeof(launcher.mode), "%.15s", ready.mode);
+	snprintf(launcher.how, sizeof(launcher.how), "%.*s", ERR_TEXT_MAX - 1, ready.text);
+	return 0;
+}
+
+void launcher_stop(void)
+{
+	if (!launcher.pid)
+		return;
+	close(launcher.fd);
+	close(launcher.null_fd);
+	if (launcher.layers_fd >= 0)
+		close(launcher.layers_fd);
+	while (waitpid(launcher.pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	launcher.pid = 0;
+	launcher.fd = launcher.null_fd = launcher.layers_fd = -1;
+}
+
+const char *launcher_mode(void)
+{
+	return launcher.mode;
+}
+
+bool launcher_jails(void)
+{
+	return launcher.pid && strcmp(launcher.mode, "none") != 0;
+}
+
+const char *launcher_how(void)
+{
+	return launcher.how;
+}
+
+int launcher_layers(void)
+{
+	static struct launch_request request;
+	struct launch_reply reply;
+
+	if (launcher.layers_fd < 0 && launcher_jails()) {
+		request.head = (struct launch_head){ .op = LAUNCH_LAYERS };
+		(void)ask(&request, NULL, 0, &reply, &launcher.layers_fd);
+	}
+	return launcher.layers_fd;
+}
+
+static int put_args(struct launch_request *request, const char *const *args, struct err *err)
+{
+	size_t n;
+
+	for (; *args; args++) {
+		n = strlen(*args) + 1;
+		if (request->head.nargs == LAUNCH_ARGS_MAX - 1 ||
+		    n > sizeof(request->text) - request->head.text_len)
+			return err_set(err, -E2BIG, "a program has too many arguments");
+		memcpy(request->text + request->head.text_len, *args, n);
+		request->head.text_len += (uint32_t)n;
+		request->head.nargs++;
+	}
+	return 0;
+}
+
+int launcher_spawn(const struct launch *launch, pid_t *ret_pid, int *ret_pidfd, struct err *err)
+{
+	static struct launch_request request;
+	const int null_fd = launcher.null_fd;
+	int fds[LAUNCH_FDS_MAX] = { launch->stdin_fd >= 0 ? launch->stdin_fd : null_fd, launch->log_fd };
+	struct launch_reply reply;
+	int rc;
+
+	if (!launcher.pid)
+		return err_set(err, -ESRCH, "there is no launcher");
+	if (launch->nkeep > LAUNCH_FDS_MAX - LAUNCH_FDS_MIN)
+		return err_set(err, -E2BIG, "a program is given too many descriptors");
+	if (launch->nkeep)
+		memcpy(fds + LAUNCH_FDS_MIN, launch->keep, launch->nkeep * sizeof(*fds));
+	request.head = (struct launch_head){ .op = LAUNCH_SPAWN, .kind = (int32_t)launch->kind };
+	rc = put_args(&request, launch->args, err);
+	if (rc)
+		return rc;
+	rc = ask(&request, fds, LAUNCH_FDS_MIN + launch->nkeep, &reply, ret_pidfd);
+	if (rc)
+		return err_sys(err, rc, "the launcher does not answer");
+	if (!reply.code && *ret_pidfd < 0)
+		return err_set(err, -EPROTO, "the launcher sent no descriptor");
+	*ret_pid = reply.value;
+	return reply.code ? err_set(err, reply.code, "%s", reply.text) : 0;
+}
+
+static void tell(enum launch_op op, pid_t pid, int value)
+{
+	static struct launch_request request;
+
+	request.head = (struct launch_head){ .op = op, .pid = pid, .value = value };
+	(void)message_send(launcher.fd, &request, launch_size(&request), NULL, 0);
+}
+
+void launcher_kill(pid_t pid, int signal)
+{
+	tell(LAUNCH_KILL, pid, signal);
+}
+
+void launcher_nice(pid_t pid, int value)
+{
+	tell(LAUNCH_NICE, pid, value);
+}
+
+int launcher_reap(pid_t pid, int *ret_status)
+{
+	static struct launch_request request;
+	struct launch_reply reply;
+	int fd, rc;
+
+	request.head = (struct launch_head){ .op = LAUNCH_REAP, .pid = pid };
+	rc = ask(&request, NULL, 0, &reply, &fd);
+	if (rc)
+		return rc;
+	*ret_status = reply.value;
+	return reply.code;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/* priv.h - the launcher's own parts: kinds.c says what a jail holds, root.c makes it, enter.c goes into it */
+#ifndef SBX_VM_JAIL_PRIV_H
+#define SBX_VM_JAIL_PRIV_H
+
+#include <linux/filter.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "util/err.h"
+#include "vm/jail/jail.h"
+
+enum {
+	JAIL_FILES_MAX = 160,
+	JAIL_PROC = 1 << 0,     /* a /proc that shows its own processes */
+	JAIL_KVM = 1 << 1,      /* /dev/kvm, where there is one */
+	JAIL_HOST_NET = 1 << 2, /* the launcher's network, and sockets */
+};
+
+struct jail_file {
+	char *from, *to; /* on the host, and in the jail */
+};
+
+/* One kind of jail. */
+struct jail {
+	const char *name;
+	char *program; /* absolute, the same in the jail; NULL: not on this host, and err says why */
+	struct err err;
+	unsigned flags;
+	unsigned max_fds; /* limit of its descriptors */
+	struct jail_file files[JAIL_FILES_MAX];
+	unsigned nfiles;
+	struct sock_fprog filter;
+	int root_fd, dir_fd; /* a mount namespace, and the root directory in it; -1: the launcher's */
+};
+
+/* Fill in one row: what the program needs on this host. Failures are in jail->err. */
+void jail_describe(enum jail_kind kind, const struct jail_config *config, struct jail *ret);
+void jail_release(struct jail *jail);
+
+/* kinds.c's helpers: add a file under a name of its own. needs.c: the program's interpreter and libraries. */
+int jail_add(struct jail *jail, const char *from, const char *to, struct err *err);
+int jail_add_libraries(struct jail *jail, const char *program, struct err *err);
+
+/* filter.c: what QEMU may call; what programs with a filter of their own never need to. */
+int jail_qemu_filter(struct sock_fprog *ret, struct err *err);
+int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err);
+
+/*
+ * Make the root directory of a kind, and keep it in jail->root_fd and dir_fd. The caller's own mount
+ * namespace is private to the launcher. userns: the caller's user namespace is its own, too.
+ */
+int jail_make_root(struct jail *jail, bool userns, struct err *err);
+
+struct entry {
+	const struct jail *jail;
+	bool none;       /* no jail */
+	bool userns;     /* the caller is in a user namespace of its own, and keeps its id */
+	uid_t uid;       /* otherwise: the id to take */
+	int launcher_fd; /* pidfd of the caller */
+	int null_fd;
+	const int *fds; /* standard input, log, then what is kept */
+	unsigned nfds;
+	char *const *argv; /* NULL: a trial, which exits with 0 in place of the program */
+};
+
+/* In a new process, in a pid namespace of its own unless `none`: into the jail, and on to the program. */
+__attribute__((noreturn)) void jail_enter(const struct entry *entry);
+
+/* The launcher's life. fd: the socket. */
+__attribute__((noreturn)) void launcher_serve(const struct jail_config *config, int fd);
+
+#endif
