@@ -2,6 +2,9 @@
 /* test_virtio_blk.c - disk requests, from the ring to the file */
 #include <errno.h>
 #include <linux/virtio_blk.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +15,7 @@
 enum { HEADER = 0x100000, DATA = 0x110000, STATUS = 0x300000, DISK_SECTORS = 20000 };
 
 static char dir[] = "/tmp/sbx-blk-XXXXXX";
+static const char *file = "disk.qcow2";
 static struct loop *loop;
 static struct driver d;
 static struct qcow2 *disk;
@@ -23,7 +27,7 @@ static void open_disk(bool writable)
 	struct chain *chain = NULL;
 	char path[128];
 
-	snprintf(path, sizeof(path), "%s/disk.qcow2", dir);
+	snprintf(path, sizeof(path), "%s/%s", dir, file);
 	CHECK(!chain_open_path(path, writable, &chain, NULL) && !qcow2_open(loop, chain, &disk, NULL));
 }
 
@@ -308,9 +312,114 @@ static void test_freed_in_flight(void)
 	CHECK(!loop_once(loop, 10));
 }
 
+/* ---- a disk of the host's that is full */
+
+static unsigned nfull;
+
+static void on_full(void *arg)
+{
+	(void)arg;
+	nfull++;
+}
+
+/* Write 64 KiB, each time elsewhere, until there is no room; returns how many were written. */
+static unsigned write_until_full(void)
+{
+	struct vring_used_elem elem;
+	unsigned n;
+
+	for (n = 0;; n++) {
+		put_request(VIRTIO_BLK_T_OUT, n * 128, DATA, 0x10000, false);
+		kick(&d, 0);
+		while (!take_used(&d, 0, &elem)) {
+			CHECK(!needs_reset(&d) && !loop_once(loop, 2000));
+			if (nfull)
+				return n;
+		}
+		CHECK(*(uint8_t *)at(&d, STATUS) == VIRTIO_BLK_S_OK);
+	}
+}
+
+static void attach_small(void)
+{
+	file = "small/disk.qcow2";
+	nfull = 0;
+	sh("rm -f small/*; qemu-img create -q -f qcow2 small/disk.qcow2 %d", DISK_SECTORS * 512);
+	attach(true);
+	fill(DATA, 0x10000, 5);
+}
+
+static void test_full_writes_fail(void)
+{
+	unsigned n = 0;
+
+	attach_small();
+	while (request(VIRTIO_BLK_T_OUT, n * 128, DATA, 0x10000, false) == VIRTIO_BLK_S_OK)
+		n++;
+	CHECK(n > 4 && n < 40);
+	detach();
+}
+
+static void test_full_writes_are_kept(void)
+{
+	unsigned n, i;
+
+	attach_small();
+	virtio_blk_on_full(d.mmio.dev, on_full, NULL);
+	sh("head -c 1000000 /dev/zero > small/ballast");
+	n = write_until_full();
+	CHECK(n > 4 && n < 40);
+	/* Still none: kept once more. */
+	nfull = 0;
+	virtio_blk_retry(d.mmio.dev);
+	while (!nfull)
+		CHECK(!loop_once(loop, 2000));
+	/* A drain has nothing to wait for, and does not answer it. */
+	virtio_blk_drain(d.mmio.dev);
+	sh("rm small/ballast");
+	virtio_blk_retry(d.mmio.dev);
+	wait_used(&d, 0);
+	CHECK(*(uint8_t *)at(&d, STATUS) == VIRTIO_BLK_S_OK);
+	for (i = 0; i <= n; i++) {
+		CHECK(request(VIRTIO_BLK_T_IN, i * 128, DATA + 0x100000, 0x10000, true) == VIRTIO_BLK_S_OK);
+		CHECK(!memcmp(at(&d, DATA), at(&d, DATA + 0x100000), 0x10000));
+	}
+	detach();
+	sh("qemu-img check -q small/disk.qcow2 || [ $? -eq 3 ]"); /* 3: clusters that nothing uses */
+}
+
+/* The ring they came from is no more. */
+static void test_a_reset_forgets_kept_writes(void)
+{
+	attach_small();
+	virtio_blk_on_full(d.mmio.dev, on_full, NULL);
+	write_until_full();
+	driver_start(&d, UINT64_MAX, 128);
+	virtio_blk_retry(d.mmio.dev);
+	CHECK(request(VIRTIO_BLK_T_IN, 0, DATA + 0x100000, 512, true) == VIRTIO_BLK_S_OK);
+	nfull = 0;
+	put_request(VIRTIO_BLK_T_OUT, 15000, DATA, 0x10000, false);
+	kick(&d, 0);
+	while (!nfull)
+		CHECK(!loop_once(loop, 2000));
+	detach(); /* with one kept */
+}
+
+/* A tmpfs of 2 MiB that only we see; false: not allowed here. */
+static bool mount_small(void)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/small", dir);
+	return !unshare(CLONE_NEWNS) && !mkdir(path, 0700) &&
+	       !mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) &&
+	       !mount("small", path, "tmpfs", 0, "size=2m");
+}
+
 int main(void)
 {
 	CHECK(mkdtemp(dir));
+	const bool small = mount_small(); /* before there are threads */
 	sh("qemu-img create -q -f qcow2 disk.qcow2 %d", DISK_SECTORS * 512);
 	loop = loop_new();
 	CHECK(loop);
@@ -324,6 +433,12 @@ int main(void)
 	TEST(test_state_survives);
 	TEST(test_reset_in_flight);
 	TEST(test_freed_in_flight);
+	if (small) {
+		TEST(test_full_writes_fail);
+		TEST(test_full_writes_are_kept);
+		TEST(test_a_reset_forgets_kept_writes);
+		sh("umount small");
+	}
 	driver_release(&d);
 	loop_free(loop);
 	sh("rm -r %s", dir);

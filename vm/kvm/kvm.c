@@ -153,6 +153,8 @@ static void on_reply(void *owner, const struct control_reply *reply, int fds[CON
 		on_frozen(vm);
 	else if (reply->type == CONTROL_CAPTURED && vm->capturing)
 		on_captured(vm, &err, fds);
+	else if (reply->type == CONTROL_STALLED && !vm->destroyed && vm->events && vm->events->stalled)
+		vm->events->stalled(vm->owner, "there is no room left in the store");
 	for (i = 0; i < CONTROL_REPLY_FDS; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);

@@ -55,6 +55,11 @@ static void on_ended(void *arg, bool clean, const char *why)
 	loop_stop(server->loop);
 }
 
+static void on_stalled(void *arg)
+{
+	reply(arg, CONTROL_STALLED, 0, "", NULL, 0);
+}
+
 static void on_captured(void *arg, const struct err *err, int ram_fd, int state_fd)
 {
 	struct control_server *server = arg;
@@ -78,6 +83,8 @@ static void capture(struct control_server *server, const char *next_disk, int *f
 
 	if (server->capture)
 		err_set(&err, -EBUSY, "a capture is under way");
+	else if (server->vmm->stalled)
+		err_set(&err, -ENOSPC, "the disk is full, and what the guest wrote is not on it yet");
 	else if (!freeze_start(server->vmm, disk ? next_disk : NULL, fds[0], on_captured, server,
 			       &server->capture, &err) &&
 		 disk)
@@ -199,6 +206,7 @@ int control_serve(struct loop *loop, const struct control_fds *fds, uint64_t mem
 					   .net_fd = fds->net,
 					   .stats = stats,
 					   .ended = on_ended,
+					   .stalled = on_stalled,
 					   .arg = &server };
 	int rc = own(fds->control);
 

@@ -3,7 +3,7 @@
  * control.h - what sbxfs and sbx-vmm say to each other
  *
  * A SOCK_SEQPACKET socket pair; one struct a message, in host byte order, since both ends are built together.
- * The daemon sends one request and waits for its reply; CONTROL_FROZEN and CONTROL_ENDED come by themselves.
+ * The daemon sends one request and waits for its reply; CONTROL_FROZEN, _STALLED and _ENDED come by themselves.
  * A VMM whose daemon closes the socket ends.
  *
  *   READY                 from the VMM, once: the machine is made and empty
@@ -18,6 +18,8 @@
  *
  * The VMM opens nothing: all it works on are descriptors. A disk is those of its chain, the topmost layer first
  * (snap/qcow2/chain.h), and the name of that.
+ *
+ * STALLED means that the disk is full: the machine is stopped as by STOP, and RUN tries again.
  *
  * Every request is answered by DONE with code 0, or a negative errno and a sentence.
  */
@@ -44,6 +46,7 @@ enum control_type {
 	CONTROL_CAPTURED,
 	CONTROL_DONE,
 	CONTROL_ENDED,
+	CONTROL_STALLED,
 };
 
 enum {

@@ -70,6 +70,8 @@ static int add_disk(struct vmm *vmm, struct chain *chain, struct err *err)
 	rc = qcow2_open(vmm->loop, chain, &vmm->disk, err);
 	if (!rc)
 		rc = virtio_blk_new(&h, vmm->disk, "root", &vmm->virtio[VIRTIO_BLK].dev, err);
+	if (!rc && vmm->config.stalled)
+		virtio_blk_on_full(vmm->virtio[VIRTIO_BLK].dev, vmm_stall, vmm);
 	return rc ? rc : plug(vmm, VIRTIO_BLK, err);
 }
 

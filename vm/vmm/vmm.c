@@ -169,6 +169,20 @@ int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, struct chain *disk, stru
 	return rc;
 }
 
+void vmm_stall(void *arg)
+{
+	struct vmm *vmm = arg;
+	struct err err;
+
+	if (vmm->stalled)
+		return;
+	vmm->stalled = true;
+	/* Not from inside vmm_stop, which drains: it does the same. */
+	if (vmm->running && vmm_stop(vmm, &err))
+		vmm_end(vmm, false, "%s", err.text);
+	vmm->config.stalled(vmm->config.arg);
+}
+
 static void hold_input(struct vmm *vmm, bool held)
 {
 	if (vmm->virtio[VIRTIO_CONSOLE].dev)
@@ -199,6 +213,10 @@ int vmm_run(struct vmm *vmm, struct err *err)
 		vmm->clock_held = false;
 	}
 	hold_input(vmm, false);
+	if (vmm->stalled) {
+		vmm->stalled = false;
+		virtio_blk_retry(vmm->virtio[VIRTIO_BLK].dev);
+	}
 	vmm->running = true;
 	pthread_cond_broadcast(&vmm->go);
 	return 0;

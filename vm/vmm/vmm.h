@@ -61,6 +61,9 @@ struct vmm_config {
 	/* The machine ended: powered off or reset (clean), or by a fault of the guest's or ours; the sentence
 	 * says which. Called once, from any thread, with the lock held; the vCPUs stand still soon after. */
 	void (*ended)(void *arg, bool clean, const char *why);
+	/* The disk has no room for what the guest wrote: the machine is stopped, and goes on with vmm_run. Called on
+	 * the loop's thread, with the lock held. NULL: such writes fail. */
+	void (*stalled)(void *arg);
 	void *arg;
 };
 
@@ -84,6 +87,7 @@ struct vmm {
 	enum { VMM_EMPTY, VMM_BROKEN, VMM_FULL } content; /* BROKEN: filling it has failed, or is not done */
 	bool running;                                     /* vCPUs are to run */
 	bool quit, ended;
+	bool stalled;                /* the disk keeps requests that it has no room for */
 	unsigned standing;           /* vCPUs that are stopped */
 	pthread_cond_t go, stands;   /* running or quit changed; standing changed */
 	struct kvm_clock_data clock; /* kvmclock of a machine that does not run, if clock.flags says so */
@@ -122,6 +126,11 @@ int vcpu_start(struct vcpu *vcpu, struct err *err);
 void vcpu_kick(struct vcpu *vcpu);
 /* Standing, or without a thread; vmm->quit is set if it has one. */
 void vcpu_release(struct vcpu *vcpu);
+
+/* ---- vmm.c, for devices.c */
+
+/* The disk is full (virtio_blk_on_full; arg: the machine). */
+void vmm_stall(void *arg);
 
 /* ---- devices.c, for vmm.c and state.c */
 

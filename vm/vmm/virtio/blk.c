@@ -6,6 +6,10 @@
  * the bytes into buffers as they like (section 5.2.6.4). Data moves between guest RAM and file on the disk's
  * worker threads; the answer is given on the loop's thread.
  *
+ * A request that finds the host's disk full is kept, where somebody listens for that: the machine is stopped, and the
+ * request repeated when it runs again. It is still in the used ring's debt, so a capture would lose it: there is none
+ * meanwhile (control.c).
+ *
  * A reset waits until no worker touches guest RAM any more. The callbacks that are then still to come find
  * that their chain is not alive, and leave everything alone.
  */
@@ -34,11 +38,18 @@ struct virtio_blk {
 	struct qcow2 *disk;
 	char id[VIRTIO_BLK_ID_BYTES];
 	struct virtq_chain chain;
+	struct list parked;      /* struct blk_request: no room for them */
+	void (*full)(void *arg); /* NULL: they fail */
+	void *full_arg;
 };
 
 /* A request under way. */
 struct blk_request {
+	struct list link; /* in parked */
 	struct virtio_blk *blk;
+	enum qcow2_op op;
+	uint64_t offset, len;
+	unsigned niov;
 	uint16_t head;
 	uint32_t epoch;
 	uint32_t written; /* bytes of guest RAM, if all goes well */
@@ -60,15 +71,45 @@ static void finish(struct blk_request *req, uint8_t status)
 static void disk_done(void *arg, int result)
 {
 	struct blk_request *req = arg;
+	struct virtio_blk *blk = req->blk;
 
+	if ((result == -ENOSPC || result == -EDQUOT) && blk->full &&
+	    virtq_alive(&blk->dev.queues[0], req->epoch)) {
+		list_add(&blk->parked, &req->link);
+		blk->full(blk->full_arg);
+		return;
+	}
 	finish(req, result ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+}
+
+static void start_io(struct blk_request *req)
+{
+	if (qcow2_submit(req->blk->disk, req->op, req->offset, req->len, req->iov, req->niov, disk_done, req))
+		finish(req, VIRTIO_BLK_S_IOERR);
 }
 
 static void submit(struct blk_request *req, enum qcow2_op op, uint64_t sector, uint64_t len, unsigned niov)
 {
-	if (sector > UINT64_MAX >> SECTOR_BITS ||
-	    qcow2_submit(req->blk->disk, op, sector << SECTOR_BITS, len, req->iov, niov, disk_done, req))
+	if (sector > UINT64_MAX >> SECTOR_BITS) {
 		finish(req, VIRTIO_BLK_S_IOERR);
+		return;
+	}
+	req->op = op;
+	req->offset = sector << SECTOR_BITS;
+	req->len = len;
+	req->niov = niov;
+	start_io(req);
+}
+
+/* Those of a ring that is no more. */
+static void drop_parked(struct virtio_blk *blk)
+{
+	struct blk_request *req;
+
+	while ((req = list_first(&blk->parked, struct blk_request, link))) {
+		list_del(&req->link);
+		free(req);
+	}
 }
 
 static void read_write(struct blk_request *req, const struct virtq_chain *chain, bool write, uint64_t sector)
@@ -147,7 +188,8 @@ static bool start(struct virtio_blk *blk, const struct virtq_chain *chain)
 		virtq_push(&blk->dev.queues[0], chain->head, chain->epoch, 1);
 		return true;
 	}
-	*req = (struct blk_request){ .blk = blk,
+	*req = (struct blk_request){ .link = LIST_INIT(req->link),
+				     .blk = blk,
 				     .head = chain->head,
 				     .epoch = chain->epoch,
 				     .written = 1,
@@ -208,7 +250,30 @@ static void blk_config(struct virtio_device *dev, uint8_t *ret, size_t size)
 
 static void blk_reset(struct virtio_device *dev)
 {
-	qcow2_wait(container_of(dev, struct virtio_blk, dev)->disk);
+	struct virtio_blk *blk = container_of(dev, struct virtio_blk, dev);
+
+	qcow2_wait(blk->disk);
+	drop_parked(blk);
+}
+
+void virtio_blk_on_full(struct virtio_device *dev, void (*full)(void *arg), void *arg)
+{
+	struct virtio_blk *blk = container_of(dev, struct virtio_blk, dev);
+
+	blk->full = full;
+	blk->full_arg = arg;
+}
+
+void virtio_blk_retry(struct virtio_device *dev)
+{
+	struct virtio_blk *blk = container_of(dev, struct virtio_blk, dev);
+	struct blk_request *req;
+
+	/* None of them ends, or is parked again, from inside: that is the loop's turn. */
+	while ((req = list_first(&blk->parked, struct blk_request, link))) {
+		list_del(&req->link);
+		start_io(req);
+	}
 }
 
 void virtio_blk_drain(struct virtio_device *dev)
@@ -222,6 +287,7 @@ static void blk_free(struct virtio_device *dev)
 	struct virtio_blk *blk = container_of(dev, struct virtio_blk, dev);
 
 	qcow2_drain(blk->disk);
+	drop_parked(blk);
 	virtio_release(dev);
 	free(blk);
 }
@@ -259,6 +325,7 @@ int virtio_blk_new(const struct virtio_host *host, struct qcow2 *disk, const cha
 		return rc;
 	}
 	blk->disk = disk;
+	list_init(&blk->parked);
 	memcpy(blk->id, id, strnlen(id, sizeof(blk->id)));
 	*ret = &blk->dev;
 	return 0;

@@ -14,4 +14,11 @@ int virtio_blk_new(const struct virtio_host *host, struct qcow2 *disk, const cha
 /* Finish all requests under way. */
 void virtio_blk_drain(struct virtio_device *dev);
 
+/*
+ * The host's disk is full: the request is kept until virtio_blk_retry, or a reset. `full` is called for each such, on
+ * the loop's thread, perhaps from inside virtio_blk_drain. Without it they fail.
+ */
+void virtio_blk_on_full(struct virtio_device *dev, void (*full)(void *arg), void *arg);
+void virtio_blk_retry(struct virtio_device *dev);
+
 #endif
