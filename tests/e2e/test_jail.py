@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Machines and helpers in jails, seen from the host. What they can do in there, tests/unit/test_jail.c tries."""
 import errno
+import fcntl
 import os
 import re
 import signal
@@ -70,6 +71,19 @@ def test_layers_of_others_cannot_be_written(vm):
         for fd, _ in fds if name not in own else []:
             with fails(errno.EROFS):
                 os.open(fd, os.O_RDWR)
+
+
+def test_what_is_shared_has_a_fixed_size(vm):
+    """A process that shortens memory would kill whoever reads it there."""
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+    shared = 0
+    for fd in Path(f"/proc/{vm.pid}/fd").iterdir():
+        if os.readlink(fd).startswith("/memfd:sbx-"):
+            mine = os.open(fd, os.O_RDONLY)
+            assert fcntl.fcntl(mine, fcntl.F_GET_SEALS) & seals == seals, os.readlink(fd)
+            os.close(mine)
+            shared += 1
+    assert shared
 
 
 def test_a_large_journal(vm):
