@@ -115,7 +115,7 @@ struct engine {
 	 * nobody reads waits, and then the guest does. */
 	int (*net_fd)(const struct vm *vm);
 	pid_t (*pid)(const struct vm *vm);
-	int (*usage)(const struct vm *vm, struct vm_usage *ret);
+	int (*usage)(struct vm *vm, struct vm_usage *ret);
 
 	/* Called once before the loop is freed: ends pools and waits until no process of the engine's is
 	 * left. */

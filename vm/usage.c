@@ -8,8 +8,11 @@
 #include <string.h>
 #include <time.h>
 
-static int read_memory(pid_t pid, struct vm_usage *usage)
+#include "util/loop.h"
+
+static int read_memory(pid_t pid, struct process_memory *ret)
 {
+	struct process_memory memory = { 0 };
 	char path[64], line[256], key[32];
 	uint64_t kib;
 	FILE *f;
@@ -22,22 +25,24 @@ static int read_memory(pid_t pid, struct vm_usage *usage)
 		if (sscanf(line, "%31[A-Za-z_]: %" SCNu64, key, &kib) != 2)
 			continue;
 		if (!strcmp(key, "Rss"))
-			usage->resident = kib * 1024;
+			memory.resident = kib * 1024;
 		else if (!strncmp(key, "Private_", 8) && strcmp(key, "Private_Hugetlb") != 0)
-			usage->private += kib * 1024;
+			memory.private += kib * 1024;
 		else if (!strncmp(key, "Shared_", 7) && strcmp(key, "Shared_Hugetlb") != 0)
-			usage->shared += kib * 1024;
+			memory.shared += kib * 1024;
 	}
 	fclose(f);
+	memory.until_ns = now_mono_ns() + MEMORY_KEPT_MS * 1000000ull;
+	*ret = memory;
 	return 0;
 }
 
-int process_usage(pid_t pid, struct vm_usage *ret)
+int process_usage(pid_t pid, struct process_memory *memory, struct vm_usage *ret)
 {
 	struct vm_usage usage = { 0 };
 	struct timespec cpu;
 	clockid_t clock;
-	int rc;
+	int rc = 0;
 
 	/* Finer than the ticks of /proc/PID/stat, and errors are returned, not left in errno. */
 	rc = clock_getcpuclockid(pid, &clock);
@@ -46,9 +51,13 @@ int process_usage(pid_t pid, struct vm_usage *ret)
 	if (clock_gettime(clock, &cpu) < 0)
 		return -errno;
 	usage.cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
-	rc = read_memory(pid, &usage);
+	if (now_mono_ns() >= memory->until_ns)
+		rc = read_memory(pid, memory);
 	if (rc)
 		return rc;
+	usage.resident = memory->resident;
+	usage.private = memory->private;
+	usage.shared = memory->shared;
 	*ret = usage;
 	return 0;
 }

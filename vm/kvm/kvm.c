@@ -43,6 +43,7 @@ struct vm {
 	struct shape shape;
 	struct template *base; /* of a fork: its RAM is mapped */
 	struct blank *blank;
+	struct process_memory memory;
 	bool dead;
 	struct err why;         /* if dead */
 	bool loaded;            /* boot or prepare has been answered, for good or bad */
@@ -417,10 +418,10 @@ static pid_t kvm_pid(const struct vm *vm)
 	return blank_pid(vm->blank);
 }
 
-static int kvm_usage(const struct vm *vm, struct vm_usage *ret)
+static int kvm_usage(struct vm *vm, struct vm_usage *ret)
 {
 	const pid_t pid = blank_pid(vm->blank);
-	int rc = pid < 0 ? -ESRCH : process_usage(pid, ret);
+	int rc = pid < 0 ? -ESRCH : process_usage(pid, &vm->memory, ret);
 
 	if (!rc)
 		blank_stats(vm->blank, &ret->exits, &ret->disk_written);

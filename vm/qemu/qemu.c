@@ -525,9 +525,9 @@ static pid_t qemu_pid(const struct vm *vm)
 	return vm->process ? process_pid(vm->process) : -1;
 }
 
-static int qemu_usage(const struct vm *vm, struct vm_usage *ret)
+static int qemu_usage(struct vm *vm, struct vm_usage *ret)
 {
-	return vm->process ? process_usage(process_pid(vm->process), ret) : -ESRCH;
+	return vm->process ? process_usage(process_pid(vm->process), &vm->memory, ret) : -ESRCH;
 }
 
 static int qemu_probe(const struct engine_env *env, char *how, size_t how_size, struct err *err)

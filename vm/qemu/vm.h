@@ -10,6 +10,7 @@
 #include "vm/engine.h"
 #include "vm/process.h"
 #include "vm/qemu/qmp.h"
+#include "vm/usage.h"
 
 struct ram_copy;
 
@@ -46,7 +47,8 @@ struct vm {
 	bool kvm;
 
 	struct process *process; /* NULL when it has ended */
-	struct qmp *qmp;         /* NULL when lost */
+	struct process_memory memory;
+	struct qmp *qmp; /* NULL when lost */
 	/* [0] ours, [1] QEMU's: kept, so that our end stays open without it */
 	int agent[2], console[2], net[2];
 	char version[32]; /* QEMU's */
