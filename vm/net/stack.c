@@ -526,6 +526,12 @@ int stack_serve(int control_fd, struct err *err)
 	resolver_init(&s->resolver);
 	while (!rc && !s->ended)
 		rc = turn(s, err);
-	/* What it had the kernel takes back. */
+	if (s->slirp) {
+		slirp_cleanup(s->slirp);
+		filter_release(&s->filter);
+		munmap(s->board, sizeof(*s->board));
+	}
+	buf_release(&s->queue);
+	free(s); /* its descriptors the kernel takes back */
 	return rc;
 }

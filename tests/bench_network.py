@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""bench_network.py: bytes through sbx-net and through QEMU's own -netdev user, both ways, in one run
+
+The same guest for both: the kernel of the sandboxes, an initramfs of busybox and netprobe made here, no disk and no
+daemon. So it is the network that differs and nothing else. Data is checked. Servers listen on loopback.
+
+    tests/bench_network.py [--build DIR] [--mib N] [--rounds N]
+"""
+import argparse
+import contextlib
+import os
+import re
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[1]
+NET_LINK, NET_POLICY, ALLOW = 1, 2, 1  # vm/net/messages.h, policy.h
+BOARD = 1 << 20  # bytes, more than struct flow_board has
+MAC = "52:54:00:12:34:56"
+
+INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+exec > /dev/console 2>&1
+for module in $(cat /modules/list); do insmod /modules/$module; done
+ifconfig lo up
+ifconfig eth0 10.0.2.15 up
+route add default gw 10.0.2.2
+for word in $(cat /proc/cmdline); do case $word in bench.*) eval ${word#bench.};; esac; done
+echo BENCH receive $(/netprobe receive $down)
+echo BENCH send $(/netprobe send $up $bytes)
+poweroff -f
+"""
+
+
+def initramfs(work):
+    root = work / "root"
+    for name in "bin", "modules", "proc", "dev":
+        (root / name).mkdir(parents=True)
+    (root / "bin/busybox").write_bytes(Path("/bin/busybox").read_bytes())
+    (root / "bin/busybox").chmod(0o755)
+    source = TOP / "tests/e2e/netprobe.c"
+    subprocess.run(["gcc", "-O2", "-static", "-s", "-pthread", "-o", root / "netprobe", source], check=True)
+    guest = TOP / "build/guest"
+    version = (guest / "kernel.version").read_text().strip()
+    order = []
+    for module in "virtio_mmio", "virtio_net":
+        argv = ["/sbin/modprobe", "--dirname", guest / "modules", "--set-version", version, "--show-depends", module]
+        out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        order += [path for path in re.findall(r"^insmod (\S+)", out, re.M) if path not in order]
+    for path in order:
+        (root / "modules" / Path(path).name).write_bytes(Path(path).read_bytes())
+    (root / "modules/list").write_text("\n".join(Path(path).name for path in order))
+    (root / "init").write_text(INIT)
+    (root / "init").chmod(0o755)
+    with open(work / "initramfs", "wb") as out:
+        find = subprocess.run(["find", "."], cwd=root, capture_output=True, check=True)
+        subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=root, input=find.stdout, stdout=out, check=True)
+    return work / "initramfs"
+
+
+def pattern():
+    """What netprobe counts with; it repeats after 2 MiB."""
+    return bytes((i * 2654435761 >> 13) & 0xFF for i in range(1 << 21))
+
+
+class Servers:
+    """One that sends `bytes` bytes, one that takes them and says how many came and when."""
+
+    def __init__(self, total):
+        self.total, self.got, self.pattern = total, 0, pattern() * 2
+        self.down, self.up = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+        self.times = {}
+        for serve, listener in (self.send, self.down), (self.take, self.up):
+            threading.Thread(target=self.accept, args=[serve, listener], daemon=True).start()
+
+    @staticmethod
+    def accept(serve, listener):
+        with contextlib.suppress(OSError):
+            while True:
+                with listener.accept()[0] as connection:
+                    serve(connection)
+
+    def send(self, connection):
+        began, at, chunk = time.monotonic(), 0, 1 << 20
+        view = memoryview(self.pattern)
+        while at < self.total:
+            start = at % (1 << 21)
+            at += connection.send(view[start : start + min(chunk, self.total - at)])
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)  # its end has come
+        self.times["receive"] = time.monotonic() - began
+
+    def take(self, connection):
+        began, buffer = time.monotonic(), bytearray(1 << 20)
+        self.got = 0
+        while n := connection.recv_into(buffer):
+            start = self.got % (1 << 21)
+            assert buffer[:n] == self.pattern[start : start + n], "what came is not what was sent"
+            self.got += n
+        self.times["send"] = time.monotonic() - began
+
+
+@contextlib.contextmanager
+def sbx_net(build, ports):
+    """A helper as sbxfs starts it; yields QEMU's end of the link."""
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    link, qemu = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    board = os.memfd_create("board")
+    os.ftruncate(board, BOARD)
+    argv = [build / "sbx-net", "--control", str(theirs.fileno())]
+    with subprocess.Popen(argv, pass_fds=[theirs.fileno()]) as helper, control, link, qemu:
+        theirs.close()
+        socket.send_fds(control, [bytes([NET_LINK])], [link.fileno(), board])
+        rules = "".join(f"host:{port}\n" for port in ports).encode()
+        control.send(bytes([NET_POLICY, ALLOW]) + struct.pack("<I", len(rules)) + rules + b"\0")
+        yield qemu.fileno()
+        control.close()
+        helper.wait(10)
+    os.close(board)
+
+
+def boot(initrd, servers, netdev, device, fds=()):
+    ports = f"bench.down={servers.down.getsockname()[1]} bench.up={servers.up.getsockname()[1]}"
+    argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-M"]
+    argv += ["microvm,acpi=on,rtc=on,pit=off,pic=off,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off", "-bios", "qboot.rom", "-cpu", "Nehalem,-spec-ctrl,+rdrand,+arat", "-m", "512", "-serial", "stdio"]
+    argv += ["-global", "virtio-mmio.force-legacy=false", "-accel", "kvm" if usable_kvm() else "tcg"]
+    argv += ["-kernel", TOP / "build/guest/vmlinuz", "-initrd", initrd, "-netdev", netdev]
+    argv += ["-device", f"virtio-net-device,netdev=net,mac={MAC}{device}"]
+    argv += ["-append", f"console=ttyS0 quiet panic=-1 reboot=t pci=off edd=off no_timer_check tsc=reliable tsc_early_khz={tsc_khz()} mitigations=off {ports} bench.bytes={servers.total}"]
+    done = subprocess.run(argv, pass_fds=fds, capture_output=True, text=True, timeout=1800, check=False)
+    results = dict(re.findall(r"BENCH (\w+) (.*?)\s*$", done.stdout, re.M))
+    for way in "receive", "send":
+        assert results.get(way) == f"{servers.total} good", f"{way}: {results.get(way)}\n{done.stdout}{done.stderr}"
+    assert servers.got == servers.total
+    return dict(servers.times)
+
+
+def tsc_khz():
+    """QEMU's clocks are this host's, and the machine has none to measure them with."""
+    return int(float(re.search(r"cpu MHz\s*: ([0-9.]+)", Path("/proc/cpuinfo").read_text())[1]) * 1000)
+
+
+def usable_kvm():
+    out = subprocess.run([TOP / "build/sbx", "doctor"], capture_output=True, text=True, check=False).stdout
+    return "KVM on" in out
+
+
+def show(what, mib, times):
+    ways = (f"guest {way}s {mib / seconds:6.1f} MiB/s" for way, seconds in sorted(times.items()))
+    print(f"{what:12}  {mib} MiB: {', '.join(ways)}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--build", type=Path, default=TOP / "build")
+    parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=1)
+    args = parser.parse_args()
+    servers = Servers(args.mib << 20)
+    ports = [servers.down.getsockname()[1], servers.up.getsockname()[1]]
+    with tempfile.TemporaryDirectory() as work:
+        initrd = initramfs(Path(work))
+        for _ in range(args.rounds):
+            with sbx_net(args.build.resolve(), ports) as fd:
+                ours = boot(initrd, servers, f"dgram,id=net,local.type=fd,local.str={fd}", ",host_mtu=32000", [fd])
+            show("sbx-net", args.mib, ours)
+            show("-netdev user", args.mib, boot(initrd, servers, "user,id=net", ""))
+
+
+if __name__ == "__main__":
+    main()
