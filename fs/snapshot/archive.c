@@ -193,10 +193,14 @@ static int start_export(struct file *file, struct err *err)
 {
 	const char *since;
 	struct snapshot *snap = snapshot_at(file->obj, &since);
-	struct transfer *transfer = transfer_new(snap->obj.fs);
-	struct worker *worker = transfer ? worker_new(snap, &export_kind, on_exported, transfer) : NULL;
-	int rc;
+	struct transfer *transfer;
+	struct worker *worker;
+	int rc = worker_room(snap, err);
 
+	if (rc)
+		return rc;
+	transfer = transfer_new(snap->obj.fs);
+	worker = transfer ? worker_new(snap, &export_kind, on_exported, transfer) : NULL;
 	if (!worker) {
 		free(transfer);
 		return err_sys(err, -ENOMEM, "archive");
@@ -304,6 +308,9 @@ static int start_import(struct file *file, struct err *err)
 
 	if (!snapshot_is_empty(snap) || worker_busy(snap))
 		return err_set(err, -EBUSY, "archive: another import into %s came first", snap->obj.name);
+	rc = worker_room(snap, err);
+	if (rc)
+		return rc;
 	transfer = transfer_new(snap->obj.fs);
 	worker = transfer ? worker_new(snap, &import_kind, on_imported, transfer) : NULL;
 	if (!worker) {

@@ -52,6 +52,24 @@ struct worker *worker_new(struct snapshot *snap, const struct work_kind *kind, d
 	return worker;
 }
 
+int worker_room(const struct snapshot *snap, struct err *err)
+{
+	const struct worker *worker;
+	unsigned all = 0, own = 0;
+
+	list_for_each (worker, &snap->obj.fs->workers->all, all) {
+		all += worker->kind->waits;
+		own += worker->kind->waits && worker->snap->obj.owner.uid == snap->obj.owner.uid;
+	}
+	if (all < WAITING_MAX && own < WAITING_OF_OWNER_MAX)
+		return 0;
+	return err_set(
+		err, -EBUSY,
+		"archive: %u archives of this owner's snapshots are being read or written, and %u in all; "
+		"at most %d and %d may be",
+		own, all, WAITING_OF_OWNER_MAX, WAITING_MAX);
+}
+
 static unsigned percent(const struct worker *worker)
 {
 	const unsigned permille = atomic_load(&((struct worker *)worker)->progress.permille);

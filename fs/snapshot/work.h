@@ -46,6 +46,12 @@ int workers_open(struct fs *fs, struct err *err);
 void workers_close(struct fs *fs);
 /* No snapshot is worked on. */
 bool workers_idle(const struct fs *fs);
+/*
+ * May one more that waits for others be started, each with a thread and buffers of its own? So many may be under
+ * way in all, and for the snapshots of one owner. 0, or -EBUSY with the reason.
+ */
+enum { WAITING_MAX = 64, WAITING_OF_OWNER_MAX = 16 };
+int worker_room(const struct snapshot *snap, struct err *err);
 /* NULL when out of memory. One that is not started is just freed. */
 struct worker *worker_new(struct snapshot *snap, const struct work_kind *kind, done_fn done, void *arg);
 /* What it is to run has begun. From here on the worker ends itself and that, never from inside this call. */

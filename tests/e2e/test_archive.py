@@ -86,6 +86,44 @@ def test_a_bad_archive(sbx, archive):
         assert import_fails(sbx, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) in (errno.EIO, errno.EINVAL)
 
 
+def test_few_are_under_way_at_a_time(sbx, archive):
+    """Each has a thread and buffers: who opens it without end, and reads a byte, has sixteen of them."""
+
+    def begin():
+        fds.append(os.open(sbx / "snapshots/b/archive", os.O_RDONLY))
+        return os.read(fds[-1], 1)
+
+    def begins_again():
+        try:
+            return os.read(refused, 1)
+        except OSError as e:
+            assert e.errno == errno.EBUSY
+            return b""
+
+    def threads():
+        return len(os.listdir(f"/proc/{sbx.process.pid}/task"))
+
+    sbx.ok(f"mkdir snapshots/b snapshots/c && cat {archive} > snapshots/b/archive")
+    fds, before = [], threads()
+    try:
+        for _ in range(16):
+            assert begin()
+        for _ in range(40):
+            with fails(errno.EBUSY, sbx / "snapshots/b/error"):
+                begin()
+        refused = fds[-1]
+        with fails(errno.EBUSY, sbx / "snapshots/c/error"):
+            write(sbx / "snapshots/c/archive", b"x")
+        assert threads() <= before + 16 + 8  # those, and the ones that all slow work shares
+        # When another has gone, whoever was refused may have its place.
+        os.close(fds.pop(0))
+        eventually(begins_again, 10, "a reader that has gone keeps its place")
+    finally:
+        for fd in fds:
+            os.close(fd)
+    eventually(lambda: sbx.ok(f"cat snapshots/b/archive | cmp - {archive} || echo refused") == "", 10, "they remain")
+
+
 def test_what_writes_wrongly_is_refused(sbx, archive, prepared):
     sbx.ok(f"mkdir snapshots/b && cat {archive} > snapshots/b/archive")
     with fails(errno.EEXIST, sbx / "snapshots/b/error"):
