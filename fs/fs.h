@@ -27,6 +27,9 @@ struct options {
 	struct shape shape;       /* of a new sandbox */
 	unsigned pool;            /* machines kept ready for each template that is forked */
 	unsigned pool_total;      /* and for all of them together */
+	unsigned max_sandboxes;   /* in all */
+	unsigned max_per_user;    /* sandboxes of one owner */
+	unsigned max_jobs;        /* of a sandbox, with those behind an open `run` */
 	uint64_t pool_memory;     /* no more of them once they have so many bytes of their own */
 	unsigned boot_timeout_ms; /* power-on until the guest's agent answers */
 	unsigned fork_timeout_ms; /* start of a fork's machine until it answers */

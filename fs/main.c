@@ -36,6 +36,7 @@
 #include "util/log.h"
 #include "util/program.h"
 #include "util/size.h"
+#include "vm/agent/channel.h"
 #include "vm/jail/jail.h"
 #include "vm/probe.h"
 #include "vm/traced.h"
@@ -60,6 +61,9 @@ enum {
 	OPT_POOL,
 	OPT_POOL_TOTAL,
 	OPT_POOL_MEMORY,
+	OPT_MAX_SANDBOXES,
+	OPT_MAX_PER_USER,
+	OPT_MAX_JOBS,
 	OPT_BOOT,
 	OPT_FORK,
 	OPT_JAIL,
@@ -85,6 +89,9 @@ static const struct program_option option_table[] = {
 	{ OPT_POOL_MEMORY, "pool-memory", "SIZE",
 	  "keep no further machine ready once those that are have this much\n"
 	  "memory of their own (default: 1G)" },
+	{ OPT_MAX_SANDBOXES, "max-sandboxes", "N", "how many sandboxes there may be (default: 4096)" },
+	{ OPT_MAX_PER_USER, "max-per-user", "N", "and how many of one owner (default: 4096)" },
+	{ OPT_MAX_JOBS, "max-jobs", "N", "how many jobs a sandbox may have (default: 1024; at most 4096)" },
 	{ OPT_BOOT, "boot-timeout", "SECONDS", "how long a guest may take to boot (default: 60)" },
 	{ OPT_FORK, "fork-timeout", "SECONDS", "how long a fork may take to answer (default: 30)" },
 	{ OPT_GUEST, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
@@ -258,6 +265,15 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 			break;
 		case OPT_POOL_MEMORY:
 			rc = set_size("--pool-memory", optarg, &options->pool_memory);
+			break;
+		case OPT_MAX_SANDBOXES:
+			rc = set_number("--max-sandboxes", optarg, 1000000, &options->max_sandboxes);
+			break;
+		case OPT_MAX_PER_USER:
+			rc = set_number("--max-per-user", optarg, 1000000, &options->max_per_user);
+			break;
+		case OPT_MAX_JOBS:
+			rc = set_number("--max-jobs", optarg, AGENT_JOBS_MAX, &options->max_jobs);
 			break;
 		case OPT_BOOT:
 			rc = set_seconds("--boot-timeout", optarg, &options->boot_timeout_ms);
@@ -623,6 +639,9 @@ int main(int argc, char **argv)
 			     .pool = 2,
 			     .pool_total = 8,
 			     .pool_memory = UINT64_C(1) << 30,
+			     .max_sandboxes = 4096,
+			     .max_per_user = 4096,
+			     .max_jobs = 1024,
 			     .boot_timeout_ms = 60000,
 			     .fork_timeout_ms = 30000,
 			     .stop_timeout_ms = 10000 },

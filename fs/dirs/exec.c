@@ -491,7 +491,8 @@ static void exec_mkdir(struct object *dir, const char *name, struct command *com
 
 	if (find(sandbox_of(dir), name))
 		err_set(&err, -EEXIST, "there is an exec/%s already", name);
-	else if (!(job = job_new(sandbox_of(dir), name, &command->child)))
+	else if (!jobs_room(sandbox_of(dir), &err) &&
+		 !(job = job_new(sandbox_of(dir), name, &command->child)))
 		err_sys(&err, -ENOMEM, "cannot make exec/%s", name);
 	if (job)
 		command_made(command, &job->obj, &job_entry, false);

@@ -73,6 +73,9 @@ static int start(struct file *file, const char *text, size_t n, struct err *err)
 		n--;
 	if (!n)
 		return err_set(err, -EINVAL, "run: the command is empty");
+	rc = jobs_room(sb, err);
+	if (rc)
+		return rc;
 	job = job_new(sb, "", &sb->obj.owner);
 	if (!job)
 		return err_sys(err, -ENOMEM, "run");

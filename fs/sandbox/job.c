@@ -48,6 +48,20 @@ struct job *job_new(struct sandbox *sb, const char *name, const struct owner *ow
 	return job;
 }
 
+int jobs_room(const struct sandbox *sb, struct err *err)
+{
+	const struct job *job;
+	unsigned n = 0;
+
+	list_for_each (job, &sb->jobs, link)
+		n++;
+	if (n < sb->obj.fs->options.max_jobs)
+		return 0;
+	return err_set(err, -ENOSPC,
+		       "%s has %u jobs and may not have more; rmdir those in exec/ that have ended",
+		       sb->obj.name, n);
+}
+
 /* Whoever waits for it, in one way or another, is answered. */
 static void answer_all(struct list *waiting, int err)
 {
