@@ -4,8 +4,7 @@
  *
  * Files are received under tmp/ with names of ours, never with a path from the stream, and nothing gets its
  * place before the whole stream was read and everything in it checked as a load would check it. The object
- * gets a new identifier; layers keep theirs, so that snapshots which share layers go on sharing them. A layer
- * that the store has already is not received again.
+ * gets a new identifier; layers that the store has already are shared (archive_layers.h).
  *
  * While the worker runs, all snapshots and layers that the archive might build on are held, and gc stands
  * still: the new layers are in no table yet.
@@ -16,30 +15,33 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "snap/archive.h"
+#include "snap/archive_layers.h"
 #include "snap/archive_priv.h"
 #include "snap/background.h"
-#include "snap/image.h"
 #include "snap/manifest.h"
 #include "snap/member.h"
-#include "snap/qcow2/chain.h"
 #include "snap/qcow2/header.h"
 #include "snap/ramimage.h"
 #include "snap/store_priv.h"
-#include "snap/sums.h"
 #include "util/io.h"
 
 /* A snapshot that may turn out to be the base. */
 struct known {
 	char origin[ID_SIZE];
 	char id[ID_SIZE];
+	char disk[LAYER_FILE_MAX];
 };
 
-struct held {
-	struct layer *layer; /* a reference */
-};
+/* What an import leaves free in the store, and after how many bytes it looks again. */
+#define SPACE_LEFT (64ull << 20)
+enum { SPACE_EVERY = 16 << 20 };
+
+/* The state of CPUs and devices is a few MiB. */
+enum { STATE_MAX = 64 << 20 };
 
 struct import {
 	struct store *store;
@@ -50,18 +52,14 @@ struct import {
 	struct pin pin; /* the name, the new object, and all there are */
 	unsigned nknown;
 	struct known *known;
-	unsigned nheld;
-	struct held *held; /* all layers that a snapshot may have */
+	struct arrivals arrivals; /* the layers; holds all that a snapshot may have */
 
 	/* the worker's */
 	char base[ID_SIZE]; /* object, or "" */
 	char base_origin[ID_SIZE];
+	char base_disk[LAYER_FILE_MAX]; /* or "" */
 	struct snapshot_manifest manifest;
-	unsigned nlayers;
-	char (*layers)[LAYER_FILE_MAX]; /* received */
-	unsigned nplaced;               /* of them, in layers/ */
-	char found[LAYER_FILE_MAX];     /* a base that came and was there already, or "" */
-	bool linked;                    /* the name was made */
+	bool linked; /* the name was made */
 	struct err err;
 };
 
@@ -71,56 +69,10 @@ static void import_free(struct import *import)
 
 	store->importing--;
 	pin_release(&import->pin, store);
-	while (import->nheld)
-		layer_unref(import->held[--import->nheld].layer);
+	arrivals_release(&import->arrivals);
 	snapshot_manifest_release(&import->manifest);
-	free(import->held);
 	free(import->known);
-	free(import->layers);
 	free(import);
-}
-
-/* Takes over the reference. */
-static int hold(struct import *import, struct layer *layer)
-{
-	struct held *more = realloc(import->held, (import->nheld + 1) * sizeof(*more));
-
-	if (!more) {
-		layer_unref(layer);
-		return -ENOMEM;
-	}
-	import->held = more;
-	more[import->nheld++].layer = layer;
-	return 0;
-}
-
-static int hold_image(void *arg, const char *file)
-{
-	struct import *import = arg;
-	struct layer *layer;
-	int rc = layer_open(import->store, file, &layer, NULL);
-
-	if (rc)
-		return rc == -ENOMEM ? rc : 0; /* a damaged image is no reason not to import */
-	return hold(import, layer);
-}
-
-static int hold_layers(struct import *import, struct err *err)
-{
-	struct store *store = import->store;
-	int lock = image_lock(store->images_fd), rc = 0;
-	struct layer *layer;
-
-	if (lock < 0)
-		return err_sys(err, lock, "cannot lock the images");
-	list_for_each (layer, &store->layers, link)
-		if (!rc && layer->frozen)
-			rc = hold(import, layer_ref(layer));
-	/* Images that cannot be read hold nothing. */
-	if (!rc && image_layers(store->images_fd, hold_image, import, NULL) == -ENOMEM)
-		rc = -ENOMEM;
-	close(lock);
-	return rc ? err_set(err, rc, "out of memory") : 0;
 }
 
 /* Pin all objects and remember which snapshots there are. */
@@ -145,6 +97,7 @@ static int hold_objects(struct import *import, struct err *err)
 			continue;
 		memcpy(known->origin, entry->origin, ID_SIZE);
 		memcpy(known->id, entry->id, ID_SIZE);
+		memcpy(known->disk, entry->disk->file, LAYER_FILE_MAX);
 		import->nknown++;
 		memcpy(ids[at++], entry->id, ID_SIZE);
 		if (entry->nsources)
@@ -171,6 +124,7 @@ int archive_import_begin(struct store *store, const char *name, const struct own
 	if (!import)
 		return err_set(err, -ENOMEM, "out of memory");
 	import->store = store;
+	import->arrivals.store = store;
 	import->progress = progress;
 	import->owner = owner ? *owner : mine;
 	store->importing++;
@@ -181,7 +135,7 @@ int archive_import_begin(struct store *store, const char *name, const struct own
 	if (!rc)
 		rc = hold_objects(import, err);
 	if (!rc)
-		rc = hold_layers(import, err);
+		rc = arrivals_hold(&import->arrivals, err);
 	if (rc) {
 		import_free(import);
 		return rc;
@@ -192,55 +146,62 @@ int archive_import_begin(struct store *store, const char *name, const struct own
 
 /* ---- receiving, on a worker */
 
-static bool have_layer(const struct import *import, const char *file)
-{
-	for (unsigned i = 0; i < import->nheld; i++)
-		if (!strcmp(import->held[i].layer->file, file))
-			return true;
-	return false;
-}
-
-static bool received_layer(const struct import *import, const char *file)
-{
-	for (unsigned i = 0; i < import->nlayers; i++)
-		if (!strcmp(import->layers[i], file))
-			return true;
-	return !strcmp(import->found, file);
-}
-
 static bool cancelled(const struct import *import)
 {
 	return import->progress && atomic_load(&import->progress->cancel);
 }
 
-/* The present file of the stream into a new file dir_fd/name; dir_fd -1: nowhere. */
-static int receive_file(struct import *import, struct member_reader *r, int dir_fd, const char *name)
+static bool all_zero(const uint8_t *data, size_t n)
+{
+	return !data[0] && !memcmp(data, data + 1, n - 1);
+}
+
+/* -ENOSPC before what comes leaves nothing to those who use the store. */
+static int check_space(struct import *import, int fd)
+{
+	struct statvfs st;
+
+	if (fstatvfs(fd, &st) < 0)
+		return err_sys(&import->err, -errno, "cannot ask for the store's free space");
+	if ((uint64_t)st.f_bavail * st.f_frsize < SPACE_LEFT)
+		return err_set(&import->err, -ENOSPC, "the archive does not fit: less than %llu MiB are free",
+			       SPACE_LEFT >> 20);
+	return 0;
+}
+
+/* The present file of the stream, of at most max bytes, into a new file dir_fd/name. */
+static int receive_file(struct import *import, struct member_reader *r, uint64_t max, int dir_fd,
+			const char *name)
 {
 	struct err *err = &import->err;
+	uint64_t offset, written = 0;
 	const uint8_t *data;
-	uint64_t offset;
-	int fd = -1, rc;
+	int fd, rc;
 	size_t n;
 
-	if (r->size > QCOW2_FILE_MAX)
-		return err_set(err, -EINVAL, "the archive has a file of %llu bytes",
-			       (unsigned long long)r->size);
-	if (dir_fd >= 0) {
-		fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-		if (fd < 0 || ftruncate(fd, (off_t)r->size) < 0) {
-			rc = err_sys(err, -errno, "cannot create %s", name);
-			goto out;
-		}
+	if (r->size > max)
+		return err_set(err, -EINVAL,
+			       "the archive has a file of %llu bytes, and its manifest allows for %llu",
+			       (unsigned long long)r->size, (unsigned long long)max);
+	fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 || ftruncate(fd, (off_t)r->size) < 0) {
+		rc = err_sys(err, -errno, "cannot create %s", name);
+		goto out;
 	}
 	while ((rc = member_read(r, &offset, &data, &n, err)) > 0) {
 		if (cancelled(import))
 			rc = err_set(err, -ECANCELED, "cancelled");
-		else if (fd >= 0 && (rc = pwrite_all(fd, data, n, offset)) < 0)
+		else if (all_zero(data, n))
+			continue; /* a hole it stays */
+		else if (written % SPACE_EVERY < n && (rc = check_space(import, fd)) < 0)
+			break;
+		else if ((rc = pwrite_all(fd, data, n, offset)) < 0)
 			err_sys(err, rc, "cannot write %s", name);
 		if (rc < 0)
 			break;
+		written += n;
 	}
-	if (!rc && fd >= 0 && fsync(fd) < 0)
+	if (!rc && fsync(fd) < 0)
 		rc = err_sys(err, -errno, "cannot write %s", name);
 out:
 	if (fd >= 0)
@@ -283,8 +244,10 @@ static int receive_base(struct import *import, struct member_reader *r)
 	if (!id_valid(import->base_origin, ""))
 		return err_set(&import->err, -EINVAL, "the name of the archive's base is not an identifier");
 	for (unsigned i = 0; i < import->nknown; i++)
-		if (!strcmp(import->known[i].origin, import->base_origin))
+		if (!strcmp(import->known[i].origin, import->base_origin)) {
 			memcpy(import->base, import->known[i].id, ID_SIZE);
+			memcpy(import->base_disk, import->known[i].disk, LAYER_FILE_MAX);
+		}
 	if (!import->base[0])
 		return err_set(&import->err, -EINVAL,
 			       "the archive builds on snapshot %s, which this store does not have",
@@ -300,27 +263,36 @@ static int receive_manifest(struct import *import, struct member_reader *r)
 	if (!rc)
 		rc = snapshot_manifest_parse((char *)buf_bytes(&text), text.len, "the archive's manifest",
 					     &import->manifest, &import->err);
+	if (!rc)
+		rc = snapshot_manifest_limits(&import->manifest, &import->err);
 	buf_release(&text);
 	/* What a machine may reach is decided where it runs, and not by who made the archive. */
 	buf_release(&import->manifest.meta.net);
 	return rc;
 }
 
-static int receive_layer(struct import *import, struct member_reader *r, const char *file)
+/* A RAM image is at its largest with nothing compressed. */
+static uint64_t image_max(uint64_t content)
 {
-	char(*more)[LAYER_FILE_MAX];
+	struct ramimage image = { .nblocks = content / RAMIMAGE_BLOCK + 1, .nsources = 1 };
 
-	if (have_layer(import, file))
-		return receive_file(import, r, -1, file);
-	if (received_layer(import, file) || import->nlayers == QCOW2_CHAIN_MAX)
-		return err_set(&import->err, -EINVAL, "the archive has layer %s twice, or too many layers",
-			       file);
-	more = realloc(import->layers, (import->nlayers + 1) * sizeof(*more));
-	if (!more)
-		return err_set(&import->err, -ENOMEM, "out of memory");
-	import->layers = more;
-	memcpy(more[import->nlayers++], file, strlen(file) + 1); /* it is ID.raw or ID.qcow2 */
-	return receive_file(import, r, import->store->tmp_fd, file);
+	return RAMIMAGE_HEADER + content + ramimage_tail_len(&image);
+}
+
+/* A layer that holds the whole disk, with what describes it, and room that was lost to crashes. */
+static uint64_t layer_max(const struct import *import, const char *name)
+{
+	const uint64_t size = import->manifest.meta.disk_logical;
+
+	return id_valid(name, ".raw") ? size : size + size / 16 + (64 << 20);
+}
+
+static int receive_layer(struct import *import, struct member_reader *r, const char *name)
+{
+	const char *file;
+	int rc = arrivals_add(&import->arrivals, name, &file, &import->err);
+
+	return rc ? rc : receive_file(import, r, layer_max(import, name), import->store->tmp_fd, file);
 }
 
 /* What has come so far; the files of an archive have a fixed order. */
@@ -341,11 +313,11 @@ static int receive_member(struct import *import, struct member_reader *r, int di
 		return receive_layer(import, r, name);
 	if (!strcmp(name, ARCHIVE_STATE) && *stage == HAVE_MANIFEST) {
 		*stage = HAVE_STATE;
-		return receive_file(import, r, dir_fd, "state");
+		return receive_file(import, r, image_max(STATE_MAX), dir_fd, "state");
 	}
 	if (!strcmp(name, ARCHIVE_RAM) && *stage == HAVE_STATE) {
 		*stage = HAVE_RAM;
-		return receive_file(import, r, dir_fd, "ram");
+		return receive_file(import, r, image_max(import->manifest.ram_size), dir_fd, "ram");
 	}
 	return err_set(&import->err, -EINVAL, "the archive has an unexpected file \"%.63s\"", name);
 }
@@ -473,6 +445,8 @@ static int check_image(struct import *import, int dir_fd, const char *file, uint
 	rc = ramimage_open(fd, file, &image, &import->err);
 	if (!rc && size && image.size != size)
 		rc = err_set(&import->err, -EINVAL, "%s does not have the size given in the manifest", file);
+	if (!rc && image.size > STATE_MAX && !size)
+		rc = err_set(&import->err, -EINVAL, "%s is larger than any machine's", file);
 	if (!rc && image.nsources && (!size || !import->base[0]))
 		rc = err_set(&import->err, -EINVAL, "%s refers to other snapshots", file);
 	if (!rc && image.nsources)
@@ -507,100 +481,6 @@ static int write_manifest(struct import *import, int dir_fd)
 	return rc ? err_sys(&import->err, rc, "cannot write the manifest") : 0;
 }
 
-/* ---- taking place, on a worker */
-
-static bool same_content(int one, int two)
-{
-	enum { CHUNK = 256 * 1024 };
-	uint8_t *chunks = malloc(2 * CHUNK);
-	struct stat st[2];
-	uint64_t at, n;
-	bool same = chunks && !fstat(one, &st[0]) && !fstat(two, &st[1]) && S_ISREG(st[1].st_mode) &&
-		    st[0].st_size == st[1].st_size;
-
-	for (at = 0; same && at < (uint64_t)st[0].st_size; at += n) {
-		n = (uint64_t)st[0].st_size - at < CHUNK ? (uint64_t)st[0].st_size - at : CHUNK;
-		same = !pread_all(one, chunks, n, at) && !pread_all(two, chunks + CHUNK, n, at) &&
-		       !memcmp(chunks, chunks + CHUNK, n);
-	}
-	free(chunks);
-	return same;
-}
-
-/*
- * A raw file that is in nobody's hands is the base of a snapshot that is gone, until gc takes it. What came
- * under its name is not needed if it is the same, and else does not get the name.
- */
-static bool base_is_there(struct import *import, const char *file)
-{
-	const struct store *store = import->store;
-	int here, there;
-	bool same;
-
-	if (import->found[0] || !id_valid(file, ".raw"))
-		return false;
-	here = openat(store->tmp_fd, file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	there = openat(store->layers_fd, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	same = here >= 0 && there >= 0 && same_content(here, there);
-	if (here >= 0)
-		close(here);
-	if (there >= 0)
-		close(there);
-	return same;
-}
-
-static int place_layers(struct import *import)
-{
-	struct store *store = import->store;
-	int rc = 0;
-
-	while (!rc && import->nplaced < import->nlayers) {
-		const char *file = import->layers[import->nplaced];
-
-		/* A file that is there and not held is a machine's present disk: not the archive's to
-		 * name. */
-		if (renameat2(store->tmp_fd, file, store->layers_fd, file, RENAME_NOREPLACE) < 0) {
-			rc = -errno;
-			if (rc != -EEXIST || !base_is_there(import, file))
-				return err_sys(&import->err, rc, "cannot put layer %s in its place", file);
-			rc = 0;
-			unlinkat(store->tmp_fd, file, 0);
-			memcpy(import->found, file, LAYER_FILE_MAX);
-			memmove(import->layers[import->nplaced], import->layers[--import->nlayers],
-				LAYER_FILE_MAX);
-			continue;
-		}
-		import->nplaced++;
-		rc = sums_write(store->layers_fd, file, store->sums_fd, store->tmp_fd, &import->err);
-	}
-	return rc;
-}
-
-/* The disk is a chain of layers that came with the archive or were known, each fit for the one above it. */
-static int check_disk(struct import *import)
-{
-	struct store *store = import->store;
-	struct chain *chain;
-	int rc = chain_open(store->layers_fd, import->manifest.disk, false, &chain, &import->err);
-
-	if (rc)
-		return rc;
-	if (chain_size(chain) != import->manifest.meta.disk_logical)
-		rc = err_set(&import->err, -EINVAL, "the disk does not have the size given in the manifest");
-	for (unsigned i = 0; !rc && i < chain_length(chain); i++) {
-		const char *file = chain_file(chain, i);
-
-		if (!have_layer(import, file) && !received_layer(import, file))
-			rc = err_set(&import->err, -EINVAL, "layer %s is not one the archive may use", file);
-		else if (faccessat(store->sums_fd, file, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
-			rc = sums_write(store->layers_fd, file, store->sums_fd, store->tmp_fd, &import->err);
-	}
-	chain_free(chain);
-	if (!rc && (fsync(store->layers_fd) < 0 || fsync(store->sums_fd) < 0))
-		rc = err_sys(&import->err, -errno, "cannot sync the layers");
-	return rc;
-}
-
 int archive_import_run(struct import *import, int fd)
 {
 	struct store *store = import->store;
@@ -618,16 +498,15 @@ int archive_import_run(struct import *import, int fd)
 	if (!rc)
 		rc = check_image(import, dir_fd, "ram", import->manifest.ram_size);
 	if (!rc)
+		rc = arrivals_place(&import->arrivals, import->manifest.meta.disk_logical, import->base_disk,
+				    import->manifest.disk, &import->err);
+	if (!rc)
 		rc = write_manifest(import, dir_fd);
 	if (!rc)
 		rc = owner_write(dir_fd, "owner", &import->owner, &import->err);
 	if (!rc && fsync(dir_fd) < 0)
 		rc = err_sys(&import->err, -errno, "cannot sync the snapshot");
 	close(dir_fd);
-	if (!rc)
-		rc = place_layers(import);
-	if (!rc)
-		rc = check_disk(import);
 	if (!rc)
 		rc = object_publish(store, import->id, import->name, &import->linked, &import->err);
 	if (rc)
@@ -636,12 +515,6 @@ int archive_import_run(struct import *import, int fd)
 }
 
 /* ---- and back on the loop */
-
-static void discard_layer(struct import *import, const char *file)
-{
-	store_discard(import->store, import->store->layers_fd, file);
-	store_discard(import->store, import->store->sums_fd, file);
-}
 
 static int enter(struct import *import, struct err *err)
 {
@@ -653,9 +526,7 @@ static int enter(struct import *import, struct err *err)
 	for (struct layer *layer = disk; layer; layer = layer->base)
 		layer->sealed = true;
 	/* An archive may hold layers that its disk does not stand on. */
-	for (unsigned i = 0; i < import->nlayers; i++)
-		if (!layer_find(import->store, import->layers[i]))
-			discard_layer(import, import->layers[i]);
+	arrivals_trim(&import->arrivals);
 	rc = catalogue_add(import->store, import->name, import->id, &import->manifest, disk);
 	layer_unref(disk);
 	return rc ? err_set(err, rc, "out of memory") : 0;
@@ -669,10 +540,7 @@ static void undo(struct import *import)
 		unlinkat(store->snapshots_fd, import->name, 0);
 		store_sync_later(store, store->snapshots_fd);
 	}
-	for (unsigned i = 0; i < import->nplaced; i++)
-		discard_layer(import, import->layers[i]);
-	for (unsigned i = import->nplaced; i < import->nlayers; i++)
-		store_discard(store, store->tmp_fd, import->layers[i]);
+	arrivals_undo(&import->arrivals);
 }
 
 int archive_import_end(struct import *import, int result, struct err *err)

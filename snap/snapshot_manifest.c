@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "snap/manifest.h"
+#include "snap/qcow2/header.h"
 #include "snap/ramimage.h"
 #include "util/size.h"
 
@@ -247,4 +248,24 @@ int snapshot_manifest_parse(char *text, size_t len, const char *name, struct sna
 	else
 		*ret = manifest;
 	return rc;
+}
+
+int snapshot_manifest_limits(const struct snapshot_manifest *manifest, struct err *err)
+{
+	const struct shape *shape = &manifest->meta.shape;
+	const uint64_t disk = manifest->meta.disk_logical;
+
+	if (shape->memory_max > SHAPE_MEMORY_LIMIT)
+		return err_set(err, -ERANGE, "a machine of %llu bytes of memory is above the limit of %lluG",
+			       (unsigned long long)shape->memory_max, SHAPE_MEMORY_LIMIT >> 30);
+	if (shape->cpus_max > SHAPE_CPUS_LIMIT)
+		return err_set(err, -ERANGE, "a machine of %u cpus is above the limit of %d", shape->cpus_max,
+			       SHAPE_CPUS_LIMIT);
+	if (manifest->ram_size != shape->memory_max)
+		return err_set(err, -EINVAL, "RAM of %llu bytes is not the machine's memory of %llu",
+			       (unsigned long long)manifest->ram_size, (unsigned long long)shape->memory_max);
+	if (!disk || disk % 512 || disk > QCOW2_DISK_MAX)
+		return err_set(err, -ERANGE, "a disk of %llu bytes is not supported",
+			       (unsigned long long)disk);
+	return 0;
 }

@@ -31,5 +31,8 @@ void snapshot_manifest_encode(const struct snapshot_manifest *manifest, struct b
 /* Untrusted text, which is changed; `name` is the file's, for err. -EIO: damaged; -EINVAL: not ours. */
 int snapshot_manifest_parse(char *text, size_t len, const char *name, struct snapshot_manifest *ret,
 			    struct err *err);
+/* Whether the machine is one that may run here, for a manifest that comes from elsewhere: -ERANGE says what is not
+ * within SHAPE_MEMORY_LIMIT, SHAPE_CPUS_LIMIT, or the size of a disk; -EINVAL where numbers contradict. */
+int snapshot_manifest_limits(const struct snapshot_manifest *manifest, struct err *err);
 
 #endif

@@ -19,6 +19,10 @@ struct layer; /* snap/layer.h */
 
 enum { ENGINE_NAME_MAX = 16, RAM_PAGE = 4096, TEMPLATE_STATE_MAX = 64 << 20 /* bytes */ };
 
+/* No machine has more. */
+#define SHAPE_MEMORY_LIMIT (64ull << 30)
+enum { SHAPE_CPUS_LIMIT = 64 };
+
 /* What a guest can see of its hardware. The maxima and the kernel are fixed when it boots. */
 struct shape {
 	uint64_t memory;     /* bytes in use now */

@@ -16,8 +16,8 @@
 #include "vm/net/policy.h"
 
 #define MEMORY_MIN ((uint64_t)128 << 20)
-#define MEMORY_LIMIT ((uint64_t)64 << 30)
-enum { CPUS_LIMIT = 64 };
+#define MEMORY_LIMIT ((uint64_t)SHAPE_MEMORY_LIMIT)
+enum { CPUS_LIMIT = SHAPE_CPUS_LIMIT };
 
 /*
  * Set one of memory, memory_max, cpus, cpus_max in *machine. Only the number itself is checked; how the

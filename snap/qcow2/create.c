@@ -93,3 +93,18 @@ int qcow2_create_overlay(int fd, uint64_t size, const char *backing, struct err 
 		rc = -errno;
 	return rc ? err_sys(err, rc, "cannot write a layer") : 0;
 }
+
+int qcow2_rename_backing(int fd, const char *backing, struct err *err)
+{
+	const size_t n = strlen(backing);
+	struct qcow2_header header;
+	int rc = pread_all(fd, &header, sizeof(header), 0);
+
+	if (!rc && be32toh(header.backing_size) != n)
+		return err_set(err, -EINVAL, "the backing file's name is not as long as \"%.80s\"", backing);
+	if (!rc)
+		rc = pwrite_all(fd, backing, n, be64toh(header.backing_offset));
+	if (!rc && fsync(fd) < 0)
+		rc = -errno;
+	return rc ? err_sys(err, rc, "cannot name a layer's backing file") : 0;
+}

@@ -22,4 +22,7 @@ struct qcow2_layout {
 };
 int qcow2_write_header(int fd, const struct qcow2_layout *layout, struct err *err);
 
+/* Change the name of the backing file, in a file that qcow2_inspect accepted, to one of the same length and format. */
+int qcow2_rename_backing(int fd, const char *backing, struct err *err);
+
 #endif

@@ -13,6 +13,7 @@
 
 #include "snap/background.h"
 #include "snap/image.h"
+#include "snap/member.h"
 #include "snap/qcow2/chain.h"
 #include "snap/store_priv.h"
 #include "tests/unit/unit.h"
@@ -341,6 +342,229 @@ static void damage_is_found_and_leaves_nothing(void)
 	store_close(e);
 }
 
+/* ---- archives whose checksums are all right, and which lie */
+
+struct forgery {
+	const char *from, *to; /* bytes in its layers, as many of each, or NULL */
+	const char *without;   /* an ending: members that are left out, or NULL */
+	void (*manifest)(struct snapshot_manifest *manifest);
+};
+
+static void forge_manifest(struct member_reader *r, struct member_writer *w, const struct forgery *forgery)
+{
+	struct snapshot_manifest manifest;
+	struct buf in = { 0 }, out = { 0 };
+	struct err err = { 0 };
+	const uint8_t *data;
+	uint64_t at;
+	size_t n;
+
+	while (member_read(r, &at, &data, &n, &err) > 0)
+		buf_add(&in, data, n);
+	CHECK(!snapshot_manifest_parse((char *)buf_bytes(&in), in.len, "it", &manifest, &err));
+	forgery->manifest(&manifest);
+	snapshot_manifest_encode(&manifest, &out);
+	CHECK(!member_begin(w, "manifest", out.len, &err));
+	CHECK(!member_chunk(w, 0, buf_bytes(&out), out.len, false, &err) && !member_end(w, out.len, &err));
+	snapshot_manifest_release(&manifest);
+	buf_release(&in);
+	buf_release(&out);
+}
+
+/* Copies the present member; returns how often `from` was in it. */
+static unsigned forge_member(struct member_reader *r, struct member_writer *w, const char *name, bool drop,
+			     const struct forgery *forgery)
+{
+	const bool layer = strstr(name, ".raw") || strstr(name, ".qcow2");
+	uint8_t copy[MEMBER_CHUNK], *found;
+	struct err err = { 0 };
+	const uint8_t *data;
+	unsigned times = 0;
+	uint64_t at;
+	size_t n;
+	int rc;
+
+	if (!drop)
+		CHECK(!member_begin(w, name, r->size, &err));
+	while ((rc = member_read(r, &at, &data, &n, &err)) > 0) {
+		memcpy(copy, data, n);
+		found = layer && forgery->from ? memmem(copy, n, forgery->from, strlen(forgery->from)) : NULL;
+		if (found) {
+			memcpy(found, forgery->to, strlen(forgery->to));
+			times++;
+		}
+		if (!drop)
+			CHECK(!member_chunk(w, at, copy, n, true, &err));
+	}
+	CHECK(!rc);
+	if (!drop)
+		CHECK(!member_end(w, r->size, &err));
+	return times;
+}
+
+static void forge(const char *from, const char *to, const struct forgery *forgery)
+{
+	int in = open(path_of(from), O_RDONLY | O_CLOEXEC);
+	int out = open(path_of(to), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	char name[MEMBER_NAME_MAX + 1];
+	struct member_reader r;
+	struct member_writer w;
+	struct err err = { 0 };
+	unsigned times = 0;
+	uint64_t size;
+
+	CHECK(!member_reader_begin(&r, in, &err) && !member_writer_begin(&w, out, &err));
+	while (member_next(&r, name, &size, &err) > 0) {
+		if (!strcmp(name, "manifest") && forgery->manifest)
+			forge_manifest(&r, &w, forgery);
+		else
+			times += forge_member(&r, &w, name,
+					      forgery->without && strstr(name, forgery->without), forgery);
+	}
+	CHECK(!err.code && !times == !forgery->from);
+	CHECK(!member_writer_end(&w, &err));
+	member_reader_release(&r);
+	member_writer_release(&w);
+	close(in);
+	close(out);
+}
+
+static void verify(struct store *store, const char *name)
+{
+	struct err err = { 0 };
+	struct verify *work;
+
+	CHECK(!snapshot_verify_begin(store, name, NULL, &work, &err));
+	CHECK(!snapshot_verify_end(work, snapshot_verify_run(work), &err));
+}
+
+/* Bytes of its disk. */
+static bool disk_has(struct store *store, const char *name, uint64_t at, const char *bytes)
+{
+	struct err err = { 0 };
+	struct layer *disk;
+	struct chain *chain;
+	char found[16];
+	bool has;
+
+	CHECK(!snapshot_disk(store, name, &disk, &err));
+	CHECK(!chain_open(store->layers_fd, disk->file, false, &chain, &err));
+	CHECK(!chain_read(chain, found, strlen(bytes), at, &err));
+	has = !memcmp(found, bytes, strlen(bytes));
+	chain_free(chain);
+	layer_unref(disk);
+	return has;
+}
+
+/* Whichever comes first has the names, and each has its own disk. */
+static void a_layer_is_no_other_of_its_name(void)
+{
+	const struct forgery bottom = { .from = "bottom", .to = "bOTTOM" };
+	const struct forgery middle = { .from = "\1\1\1\1", .to = "evil" };
+	struct store *first = open_store("first"), *second = open_store("second");
+	struct err err = { 0 };
+	unsigned before;
+
+	forge("two.sbx", "bottom.sbx", &bottom);
+	forge("one.sbx", "middle.sbx", &middle);
+	for (unsigned turn = 0; turn < 2; turn++) {
+		struct store *store = turn ? second : first;
+
+		before = count_files(store);
+		if (turn)
+			CHECK(!import_from(store, "true", "two.sbx", &err));
+		CHECK(!import_from(store, "bottom", "bottom.sbx", &err));
+		CHECK(!import_from(store, "middle", "middle.sbx", &err));
+		if (!turn)
+			CHECK(!import_from(store, "true", "two.sbx", &err));
+		store_close(store);
+		store = open_store(turn ? "second" : "first");
+		check_snapshot(store, "true", 2);
+		verify(store, "true");
+		verify(store, "bottom");
+		verify(store, "middle");
+		CHECK(disk_has(store, "bottom", MIB, "bOTTOM") && disk_has(store, "bottom", 2 * MIB, "\1\1"));
+		CHECK(disk_has(store, "middle", MIB, "bottom") && disk_has(store, "middle", 2 * MIB, "evil"));
+		CHECK(!snapshot_remove(store, "bottom", &err) && !snapshot_remove(store, "middle", &err));
+		check_snapshot(store, "true", 2);
+		CHECK(!snapshot_remove(store, "true", &err));
+		CHECK(!store_gc(store, &(uint64_t){ 0 }, &err) && count_files(store) == before);
+		store_close(store);
+	}
+}
+
+static void refuse_file(struct store *store, const char *file, int expected, const char *words)
+{
+	unsigned before = count_files(store);
+	struct err err = { 0 };
+
+	CHECK(import_from(store, "bad", file, &err) == expected && strstr(err.text, words));
+	CHECK(count_files(store) == before);
+}
+
+/* The store's own layers are not for the archive to stand on. */
+static void what_does_not_come_is_not_taken_from_others(void)
+{
+	struct store *a = open_store("a");
+
+	forge("two.sbx", "forged.sbx", &(struct forgery){ .without = ".raw" });
+	refuse_file(a, "forged.sbx", -EINVAL, "may use");
+	forge("two.sbx", "forged.sbx", &(struct forgery){ .without = ".qcow2" });
+	refuse_file(a, "forged.sbx", -EINVAL, "may use");
+	check_snapshot(a, "two", 2);
+	store_close(a);
+}
+
+static void much_memory(struct snapshot_manifest *manifest)
+{
+	manifest->meta.shape.memory = manifest->meta.shape.memory_max = UINT64_MAX;
+}
+
+static void many_cpus(struct snapshot_manifest *manifest)
+{
+	manifest->meta.shape.cpus_max = SHAPE_CPUS_LIMIT + 1;
+}
+
+static void other_ram(struct snapshot_manifest *manifest)
+{
+	manifest->ram_size = RAM * 1024ull;
+}
+
+static void large_disk(struct snapshot_manifest *manifest)
+{
+	manifest->meta.disk_logical = UINT64_MAX / 512 * 512;
+}
+
+static void small_disk(struct snapshot_manifest *manifest)
+{
+	manifest->meta.disk_logical = DISK / 2;
+}
+
+static void larger_disk(struct snapshot_manifest *manifest)
+{
+	manifest->meta.disk_logical = 2 * DISK;
+}
+
+static void limits_hold(void)
+{
+	static const struct {
+		void (*manifest)(struct snapshot_manifest *manifest);
+		int rc;
+		const char *words;
+	} lies[] = {
+		{ much_memory, -ERANGE, "limit of 64G" }, { many_cpus, -ERANGE, "65 cpus" },
+		{ other_ram, -EINVAL, "RAM of" },         { large_disk, -ERANGE, "a disk of" },
+		{ small_disk, -EINVAL, "allows for" },    { larger_disk, -EINVAL, "size" },
+	};
+	struct store *store = open_store("limits");
+
+	for (unsigned i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+		forge("two.sbx", "forged.sbx", &(struct forgery){ .manifest = lies[i].manifest });
+		refuse_file(store, "forged.sbx", lies[i].rc, lies[i].words);
+	}
+	store_close(store);
+}
+
 /* A disk that is slow to sync. */
 static void be_slow(void *arg)
 {
@@ -400,6 +624,9 @@ int main(void)
 	TEST(since_leaves_out_what_the_base_has);
 	TEST(the_parent_is_known_again);
 	TEST(damage_is_found_and_leaves_nothing);
+	TEST(a_layer_is_no_other_of_its_name);
+	TEST(what_does_not_come_is_not_taken_from_others);
+	TEST(limits_hold);
 	TEST(what_was_removed_comes_back_at_once);
 	TEST(giving_up_is_noticed);
 	CHECK(!remove_tree_at(AT_FDCWD, root));
