@@ -148,6 +148,9 @@ static void on_stalled(void *owner, const char *why)
 	const bool up = sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED;
 	struct err err;
 
+	/* Of before: the engine tries again only when it has answered. */
+	if (sb->task.continuing)
+		return;
 	err_set(&err, -ENOSPC, "%s: %s; %s", sb->obj.name, why,
 		up ? "it is paused: make room, then resume it" : "it could not start");
 	log_error("%s", err.text);
@@ -428,16 +431,22 @@ static void on_resume_attached(void *arg, const struct err *err)
 
 static void resumed(struct sandbox *sb, bool long_pause, const struct err *err)
 {
-	static const struct err full = { -ENOSPC, "the store is still full" };
-
 	if (!sb->vm)
 		return;
 	machine_expect(sb, 0);
-	if (err->code || sb->stalled) {
-		step_end(sb, err->code ? err : &full);
+	sb->task.continuing = false;
+	if (err->code) {
+		sb->stalled = sb->task.unstalled;
+		step_end(sb, err);
 		return;
 	}
 	sandbox_set_state(sb, SANDBOX_RUNNING);
+	/* It stood by itself: no byte of the channel is missing, so nothing of jobs may be dropped either. */
+	if (sb->task.unstalled) {
+		agent_unquiesce(sb->agent);
+		agent_ping(sb->agent, RESUME_MS, on_resume_attached, sb);
+		return;
+	}
 	if (long_pause || !sb->quiesced) {
 		sb->generation++;
 		attach(sb, ATTACH_RESUME, !sb->quiesced, RESUME_MS, on_resume_attached);
@@ -460,6 +469,7 @@ static void on_resumed_later(void *arg, const struct err *err)
 void machine_resume(struct sandbox *sb, bool long_pause, done_fn done, void *arg)
 {
 	step_begin(sb, "resume", done, arg);
+	sb->task.unstalled = sb->task.continuing = sb->stalled;
 	sb->stalled = false;
 	machine_expect(sb, VMM_MS);
 	sb->obj.fs->engine->resume(sb->vm, long_pause ? on_resumed_later : on_resumed_at_once, sb);

@@ -36,6 +36,8 @@ struct task {
 	/* The VMM does not answer, and the caller was told: what ends the task now tells nobody. With `late` that
 	 * was called in place of `done`, which is still to come. */
 	bool answered;
+	bool continuing; /* the engine was asked to let a machine run that stalled: it has not answered */
+	bool unstalled;  /* it had stalled */
 	done_fn late;
 	struct shape want; /* of a resize under way */
 	/* The step of machine.c that it waits for. */

@@ -755,12 +755,21 @@ void agent_unquiesce(struct agent *agent)
 	release_held(agent);
 }
 
+void agent_ping(struct agent *agent, unsigned timeout_ms, done_fn done, void *arg)
+{
+	struct agent_call *call = done_call(agent, F_PONG, timeout_ms, done, arg);
+	const struct buf nothing = { 0 };
+
+	if (call && !agent->lost)
+		send_call(call, F_PING, &nothing);
+}
+
 static struct agent_call *first_control(struct agent *agent)
 {
 	struct agent_call *call;
 
 	list_for_each (call, &agent->calls, link)
-		if (call->answer == F_ATTACHED || call->answer == F_QUIESCED)
+		if (call->answer == F_ATTACHED || call->answer == F_QUIESCED || call->answer == F_PONG)
 			return call;
 	return NULL;
 }

@@ -63,7 +63,10 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
  * (identity.resync). What is asked of the agent from here on waits for agent_unquiesce or agent_attach. */
 void agent_quiesce(struct agent *agent, unsigned timeout_ms, done_fn done, void *arg);
 void agent_unquiesce(struct agent *agent);
-/* The machine stands still by itself: whoever waits for agent_attach or agent_quiesce is answered with err. */
+/* done when the guest's agent answers, -ETIMEDOUT when it is silent. */
+void agent_ping(struct agent *agent, unsigned timeout_ms, done_fn done, void *arg);
+/* The machine stands still by itself: whoever waits for agent_attach, agent_quiesce or agent_ping is answered with
+ * err. */
 void agent_give_up(struct agent *agent, const struct err *err);
 
 /* Ask the guest to power off; nothing is awaited. */
