@@ -153,6 +153,7 @@ static void finish_work(void *arg, uint32_t events)
 struct loop *loop_new(void)
 {
 	struct loop *loop = calloc(1, sizeof(*loop));
+	int error;
 
 	if (!loop)
 		return NULL;
@@ -162,12 +163,16 @@ struct loop *loop_new(void)
 	list_init(&loop->finished);
 	pthread_mutex_init(&loop->lock, NULL);
 	pthread_cond_init(&loop->more, NULL);
+	loop->eventfd = -1;
 	loop->epfd = epoll_create1(EPOLL_CLOEXEC);
-	loop->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (loop->epfd >= 0 && loop->eventfd >= 0)
+	if (loop->epfd >= 0)
+		loop->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (loop->eventfd >= 0)
 		loop->event_watch = watch_new(loop, loop->eventfd, EPOLLIN, finish_work, loop);
 	if (!loop->event_watch) {
+		error = errno;
 		loop_free(loop);
+		errno = error; /* the caller's to read; freeing reads an empty eventfd */
 		return NULL;
 	}
 	return loop;
