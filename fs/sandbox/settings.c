@@ -304,6 +304,7 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 				       word);
 		env_add(&line, word);
 		env_merge(&ret->env, (const char *)buf_bytes(&line), line.len);
+		ret->env.failed |= line.failed;
 		buf_release(&line);
 		return 0;
 	}
