@@ -42,7 +42,7 @@ static int hold_image(void *arg, const char *file)
 	int rc = layer_open(arrivals->store, file, &layer, NULL);
 
 	if (rc)
-		return rc == -ENOMEM ? rc : 0; /* a damaged image is no reason not to import */
+		return err_shortage(rc) ? rc : 0; /* a damaged image is no reason not to import */
 	return hold(arrivals, layer);
 }
 
@@ -58,10 +58,10 @@ int arrivals_hold(struct arrivals *arrivals, struct err *err)
 		if (!rc && layer->frozen)
 			rc = hold(arrivals, layer_ref(layer));
 	/* Images that cannot be read hold nothing. */
-	if (!rc && image_layers(store->images_fd, hold_image, arrivals, NULL) == -ENOMEM)
-		rc = -ENOMEM;
+	if (!rc)
+		rc = image_layers(store->images_fd, hold_image, arrivals, NULL);
 	close(lock);
-	return rc ? err_set(err, rc, "out of memory") : 0;
+	return err_shortage(rc) ? err_sys(err, rc, "cannot hold the layers of the store") : 0;
 }
 
 void arrivals_release(struct arrivals *arrivals)

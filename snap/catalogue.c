@@ -168,8 +168,8 @@ int catalogue_manifest(struct store *store, const char *id, struct snapshot_mani
 	snprintf(path, sizeof(path), "%s/manifest", id);
 	rc = read_file_at(store->objects_fd, path, MANIFEST_MAX, &text);
 	if (rc)
-		rc = err_sys(err, rc == -ENOMEM ? rc : -EIO, "cannot read the manifest of object %s (%s)", id,
-			     strerror(-rc));
+		rc = err_sys(err, err_shortage(rc) ? rc : -EIO, "cannot read the manifest of object %s (%s)",
+			     id, strerror(-rc));
 	else
 		rc = snapshot_manifest_parse((char *)buf_bytes(&text), text.len, path, ret, err);
 	buf_release(&text);
@@ -213,19 +213,26 @@ int catalogue_load(struct store *store, struct err *err)
 		return err_sys(err, rc, "cannot list the snapshots");
 	}
 	rc = 0;
-	while (!rc && (found = readdir(dir))) {
+	while (!rc && (errno = 0, found = readdir(dir))) {
 		if (!name_valid(found->d_name))
 			continue;
 		entry = entry_new(store, found->d_name);
 		rc = entry ? load_entry(entry, &entry->broken) : err_set(err, -ENOMEM, "out of memory");
 		if (!rc)
 			continue;
-		if (rc == -ENOMEM)
+		if (err_shortage(rc)) {
+			if (entry && entry->broken.code)
+				err_set(err, rc, "snapshot %s: %s", entry->name, entry->broken.text);
+			if (entry)
+				entry->broken = (struct err){ 0 };
 			break;
+		}
 		store->broken++;
 		log_warn("snapshot %s cannot be used: %s", entry->name, entry->broken.text);
 		rc = 0;
 	}
+	if (!rc && errno)
+		rc = err_sys(err, -errno, "cannot list the snapshots");
 	closedir(dir);
 	return rc;
 }

@@ -165,9 +165,13 @@ int image_lock(int images_fd)
 
 int image_layers(int images_fd, int (*each)(void *arg, const char *file), void *arg, struct err *err)
 {
-	struct each_layer walk = { .images = images_fd, .each = each, .arg = arg, .err = err };
+	struct err record = { 0 };
+	struct each_layer walk = { .images = images_fd, .each = each, .arg = arg, .err = &record };
+	int rc = each_name(images_fd, name_to_layer, &walk);
 
-	return each_name(images_fd, name_to_layer, &walk);
+	if (record.code)
+		return err_set(err, rc, "%s", record.text);
+	return rc ? err_sys(err, rc, "cannot look at the layers of all images") : 0;
 }
 
 /* ---- the daemon's view */
@@ -488,6 +492,8 @@ static int pass_image(void *arg, const char *name)
 
 	if (!rc && fstatat(walk->dirs->layers, file, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		rc = err_sys(&err, -errno, "image %s lost its layer %s", name, file);
+	if (err_shortage(rc))
+		return rc;
 	if (rc) {
 		if (rc != -ENOENT)
 			log_warn("%s", err.text);

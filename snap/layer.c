@@ -199,7 +199,7 @@ void layer_unref(struct layer *layer)
 		struct store *store = layer->store;
 
 		/* As long as a snapshot cannot be read, it may need any layer that a snapshot could. */
-		if (!layer->raw && !store->closing && (!layer->frozen || catalogue_complete(store))) {
+		if (!layer->raw && !store->keep_files && (!layer->frozen || catalogue_complete(store))) {
 			store_discard(store, store->layers_fd, layer->file);
 			if (layer->sealed)
 				store_discard(store, store->sums_fd, layer->file);

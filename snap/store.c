@@ -184,7 +184,7 @@ static bool layer_needed(struct sweep *sweep, const char *name)
 
 static bool sums_needed(struct sweep *sweep, const char *name)
 {
-	return !faccessat(sweep->store->layers_fd, name, F_OK, AT_SYMLINK_NOFOLLOW);
+	return !faccessat(sweep->store->layers_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) || errno != ENOENT;
 }
 
 static bool object_needed(struct sweep *sweep, const char *name)
@@ -199,7 +199,7 @@ static bool temporary_needed(struct sweep *sweep, const char *name)
 	bool locked;
 
 	if (fd < 0)
-		return false;
+		return err_shortage(-errno);
 	locked = flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK;
 	close(fd);
 	return locked;
@@ -224,7 +224,7 @@ static int hold_layer(void *arg, const char *file)
 	rc = layer_open(held->store, file, &more[held->n], NULL);
 	if (!rc)
 		held->n++;
-	return rc == -ENOMEM ? rc : 0; /* a missing layer needs nothing */
+	return err_shortage(rc) ? rc : 0; /* a missing layer needs nothing */
 }
 
 static int collect_layers(struct store *store, uint64_t *ret_freed, struct err *err)
@@ -349,6 +349,7 @@ int store_open(const char *dir, struct store **ret, struct err *err)
 	list_init(&store->layers);
 	list_init(&store->entries);
 	list_init(&store->pins);
+	store->keep_files = true;
 	rc = make_parents(dir);
 	if (rc) {
 		err_sys(err, rc, "cannot create %s", dir);
@@ -377,6 +378,7 @@ int store_open(const char *dir, struct store **ret, struct err *err)
 	rc = catalogue_load(store, err);
 	if (rc)
 		goto fail;
+	store->keep_files = false;
 	compact_recover(store);
 	sweep_leftovers(store);
 	catalogue_trim(store);
@@ -397,7 +399,7 @@ void store_close(struct store *store)
 {
 	if (!store)
 		return;
-	store->closing = true;
+	store->keep_files = true;
 	catalogue_release(store);
 	background_free(store->background);
 	close_if_open(store->layers_fd);

@@ -66,7 +66,8 @@ struct store {
 	unsigned importing; /* imports under way: there may be layers that are in no table yet */
 	bool compacting;
 	struct background *background;
-	bool closing;               /* references end, files stay */
+	/* References end, files stay: it is being opened, and not all that need a layer are known, or closed. */
+	bool keep_files;
 	atomic_bool owners_syncing; /* the background will come to the owners that changed */
 	atomic_bool sync_failed;    /* delete nothing more: a crash could bring back a name that needs it */
 };

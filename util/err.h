@@ -9,6 +9,9 @@
 #ifndef SBX_UTIL_ERR_H
 #define SBX_UTIL_ERR_H
 
+#include <errno.h>
+#include <stdbool.h>
+
 #define ERR_TEXT_MAX 256
 
 struct err {
@@ -41,6 +44,13 @@ typedef void (*done_fn)(void *arg, const struct err *err);
 
 void err_record(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void err_record_sys(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* Whether the host is short of memory or descriptors, which says nothing about what was looked at: it is not
+ * missing, and not damaged. */
+static inline bool err_shortage(int code)
+{
+	return code == -ENOMEM || code == -EMFILE || code == -ENFILE;
+}
 
 /* Put "prefix: " before the sentence already in err; returns err's code. */
 int err_prefix(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -158,9 +158,9 @@ static int store_lists_it(const char *file, struct err *err)
 	int rc = layer_open(store, file, &layer, err);
 
 	/* As long as the store is being closed files stay. */
-	store->closing = true;
+	store->keep_files = true;
 	layer_unref(layer);
-	store->closing = false;
+	store->keep_files = false;
 	return rc;
 }
 
@@ -273,9 +273,9 @@ static void a_chain_has_one_limit(void)
 	/* One more, made by somebody else: also when the store knows those below. */
 	put_overlay(top);
 	CHECK(store_lists_it(OVERLAY, &err) == -EINVAL && strstr(err.text, "layers below it"));
-	store->closing = true;
+	store->keep_files = true;
 	layer_unref(layer);
-	store->closing = false;
+	store->keep_files = false;
 	CHECK(store_lists_it(OVERLAY, &err) == -EINVAL && strstr(err.text, "layers below it"));
 	CHECK(store_reads_it(OVERLAY, &err) == -EINVAL && strstr(err.text, "layers below it"));
 	CHECK(vmm_opens_it(OVERLAY, &err) == -EINVAL && strstr(err.text, "layers below it"));
