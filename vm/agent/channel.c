@@ -10,10 +10,14 @@
  * Between QUIESCE and UNQUIESCE or ATTACH the guest hears nothing else. What callers send meanwhile is held
  * back, as frames, and follows with the generation that then holds.
  *
- * Callbacks may free the agent. Only receive_and_send() goes on after one, and it looks.
+ * Callbacks may free the agent. Only receive_and_send() and end_channel() go on after one, and they look.
+ *
+ * When memory is out, a call that must end takes one of the agent's spare ones, and fails. A frame that nobody
+ * waits for cannot be left out and the next sent, a stream would have a hole: the channel ends.
  */
 #include "vm/agent/channel.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -37,6 +41,8 @@ static const unsigned list_timeout_ms = 60000;
 /* The guest's wall clock is wrong by less than this, but for a host that is busy for longer at each try. */
 static const uint64_t clock_late_ns = 20000000;
 enum { CLOCKS = 8 };
+/* More than are ever under way at a time of those that have a done_fn. */
+enum { SPARE_CALLS = 8 };
 /* How long a reply nobody waits for is still expected. */
 static const unsigned orphan_timeout_ms = 60000;
 /* A guest that was silent is asked this often, and waited for so long, until it answers. */
@@ -61,8 +67,10 @@ struct agent_call {
 	agent_fs_fn fs;
 	enum fs_op op;
 	void (*each)(void *arg, const struct job_info *info);
-	bool half;    /* of an introduction: agent->introduced is called when both are in */
-	bool refused; /* a job, `tag`, that is too large to send */
+	bool half;       /* of an introduction: agent->introduced is called when both are in */
+	bool used;       /* of a spare one */
+	bool incomplete; /* each was not told of all, for lack of memory */
+	bool refused;    /* a job, `tag`, that is too large to send */
 	void *arg;
 };
 
@@ -92,6 +100,8 @@ struct agent {
 	unsigned silent_ms;
 	uint64_t retry_ns;    /* when the next may be sent all the same */
 	uint64_t answered_ns; /* when the last was answered */
+	struct agent_call spare[SPARE_CALLS];
+	struct timer ending;
 	uint64_t dropped;
 	bool lost;
 	bool busy, freed; /* within receive_and_send, which then frees it */
@@ -117,7 +127,10 @@ static void finish(struct agent_call *call, const struct err *err, struct reader
 
 	timer_stop(&call->timer);
 	list_del(&call->link);
-	free(call);
+	if (call >= c.agent->spare && call < c.agent->spare + SPARE_CALLS)
+		call->used = false;
+	else
+		free(call);
 	if (c.half)
 		introduced(c.agent, err);
 	else if (c.done)
@@ -169,15 +182,9 @@ static void fail_soon(struct agent_call *call, int code, const char *text)
 	timer_start(call->agent->loop, &call->timer, 0, call_expired, call);
 }
 
-static struct agent_call *call_new(struct agent *agent, uint16_t answer, unsigned timeout_ms)
+static struct agent_call *call_init(struct agent_call *call, struct agent *agent, uint16_t answer,
+				    unsigned timeout_ms)
 {
-	struct agent_call *call;
-
-	if (agent->freed)
-		return NULL;
-	call = calloc(1, sizeof(*call));
-	if (!call)
-		return NULL;
 	call->agent = agent;
 	call->answer = answer;
 	call->tag = ++agent->last_tag;
@@ -191,19 +198,53 @@ static struct agent_call *call_new(struct agent *agent, uint16_t answer, unsigne
 	return call;
 }
 
+static struct agent_call *call_new(struct agent *agent, uint16_t answer, unsigned timeout_ms)
+{
+	struct agent_call *call = agent->freed ? NULL : calloc(1, sizeof(*call));
+
+	return call ? call_init(call, agent, answer, timeout_ms) : NULL;
+}
+
+/* One that only says, soon, that memory is out. NULL: there are none left. */
+static struct agent_call *spare_call(struct agent *agent)
+{
+	for (struct agent_call *call = agent->spare; call < agent->spare + SPARE_CALLS; call++) {
+		if (call->used)
+			continue;
+		*call = (struct agent_call){ .used = true };
+		call_init(call, agent, 0, 0);
+		fail_soon(call, -ENOMEM, "out of memory");
+		return call;
+	}
+	return NULL;
+}
+
+/* NULL: it will say itself that it failed. */
 static struct agent_call *done_call(struct agent *agent, uint16_t answer, unsigned timeout_ms, done_fn done,
 				    void *arg)
 {
-	struct agent_call *call = call_new(agent, answer, timeout_ms);
+	const struct err err = { -ENOMEM, "out of memory" };
+	struct agent_call *call = call_new(agent, answer, timeout_ms), *spare = NULL;
 
-	if (!call) {
-		log_error("out of memory: a request to a guest is lost");
-		return NULL;
+	if (call) {
+		call->done = done;
+		call->arg = arg;
+		call->half = agent->corked;
+		return call;
 	}
-	call->done = done;
-	call->arg = arg;
-	call->half = agent->corked;
-	return call;
+	if (agent->freed)
+		return NULL;
+	spare = spare_call(agent);
+	if (spare) {
+		spare->done = done;
+		spare->arg = arg;
+		spare->half = agent->corked;
+	} else if (agent->corked) {
+		introduced(agent, &err);
+	} else if (done) {
+		done(arg, &err);
+	}
+	return NULL;
 }
 
 static struct agent_call *find_call(struct agent *agent, uint16_t answer, uint32_t tag)
@@ -214,6 +255,34 @@ static struct agent_call *find_call(struct agent *agent, uint16_t answer, uint32
 		if (call->answer == answer && call->tag == tag)
 			return call;
 	return NULL;
+}
+
+/* ---- the end */
+
+static void lose(struct agent *agent)
+{
+	const struct err err = { -EHOSTDOWN, "the guest is gone" };
+	struct agent_call *call;
+
+	agent->lost = true;
+	timer_stop(&agent->ending);
+	watch_free(agent->watch);
+	agent->watch = NULL;
+	buf_clear(&agent->out);
+	while ((call = list_first(&agent->calls, struct agent_call, link)) && !agent->freed)
+		finish(call, &err, NULL);
+}
+
+static void destroy(struct agent *agent)
+{
+	if (agent->dropped || agent->in.skipped)
+		log_debug("agent channel: %llu frames and %llu bytes were dropped",
+			  (unsigned long long)agent->dropped, (unsigned long long)agent->in.skipped);
+	frame_parser_release(&agent->in);
+	record_clear(&agent->record);
+	buf_release(&agent->out);
+	buf_release(&agent->held);
+	free(agent);
 }
 
 /* ---- sending */
@@ -277,6 +346,35 @@ static int send_frame(struct agent *agent, uint16_t type, uint32_t id, const voi
 	return 0;
 }
 
+/* Ends what waits; the caller's callers may be what waits. */
+static void end_channel(void *arg)
+{
+	struct agent *agent = arg;
+
+	agent->busy = true;
+	lose(agent);
+	agent->busy = false;
+	if (agent->freed)
+		destroy(agent);
+}
+
+static void end_soon(struct agent *agent)
+{
+	log_error("out of memory: the channel to a guest's agent ends");
+	agent->lost = true;
+	timer_start(agent->loop, &agent->ending, 0, end_channel, agent);
+}
+
+/* A frame that nobody waits for; false when it was not sent, nor anything will be from now on. */
+static bool send_or_end(struct agent *agent, uint16_t type, uint32_t id, const void *payload, size_t len)
+{
+	const int rc = send_frame(agent, type, id, payload, len);
+
+	if (rc == -ENOMEM)
+		end_soon(agent);
+	return !rc;
+}
+
 /* A record that may be longer than a frame. */
 static int send_record(struct agent *agent, uint16_t type, uint32_t id, const struct buf *record)
 {
@@ -292,18 +390,15 @@ static int send_record(struct agent *agent, uint16_t type, uint32_t id, const st
 /* The guest listens again. */
 static void release_held(struct agent *agent)
 {
-	struct frame_parser parser = { 0 };
-	struct buf held = agent->held;
+	struct frame_parser parser = { .buf = agent->held };
 	struct frame frame;
 
 	agent->holding = false;
 	agent->held = (struct buf){ 0 };
-	if (frame_parser_feed(&parser, buf_bytes(&held), held.len))
-		log_error("out of memory: requests to a guest are lost");
 	while (frame_parser_next(&parser, &frame))
-		(void)send_frame(agent, frame.type, frame.id, frame.payload, frame.len);
+		if (!send_or_end(agent, frame.type, frame.id, frame.payload, frame.len))
+			break;
 	frame_parser_release(&parser);
-	buf_release(&held);
 }
 
 /* Send what a call asks; if that cannot be, the call fails soon. */
@@ -319,15 +414,9 @@ static void send_call(struct agent_call *call, uint16_t type, const struct buf *
 
 static void send_numbers(struct agent *agent, uint16_t type, uint32_t id, uint64_t v, unsigned size)
 {
-	struct buf payload = { 0 };
+	const uint64_t bytes = htole64(v); /* the first of them are the smaller number */
 
-	if (size == 8)
-		buf_put_u64(&payload, v);
-	else
-		buf_put_u32(&payload, (uint32_t)v);
-	if (!payload.failed)
-		(void)send_frame(agent, type, id, buf_bytes(&payload), payload.len);
-	buf_release(&payload);
+	(void)send_or_end(agent, type, id, &bytes, size);
 }
 
 /* ---- receiving */
@@ -388,6 +477,8 @@ static bool on_done(struct agent *agent, const struct frame *frame)
 		return false;
 	if (frame->type == F_ATTACHED || frame->type == F_RESIZED)
 		result_get(&r, &err);
+	if (call->incomplete)
+		err_set(&err, -ENOMEM, "out of memory");
 	if (!err.code && call->clocks && now_mono_ns() - call->sent_ns > clock_late_ns)
 		send_clock(call);
 	else
@@ -440,7 +531,7 @@ static bool on_job_info(struct agent *agent, const struct frame *frame)
 	struct agent_call *call = find_call(agent, F_JOB_LIST_END, frame->id);
 	struct job_info info;
 	struct reader r;
-	bool good;
+	int rc;
 
 	if (call) {
 		call->jobs++;
@@ -448,10 +539,15 @@ static bool on_job_info(struct agent *agent, const struct frame *frame)
 		if (list_too_long(call))
 			return false;
 	}
-	good = call && !record_end(&agent->record, frame, &r) && !job_info_get(&r, &info);
+	rc = call ? record_end(&agent->record, frame, &r) : -EPROTO;
+	if (!rc)
+		rc = job_info_get(&r, &info);
 	record_clear(&agent->record);
-	if (!good)
+	if (rc) {
+		if (call)
+			call->incomplete |= rc == -ENOMEM;
 		return false;
+	}
 	call->each(call->arg, &info);
 	job_spec_release(&info.spec);
 	return true;
@@ -565,19 +661,6 @@ static bool dispatch(struct agent *agent, const struct frame *frame)
 	}
 }
 
-static void lose(struct agent *agent)
-{
-	const struct err err = { -EHOSTDOWN, "the guest is gone" };
-	struct agent_call *call;
-
-	agent->lost = true;
-	watch_free(agent->watch);
-	agent->watch = NULL;
-	buf_clear(&agent->out);
-	while ((call = list_first(&agent->calls, struct agent_call, link)) && !agent->freed)
-		finish(call, &err, NULL);
-}
-
 /* False when the channel has ended. */
 static bool receive(struct agent *agent)
 {
@@ -587,24 +670,16 @@ static bool receive(struct agent *agent)
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return true;
-	if (n <= 0 || frame_parser_feed(&agent->in, bytes, (size_t)n))
+	if (n <= 0)
 		return false;
+	if (frame_parser_feed(&agent->in, bytes, (size_t)n)) {
+		log_error("out of memory: the channel to a guest's agent ends");
+		return false;
+	}
 	while (!agent->freed && frame_parser_next(&agent->in, &frame))
 		if (!dispatch(agent, &frame))
 			agent->dropped++;
 	return true;
-}
-
-static void destroy(struct agent *agent)
-{
-	if (agent->dropped || agent->in.skipped)
-		log_debug("agent channel: %llu frames and %llu bytes were dropped",
-			  (unsigned long long)agent->dropped, (unsigned long long)agent->in.skipped);
-	frame_parser_release(&agent->in);
-	record_clear(&agent->record);
-	buf_release(&agent->out);
-	buf_release(&agent->held);
-	free(agent);
 }
 
 static void receive_and_send(void *arg, uint32_t events)
@@ -658,6 +733,7 @@ void agent_free(struct agent *agent)
 	if (!agent || agent->freed)
 		return;
 	agent->freed = true;
+	timer_stop(&agent->ending);
 	/* Now, not when a callback returns: the number of the descriptor may be another's by then. */
 	watch_free(agent->watch);
 	agent->watch = NULL;
@@ -728,7 +804,8 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 		call->clocks = CLOCKS;
 	if (identity->resync)
 		buf_add(&agent->out, zeros, sizeof(zeros));
-	rc = put_identity(&payload, identity);
+	rc = agent->out.failed ? -ENOMEM : put_identity(&payload, identity);
+	agent->out.failed = false;
 	if (rc)
 		fail_soon(call, rc, "the identity cannot be sent to the guest");
 	else
@@ -789,7 +866,7 @@ void agent_give_up(struct agent *agent, const struct err *err)
 
 void agent_poweroff(struct agent *agent)
 {
-	(void)send_frame(agent, F_POWEROFF, 0, NULL, 0);
+	(void)send_or_end(agent, F_POWEROFF, 0, NULL, 0);
 }
 
 void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms, done_fn done,
@@ -813,18 +890,28 @@ void agent_job_start(struct agent *agent, uint32_t job, const struct job_spec *s
 	struct buf payload = { 0 };
 	struct agent_call *call;
 
+	int rc = 0;
+
 	job_spec_put(&payload, spec);
-	if (!payload.failed && payload.len <= PROTO_SPEC_MAX) {
-		(void)send_record(agent, F_JOB_START, job, &payload);
-	} else {
-		call = call_new(agent, 0, 0);
-		if (call) {
-			call->refused = true;
-			call->tag = job;
-			fail_soon(call, -E2BIG, "the command and its environment are too large");
-		}
-	}
+	if (!payload.failed && payload.len > PROTO_SPEC_MAX)
+		rc = -E2BIG;
+	else
+		rc = payload.failed ? -ENOMEM : send_record(agent, F_JOB_START, job, &payload);
 	buf_release(&payload);
+	if (rc != -E2BIG && rc != -ENOMEM)
+		return;
+	call = call_new(agent, 0, 0);
+	if (call)
+		fail_soon(call, rc,
+			  rc == -E2BIG ? "the command and its environment are too large" : "out of memory");
+	else
+		call = spare_call(agent);
+	if (!call) {
+		end_soon(agent);
+		return;
+	}
+	call->refused = true;
+	call->tag = job;
 }
 
 void agent_job_stdin(struct agent *agent, uint32_t job, const void *data, size_t n)
@@ -834,14 +921,14 @@ void agent_job_stdin(struct agent *agent, uint32_t job, const void *data, size_t
 
 	for (; n; p += part, n -= part) {
 		part = n < PROTO_DATA_MAX ? n : PROTO_DATA_MAX;
-		if (send_frame(agent, F_JOB_STDIN, job, p, part))
+		if (!send_or_end(agent, F_JOB_STDIN, job, p, part))
 			return;
 	}
 }
 
 void agent_job_stdin_eof(struct agent *agent, uint32_t job)
 {
-	(void)send_frame(agent, F_JOB_STDIN_EOF, job, NULL, 0);
+	(void)send_or_end(agent, F_JOB_STDIN_EOF, job, NULL, 0);
 }
 
 void agent_job_want(struct agent *agent, uint32_t job, int stream, uint64_t offset)
@@ -870,7 +957,7 @@ void agent_job_resize(struct agent *agent, uint32_t job, uint16_t rows, uint16_t
 
 void agent_job_forget(struct agent *agent, uint32_t job)
 {
-	(void)send_frame(agent, F_JOB_FORGET, job, NULL, 0);
+	(void)send_or_end(agent, F_JOB_FORGET, job, NULL, 0);
 }
 
 void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct job_info *info), done_fn done,

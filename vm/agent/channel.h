@@ -4,7 +4,8 @@
  *
  * Wraps a machine's agent descriptor in the protocol of vm/agent/proto.h. Single-threaded, on the event loop.
  * Requests are answered once each, never from inside the call; when the channel is lost (agent_free, the
- * machine's exit) what is pending ends with -EHOSTDOWN. Everything received is untrusted: a malformed or
+ * machine's exit) what is pending ends with -EHOSTDOWN. When memory is out a request ends with -ENOMEM; what
+ * has no answer and cannot be left out, like a job's stdin, ends the channel instead. Everything received is untrusted: a malformed or
  * unexpected frame is dropped and counted.
  */
 #ifndef SBX_VM_AGENT_CHANNEL_H

@@ -311,10 +311,10 @@ void record_part(struct record *record, const struct frame *frame)
 	record->id = frame->id;
 	if (frame->len > PROTO_RECORD_MAX - record->buf.len)
 		record->overlong = true;
-	if (!record->overlong)
+	if (!record->overlong && !record->failed)
 		buf_add(&record->buf, frame->payload, frame->len);
-	record->overlong |= record->buf.failed;
-	if (record->overlong)
+	record->failed |= record->buf.failed;
+	if (record->overlong || record->failed)
 		buf_release(&record->buf); /* what is left of it is not kept */
 }
 
@@ -323,11 +323,11 @@ int record_end(struct record *record, const struct frame *frame, struct reader *
 	if (record->id != frame->id)
 		record_clear(record);
 	*ret = reader_init(frame->payload, frame->len);
-	if (!record->buf.len && !record->overlong)
+	if (!record->buf.len && !record->overlong && !record->failed)
 		return 0;
 	record_part(record, frame);
-	if (record->overlong)
-		return -E2BIG;
+	if (record->overlong || record->failed)
+		return record->overlong ? -E2BIG : -ENOMEM;
 	*ret = reader_init(buf_bytes(&record->buf), record->buf.len);
 	return 0;
 }

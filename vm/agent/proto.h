@@ -222,13 +222,14 @@ void frame_put(struct buf *buf, uint16_t type, uint16_t generation, uint32_t id,
 struct record {
 	uint32_t id;
 	struct buf buf;
-	bool overlong; /* or no memory */
+	bool overlong;
+	bool failed; /* no memory */
 };
 /* An F_JOB_PART came. */
 void record_part(struct record *record, const struct frame *frame);
 /*
  * The frame with the rest of it, or with all: *ret reads the whole record, until record_clear or the next
- * frame. 0, or -E2BIG (above PROTO_RECORD_MAX).
+ * frame. 0, -E2BIG (above PROTO_RECORD_MAX) or -ENOMEM.
  */
 int record_end(struct record *record, const struct frame *frame, struct reader *ret);
 void record_clear(struct record *record);
