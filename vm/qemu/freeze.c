@@ -79,18 +79,12 @@ static void ignore_reply(void *arg, const struct err *err, const cJSON *ret)
 /* What still uses a descriptor of the set keeps it. */
 static void remove_fdset(struct vm *vm, unsigned set)
 {
-	cJSON *args = cJSON_CreateObject();
-
-	cJSON_AddNumberToObject(args, "fdset-id", set);
-	vm_command(vm, "remove-fd", args, -1, ignore_reply, NULL);
+	vm_command_with(vm, "remove-fd", -1, ignore_reply, NULL, "{\"fdset-id\":%u}", set);
 }
 
 static void add_to_fdset(struct vm *vm, unsigned set, int fd, qmp_reply_fn reply)
 {
-	cJSON *args = cJSON_CreateObject();
-
-	cJSON_AddNumberToObject(args, "fdset-id", set);
-	vm_command(vm, "add-fd", args, fd, reply, vm);
+	vm_command_with(vm, "add-fd", fd, reply, vm, "{\"fdset-id\":%u}", set);
 }
 
 static void close_state_set(struct vm *vm)
@@ -102,11 +96,9 @@ static void close_state_set(struct vm *vm)
 static void delete_node(struct vm *vm, unsigned n)
 {
 	char name[QEMU_NODE_NAME_MAX];
-	cJSON *args = cJSON_CreateObject();
 
 	qemu_disk_node_name(name, n);
-	cJSON_AddStringToObject(args, "node-name", name);
-	vm_command(vm, "blockdev-del", args, -1, ignore_reply, NULL);
+	vm_command_with(vm, "blockdev-del", -1, ignore_reply, NULL, "{\"node-name\":\"%s\"}", name);
 }
 
 void sets_retire(struct vm *vm, unsigned first, unsigned n)
@@ -240,7 +232,6 @@ static void on_live(void *arg, int result)
 {
 	struct vm *vm = arg;
 	char node[QEMU_NODE_NAME_MAX], overlay[QEMU_NODE_NAME_MAX];
-	cJSON *args;
 
 	if (!end_work(vm, result))
 		goto out;
@@ -248,17 +239,14 @@ static void on_live(void *arg, int result)
 		goto out;
 	qemu_disk_node_name(node, vm->overlays);
 	qemu_disk_node_name(overlay, vm->overlays + 1);
-	args = cJSON_CreateObject();
-	if (vm->capture.anew) {
-		cJSON_AddStringToObject(args, "path", "/machine/peripheral/" QEMU_DISK_ID);
-		cJSON_AddStringToObject(args, "property", "drive");
-		cJSON_AddStringToObject(args, "value", overlay);
-		vm_command(vm, "qom-set", args, -1, on_switched, vm);
-	} else {
-		cJSON_AddStringToObject(args, "node", node);
-		cJSON_AddStringToObject(args, "overlay", overlay);
-		vm_command(vm, "blockdev-snapshot", args, -1, on_switched, vm);
-	}
+	if (vm->capture.anew)
+		vm_command_with(
+			vm, "qom-set", -1, on_switched, vm,
+			"{\"path\":\"/machine/peripheral/%s\",\"property\":\"drive\",\"value\":\"%s\"}",
+			QEMU_DISK_ID, overlay);
+	else
+		vm_command_with(vm, "blockdev-snapshot", -1, on_switched, vm,
+				"{\"node\":\"%s\",\"overlay\":\"%s\"}", node, overlay);
 out:
 	vm_release(vm);
 }
@@ -280,17 +268,14 @@ static void on_saved(void *arg, const struct err *err, const cJSON *ret)
 static void on_fd_passed(void *arg, const struct err *err, const cJSON *ret)
 {
 	struct vm *vm = arg;
-	cJSON *args;
 
 	(void)ret;
 	if (failed(vm, err))
 		return;
 	vm->capture.fd_passed = true;
-	args = cJSON_CreateObject();
-	cJSON_AddStringToObject(args, "filename", FDSET_PATH);
 	/* Not live: after a live save QEMU would let go of its disks. */
-	cJSON_AddFalseToObject(args, "live");
-	vm_command(vm, "xen-save-devices-state", args, -1, on_saved, vm);
+	vm_command_with(vm, "xen-save-devices-state", -1, on_saved, vm,
+			"{\"filename\":\"%s\",\"live\":false}", FDSET_PATH);
 }
 
 /* QEMU picks a descriptor of a set by its access mode, and asks for a write-only one. */
@@ -341,6 +326,7 @@ static void add_node(struct vm *vm)
 {
 	struct qemu_capture *capture = &vm->capture;
 	struct disk disk;
+	cJSON *node = NULL;
 	int reading_fd;
 
 	if (disk_open(&disk, capture->next_disk, capture->anew ? 0 : DISK_ALONE, &capture->err)) {
@@ -352,10 +338,13 @@ static void add_node(struct vm *vm)
 		pass_disk(vm, &disk, reading_fd);
 		close(reading_fd);
 	}
-	if (!capture->err.code)
-		vm_command(vm, "blockdev-add",
-			   qemu_disk_node(vm->overlays + 1, &disk, capture->first_set, !capture->anew), -1,
-			   on_node_added, vm);
+	if (!capture->err.code) {
+		node = qemu_disk_node(vm->overlays + 1, &disk, capture->first_set, !capture->anew);
+		if (!node)
+			err_sys(&capture->err, -ENOMEM, "cannot capture the machine");
+	}
+	if (node)
+		vm_command(vm, "blockdev-add", node, -1, on_node_added, vm);
 	disk_close(&disk);
 	if (capture->err.code)
 		finish(vm);

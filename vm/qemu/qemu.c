@@ -15,6 +15,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,6 +83,26 @@ void vm_command(struct vm *vm, const char *command, cJSON *arguments, int pass_f
 		err_sys(&err, rc, "cannot send %s to QEMU", command);
 		vm_break(vm, &err);
 	}
+}
+
+void vm_command_with(struct vm *vm, const char *command, int pass_fd, qmp_reply_fn reply, void *arg,
+		     const char *fmt, ...)
+{
+	char text[256];
+	struct err err;
+	cJSON *arguments;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	arguments = cJSON_CreateRaw(text);
+	if (arguments) {
+		vm_command(vm, command, arguments, pass_fd, reply, arg);
+		return;
+	}
+	err_sys(&err, -ENOMEM, "cannot send %s to QEMU", command);
+	vm_break(vm, &err);
 }
 
 /* ---- the end of a process */
@@ -175,8 +196,6 @@ static void on_qmp_ready(void *owner, const char *version)
 {
 	struct vm *vm = owner;
 	struct err err;
-	cJSON *args;
-	char uri[32];
 
 	snprintf(vm->version, sizeof(vm->version), "%s", version);
 	qemu_version_seen(version);
@@ -188,10 +207,7 @@ static void on_qmp_ready(void *owner, const char *version)
 		vm_break(vm, &err);
 		return;
 	}
-	args = cJSON_CreateObject();
-	snprintf(uri, sizeof(uri), "fd:%d", STATE_FD);
-	cJSON_AddStringToObject(args, "uri", uri);
-	vm_command(vm, "migrate-incoming", args, -1, on_incoming, vm);
+	vm_command_with(vm, "migrate-incoming", -1, on_incoming, vm, "{\"uri\":\"fd:%d\"}", STATE_FD);
 }
 
 static void on_qmp_event(void *owner, const char *name, const cJSON *data)

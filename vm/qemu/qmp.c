@@ -229,13 +229,20 @@ static int handle_reply(struct qmp *qmp, const cJSON *message)
 
 static int handle_line(struct qmp *qmp, const char *line, size_t n)
 {
-	cJSON *message = cJSON_ParseWithLength(line, n);
-	const cJSON *greeting = cJSON_GetObjectItemCaseSensitive(message, "QMP");
-	const char *event = qmp_string(message, "event");
+	const cJSON *greeting;
+	const char *event;
+	cJSON *message;
 	int rc = -EPROTO;
 
+	errno = 0;
+	message = cJSON_ParseWithLength(line, n);
+	/* The parser does not say why it gives up; malloc does. */
+	if (!message && errno == ENOMEM)
+		rc = -ENOMEM;
 	if (!cJSON_IsObject(message))
 		goto out;
+	greeting = cJSON_GetObjectItemCaseSensitive(message, "QMP");
+	event = qmp_string(message, "event");
 	if (!qmp->greeted) {
 		if (greeting)
 			rc = negotiate(qmp, greeting);

@@ -55,16 +55,9 @@ struct ram_copy {
 
 int ram_memfd(const char *name, uint64_t size, struct err *err)
 {
-	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	const int fd = memfd_new(name, size);
 
-	if (fd < 0)
-		return err_sys(err, -errno, "cannot create memory for %s", name);
-	if (ftruncate(fd, (off_t)size) < 0) {
-		err_sys(err, -errno, "cannot size memory for %s", name);
-		close(fd);
-		return -EIO;
-	}
-	return fd;
+	return fd >= 0 ? fd : err_sys(err, fd, "cannot create memory for %s", name);
 }
 
 static int open_proc(pid_t pid, const char *name, struct err *err)
@@ -108,6 +101,9 @@ static int find_mappings(struct ram_copy *copy, pid_t pid, struct err *err)
 		m = &copy->mappings[copy->nmappings++];
 		*m = (struct mapping){ .start = start, .size = end - start, .offset = offset };
 	}
+	/* A line that was not seen could be a mapping, and its pages old ones in the capture. */
+	if (!rc && !feof(f))
+		rc = err_sys(err, ferror(f) ? -EIO : -ENOMEM, "cannot read %s", path);
 	if (!rc && !copy->nmappings)
 		rc = err_set(err, -EIO, "the machine's process does not map its RAM");
 	free(line);

@@ -80,6 +80,11 @@ void vm_break(struct vm *vm, const struct err *err);
 void vm_command(struct vm *vm, const char *command, cJSON *arguments, int pass_fd, qmp_reply_fn reply,
 		void *arg);
 
+/* The same with arguments, as JSON: names and numbers of ours, together less than 256 bytes. Whole or not
+ * sent: a command without one of its arguments would be another. */
+void vm_command_with(struct vm *vm, const char *command, int pass_fd, qmp_reply_fn reply, void *arg,
+		     const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+
 /*
  * template->state_fd begins with STATE_HEADER bytes of ours, a line padded with NULs that says what can load
  * QEMU's stream after them.
