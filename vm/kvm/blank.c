@@ -259,11 +259,11 @@ static int blank_new(const struct engine_env *env, uint64_t memory, unsigned cpu
 		rc = pair(SOCK_SEQPACKET, blank->net, err);
 	if (!rc)
 		rc = pair(SOCK_SEQPACKET, control, err);
+	blank->control = control[0];
 	if (!rc)
 		rc = make_stats(blank, &stats_fd, err);
 	if (rc)
 		goto out;
-	blank->control = control[0];
 	blank->watch = watch_new(env->loop, blank->control, EPOLLIN, on_message, blank);
 	if (!blank->watch)
 		rc = err_sys(err, -errno, "cannot watch a machine");
