@@ -28,11 +28,12 @@ static const char *flags(void)
 	if (*line)
 		return line;
 	file = fopen("/proc/cpuinfo", "re");
-	while (file && fgets(line, sizeof(line) - 1, file))
+	if (!file)
+		return " "; /* not for ever: memory may be out now */
+	while (fgets(line, sizeof(line) - 1, file))
 		if (!strncmp(line, "flags", 5))
 			break;
-	if (file)
-		fclose(file);
+	fclose(file);
 	n = strcspn(line, "\n");
 	line[n] = ' ';
 	line[n + 1] = 0;
