@@ -113,10 +113,14 @@ guest: build/guest/initramfs
 
 # ---- tests
 
-$(B)/unit/%: $(B)/obj/tests/unit/%.o $(filter-out $(B)/obj/fs/main.o,$(call obj,$(FS_SRC) $(CLI_SRC))) $(B)/libsbx.a
+# In unit programs system calls, and all of malloc(3), can be made to fail (tests/unit/failing.h).
+FAILING := open64 openat64 mmap64 memfd_create socketpair pipe2 epoll_create1 epoll_ctl eventfd ftruncate64 \
+	clone pthread_create
+
+$(B)/unit/%: $(B)/obj/tests/unit/%.o $(call obj,tests/unit/failing.c $(FS_SRC) $(CLI_SRC)) $(B)/libsbx.a
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  LD    $@")
-	$(Q)$(LINK)
+	$(Q)$(LINK) $(FAILING:%=-Wl,--wrap=%)
 
 # What stands in for a VMM that a guest has taken over; static, so that its jail holds nothing else.
 $(B)/hostile/%: tests/hostile/%.c | $(DEPS)

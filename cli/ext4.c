@@ -437,17 +437,20 @@ static int run_mke2fs(const char *file, uint64_t size, struct err *err)
 
 int ext4_new(const char *file, uint64_t size, struct ext4 **ret, struct err *err)
 {
-	struct ext4 *fs;
+	const int rc = run_mke2fs(file, size, err);
+
+	return rc ? rc : ext4_open(file, ret, err);
+}
+
+int ext4_open(const char *file, struct ext4 **ret, struct err *err)
+{
+	struct ext4 *fs = calloc(1, sizeof(*fs));
 	errcode_t code;
 	int rc;
 
-	initialize_ext2_error_table();
-	rc = run_mke2fs(file, size, err);
-	if (rc)
-		return rc;
-	fs = calloc(1, sizeof(*fs));
 	if (!fs)
 		return err_set(err, -ENOMEM, "out of memory");
+	initialize_ext2_error_table();
 	snprintf(fs->path, sizeof(fs->path), "the new filesystem");
 	code = ext2fs_open(file, EXT2_FLAG_RW | EXT2_FLAG_64BITS, 0, 0, unix_io_manager, &fs->fs);
 	if (!code)

@@ -29,6 +29,8 @@ struct ext4_attr {
 
 /* Make an empty filesystem of `size` bytes in `file`, which exists and is empty. */
 int ext4_new(const char *file, uint64_t size, struct ext4 **ret, struct err *err);
+/* The same with one that was just made. */
+int ext4_open(const char *file, struct ext4 **ret, struct err *err);
 /* Write what is still in memory, if `keep`, and free. */
 int ext4_close(struct ext4 *fs, bool keep, struct err *err);
 
