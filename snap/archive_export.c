@@ -23,6 +23,7 @@
 #include "snap/store_priv.h"
 #include "snap/sums.h"
 #include "util/io.h"
+#include "util/zero.h"
 
 struct export
 {
@@ -169,11 +170,6 @@ static int send_manifest(struct export *export, struct member_writer *w)
 			 : send_bytes(export, w, ARCHIVE_MANIFEST, buf_bytes(&text), text.len);
 	buf_release(&text);
 	return rc;
-}
-
-static bool all_zero(const uint8_t *data, size_t n)
-{
-	return !data[0] && !memcmp(data, data + 1, n - 1);
 }
 
 static int send_layer(struct export *export, struct member_writer *w, const char *file)

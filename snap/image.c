@@ -28,6 +28,7 @@
 #include "util/log.h"
 #include "util/loop.h"
 #include "util/size.h"
+#include "util/zero.h"
 
 enum { IMAGE_VERSION = 1, IMAGE_RECORD_MAX = 4096, COPY_BLOCK = 64 * 1024 };
 
@@ -287,11 +288,6 @@ static int dirs_open(const char *dir, struct dirs *ret, struct err *err)
 	close(root);
 	*ret = dirs;
 	return rc;
-}
-
-static bool all_zero(const uint8_t *data, size_t n)
-{
-	return !n || (!data[0] && !memcmp(data, data + 1, n - 1));
 }
 
 /* Copy size bytes into the empty file `to`, leaving holes for zeros. */

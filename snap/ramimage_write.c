@@ -20,6 +20,7 @@
 
 #include "snap/parallel.h"
 #include "util/io.h"
+#include "util/zero.h"
 
 enum { BATCH = 16 };
 
@@ -37,11 +38,6 @@ struct write_scratch {
 	uint8_t out[BATCH * RAMIMAGE_BLOCK];
 	LZ4_stream_t lz4;
 };
-
-static bool all_zero(const uint8_t *data, size_t n)
-{
-	return !data[0] && !memcmp(data, data + 1, n - 1);
-}
 
 /* A block the parent has too: its place there, with the source as this image counts them. */
 static bool refer(struct writer *writer, size_t i, uint64_t content, struct ramimage_block *ret)

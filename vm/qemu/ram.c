@@ -25,6 +25,7 @@
 
 #include "snap/template.h"
 #include "util/io.h"
+#include "util/zero.h"
 
 enum {
 	CHUNK = 256 << 10,    /* bytes copied at once: stays in the second level cache */
@@ -175,12 +176,6 @@ static bool is_own(const struct ram_copy *copy, uint64_t page)
 	return copy->own[page / 64] & 1ull << page % 64;
 }
 
-static bool is_zero(const uint8_t *page)
-{
-	/* Equal to itself one byte on, and the first byte is zero: memcmp is the fastest loop there is. */
-	return !page[0] && !memcmp(page, page + 1, RAM_PAGE - 1);
-}
-
 /* Copy a run of the RAM, found in fd at `from`; pages that are zero or, if skip_own, taken already stay holes
  * or as they are. */
 static int copy_run(struct ram_copy *copy, int fd, uint64_t from, uint64_t offset, uint64_t n, bool skip_own)
@@ -195,7 +190,7 @@ static int copy_run(struct ram_copy *copy, int fd, uint64_t from, uint64_t offse
 		pages = len / RAM_PAGE;
 		for (i = 0; !rc && i < pages; i++) {
 			for (first = i; i < pages; i++)
-				if (is_zero(copy->chunk + i * RAM_PAGE) ||
+				if (all_zero(copy->chunk + i * RAM_PAGE, RAM_PAGE) ||
 				    (skip_own && is_own(copy, offset / RAM_PAGE + i)))
 					break;
 			if (i > first)
