@@ -287,20 +287,33 @@ void sums_next_name(const char *file, char ret[SUMS_NEXT_MAX])
 	snprintf(ret, SUMS_NEXT_MAX, "%.40s.next", file);
 }
 
+/* Which file the name leads to; 0: none. */
+static ino_t inode_of(int dir_fd, const char *name)
+{
+	struct stat st;
+
+	return fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) ? 0 : st.st_ino;
+}
+
 int sums_check(int dir_fd, const char *file, int sums_fd, struct progress *progress, struct err *err)
 {
 	char next[SUMS_NEXT_MAX];
 	struct err why;
+	ino_t before;
 	bool again;
 	int rc;
 
 	sums_next_name(file, next);
 	do {
 		why = (struct err){ 0 };
+		before = inode_of(sums_fd, file);
 		rc = check_with(dir_fd, file, sums_fd, file, progress, &again, &why);
 		if (rc == -EIO && !again && !faccessat(sums_fd, next, F_OK, AT_SYMLINK_NOFOLLOW))
 			rc = check_with(dir_fd, file, sums_fd, next, progress, &again, &why);
-	} while (rc == -EIO && again);
+		/* Those that waited may have got their place after the old ones were read, and before they
+		 * were looked for. */
+		again = again || inode_of(sums_fd, file) != before;
+	} while ((rc == -EIO || rc == -EINVAL) && again);
 	if (rc && err)
 		*err = why;
 	return rc;
