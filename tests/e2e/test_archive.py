@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Archives, lineage, status and files of snapshots: what is in a snapshot's directory besides forks."""
+import ctypes
 import errno
 import os
+import re
+import struct
 import subprocess
 import threading
 
@@ -84,6 +87,91 @@ def test_a_bad_archive(sbx, archive):
     assert import_fails(sbx, data + b"x") == errno.EIO
     for at in (0, 30, 5000, len(data) // 3, len(data) - 10):
         assert import_fails(sbx, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) in (errno.EIO, errno.EINVAL)
+
+
+class Forger:
+    """Changes an archive and sets its checksums right again (docs/format.md)."""
+
+    def __init__(self):
+        self.xxh, self.lz4 = ctypes.CDLL("libxxhash.so.0"), ctypes.CDLL("liblz4.so.1")
+        self.xxh.XXH3_64bits.restype = ctypes.c_uint64
+        self.xxh.XXH3_64bits.argtypes = ctypes.c_char_p, ctypes.c_size_t
+
+    def sum(self, data):
+        return struct.pack("<Q", self.xxh.XXH3_64bits(data, len(data)))
+
+    def forge(self, data, edit):
+        """edit(name, bytes of a chunk) returns the bytes that are to be there."""
+        out, at = data[:24], 24
+        while True:
+            header = data[at : at + 88]
+            name, at = header[8:72].rstrip(b"\0").decode(), at + 88
+            if not name:
+                return out + header
+            chunks, size = b"", struct.unpack("<Q", header[72:80])[0]
+            while True:
+                place, n, stored = struct.unpack("<QII", data[at : at + 16])
+                old, at = data[at : at + 32 + stored], at + 32 + stored
+                plain = old[32:]
+                if stored < n:
+                    buffer = ctypes.create_string_buffer(n)
+                    assert self.lz4.LZ4_decompress_safe(plain, buffer, stored, n) == n
+                    plain = buffer.raw
+                new = edit(name, plain) if n else plain
+                if new != plain:
+                    n = len(new)
+                    size = max(size if name != "manifest" else 0, place + n)
+                    head = struct.pack("<QII", place, n, n) + self.sum(new)
+                    old = head + self.sum(head) + new
+                elif not n:
+                    head = struct.pack("<QII", size, 0, 0) + self.sum(b"")
+                    old = head + self.sum(head)
+                chunks += old
+                if not n:
+                    break
+            header = header[:72] + struct.pack("<Q", size)
+            out += header + self.sum(header) + chunks
+
+    def manifest(self, data, key, value):
+        def edit(name, text):
+            if name != "manifest":
+                return text
+            text = re.sub(rf"^{key} .*$".encode(), f"{key} {value}".encode(), text, flags=re.M)
+            text = text[: text.rindex(b"checksum ")]
+            return text + f"checksum {self.xxh.XXH3_64bits(text, len(text)):016x}\n".encode()
+
+        return self.forge(data, edit)
+
+
+def test_a_forged_archive_plants_nothing(sbx, archive, tmp_path):
+    """Its layers have the names of genuine ones, and come first: each snapshot has its own disk all the same."""
+    data, planted = archive.read_bytes(), 0
+
+    def plant(name, chunk):
+        nonlocal planted
+        if not name.endswith(".qcow2") or b"on disk\n" not in chunk:
+            return chunk
+        planted += 1
+        return chunk.replace(b"on disk\n", b"planted\n")
+
+    (tmp_path / "forged").write_bytes(Forger().forge(data, plant))
+    assert planted
+    sbx.ok(f"mkdir snapshots/f snapshots/g && cat {tmp_path}/forged > snapshots/f/archive")
+    assert read(sbx / "snapshots/f/fs/root/kept") == "planted\n"
+    sbx.ok(f"cat {archive} > snapshots/g/archive")
+    for name, text in ("f", "planted\n"), ("g", "on disk\n"):
+        Snapshot(sbx / "snapshots" / name).ctl("verify")
+        assert read(sbx / "snapshots" / name / "fs/root/kept") == text
+    w = Snapshot(sbx / "snapshots/g").fork("w")
+    assert w.run("echo 3 > /proc/sys/vm/drop_caches; cat /root/kept") == "on disk\n"
+
+
+def test_limits_hold_at_import(sbx, archive):
+    data, forger = archive.read_bytes(), Forger()
+    for key in "memory-max", "cpus-max", "disk-size":
+        most = 2**32 - 1 if key == "cpus-max" else 2**64 - 512
+        assert import_fails(sbx, forger.manifest(data, key, most)) == errno.ERANGE
+    assert import_fails(sbx, forger.manifest(data, "ram-size", 2**36)) == errno.EINVAL
 
 
 def test_few_are_under_way_at_a_time(sbx, archive):
