@@ -46,9 +46,10 @@ void watch_free(struct watch *watch);
 
 /* A one-shot timer, embedded in the caller's struct; zero-initialised is a valid stopped timer. */
 struct timer {
-	struct list link;
+	struct timer *child, *next, *prev; /* loop.c's */
 	struct loop *loop;
 	uint64_t at_ns; /* CLOCK_MONOTONIC */
+	uint64_t turn;  /* of those of one time, the one started first is called first */
 	void (*fn)(void *arg);
 	void *arg;
 };

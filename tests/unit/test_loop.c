@@ -2,6 +2,7 @@
 #include "util/loop.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -129,6 +130,61 @@ static void timers_fire_in_the_order_of_their_time(void)
 	loop_free(loop);
 }
 
+struct turn {
+	struct timer timer;
+	uint64_t at_ns;
+	struct order *order;
+};
+
+struct order {
+	uint64_t last_ns;
+	unsigned fired;
+};
+
+static void take_turn(void *arg)
+{
+	struct turn *turn = arg;
+
+	CHECK(turn->at_ns >= turn->order->last_ns);
+	turn->order->last_ns = turn->at_ns;
+	turn->order->fired++;
+}
+
+/* Each costs little, however many there are, and those that are left fire in order. */
+static void a_great_many_timers(void)
+{
+	enum { N = 200000, KEPT = 5 };
+	struct loop *loop = new_loop();
+	struct turn *turns = calloc(N, sizeof(*turns));
+	struct order order = { 0 };
+	const uint64_t began_ns = now_mono_ns();
+	uint32_t random = 1;
+	unsigned i;
+
+	CHECK(turns);
+	for (i = 0; i < N; i++) {
+		random = random * 1664525 + 1013904223;
+		timer_start(loop, &turns[i].timer, 3600000ull * MS + (i % 2 ? i : random), take_turn,
+			    &turns[i]);
+	}
+	for (i = 0; i < N; i++) {
+		random = random * 1664525 + 1013904223;
+		if (i % KEPT)
+			timer_stop(&turns[i].timer);
+		else
+			timer_start(loop, &turns[i].timer, random >> 12, take_turn, &turns[i]);
+		turns[i].at_ns = turns[i].timer.at_ns;
+		turns[i].order = &order;
+	}
+	while (order.fired < N / KEPT)
+		CHECK(loop_once(loop, -1) == 0);
+	for (i = 0; i < N; i++)
+		CHECK(!timer_running(&turns[i].timer));
+	CHECK(now_mono_ns() - began_ns < 10000ull * MS);
+	free(turns);
+	loop_free(loop);
+}
+
 /* ---- work */
 
 struct job {
@@ -220,6 +276,7 @@ int main(void)
 	TEST(a_freed_watch_is_not_called);
 	TEST(watched_events_can_change);
 	TEST(timers_fire_in_the_order_of_their_time);
+	TEST(a_great_many_timers);
 	TEST(work_runs_elsewhere_and_ends_here);
 	TEST(work_that_waits_has_a_thread_of_its_own);
 	return 0;
