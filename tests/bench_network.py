@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
-NET_LINK, NET_POLICY, ALLOW = 1, 2, 1  # vm/net/messages.h, policy.h
+NET_LINK, NET_POLICY, ALLOW = 1, 2, 1  # vm/net/net_messages.h, policy.h
 BOARD = 1 << 20  # bytes, more than struct flow_board has
 MAC = "52:54:00:12:34:56"
 

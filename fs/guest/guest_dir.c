@@ -25,12 +25,12 @@ enum {
 };
 
 /* How to ask for entries from number `first` on. */
-struct place {
+struct dir_place {
 	uint64_t first, cookie;
 };
 
 struct guest_dir {
-	struct buf places;  /* struct place: of all chunks so far; the last is the one at hand */
+	struct buf places;  /* struct dir_place: of all chunks so far; the last is the one at hand */
 	struct buf entries; /* of the chunk at hand, as the agent sent them */
 	uint64_t n;         /* how many */
 	uint64_t next;      /* the cookie of what follows it */
@@ -56,12 +56,12 @@ static void dir_free(struct guest_dir *dir)
 
 static size_t places(const struct guest_dir *dir)
 {
-	return dir->places.len / sizeof(struct place);
+	return dir->places.len / sizeof(struct dir_place);
 }
 
-static struct place place_at(const struct guest_dir *dir, size_t i)
+static struct dir_place place_at(const struct guest_dir *dir, size_t i)
 {
-	struct place place;
+	struct dir_place place;
 
 	memcpy(&place, buf_bytes(&dir->places) + i * sizeof(place), sizeof(place));
 	return place;
@@ -75,13 +75,13 @@ static uint64_t chunk_end(const struct guest_dir *dir)
 
 /* ---- entries */
 
-struct item {
+struct dir_item {
 	uint64_t cookie;
 	char name[NAME_MAX + 1];
 	struct fs_attr attr;
 };
 
-static void item_get(struct reader *r, struct item *ret)
+static void item_get(struct reader *r, struct dir_item *ret)
 {
 	ret->cookie = get_u64(r);
 	get_str(r, ret->name, sizeof(ret->name));
@@ -111,13 +111,13 @@ static uint32_t listed_type(uint32_t mode)
 }
 
 /* The answer to READDIR for `place` is now the chunk at hand; 0 or a negative errno. */
-static int take_chunk(struct guest_dir *dir, const struct place *place, struct reader *results)
+static int take_chunk(struct guest_dir *dir, const struct dir_place *place, struct reader *results)
 {
 	const uint8_t more = get_u8(results);
 	const uint32_t n = get_u32(results);
 	const size_t size = reader_left(results);
 	struct reader r = *results;
-	struct item item = { .cookie = place->cookie };
+	struct dir_item item = { .cookie = place->cookie };
 	bool any = false;
 	uint32_t i;
 
@@ -147,25 +147,25 @@ static int take_chunk(struct guest_dir *dir, const struct place *place, struct r
 /* Go on from a chunk there was before: those after it are counted anew. */
 static void drop_places(struct guest_dir *dir, size_t keep)
 {
-	dir->places.len = keep * sizeof(struct place);
+	dir->places.len = keep * sizeof(struct dir_place);
 	dir->n = 0;
 	buf_clear(&dir->entries);
 }
 
 /* Which chunk has to be asked for to have entry `number`; false: none, it is at hand or behind the end. */
-static bool wanted(struct guest_dir *dir, uint64_t number, struct place *ret)
+static bool wanted(struct guest_dir *dir, uint64_t number, struct dir_place *ret)
 {
 	size_t i = places(dir);
 
 	if (i && number >= place_at(dir, i - 1).first) {
 		if (number < chunk_end(dir) || !dir->more)
 			return false;
-		*ret = (struct place){ chunk_end(dir), dir->next };
+		*ret = (struct dir_place){ chunk_end(dir), dir->next };
 		return true;
 	}
 	while (i && place_at(dir, i - 1).first > number)
 		i--;
-	*ret = i ? place_at(dir, i - 1) : (struct place){ FIRST, 0 };
+	*ret = i ? place_at(dir, i - 1) : (struct dir_place){ FIRST, 0 };
 	drop_places(dir, i ? i - 1 : 0);
 	return true;
 }
@@ -206,7 +206,7 @@ static void add_entries(struct text *text, struct guest_dir *dir, const struct g
 			uint64_t *number)
 {
 	struct reader r;
-	struct item item;
+	struct dir_item item;
 
 	if (*number < dir->at) {
 		dir->at = place_at(dir, places(dir) - 1).first;
@@ -232,7 +232,7 @@ static void done_opendir(struct guest_call *gc, int err, struct reader *results)
 	struct guest_dir *dir = dir_of(&gc->fi);
 
 	if (!err)
-		err = take_chunk(dir, &(struct place){ FIRST, 0 }, results);
+		err = take_chunk(dir, &(struct dir_place){ FIRST, 0 }, results);
 	if (err && gc->request)
 		request_err(gc->request, err);
 	if (err || !gc->request || request_open(gc->request, &gc->fi))
@@ -279,7 +279,7 @@ void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 }
 
 /* Answer with what is at hand of what gc asks for; false: nothing is, *ret has to be asked for first. */
-static bool answer(struct guest_call *gc, struct place *ret)
+static bool answer(struct guest_call *gc, struct dir_place *ret)
 {
 	struct guest_dir *dir = dir_of(&gc->fi);
 	struct text text = { .bytes = malloc(gc->size ? gc->size : 1), .size = gc->size };
@@ -306,11 +306,11 @@ static bool answer(struct guest_call *gc, struct place *ret)
 	return !asks;
 }
 
-static void send_readdir(struct guest_call *gc, const struct place *place);
+static void send_readdir(struct guest_call *gc, const struct dir_place *place);
 
 static void done_readdir(struct guest_call *gc, int err, struct reader *results)
 {
-	struct place place = { gc->first, gc->cookie };
+	struct dir_place place = { gc->first, gc->cookie };
 
 	if (!err)
 		err = take_chunk(dir_of(&gc->fi), &place, results);
@@ -323,7 +323,7 @@ static void done_readdir(struct guest_call *gc, int err, struct reader *results)
 	guest_call_free(gc);
 }
 
-static void send_readdir(struct guest_call *gc, const struct place *place)
+static void send_readdir(struct guest_call *gc, const struct dir_place *place)
 {
 	struct buf args = { 0 };
 	int rc = put_args(&args, gc, place->cookie);
@@ -339,7 +339,7 @@ void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struc
 {
 	struct guest_call *gc = guest_call_new(req, guest_node_of(req, ino), NULL, done_readdir);
 	struct guest_dir *dir = dir_of(fi);
-	struct place place;
+	struct dir_place place;
 
 	if (!gc)
 		return;

@@ -23,10 +23,10 @@ struct qcow2 {
 	pthread_mutex_t lock; /* guards: */
 	pthread_cond_t idle;  /* working became 0 */
 	unsigned working;
-	struct list finished; /* struct request: callbacks that are owed */
+	struct list finished; /* struct disk_request: callbacks that are owed */
 };
 
-struct request {
+struct disk_request {
 	struct list link; /* in finished */
 	struct qcow2 *disk;
 	enum qcow2_op op;
@@ -83,7 +83,7 @@ uint64_t qcow2_written(const struct qcow2 *disk)
 	return atomic_load(&disk->written);
 }
 
-static int perform(struct request *req)
+static int perform(struct disk_request *req)
 {
 	struct qdisk *disk = &req->disk->disk;
 	const struct cursor cursor = { req->iov, 0 };
@@ -106,7 +106,7 @@ static int perform(struct request *req)
 
 static int run(void *arg)
 {
-	struct request *req = arg;
+	struct disk_request *req = arg;
 	struct qcow2 *disk = req->disk;
 
 	req->result = perform(req);
@@ -119,11 +119,11 @@ static int run(void *arg)
 }
 
 /* Take a request off `finished` (the first, or this one), if it is still there. */
-static struct request *take(struct qcow2 *disk, struct request *req)
+static struct disk_request *take(struct qcow2 *disk, struct disk_request *req)
 {
 	pthread_mutex_lock(&disk->lock);
 	if (!req)
-		req = list_first(&disk->finished, struct request, link);
+		req = list_first(&disk->finished, struct disk_request, link);
 	if (req)
 		list_del(&req->link);
 	pthread_mutex_unlock(&disk->lock);
@@ -133,7 +133,7 @@ static struct request *take(struct qcow2 *disk, struct request *req)
 /* The loop's turn: everything before may be gone but the request itself. */
 static void done(void *arg, int result)
 {
-	struct request *req = arg;
+	struct disk_request *req = arg;
 
 	(void)result;
 	if (req->disk) {
@@ -146,7 +146,7 @@ static void done(void *arg, int result)
 int qcow2_submit(struct qcow2 *disk, enum qcow2_op op, uint64_t offset, uint64_t len, const struct iovec *iov,
 		 unsigned niov, qcow2_done_fn fn, void *arg)
 {
-	struct request *req;
+	struct disk_request *req;
 	uint64_t total = 0;
 	unsigned i;
 	int rc;
@@ -165,7 +165,7 @@ int qcow2_submit(struct qcow2 *disk, enum qcow2_op op, uint64_t offset, uint64_t
 	req = malloc(sizeof(*req));
 	if (!req)
 		return -ENOMEM;
-	*req = (struct request){
+	*req = (struct disk_request){
 		.disk = disk, .op = op, .offset = offset, .len = len, .iov = iov, .done = fn, .arg = arg
 	};
 	list_init(&req->link);
@@ -194,13 +194,13 @@ void qcow2_wait(struct qcow2 *disk)
 void qcow2_drain(struct qcow2 *disk)
 {
 	struct list batch = LIST_INIT(batch);
-	struct request *req;
+	struct disk_request *req;
 
 	qcow2_wait(disk);
 	/* The loop frees them, later: it still holds a pointer. */
 	while ((req = take(disk, NULL)))
 		list_add(&batch, &req->link);
-	while ((req = list_first(&batch, struct request, link))) {
+	while ((req = list_first(&batch, struct disk_request, link))) {
 		list_del(&req->link);
 		req->disk = NULL;
 		req->done(req->arg, req->result);

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "util/log.h"
-#include "vm/disk.h"
+#include "vm/disk_files.h"
 #include "vm/process.h"
 
 /* Reading a journal of a GiB comes first. */

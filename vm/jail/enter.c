@@ -54,7 +54,7 @@ static void must(bool ok, const char *what)
  * Descriptors to the numbers the program knows them by; every other one is closed by execve. First all of
  * them out of the way: a number that is wanted may be one that is still needed.
  */
-static void arrange_fds(struct entry *entry, int *root_fd, int *dir_fd)
+static void arrange_fds(struct jail_entry *entry, int *root_fd, int *dir_fd)
 {
 	const int first_free = LAUNCH_FD + (int)entry->nfds;
 	int moved[LAUNCH_FDS_MAX] = { -1, -1 };
@@ -80,7 +80,7 @@ static void arrange_fds(struct entry *entry, int *root_fd, int *dir_fd)
 }
 
 /* Killed when the launcher ends. It may have ended already: then nobody would. */
-static void die_with_launcher(const struct entry *entry)
+static void die_with_launcher(const struct jail_entry *entry)
 {
 	struct pollfd ended = { .fd = entry->launcher_fd, .events = POLLIN };
 
@@ -89,7 +89,7 @@ static void die_with_launcher(const struct entry *entry)
 		_exit(FAILED);
 }
 
-static void enter_namespaces(const struct entry *entry, int root_fd, int dir_fd)
+static void enter_namespaces(const struct jail_entry *entry, int root_fd, int dir_fd)
 {
 	const struct jail *jail = entry->jail;
 
@@ -113,7 +113,7 @@ static void limit(int resource, rlim_t value, const char *what)
 	must(!setrlimit(resource, &limit), what);
 }
 
-static void set_limits(const struct entry *entry)
+static void set_limits(const struct jail_entry *entry)
 {
 	limit(RLIMIT_CORE, 0, "limit core dumps");
 	limit(RLIMIT_NOFILE, entry->jail->max_fds, "limit its descriptors");
@@ -135,7 +135,7 @@ static bool hold(unsigned now, unsigned execve)
 	return !syscall(SYS_capset, &header, data);
 }
 
-static void drop_capabilities(const struct entry *entry)
+static void drop_capabilities(const struct jail_entry *entry)
 {
 	const unsigned long secure = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
 				     SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
@@ -205,9 +205,9 @@ static void make_environment(char *ret[], unsigned size)
 	ret[n] = NULL;
 }
 
-void jail_enter(const struct entry *from)
+void jail_enter(const struct jail_entry *from)
 {
-	struct entry entry = *from;
+	struct jail_entry entry = *from;
 	int root_fd = entry.jail->root_fd, dir_fd = entry.jail->dir_fd;
 	char *environment[8];
 

@@ -52,7 +52,7 @@ int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err);
  */
 int jail_make_root(struct jail *jail, bool userns, struct err *err);
 
-struct entry {
+struct jail_entry {
 	const struct jail *jail;
 	bool none;       /* no jail */
 	bool userns;     /* the caller is in a user namespace of its own, and keeps its id */
@@ -65,7 +65,7 @@ struct entry {
 };
 
 /* In a new process, in a pid namespace of its own unless `none`: into the jail, and on to the program. */
-__attribute__((noreturn)) void jail_enter(const struct entry *entry);
+__attribute__((noreturn)) void jail_enter(const struct jail_entry *entry);
 
 /* The launcher's life. fd: the socket. */
 __attribute__((noreturn)) void launcher_serve(const struct jail_config *config, int fd);

@@ -28,7 +28,7 @@
 #include "vm/jail/priv.h"
 #include "vm/jail/protocol.h"
 
-struct child {
+struct jailed {
 	pid_t pid;
 	uid_t uid; /* the place in the range, also where nobody takes it */
 };
@@ -38,7 +38,7 @@ struct server {
 	struct jail jails[JAIL_KINDS];
 	bool userns;
 	int fd, self_fd, null_fd;
-	struct child *children;
+	struct jailed *children;
 	unsigned n, size;
 	uid_t next_uid;
 };
@@ -47,7 +47,7 @@ static const char nowhere[] = "; --jail=none starts machines without one";
 
 /* ---- children */
 
-static struct child *find(struct server *server, pid_t pid)
+static struct jailed *find(struct server *server, pid_t pid)
 {
 	unsigned i;
 
@@ -85,7 +85,7 @@ static int take_uid(struct server *server, uid_t *ret, struct err *err)
 static int reserve_child(struct server *server, struct err *err)
 {
 	const unsigned size = server->size ? 2 * server->size : 16;
-	struct child *more;
+	struct jailed *more;
 
 	if (server->n < server->size)
 		return 0;
@@ -112,7 +112,7 @@ static pid_t clone_child(bool namespace, int *ret_pidfd)
 static int start(struct server *server, const struct jail *jail, const int *fds, unsigned nfds,
 		 char *const *argv, int *ret_pidfd, struct err *err)
 {
-	struct entry entry = {
+	struct jail_entry entry = {
 		.jail = jail,
 		.none = server->config->none,
 		.userns = server->userns,
@@ -137,13 +137,13 @@ static int start(struct server *server, const struct jail *jail, const int *fds,
 		jail_enter(&entry);
 	if (pid < 0)
 		return err_sys(err, -errno, "cannot start %s", jail->name);
-	server->children[server->n++] = (struct child){ pid, entry.uid };
+	server->children[server->n++] = (struct jailed){ pid, entry.uid };
 	return pid;
 }
 
 static int reap(struct server *server, pid_t pid)
 {
-	struct child *child = find(server, pid);
+	struct jailed *child = find(server, pid);
 	int status = 0;
 
 	if (!child)

@@ -18,7 +18,7 @@
 #include "snap/qcow2/chain.h"
 #include "util/pending.h"
 #include "vm/cpu_flags.h"
-#include "vm/disk.h"
+#include "vm/disk_files.h"
 #include "vm/engine.h"
 #include "vm/kernel_args.h"
 #include "vm/kvm/blank.h"

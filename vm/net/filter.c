@@ -283,7 +283,7 @@ static void query(struct filter *filter, const uint8_t *frame, const struct pack
 	refuse_query(filter, &client, msg, DNS_REFUSED);
 }
 
-struct pin {
+struct name_pin {
 	struct filter *filter;
 	const char *name;
 	uint64_t now_ns;
@@ -291,7 +291,7 @@ struct pin {
 
 static void pin_address(void *arg, const struct net_addr *addr, uint32_t ttl)
 {
-	const struct pin *pin = arg;
+	const struct name_pin *pin = arg;
 
 	names_add(&pin->filter->names, pin->name, addr, ttl, pin->now_ns);
 }
@@ -299,7 +299,7 @@ static void pin_address(void *arg, const struct net_addr *addr, uint32_t ttl)
 void filter_answer(struct filter *filter, const struct dns_client *client, const uint8_t *msg, size_t n,
 		   uint64_t now_ns)
 {
-	struct pin pin = { filter, client->question.name, now_ns };
+	struct name_pin pin = { filter, client->question.name, now_ns };
 
 	if (!dns_is_answer(msg, n, &client->question) || policy_refuses_name(&filter->policy, pin.name))
 		return; /* the rules may have changed while it was on its way */

@@ -13,7 +13,7 @@
 #include "util/buf.h"
 #include "util/err.h"
 #include "util/loop.h"
-#include "vm/net/messages.h"
+#include "vm/net/net_messages.h"
 #include "vm/net/policy.h"
 #include "vm/net/ports.h"
 

@@ -11,7 +11,7 @@
 #include <poll.h>
 
 #include "vm/net/filter.h"
-#include "vm/net/messages.h"
+#include "vm/net/net_messages.h"
 
 enum { QUERIES_MAX = 64 };
 

@@ -24,7 +24,7 @@
 #include "util/buf.h"
 #include "vm/net/filter.h"
 #include "vm/net/link.h"
-#include "vm/net/messages.h"
+#include "vm/net/net_messages.h"
 #include "vm/net/resolver.h"
 
 enum {

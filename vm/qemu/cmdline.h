@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "snap/template.h"
-#include "vm/disk.h"
+#include "vm/disk_files.h"
 
 enum { QEMU_ARGS_MAX = 620 };
 

@@ -69,7 +69,7 @@ static const struct program program = {
 	.options = option_table,
 };
 
-struct arguments {
+struct vmm_arguments {
 	const char *kernel, *initrd, *disk, *cmdline;
 	uint64_t memory;
 	unsigned cpus;
@@ -103,7 +103,7 @@ static bool parse_fd(const char *text, int *ret)
 }
 
 /* Is the value one that the option takes? */
-static bool set_option(struct arguments *o, int option, const char *value)
+static bool set_option(struct vmm_arguments *o, int option, const char *value)
 {
 	switch (option) {
 	case OPT_KERNEL:
@@ -136,18 +136,18 @@ static bool set_option(struct arguments *o, int option, const char *value)
 }
 
 /* 0: go on; PROGRAM_EXIT: end with *status. */
-static int parse_options(int argc, char **argv, struct arguments *o, int *status)
+static int parse_options(int argc, char **argv, struct vmm_arguments *o, int *status)
 {
 	int option;
 
-	*o = (struct arguments){ .cmdline = CMDLINE_DEFAULT,
-				 .memory = MEMORY_DEFAULT,
-				 .cpus = 1,
-				 .control = -1,
-				 .agent = -1,
-				 .console = -1,
-				 .net = -1,
-				 .stats = -1 };
+	*o = (struct vmm_arguments){ .cmdline = CMDLINE_DEFAULT,
+				     .memory = MEMORY_DEFAULT,
+				     .cpus = 1,
+				     .control = -1,
+				     .agent = -1,
+				     .console = -1,
+				     .net = -1,
+				     .stats = -1 };
 	while ((option = program_next(&program, argc, argv, status)) != PROGRAM_OPERANDS) {
 		if (option == PROGRAM_EXIT)
 			return PROGRAM_EXIT;
@@ -187,7 +187,7 @@ static void on_ended(void *arg, bool clean, const char *why)
 }
 
 /* What the caller still has afterwards, also of failure, is for close_files. */
-static int open_files(const struct arguments *o, struct vmm_boot *boot, struct err *err)
+static int open_files(const struct vmm_arguments *o, struct vmm_boot *boot, struct err *err)
 {
 	boot->kernel_fd = open(o->kernel, O_RDONLY | O_CLOEXEC);
 	if (boot->kernel_fd < 0)
@@ -208,7 +208,7 @@ static void close_files(const struct vmm_boot *boot, const struct vmm *vmm)
 		chain_free(boot->disk);
 }
 
-static int boot_here(struct loop *loop, const struct arguments *o, struct err *err)
+static int boot_here(struct loop *loop, const struct vmm_arguments *o, struct err *err)
 {
 	struct vmm_stats stats = { 0 };
 	struct standalone s = { .loop = loop };
@@ -253,7 +253,7 @@ out:
 	return rc;
 }
 
-static int serve(struct loop *loop, const struct arguments *o, struct err *err)
+static int serve(struct loop *loop, const struct vmm_arguments *o, struct err *err)
 {
 	const struct control_fds fds = {
 		.control = o->control, .agent = o->agent, .console = o->console, .net = o->net
@@ -271,7 +271,7 @@ static int serve(struct loop *loop, const struct arguments *o, struct err *err)
 
 int main(int argc, char **argv)
 {
-	struct arguments options;
+	struct vmm_arguments options;
 	struct err err = { 0 };
 	struct loop *loop;
 	int rc;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * root.c - the root directory of a kind of jail
+ * new_root.c - the root directory of a kind of jail
  *
  * Made once, when the launcher starts, and copied with its mount namespace by each process that enters: all
  * that differs between two machines comes as descriptors. It is a tmpfs in which the files of the table are

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * disk.h - the files of a machine's disk, opened for a process that may open none itself
+ * disk_files.h - the files of a machine's disk, opened for a process that may open none itself
  *
  * Which files a disk consists of is in their headers, and those are a guest's work: snap/qcow2 checks them.
  * Files below the topmost are others' too. Where the launcher makes jails they are opened on a mount that is
  * read-only, so a process that was given such a descriptor cannot get another one to write, whoever owns it.
  */
-#ifndef SBX_VM_DISK_H
-#define SBX_VM_DISK_H
+#ifndef SBX_VM_DISK_FILES_H
+#define SBX_VM_DISK_FILES_H
 
 #include <stdbool.h>
 

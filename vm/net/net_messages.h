@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * messages.h - what sbxfs and sbx-net say to each other
+ * net_messages.h - what sbxfs and sbx-net say to each other
  *
  * A SOCK_SEQPACKET socket pair; a message is a u8 type and what follows, as util/buf.h writes it, with up to two
  * descriptors. Both ends are built together. The helper reads frames that a guest made: what it says is checked
  * as a stranger's words. A helper whose daemon closes the socket ends; a daemon that cannot get a message
  * through ends its helper.
  */
-#ifndef SBX_VM_NET_MESSAGES_H
-#define SBX_VM_NET_MESSAGES_H
+#ifndef SBX_VM_NET_NET_MESSAGES_H
+#define SBX_VM_NET_NET_MESSAGES_H
 
 #include "util/buf.h"
 #include "vm/net/address.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* disk.c - the files of a machine's disk, opened for a process that may open none itself */
-#include "vm/disk.h"
+/* disk_files.c - the files of a machine's disk, opened for a process that may open none itself */
+#include "vm/disk_files.h"
 
 #include <errno.h>
 #include <fcntl.h>
