@@ -279,7 +279,7 @@ static int allow_qemu(scmp_filter_ctx filter)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, qemu_calls[i], 0);
 	for (i = 0; !rc && i < COUNT(qemu_prctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
-				      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)qemu_prctls[i]));
+				      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)qemu_prctls[i], 0));
 	/* Threads, and no namespaces. */
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
@@ -287,7 +287,7 @@ static int allow_qemu(scmp_filter_ctx filter)
 	/* Ask for limits, but do not set them. */
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1,
-				      SCMP_A2(SCMP_CMP_EQ, 0));
+				      SCMP_A2(SCMP_CMP_EQ, 0, 0));
 	/* KVM's; others ask block devices for their shape, or terminals for theirs. */
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
@@ -320,7 +320,7 @@ int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), socket_calls[i], 0);
 	for (i = 0; !rc && i < COUNT(tty_ioctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
-				      SCMP_A1(SCMP_CMP_EQ, tty_ioctls[i]));
+				      SCMP_A1(SCMP_CMP_EQ, tty_ioctls[i], 0));
 	/* A clone3 hides its flags behind a pointer: libc then uses clone. */
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);

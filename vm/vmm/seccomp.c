@@ -184,7 +184,8 @@ static int allow_by_arguments(scmp_filter_ctx filter)
 	/* A vCPU's thread enters a filter of its own: that can only take away. */
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(seccomp), 2,
-				      SCMP_A0(SCMP_CMP_EQ, SECCOMP_SET_MODE_FILTER), SCMP_A1(SCMP_CMP_EQ, 0));
+				      SCMP_A0(SCMP_CMP_EQ, SECCOMP_SET_MODE_FILTER, 0),
+				      SCMP_A1(SCMP_CMP_EQ, 0, 0));
 	if (!rc)
 		rc = allow(filter, SCMP_SYS(kill), 1, all, SIGKILL);
 	if (!rc)
