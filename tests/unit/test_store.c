@@ -186,6 +186,10 @@ static void owners_last(void)
 	CHECK(!snapshot_set_owner(store, "one", &alice, &err));
 	CHECK(is_owner(store, "one", 1000, 1001, 0750));
 	CHECK(!snapshot_rename(store, "one", "two", &err));
+	/* As a daemon that ends has let go of all of them. */
+	template_unref(template);
+	layer_unref(disk);
+	layer_unref(base);
 	store = reopen(store);
 	CHECK(is_owner(store, "two", 1000, 1001, 0750));
 	CHECK(count_files("tmp") == 0 && count_files("objects") == 4);
@@ -201,9 +205,6 @@ static void owners_last(void)
 	CHECK(snapshot_owner(store, "two", &owner, &err) == -ENOENT);
 	CHECK(!snapshot_set_owner(store, "two", &alice, &err));
 	CHECK(is_owner(store, "two", 1000, 1001, 0750));
-	template_unref(template);
-	layer_unref(disk);
-	layer_unref(base);
 	drop_store(store);
 }
 
