@@ -2,7 +2,8 @@
 #
 #   make            build everything, the guest's kernel, initramfs and base image too
 #   make demo       the tour: create, snapshot, fork ten, through files only
-#   make check      every test (docs/testing.md)
+#   make check      the tests (docs/testing.md)
+#   make check-lab  all of them with the engine kvm in the lab; hours
 #   make bench      measure; prints a table, writes build/bench.json
 #   make bench-lab  the same with the engine kvm in the lab, into build/bench-lab
 #   make install    to PREFIX (default /usr/local), below DESTDIR
@@ -175,13 +176,17 @@ bench-lab: all $(B)/manual/ramimage $(B)/bench_kvm
 	-$(Q)tests/bench_msb.py
 	$(Q)tests/lab/lab -t 3600 -o $(B)/bench-lab tests/bench --engine kvm -n 50 --output /out/bench.json
 
+# The whole suite with the engine kvm in the lab: hours. `make check` runs what depends on the engine.
+check-lab: all unit
+	$(Q)tests/lab/lab -t 14400 /usr/bin/python3 -m pytest tests/e2e --engine kvm --durations=15
+
 lab:
 	$(Q)tests/lab/lab sh -c '$(CMD)'
 
 lint: | $(DEPS)
 	$(Q)tools/lint
 
-.PHONY: unit fuzz check demo bench bench-lab lab lint
+.PHONY: unit fuzz check check-lab demo bench bench-lab lab lint
 
 # ---- installation
 
