@@ -361,6 +361,13 @@ class Mount:
                 mounts.seek(0)
                 mounts.read()  # so that the next change wakes us
 
+    def helpers(self, program):
+        """The processes of this name that its launcher has started: it is the daemon's child, and they are its."""
+        launcher = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
+        argv = ["pgrep", "-P", ",".join(launcher.stdout.split()), program]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        return set(map(int, done.stdout.split()))
+
     @property
     def log(self):
         return self.log_path.read_text(errors="replace")

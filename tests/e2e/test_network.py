@@ -429,11 +429,7 @@ def test_a_fork_inherits_the_policy_unless_told_otherwise(sbx, vm):
 
 
 def helpers(sbx):
-    """The launcher's children; it is the daemon's."""
-    launcher = subprocess.run(["pgrep", "-P", str(sbx.process.pid)], capture_output=True, text=True, check=True)
-    argv = ["pgrep", "-P", ",".join(launcher.stdout.split()), "sbx-net"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    return set(map(int, done.stdout.split()))
+    return sbx.helpers("sbx-net")
 
 
 def test_a_fork_that_does_not_talk_has_no_helper(sbx, vm):
