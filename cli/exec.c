@@ -412,7 +412,7 @@ static int run(struct exec_job *job, char **argv)
 
 int exec_streams(const char *vm, char **argv)
 {
-	struct exec_job job = { .stdin_fd = -1 };
+	static struct exec_job job = { .stdin_fd = -1 }; /* see cmd_exec */
 	int status;
 
 	if (find_vm(&job, vm) || make_job(&job))
@@ -509,7 +509,8 @@ static int begin(struct exec_job *job)
 
 int cmd_exec(int argc, char **argv)
 {
-	struct exec_job job = { .stdin_fd = -1, .hold_fd = -1 };
+	/* Not on the stack: threads may look at it until the process has ended. */
+	static struct exec_job job = { .stdin_fd = -1, .hold_fd = -1 };
 	struct exec_options options = { 0 };
 	int opt, status;
 

@@ -90,11 +90,13 @@ def test_captures_of_a_busy_machine_in_a_row(sbx, tmp_path):
     script = CHECK.replace("LIMIT", str(limit(60)))
     last = [0, 0, 0]
     for i in range(ROUNDS):
+        before = [int(word) for word in vm.sh("cat /run/busy/one /run/busy/two /run/busy/tick").split()]
+        assert all(now >= then for now, then in zip(before, last)) and before[2] > last[2], (last, before)
+        last = before
         vm.ctl("checkpoint")
         fork = Snapshot((vm / "snapshots/latest").resolve()).fork(f"w{i}")
         seen = [int(word) for word in fork.sh(script).split()]
-        assert all(now >= before for now, before in zip(seen, last)) and seen[2] > last[2], (last, seen)
-        last = seen
+        assert all(now >= then for now, then in zip(seen, before)), (before, seen)
         layer = overlay(fork)
         fork.ctl("kill")
         check_disk(layer, tmp_path)

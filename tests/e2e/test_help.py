@@ -78,7 +78,7 @@ def test_help_of_sbx_names_every_command(call):
         ("sbx-vmm more", "more"),
         ("sbx-vmm --memory much", "much"),
         ("sbx-vmm --control 3", "--stats"),
-        ("sbx-browse one", "layers"),
+        ("sbx-browse one", "layer"),
     ],
 )
 def test_mistakes(call, args, word):

@@ -125,10 +125,11 @@ def test_without_a_jail(own_mount):
 
 
 @pytest.mark.parametrize("options", [["--jail=none"], []])
-def test_untrusted_guests(build, new_state, tmp_path, engine, options):
+def test_untrusted_guests(build, guest, new_state, tmp_path, engine, options):
     """They need hardware virtualization and a jail."""
     (tmp_path / "m").mkdir()
-    argv = [build / "sbxfs", "--untrusted", "--engine", engine, "--state", new_state(), *options, tmp_path / "m"]
+    argv = [build / "sbxfs", "--untrusted", "--engine", engine, "--state", new_state(), "--guest", guest]
+    argv += [*options, tmp_path / "m"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=limit(30), check=False)
     doctor = subprocess.run([build / "sbx", "doctor"], capture_output=True, text=True, check=False).stdout
     try:

@@ -23,7 +23,7 @@
 #include "vm/engine.h"
 #include "vm/process.h"
 
-enum { WAIT_MS = 20000, SETUP_SECTS = 1, DISK_MIB = 64 };
+enum { WAIT_MS = 60000, SETUP_SECTS = 1, DISK_MIB = 64 };
 
 extern const char engine_guest[], engine_guest_end[];
 __asm__(".pushsection .rodata\n"
