@@ -238,9 +238,12 @@ static void serve(struct server *server, const struct launch_request *request, c
 			kill(request->head.pid, request->head.value);
 		break;
 	case LAUNCH_NICE:
-		/* Its group is it, with all of its threads. */
-		if (known)
+		/* Its group is it, with all of its threads; but one that has not come to its setsid yet is alone,
+		 * and its threads will be as nice as it is. */
+		if (known) {
+			(void)setpriority(PRIO_PROCESS, (id_t)request->head.pid, request->head.value);
 			(void)setpriority(PRIO_PGRP, (id_t)request->head.pid, request->head.value);
+		}
 		break;
 	}
 }
