@@ -510,8 +510,6 @@ static int exec_rmdir(struct object *dir, const char *name, struct err *err)
 	return 0;
 }
 
-static const struct entry no_entries[] = { { 0 } };
-
 const struct dir_ops exec_dir = {
 	.entries = no_entries,
 	.child = &job_entry,

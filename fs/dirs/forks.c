@@ -89,8 +89,6 @@ static void forks_mkdir(struct object *dir, const char *name, struct command *co
 	fork_one(dir, name, NULL, command);
 }
 
-static const struct entry no_entries[] = { { 0 } };
-
 const struct dir_ops forks_dir = {
 	.entries = no_entries,
 	.child = &fork_link_entry,

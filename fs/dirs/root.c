@@ -200,8 +200,6 @@ static void images_list(struct object *dir, struct listing *listing)
 	(void)image_list(dir->fs->store, list_image, &il);
 }
 
-static const struct entry no_entries[] = { { 0 } };
-
 static const struct dir_ops images_dir = {
 	.entries = no_entries,
 	.child = &image_entry,

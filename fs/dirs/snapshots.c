@@ -248,8 +248,6 @@ static void named_mkdir(struct object *dir, const char *name, struct command *co
 		command_made(command, &snap->obj, &named_entry, false);
 }
 
-static const struct entry no_entries[] = { { 0 } };
-
 const struct dir_ops snapshots_dir = {
 	.entries = no_entries,
 	.child = &named_entry,

@@ -459,8 +459,6 @@ const struct stream_ops archive_ops = {
 
 /* ---- archive.since/ */
 
-static const struct entry no_entries[] = { { 0 } };
-
 static const struct entry since_entry = { .name = "BASE",
 					  .mode = S_IFREG | 0400,
 					  .flags = ENTRY_VOLATILE,

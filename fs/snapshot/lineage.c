@@ -76,8 +76,6 @@ static void children_list(struct object *dir, struct listing *listing)
 		snapshot_children(dir->fs->store, dir->name, list_one, &search);
 }
 
-static const struct entry no_entries[] = { { 0 } };
-
 const struct dir_ops children_dir = {
 	.entries = no_entries,
 	.child = &child_entry,

@@ -78,6 +78,8 @@ struct node *tree_root(struct fs *fs)
 	return tn ? &tn->node : NULL;
 }
 
+const struct entry no_entries[] = { { 0 } };
+
 /* ---- attributes */
 
 /* An object's own directory, the one that can be delegated: its permissions are the object's. */

@@ -113,6 +113,9 @@ struct dir_ops {
 		       const char *to_name, struct command *command);
 };
 
+/* The fixed entries of a directory that has none. */
+extern const struct entry no_entries[];
+
 /* For list functions. */
 void listing_add(struct listing *listing, const char *name, const struct object *obj,
 		 const struct entry *entry);
