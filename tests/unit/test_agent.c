@@ -306,6 +306,83 @@ static void too_large_a_job_fails(void)
 	teardown(&f);
 }
 
+/* n requests that the guest takes, and answers from the last to the first: CPU time of this side for each, in ns. */
+static double ns_of_an_answer(unsigned n)
+{
+	struct frame_parser parser = { 0 };
+	const struct buf nothing = { 0 };
+	uint32_t *ids = calloc(n, sizeof(*ids));
+	struct timespec start, end;
+	struct frame frame = { 0 };
+	uint8_t bytes[4096];
+	struct fixture f;
+	unsigned asked = 0, i;
+	ssize_t got;
+
+	setup_by_hand(&f);
+	say_attached(&f, 1);
+	drain_peer(&f);
+	f.done = 0;
+	for (i = 0; i < n; i++)
+		CHECK(agent_fs(f.agent, FS_STATFS, &nothing, WAIT_MS, on_fs, &f));
+	while (asked < n) {
+		got = read(f.peer, bytes, sizeof(bytes));
+		if (got > 0)
+			CHECK(!frame_parser_feed(&parser, bytes, (size_t)got));
+		else
+			CHECK(!loop_once(f.loop, 100));
+		while (asked < n && frame_parser_next(&parser, &frame))
+			ids[asked++] = frame.id;
+	}
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &start);
+	for (i = n; i--;) {
+		say(&f, F_FS_REPLY, 1, ids[i], "\0\0\0\0", 4);
+		if (!(i % 64))
+			UNTIL(&f, f.done == n - i);
+	}
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
+	CHECK(!f.fs_err && agent_idle(f.agent));
+	frame_parser_release(&parser);
+	teardown(&f);
+	free(ids);
+	return ((double)(end.tv_sec - start.tv_sec) * 1e9 + (double)(end.tv_nsec - start.tv_nsec)) / n;
+}
+
+static void an_answer_costs_the_same_among_thousands(void)
+{
+	const double few = ns_of_an_answer(256), many = ns_of_an_answer(16000);
+
+	if (many > 3 * few + 2000)
+		printf("%.0f ns an answer among 256, %.0f among 16,000\n", few, many);
+	CHECK(many <= 3 * few + 2000);
+}
+
+static void one_call_too_many_fails(void)
+{
+	enum { MAX = 16384, MORE = 5000 };
+	const struct buf nothing = { 0 };
+	struct fixture f;
+	unsigned i;
+
+	setup_by_hand(&f);
+	say_attached(&f, 1);
+	f.done = 0;
+	for (i = 0; i < MAX + MORE; i++) {
+		/* Half of them are given up, and still have an answer to come. */
+		struct agent_call *call = agent_fs(f.agent, FS_STATFS, &nothing, WAIT_MS, on_fs, &f);
+
+		CHECK(call);
+		if (i < MAX && i % 2)
+			agent_fs_cancel(call);
+	}
+	UNTIL(&f, f.done == MORE);
+	CHECK(f.fs_err == -ETIMEDOUT);
+	agent_free(f.agent);
+	f.agent = NULL;
+	CHECK(f.done == MORE + MAX / 2 && f.fs_err == -EHOSTDOWN);
+	teardown(&f);
+}
+
 int main(void)
 {
 	TEST(silence_times_out);
@@ -320,5 +397,7 @@ int main(void)
 	TEST(a_guest_that_does_not_read_is_waited_for);
 	TEST(a_cancelled_open_is_closed_again);
 	TEST(too_large_a_job_fails);
+	TEST(an_answer_costs_the_same_among_thousands);
+	TEST(one_call_too_many_fails);
 	return 0;
 }

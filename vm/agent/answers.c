@@ -49,8 +49,7 @@ static void send_clock(struct agent_call *call)
 {
 	struct buf payload = { 0 };
 
-	call->answer = F_CLOCKED;
-	call->tag = ++call->agent->last_tag;
+	call_expect(call, F_CLOCKED, ++call->agent->last_tag);
 	call->clocks--;
 	call->sent_ns = now_mono_ns();
 	buf_put_u64(&payload, now_real_ns());

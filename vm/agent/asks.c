@@ -13,6 +13,8 @@ static const unsigned list_timeout_ms = 60000;
 static const unsigned orphan_timeout_ms = 60000;
 /* A file request is refused while the guest leaves more than this untaken: some 1,000 writes of the kernel's. */
 static const size_t backlog_max = 64u << 20;
+/* And while it leaves more than this unanswered; closing is always asked. */
+enum { CALLS_MAX = 16384 };
 
 /* The identity as F_ATTACH has it; 0, or a negative errno. */
 static int put_identity(struct buf *buf, const struct identity *identity)
@@ -54,7 +56,7 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 	call = call_for(agent, F_ATTACHED, timeout_ms, done, arg);
 	if (!call || agent->lost)
 		return;
-	call->tag = identity->generation;
+	call_expect(call, F_ATTACHED, identity->generation);
 	call->sent_ns = now_mono_ns();
 	if (identity->kind == ATTACH_FORK || identity->kind == ATTACH_RESUME)
 		call->clocks = CLOCKS;
@@ -268,9 +270,12 @@ struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf
 	call->arg = arg;
 	call->sent_ns = now;
 	call->timeout_ms = timeout_ms;
+	if (fn)
+		list_add(&agent->asked, &call->asked);
 	if (agent->lost)
 		return call;
-	if ((doubted && now < agent->retry_ns && fn) || agent_backlog(agent) > backlog_max) {
+	if ((doubted && now < agent->retry_ns && fn) || (agent->ncalls > CALLS_MAX && fn) ||
+	    agent_backlog(agent) > backlog_max) {
 		call_fail_soon(call, -ETIMEDOUT, "the guest's agent is silent");
 		return call;
 	}
@@ -287,6 +292,7 @@ void agent_fs_cancel(struct agent_call *call)
 {
 	/* Its reply may bring a handle that is to be closed; until then it waits without a caller. */
 	call->fs = NULL;
+	list_del(&call->asked);
 	if (call->answer)
 		timer_start(call->agent->loop, &call->timer, orphan_timeout_ms * 1000000ull, call_expired,
 			    call);

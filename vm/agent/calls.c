@@ -1,9 +1,89 @@
 /* SPDX-License-Identifier: MIT */
-/* calls.c - what is asked of a guest and has an answer: its tag, its timer, its one end */
+/*
+ * calls.c - what is asked of a guest and has an answer: its tag, its timer, its one end
+ *
+ * A guest that takes requests and answers none, and users who give up and ask again, make thousands: a call is
+ * found by its tag in a table that grows with them, and whoever has to be told of a silence is in a list without
+ * those that nobody waits for any more.
+ */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "vm/agent/channel_priv.h"
+
+/* ---- by tag */
+
+void calls_init(struct agent *agent)
+{
+	list_init(&agent->calls);
+	list_init(&agent->asked);
+	agent->buckets = agent->few;
+	agent->nbuckets = CALL_BUCKETS;
+}
+
+void calls_release(struct agent *agent)
+{
+	if (agent->buckets != agent->few)
+		free(agent->buckets);
+}
+
+static struct agent_call **bucket_of(const struct agent *agent, uint32_t tag)
+{
+	return &agent->buckets[tag & (agent->nbuckets - 1)];
+}
+
+static void put(struct agent_call *call)
+{
+	struct agent_call **place = bucket_of(call->agent, call->tag);
+
+	call->next = *place;
+	call->place = place;
+	if (call->next)
+		call->next->place = &call->next;
+	*place = call;
+}
+
+static void take(struct agent_call *call)
+{
+	if (call->place)
+		*call->place = call->next;
+	if (call->next)
+		call->next->place = call->place;
+}
+
+/* Twice as many buckets. Without memory they stay, and are fuller. */
+static void grow(struct agent *agent)
+{
+	const size_t n = agent->nbuckets * 2;
+	struct agent_call **buckets = calloc(n, sizeof(struct agent_call *));
+	struct agent_call *call;
+
+	if (!buckets)
+		return;
+	calls_release(agent);
+	agent->buckets = buckets;
+	agent->nbuckets = n;
+	list_for_each (call, &agent->calls, link)
+		put(call);
+}
+
+void call_expect(struct agent_call *call, uint16_t answer, uint32_t tag)
+{
+	take(call);
+	call->answer = answer;
+	call->tag = tag;
+	put(call);
+}
+
+static void forget(struct agent_call *call)
+{
+	list_del(&call->link);
+	take(call);
+	list_del(&call->asked);
+	call->agent->ncalls--;
+}
+
+/* ---- its end */
 
 /* One half of an introduction is in, or failed, which the first to say so says for both. */
 static void introduced(struct agent *agent, const struct err *err)
@@ -18,7 +98,7 @@ void call_finish(struct agent_call *call, const struct err *err, struct reader *
 	const struct agent_call c = *call;
 
 	timer_stop(&call->timer);
-	list_del(&call->link);
+	forget(call);
 	if (call >= c.agent->spare && call < c.agent->spare + SPARE_CALLS)
 		call->used = false;
 	else
@@ -43,9 +123,12 @@ void call_note_silence(const struct agent_call *silent, unsigned waited_ms)
 	if (agent->silent_ms < waited_ms)
 		agent->silent_ms = waited_ms;
 	agent->retry_ns = now_mono_ns() + RETRY_MS * 1000000ull;
-	list_for_each (call, &agent->calls, link)
-		if (call != silent && call->fs && call->answer && call->timeout_ms <= waited_ms)
-			timer_start(agent->loop, &call->timer, 0, call_expired, call);
+	list_for_each (call, &agent->asked, asked) {
+		if (call == silent || call->doomed || call->timeout_ms > waited_ms)
+			continue;
+		call->doomed = true;
+		timer_start(agent->loop, &call->timer, 0, call_expired, call);
+	}
 }
 
 void call_expired(void *arg)
@@ -59,7 +142,8 @@ void call_expired(void *arg)
 		call_finish(call, &err, NULL);
 		return;
 	}
-	call_note_silence(call, call->timeout_ms);
+	if (!call->doomed)
+		call_note_silence(call, call->timeout_ms);
 	/* It may still be answered, with a handle that is to be closed. */
 	agent_fs_cancel(call);
 	fs(call->arg, err.code, &nothing);
@@ -77,9 +161,11 @@ static struct agent_call *call_init(struct agent_call *call, struct agent *agent
 				    unsigned timeout_ms)
 {
 	call->agent = agent;
-	call->answer = answer;
-	call->tag = ++agent->last_tag;
+	list_init(&call->asked);
+	if (agent->ncalls++ >= agent->nbuckets * 2)
+		grow(agent);
 	list_add(&agent->calls, &call->link);
+	call_expect(call, answer, ++agent->last_tag);
 	if (agent->lost) {
 		call_fail_soon(call, -EHOSTDOWN, "the guest is gone");
 	} else {
@@ -142,7 +228,7 @@ struct agent_call *call_find(struct agent *agent, uint16_t answer, uint32_t tag)
 {
 	struct agent_call *call;
 
-	list_for_each (call, &agent->calls, link)
+	for (call = *bucket_of(agent, tag); call; call = call->next)
 		if (call->answer == answer && call->tag == tag)
 			return call;
 	return NULL;

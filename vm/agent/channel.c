@@ -3,8 +3,7 @@
  * channel.c - the host's end of the agent channel
  *
  * Frames are queued in one buffer and written as the guest takes them. Whatever has an answer is a struct
- * agent_call with a tag and a timer, in one list: tens are under way at a time. A call ends once, through
- * finish(), whether by its answer, its timer or the end of the channel; one that fails at once ends by its
+ * agent_call with a tag and a timer (calls.c). A call ends once, through call_finish(), whether by its answer, its timer or the end of the channel; one that fails at once ends by its
  * timer too, so that a callback never comes from inside the function that was called.
  *
  * Between QUIESCE and UNQUIESCE or ATTACH the guest hears nothing else. What callers send meanwhile is held
@@ -58,6 +57,7 @@ void channel_destroy(struct agent *agent)
 	record_clear(&agent->record);
 	buf_release(&agent->out);
 	buf_release(&agent->held);
+	calls_release(agent);
 	free(agent);
 }
 
@@ -246,7 +246,7 @@ struct agent *agent_new(struct loop *loop, int fd, const struct agent_events *ev
 	agent->fd = fd;
 	agent->events = events;
 	agent->owner = owner;
-	list_init(&agent->calls);
+	calls_init(agent);
 	agent->watch = watch_new(loop, fd, EPOLLIN, receive_and_send, agent);
 	if (!agent->watch) {
 		free(agent);

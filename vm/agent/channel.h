@@ -108,7 +108,7 @@ void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned 
  *
  * Once somebody waited timeout_ms in vain, who would not wait longer ends with -ETIMEDOUT at once, until the
  * guest answers a request; one a second is sent, and waited for a second. So does a request to a guest that
- * leaves 64 MiB untaken.
+ * leaves 64 MiB untaken, or 16,384 calls unanswered.
  */
 struct agent_call;
 struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf *args, unsigned timeout_ms,

@@ -19,9 +19,13 @@ enum { SPARE_CALLS = 8 };
 enum { CLOCKS = 8 };
 /* A guest that was silent is asked this often, and waited for so long, until it answers. */
 enum { RETRY_MS = 1000 };
+/* So few buckets are enough for most agents. */
+enum { CALL_BUCKETS = 16 };
 
 struct agent_call {
-	struct list link;
+	struct list link;                 /* agent->calls */
+	struct agent_call *next, **place; /* in its bucket: who follows, and what points here */
+	struct list asked;                /* agent->asked: a file request with a caller */
 	struct agent *agent;
 	struct timer timer;
 	uint16_t answer; /* the frame type that ends it; 0: none, it failed at once */
@@ -41,6 +45,7 @@ struct agent_call {
 	bool used;       /* of a spare one */
 	bool incomplete; /* each was not told of all, for lack of memory */
 	bool refused;    /* a job, `tag`, that is too large to send */
+	bool doomed;     /* another file request's silence ends it */
 	void *arg;
 };
 
@@ -63,6 +68,9 @@ struct agent {
 	uint32_t generation;
 	uint32_t last_tag;
 	struct list calls;
+	struct list asked;
+	struct agent_call *few[CALL_BUCKETS], **buckets; /* all of them, by the low bits of their tags */
+	size_t nbuckets, ncalls;
 	/*
 	 * File requests. silent_ms: somebody waited so long in vain, and no request was answered since; who
 	 * would not wait longer is refused at once, but for one now and then.
@@ -89,6 +97,10 @@ struct agent_call *call_spare(struct agent *agent);
 struct agent_call *call_for(struct agent *agent, uint16_t answer, unsigned timeout_ms, done_fn done,
 			    void *arg);
 struct agent_call *call_find(struct agent *agent, uint16_t answer, uint32_t tag);
+/* It waits for this answer with this tag from here on. */
+void call_expect(struct agent_call *call, uint16_t answer, uint32_t tag);
+void calls_init(struct agent *agent);
+void calls_release(struct agent *agent);
 /* End it with this; results are those of a file operation, or NULL. */
 void call_finish(struct agent_call *call, const struct err *err, struct reader *results);
 /* It ends with this code, not from inside this call. */
