@@ -264,12 +264,17 @@ void loop_set_lock(struct loop *loop, pthread_mutex_t *lock)
 	loop->program_lock = lock;
 }
 
-int loop_once(struct loop *loop, int timeout_ms)
+/* One round; instead of one, 1 if `stops` and the loop is to stop, which another thread may have said until now. */
+static int run_round(struct loop *loop, int timeout_ms, bool stops)
 {
 	struct epoll_event events[ROUND];
 	int i, n, error;
 
 	lock_program(loop);
+	if (stops && loop->stop) {
+		unlock_program(loop);
+		return 1;
+	}
 	timeout_ms = wait_ms(loop, timeout_ms);
 	loop->waiting = true;
 	unlock_program(loop);
@@ -293,14 +298,22 @@ int loop_once(struct loop *loop, int timeout_ms)
 	return 0;
 }
 
+int loop_once(struct loop *loop, int timeout_ms)
+{
+	return run_round(loop, timeout_ms, false);
+}
+
 int loop_run(struct loop *loop)
 {
-	int rc = 0;
+	int rc;
 
+	lock_program(loop);
 	loop->stop = false;
-	while (!loop->stop && !rc)
-		rc = loop_once(loop, -1);
-	return rc;
+	unlock_program(loop);
+	do
+		rc = run_round(loop, -1, true);
+	while (!rc);
+	return rc < 0 ? rc : 0;
 }
 
 struct watch *watch_new(struct loop *loop, int fd, uint32_t events, watch_fn fn, void *arg)

@@ -24,6 +24,7 @@ struct loop *loop_new(void);
 void loop_free(struct loop *loop);
 /* Run until loop_stop; 0 or a negative errno of epoll_wait. */
 int loop_run(struct loop *loop);
+/* What was told before loop_run began is forgotten. */
 void loop_stop(struct loop *loop);
 /* Run one round of events, waiting at most timeout_ms (-1: without limit): for tests and nested clean-up. */
 int loop_once(struct loop *loop, int timeout_ms);

@@ -2,6 +2,8 @@
 #include "util/loop.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -271,6 +273,64 @@ static void work_that_waits_has_a_thread_of_its_own(void)
 	loop_free(loop);
 }
 
+/* ---- a loop with a lock */
+
+enum { STOPS = 2000 };
+
+struct rounds {
+	pthread_mutex_t lock;
+	struct loop *loop;
+	struct timer timer;
+	atomic_uint runs; /* that have begun */
+	bool told;
+};
+
+/* Round after round, so that the other thread comes at any point of one. */
+static void on_round(void *arg)
+{
+	struct rounds *r = arg;
+
+	if (!r->told)
+		atomic_fetch_add(&r->runs, 1);
+	r->told = true;
+	timer_start(r->loop, &r->timer, 0, on_round, r);
+}
+
+/* Every run once. The last round's timer goes with it: a loop that did not hear of the stop would wait for ever. */
+static void *stop_often(void *arg)
+{
+	struct rounds *r = arg;
+
+	for (unsigned i = 1; i <= STOPS; i++) {
+		while (atomic_load(&r->runs) < i)
+			;
+		while (pthread_mutex_trylock(&r->lock))
+			;
+		timer_stop(&r->timer);
+		loop_stop(r->loop);
+		pthread_mutex_unlock(&r->lock);
+	}
+	return NULL;
+}
+
+static void another_thread_may_stop_it_at_any_time(void)
+{
+	struct rounds r = { .lock = PTHREAD_MUTEX_INITIALIZER, .loop = new_loop() };
+	pthread_t thread;
+
+	loop_set_lock(r.loop, &r.lock);
+	CHECK(pthread_create(&thread, NULL, stop_often, &r) == 0);
+	for (unsigned i = 0; i < STOPS; i++) {
+		pthread_mutex_lock(&r.lock);
+		r.told = false;
+		timer_start(r.loop, &r.timer, 0, on_round, &r);
+		pthread_mutex_unlock(&r.lock);
+		CHECK(loop_run(r.loop) == 0);
+	}
+	CHECK(pthread_join(thread, NULL) == 0);
+	loop_free(r.loop);
+}
+
 int main(void)
 {
 	TEST(a_freed_watch_is_not_called);
@@ -279,5 +339,6 @@ int main(void)
 	TEST(a_great_many_timers);
 	TEST(work_runs_elsewhere_and_ends_here);
 	TEST(work_that_waits_has_a_thread_of_its_own);
+	TEST(another_thread_may_stop_it_at_any_time);
 	return 0;
 }
