@@ -389,12 +389,6 @@ fail:
 	return rc;
 }
 
-static void close_if_open(int fd)
-{
-	if (fd >= 0)
-		close(fd);
-}
-
 void store_close(struct store *store)
 {
 	if (!store)
@@ -402,14 +396,14 @@ void store_close(struct store *store)
 	store->keep_files = true;
 	catalogue_release(store);
 	background_free(store->background);
-	close_if_open(store->layers_fd);
-	close_if_open(store->sums_fd);
-	close_if_open(store->objects_fd);
-	close_if_open(store->snapshots_fd);
-	close_if_open(store->images_fd);
-	close_if_open(store->tmp_fd);
-	close_if_open(store->dir_fd);
-	close_if_open(store->lock_fd);
+	close_fd(&store->layers_fd);
+	close_fd(&store->sums_fd);
+	close_fd(&store->objects_fd);
+	close_fd(&store->snapshots_fd);
+	close_fd(&store->images_fd);
+	close_fd(&store->tmp_fd);
+	close_fd(&store->dir_fd);
+	close_fd(&store->lock_fd);
 	free(store->dir);
 	free(store);
 }

@@ -6,6 +6,19 @@
 #include <stdio.h>
 #include <string.h>
 
+__attribute__((format(printf, 3, 0))) static void put(struct err *err, int code, const char *fmt, va_list ap)
+{
+	err->code = code;
+	vsnprintf(err->text, sizeof(err->text), fmt, ap);
+}
+
+static void append(struct err *err, const char *why)
+{
+	const size_t n = strlen(err->text);
+
+	snprintf(err->text + n, sizeof(err->text) - n, ": %s", why);
+}
+
 void err_record(struct err *err, int code, const char *fmt, ...)
 {
 	va_list ap;
@@ -13,39 +26,33 @@ void err_record(struct err *err, int code, const char *fmt, ...)
 	if (!err)
 		return;
 	va_start(ap, fmt);
-	err->code = code;
-	vsnprintf(err->text, sizeof(err->text), fmt, ap);
+	put(err, code, fmt, ap);
 	va_end(ap);
 }
 
 void err_record_sys(struct err *err, int code, const char *fmt, ...)
 {
 	va_list ap;
-	size_t n;
 
 	if (!err)
 		return;
 	va_start(ap, fmt);
-	err->code = code;
-	vsnprintf(err->text, sizeof(err->text), fmt, ap);
+	put(err, code, fmt, ap);
 	va_end(ap);
-	n = strlen(err->text);
-	snprintf(err->text + n, sizeof(err->text) - n, ": %s", strerror(-code));
+	append(err, strerror(-code));
 }
 
 int err_prefix(struct err *err, const char *fmt, ...)
 {
 	char rest[ERR_TEXT_MAX];
 	va_list ap;
-	size_t n;
 
 	if (!err)
 		return 0;
 	memcpy(rest, err->text, sizeof(rest));
 	va_start(ap, fmt);
-	vsnprintf(err->text, sizeof(err->text), fmt, ap);
+	put(err, err->code, fmt, ap);
 	va_end(ap);
-	n = strlen(err->text);
-	snprintf(err->text + n, sizeof(err->text) - n, ": %s", rest);
+	append(err, rest);
 	return err->code;
 }

@@ -11,12 +11,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-ssize_t pread_some(int fd, void *data, size_t n, uint64_t offset)
+/* At an offset, or, if that is NULL, wherever the file is. */
+static ssize_t read_up_to(int fd, void *data, size_t n, const uint64_t *offset)
 {
 	size_t at = 0;
 
 	while (at < n) {
-		ssize_t got = pread(fd, (uint8_t *)data + at, n - at, (off_t)(offset + at));
+		uint8_t *p = (uint8_t *)data + at;
+		ssize_t got = offset ? pread(fd, p, n - at, (off_t)(*offset + at)) : read(fd, p, n - at);
 
 		if (got < 0 && errno == EINTR)
 			continue;
@@ -27,6 +29,16 @@ ssize_t pread_some(int fd, void *data, size_t n, uint64_t offset)
 		at += (size_t)got;
 	}
 	return (ssize_t)at;
+}
+
+ssize_t pread_some(int fd, void *data, size_t n, uint64_t offset)
+{
+	return read_up_to(fd, data, n, &offset);
+}
+
+ssize_t read_some(int fd, void *data, size_t n)
+{
+	return read_up_to(fd, data, n, NULL);
 }
 
 int pread_all(int fd, void *data, size_t n, uint64_t offset)
@@ -54,24 +66,6 @@ int pwrite_all(int fd, const void *data, size_t n, uint64_t offset)
 		n -= (size_t)put;
 	}
 	return 0;
-}
-
-ssize_t read_some(int fd, void *data, size_t n)
-{
-	size_t at = 0;
-
-	while (at < n) {
-		ssize_t got = read(fd, (uint8_t *)data + at, n - at);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return -errno;
-		if (!got)
-			break;
-		at += (size_t)got;
-	}
-	return (ssize_t)at;
 }
 
 int write_all(int fd, const void *data, size_t n)

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 #include "util/buf.h"
 
@@ -36,5 +37,13 @@ int remove_tree_at(int dir, const char *name);
 int memfd_new(const char *name, uint64_t size);
 /* Nobody can write or resize it any more. */
 int memfd_seal(int fd);
+
+/* If it is one, and not -1; and from then on it is -1. */
+static inline void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
 
 #endif

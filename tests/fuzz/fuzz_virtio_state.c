@@ -7,17 +7,6 @@
  */
 #include "tests/fuzz/virtio_devices.h"
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-	(void)argc;
-	(void)argv;
-	fuzz_prepare();
-	return 0;
-}
-
 static void make_state(struct reader *r, unsigned kind, struct buf *state)
 {
 	const uint8_t mode = get_u8(r);

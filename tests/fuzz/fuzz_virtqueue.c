@@ -7,17 +7,6 @@
  */
 #include "tests/fuzz/virtio_devices.h"
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-	(void)argc;
-	(void)argv;
-	fuzz_prepare();
-	return 0;
-}
-
 /* A chain of up to four buffers, made available and notified. */
 static void put_chain(struct machine_with_device *m, struct reader *r, unsigned queue, unsigned n)
 {

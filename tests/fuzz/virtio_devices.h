@@ -48,11 +48,16 @@ static void fuzz_clean_up(void)
 	rmdir(fuzz_dir);
 }
 
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 /* Once: a directory for the disk. */
-static void fuzz_prepare(void)
+int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	const struct rlimit limit = { 16 << 20, 16 << 20 };
 
+	(void)argc;
+	(void)argv;
 	fuzz_loop = loop_new();
 	if (!fuzz_loop || !mkdtemp(fuzz_dir) || signal(SIGXFSZ, SIG_IGN) == SIG_ERR ||
 	    setrlimit(RLIMIT_FSIZE, &limit))
@@ -60,6 +65,7 @@ static void fuzz_prepare(void)
 	snprintf(fuzz_disk, sizeof(fuzz_disk), "%s/d.qcow2", fuzz_dir);
 	atexit(fuzz_clean_up);
 	log_threshold = LOG_ERROR;
+	return 0;
 }
 
 static void open_disk(struct machine_with_device *m)

@@ -5,6 +5,8 @@
 #include <ctype.h>
 #include <string.h>
 
+#include "vm/net/bytes.h"
+
 enum {
 	QR = 0x8000,
 	OPCODE = 0x7800,
@@ -17,22 +19,6 @@ enum {
 	LABEL_MAX = 63,
 	RECORD = 10, /* type, class, ttl and length of a record */
 };
-
-static uint16_t get16(const uint8_t *p)
-{
-	return (uint16_t)(p[0] << 8 | p[1]);
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-	return (uint32_t)get16(p) << 16 | get16(p + 2);
-}
-
-static void put16(uint8_t *p, unsigned v)
-{
-	p[0] = (uint8_t)(v >> 8);
-	p[1] = (uint8_t)v;
-}
 
 /* A name without pointers, as questions have it. Its end, or 0. */
 static size_t take_name(const uint8_t *msg, size_t n, size_t at, char ret[NAME_TEXT_MAX + 1])

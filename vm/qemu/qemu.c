@@ -24,6 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "util/io.h"
 #include "vm/engine.h"
 #include "vm/probe.h"
 #include "vm/qemu/cmdline.h"
@@ -34,13 +35,6 @@
 
 /* Descriptors in QEMU's process. */
 enum { QMP_FD = PROCESS_FD, AGENT_FD, CONSOLE_FD, NET_FD, RAM_FD, STATE_FD, DISK_READING_FD, DISK_FD };
-
-static void close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
 
 struct vm *vm_hold(struct vm *vm)
 {

@@ -152,19 +152,13 @@ fail:
 	return rc;
 }
 
-static void close_fd(int fd)
-{
-	if (fd >= 0)
-		close(fd);
-}
-
 void ram_copy_free(struct ram_copy *copy)
 {
 	if (!copy)
 		return;
-	close_fd(copy->mem_fd);
-	close_fd(copy->pagemap_fd);
-	close_fd(copy->out_fd);
+	close_fd(&copy->mem_fd);
+	close_fd(&copy->pagemap_fd);
+	close_fd(&copy->out_fd);
 	free(copy->own);
 	free(copy->chunk);
 	free(copy->entries);

@@ -5,7 +5,7 @@
  * One thread, one poll loop, one struct guest. serve.c runs the loop and answers the host; job.c,
  * spawn.c and files.c do what the host asks, with no more privilege than their process has, so
  * that a unit test runs them as an ordinary program. Whatever changes the machine itself (clock, host name,
- * CPUs, power) is behind struct guest_machine, which only agent.c implements.
+ * CPUs, power) is behind struct guest_machine, which only main.c implements.
  *
  * The agent is PID 1: if it ended, the kernel would panic. So nothing past guest_serve's start is fatal; a
  * failure is answered and the loop goes on.

@@ -14,19 +14,25 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static int connect_to(const struct sockaddr *to, socklen_t size)
+{
+	const int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int rc = fd < 0 ? -errno : fd;
+
+	if (fd >= 0 && connect(fd, to, size) < 0) {
+		rc = -errno;
+		close(fd);
+	}
+	return rc;
+}
+
 static int connect_v4(uint16_t port)
 {
 	const struct sockaddr_in to = { .sin_family = AF_INET,
 					.sin_port = htons(port),
 					.sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int rc = fd < 0 ? -errno : fd;
 
-	if (fd >= 0 && connect(fd, (const struct sockaddr *)&to, sizeof(to)) < 0) {
-		rc = -errno;
-		close(fd);
-	}
-	return rc;
+	return connect_to((const struct sockaddr *)&to, sizeof(to));
 }
 
 static int connect_v6(uint16_t port)
@@ -34,14 +40,8 @@ static int connect_v6(uint16_t port)
 	const struct sockaddr_in6 to = { .sin6_family = AF_INET6,
 					 .sin6_port = htons(port),
 					 .sin6_addr = IN6ADDR_LOOPBACK_INIT };
-	const int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int rc = fd < 0 ? -errno : fd;
 
-	if (fd >= 0 && connect(fd, (const struct sockaddr *)&to, sizeof(to)) < 0) {
-		rc = -errno;
-		close(fd);
-	}
-	return rc;
+	return connect_to((const struct sockaddr *)&to, sizeof(to));
 }
 
 /* Until one of the two ends. */

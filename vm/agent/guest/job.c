@@ -25,6 +25,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "util/io.h"
+
 enum { STDIN_WINDOW = 64 * 1024, PIPE_PAGES = 16 };
 
 /* What the host has yet to be told. */
@@ -74,13 +76,6 @@ static struct guest_job *job_find(struct guest *guest, uint32_t id)
 		if (job->id == id && !job->forgotten)
 			return job;
 	return NULL;
-}
-
-static void close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
 }
 
 static void stdin_close(struct guest_job *job)

@@ -23,6 +23,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "util/io.h"
+
 enum { GROUPS_MAX = 64 };
 
 static const char default_path[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -243,13 +245,6 @@ static int run_child(const struct job_spec *spec, const char *name, char *const 
 }
 
 /* ---- streams */
-
-static void close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
 
 static void close_ends(struct ends *ends)
 {

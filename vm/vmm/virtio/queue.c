@@ -279,37 +279,43 @@ int virtq_load(struct virtqueue *vq, struct reader *r, struct err *err)
 
 /* ---- buffers */
 
+/* The next bytes from *offset on, at most `left`: how many, 0 behind the end. Moves on behind them. */
+static size_t next_piece(const struct iovec **iov, unsigned *n, size_t *offset, size_t left, char **ret)
+{
+	size_t part;
+
+	while (*n && *offset >= (*iov)->iov_len) {
+		*offset -= (*iov)->iov_len;
+		++*iov;
+		--*n;
+	}
+	if (!*n)
+		return 0;
+	part = (*iov)->iov_len - *offset;
+	if (part > left)
+		part = left;
+	*ret = (char *)(*iov)->iov_base + *offset;
+	*offset += part;
+	return part;
+}
+
 size_t iov_read(const struct iovec *iov, unsigned n, size_t offset, void *buf, size_t len)
 {
-	size_t done = 0, part;
+	size_t done, part;
+	char *at;
 
-	for (; n && done < len; iov++, n--) {
-		if (offset >= iov->iov_len) {
-			offset -= iov->iov_len;
-			continue;
-		}
-		part = iov->iov_len - offset < len - done ? iov->iov_len - offset : len - done;
-		memcpy((char *)buf + done, (const char *)iov->iov_base + offset, part);
-		done += part;
-		offset = 0;
-	}
+	for (done = 0; done < len && (part = next_piece(&iov, &n, &offset, len - done, &at)); done += part)
+		memcpy((char *)buf + done, at, part);
 	return done;
 }
 
 size_t iov_write(const struct iovec *iov, unsigned n, size_t offset, const void *buf, size_t len)
 {
-	size_t done = 0, part;
+	size_t done, part;
+	char *at;
 
-	for (; n && done < len; iov++, n--) {
-		if (offset >= iov->iov_len) {
-			offset -= iov->iov_len;
-			continue;
-		}
-		part = iov->iov_len - offset < len - done ? iov->iov_len - offset : len - done;
-		memcpy((char *)iov->iov_base + offset, (const char *)buf + done, part);
-		done += part;
-		offset = 0;
-	}
+	for (done = 0; done < len && (part = next_piece(&iov, &n, &offset, len - done, &at)); done += part)
+		memcpy(at, (const char *)buf + done, part);
 	return done;
 }
 
@@ -317,16 +323,9 @@ unsigned iov_slice(const struct iovec *iov, unsigned n, size_t offset, size_t le
 {
 	unsigned out = 0;
 	size_t part;
+	char *at;
 
-	for (; n && len; iov++, n--) {
-		if (offset >= iov->iov_len) {
-			offset -= iov->iov_len;
-			continue;
-		}
-		part = iov->iov_len - offset < len ? iov->iov_len - offset : len;
-		ret[out++] = (struct iovec){ (char *)iov->iov_base + offset, part };
-		len -= part;
-		offset = 0;
-	}
+	for (; len && (part = next_piece(&iov, &n, &offset, len, &at)); len -= part)
+		ret[out++] = (struct iovec){ at, part };
 	return out;
 }
