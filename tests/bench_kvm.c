@@ -23,7 +23,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +33,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/die.h"
 #include "util/loop.h"
 #include "vm/vmm/boot.h"
 #include "vm/vmm/control.h"
@@ -58,17 +58,6 @@ struct bench {
 	const char *libexec;
 	int ram_fd, state_fd;
 };
-
-__attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	exit(1);
-}
 
 static int compare(const void *a, const void *b)
 {

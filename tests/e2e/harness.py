@@ -16,6 +16,7 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -143,17 +144,38 @@ def wait_gone(pid, seconds=5):
         os.close(fd)
 
 
+def together(fn, n):
+    """fn(0) to fn(n - 1) at once, each in a thread."""
+    threads = [threading.Thread(target=fn, args=(i,)) for i in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(limit(60))
+
+
 # ---- a sandbox
 
 
-class Job:
-    """A directory in exec/."""
+class Directory:
+    """What has a ctl in it, and mostly an info."""
 
     def __init__(self, path):
-        self.path = path
+        self.path = Path(path)
+        self.name = self.path.name
 
     def __truediv__(self, name):
         return self.path / name
+
+    @property
+    def info(self):
+        return fields(self / "info")
+
+    def ctl(self, verb):
+        write(self / "ctl", verb)
+
+
+class Job(Directory):
+    """A directory in exec/."""
 
     @property
     def status(self):
@@ -169,36 +191,22 @@ class Job:
     def output(self):
         return read_bytes(self / "stdout")
 
-    def ctl(self, verb):
-        write(self / "ctl", verb)
-
     def forget(self):
         os.rmdir(self.path)
 
 
-class Sandbox:
+class Sandbox(Directory):
     def __init__(self, path):
-        self.path = Path(path)
-        self.name = self.path.name
+        super().__init__(path)
         self.jobs = 0
-
-    def __truediv__(self, name):
-        return self.path / name
 
     @property
     def state(self):
         return value(self / "state")
 
     @property
-    def info(self):
-        return fields(self / "info")
-
-    @property
     def pid(self):
         return int(self.info["pid"])
-
-    def ctl(self, verb):
-        write(self / "ctl", verb)
 
     def wait_state(self, *states, seconds=30):
         return poll_until(self / "state", lambda text: text in states, seconds)
@@ -243,26 +251,12 @@ class Sandbox:
         os.rmdir(self.path)
 
 
-class Snapshot:
-    def __init__(self, path):
-        self.path = Path(path)
-        self.name = self.path.name
-
-    def __truediv__(self, name):
-        return self.path / name
-
-    @property
-    def info(self):
-        return fields(self / "info")
-
+class Snapshot(Directory):
     @property
     def root(self):
         """The mount's root, from /sbx/snapshots/NAME or /sbx/VM/snapshots/N."""
         parent = self.path.parents[1]
         return parent if os.path.exists(parent / "README") else self.path.parents[2]
-
-    def ctl(self, verb):
-        write(self / "ctl", verb)
 
     def fork(self, name):
         os.mkdir(self / "forks" / name)

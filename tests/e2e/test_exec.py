@@ -280,15 +280,19 @@ def test_writing_to_a_command_that_ended(vm):
     os.close(fd)
 
 
+def through(job, cmd, data):
+    """What a command makes of its stdin."""
+    stdin = os.open(job / "stdin", os.O_WRONLY)
+    job.start(cmd)
+    out = background(job.output)
+    write_all(stdin, data)
+    os.close(stdin)
+    return out()
+
+
 def test_binary_is_unchanged(vm):
     data = bytes(range(256)) * 64 + b"\r\n\0\x03\x04"
-    job = vm.job()
-    fd = os.open(job / "stdin", os.O_WRONLY)
-    job.start("cat\0")
-    out = background(job.output)
-    write_all(fd, data)
-    os.close(fd)
-    assert out() == data
+    assert through(vm.job(), "cat\0", data) == data
 
 
 def test_a_mebibyte_through_cat_beside_ten_others(vm):
@@ -296,12 +300,7 @@ def test_a_mebibyte_through_cat_beside_ten_others(vm):
     others = [vm.job("while :; do echo busy; sleep 0.01; done") for _ in range(10)]
     reading = [os.open(other / "stdout", os.O_RDONLY) for other in others]
     job = vm.job()
-    stdin = os.open(job / "stdin", os.O_WRONLY)
-    job.start("cat")
-    out = background(job.output)
-    write_all(stdin, data)
-    os.close(stdin)
-    got = out()
+    got = through(job, "cat", data)
     assert len(got) == MIB and hashlib.sha256(got).digest() == hashlib.sha256(data).digest()
     assert job.wait() == "exited 0"
     for fd in reading:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import Sandbox, Snapshot, fails, fields, limit, read, value, wait_gone, write
+from harness import Sandbox, Snapshot, fails, fields, limit, read, together, value, wait_gone, write
 
 
 def test_fork_of_a_snapshot(sbx, prepared):
@@ -207,11 +207,7 @@ def test_forks_at_once(prepared):
         except OSError as e:
             failed.append(e)
 
-    threads = [threading.Thread(target=fork, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(limit(60))
+    together(fork, 8)
     assert len(made) == 8, failed
     for vm in made:
         assert vm.run("hostname") == f"{vm.name}\n"

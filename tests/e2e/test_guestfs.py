@@ -6,11 +6,10 @@ import os
 import random
 import stat
 import subprocess
-import threading
 
 import pytest
 
-from harness import fails, limit, read, read_bytes, write_all
+from harness import fails, limit, read, read_bytes, together, write_all
 
 MIB = 1 << 20
 
@@ -342,11 +341,7 @@ def test_many_at_once(vm, root):
             if (root / f"f{i}").read_bytes() != data:
                 bad.append(i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(limit(60))
+    together(work, 8)
     assert not bad and len(os.listdir(root)) == 8
 
 

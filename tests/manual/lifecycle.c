@@ -11,7 +11,6 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +18,7 @@
 #include <unistd.h>
 
 #include "snap/template.h"
+#include "tests/die.h"
 #include "vm/engine.h"
 #include "vm/process.h"
 
@@ -43,17 +43,6 @@ static bool called, frozen;
 static struct err result;
 static struct template *captured;
 static uint64_t frozen_ns;
-
-__attribute__((format(printf, 1, 2), noreturn)) static void die(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	exit(1);
-}
 
 static void on_done(void *arg, const struct err *err)
 {

@@ -21,11 +21,21 @@ enum { MIB = 1 << 20, RAM = 32 * MIB };
 
 static char root[64], dir[80];
 
-static inline void shell(const char *command)
+/* The first number that a shell command prints. */
+__attribute__((format(printf, 1, 2))) static inline uint64_t shell_number(const char *fmt, ...)
 {
-	int status = system(command); /* NOLINT(cert-env33-c): a test's own words */
+	char command[160];
+	uint64_t n;
+	va_list ap;
+	FILE *pipe;
 
-	CHECK(status == 0);
+	va_start(ap, fmt);
+	vsnprintf(command, sizeof(command), fmt, ap);
+	va_end(ap);
+	pipe = popen(command, "r"); /* NOLINT(cert-env33-c): a test's own words */
+	CHECK(pipe && fscanf(pipe, "%" SCNu64, &n) == 1);
+	pclose(pipe);
+	return n;
 }
 
 /* A store with one image, "base". */
@@ -53,11 +63,8 @@ static inline struct store *fresh_store(void)
 
 static inline void drop_store(struct store *store)
 {
-	char command[160];
-
 	store_close(store);
-	snprintf(command, sizeof(command), "rm -rf %s", root);
-	shell(command);
+	shell("rm -rf %s", root);
 }
 
 static inline struct store *reopen(struct store *store)
@@ -71,15 +78,7 @@ static inline struct store *reopen(struct store *store)
 
 static inline unsigned count_files(const char *sub)
 {
-	char command[160];
-	unsigned n;
-	FILE *pipe;
-
-	snprintf(command, sizeof(command), "find %s/%s -type f | wc -l", dir, sub);
-	pipe = popen(command, "r"); /* NOLINT(cert-env33-c): a test's own words */
-	CHECK(pipe && fscanf(pipe, "%u", &n) == 1);
-	pclose(pipe);
-	return n;
+	return (unsigned)shell_number("find %s/%s -type f | wc -l", dir, sub);
 }
 
 /* Pages of a machine's RAM: page i holds `seed` and its number; every fourth is zero. */
@@ -202,15 +201,7 @@ static inline void check_same(int a, int b)
 
 static inline uint64_t disk_usage(const char *sub)
 {
-	char command[160];
-	uint64_t kib;
-	FILE *pipe;
-
-	snprintf(command, sizeof(command), "du -sk %s/%s | cut -f1", dir, sub);
-	pipe = popen(command, "r"); /* NOLINT(cert-env33-c): a test's own words */
-	CHECK(pipe && fscanf(pipe, "%" SCNu64, &kib) == 1);
-	pclose(pipe);
-	return kib << 10;
+	return shell_number("du -sk %s/%s", dir, sub) << 10;
 }
 
 #endif

@@ -2,7 +2,6 @@
 /* test_browse.c - the files of a disk, read through layers; e2fsprogs makes and judges the disks */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -21,17 +20,6 @@ static char root[] = "/tmp/sbx-browse-XXXXXX";
 static int root_fd;
 static struct browse_server server;
 static struct chain *chain;
-
-__attribute__((format(printf, 1, 2))) static void shell(const char *fmt, ...)
-{
-	char command[1024];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(command, sizeof(command), fmt, ap);
-	va_end(ap);
-	CHECK(system(command) == 0); /* NOLINT(cert-env33-c): a test's own words */
-}
 
 /* ---- asking as fs/ does */
 

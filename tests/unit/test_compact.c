@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,17 +23,6 @@ enum { KIB = 1024, MIB = 1 << 20, LAYERS = 20 };
 static char root[] = "/tmp/sbx-compact-XXXXXX";
 static char dir[64];
 static struct layer *chain_of[LAYERS];
-
-__attribute__((format(printf, 1, 2))) static void shell(const char *fmt, ...)
-{
-	char command[512];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(command, sizeof(command), fmt, ap);
-	va_end(ap);
-	CHECK(system(command) == 0); /* NOLINT(cert-env33-c): a test's own words */
-}
 
 static void save(struct store *store, const char *name, struct layer *disk)
 {

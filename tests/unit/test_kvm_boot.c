@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* test_kvm_boot.c - what a guest's kernel finds in its memory: itself, the zero page and the ACPI tables */
-#include <asm/bootparam.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/unit/bzimage.h"
 #include "tests/unit/unit.h"
 #include "vm/vmm/acpi.h"
 #include "vm/vmm/boot.h"
@@ -126,15 +126,7 @@ static void acpi_tables_describe_the_machine(void)
 
 static struct setup_header good_header(void)
 {
-	return (struct setup_header){ .setup_sects = SETUP_SECTS,
-				      .boot_flag = 0xaa55,
-				      .header = 0x53726448,
-				      .version = 0x20f,
-				      .xloadflags = XLF_KERNEL_64,
-				      .initrd_addr_max = 0x7fffffff,
-				      .cmdline_size = 2047,
-				      .pref_address = PREF,
-				      .init_size = INIT_SIZE };
+	return bzimage_header(SETUP_SECTS, PREF, INIT_SIZE);
 }
 
 static int load(const struct setup_header *header, const char *initrd, const char *cmdline, uint64_t *entry,

@@ -6,24 +6,19 @@
  * port: '+' counts and answers with the digit, 'q' powers off, 'f' makes a fault no CPU survives. The program
  * is run from the build directory, where sbx-vmm is.
  */
-#include <asm/bootparam.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
-#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "snap/template.h"
-#include "tests/unit/unit.h"
-#include "vm/engine.h"
-#include "vm/process.h"
+#include "tests/unit/bzimage.h"
+#include "tests/unit/engine_fixture.h"
 
-enum { WAIT_MS = 60000, SETUP_SECTS = 1, DISK_MIB = 64 };
+enum { WAIT_MS = 60000, SETUP_SECTS = 1 };
 
 extern const char engine_guest[], engine_guest_end[];
 __asm__(".pushsection .rodata\n"
@@ -52,51 +47,8 @@ __asm__(".pushsection .rodata\n"
 	".popsection\n");
 
 static const struct shape shape = { .memory = 32 << 20, .memory_max = 32 << 20, .cpus = 1, .cpus_max = 2 };
-static struct engine_env env;
-static struct jail_config jail;
-static char dir[] = "/tmp/sbx-test-kvm-XXXXXX";
-static unsigned overlays;
 
 /* ---- events */
-
-static unsigned ndone, nfrozen, ncaptured, nexited;
-static struct err done_err, captured_err;
-static struct template *captured;
-static bool exit_clean;
-static char exit_why[256];
-
-static void on_done(void *arg, const struct err *err)
-{
-	(void)arg;
-	ndone++;
-	done_err = *err;
-}
-
-static void on_frozen(void *arg)
-{
-	(void)arg;
-	nfrozen++;
-}
-
-static void on_captured(void *arg, const struct err *err, struct template *template)
-{
-	(void)arg;
-	CHECK(!err->code == !!template);
-	ncaptured++;
-	captured_err = *err;
-	captured = template;
-}
-
-static void on_exited(void *owner, bool clean, const char *why)
-{
-	(void)owner;
-	nexited++;
-	exit_clean = clean;
-	snprintf(exit_why, sizeof(exit_why), "%s", why);
-}
-
-static const struct vm_events events = { .exited = on_exited };
-static const struct vm_capture capture_calls = { .frozen = on_frozen, .done = on_captured };
 
 static void await(unsigned *count)
 {
@@ -118,50 +70,17 @@ static void await_success(void)
 
 /* ---- files */
 
-static void make_overlay(const char *base, char path[PATH_MAX])
-{
-	char command[3 * PATH_MAX];
-
-	snprintf(path, PATH_MAX, "%s/%u.qcow2", dir, overlays++);
-	if (base)
-		snprintf(command, sizeof(command), "qemu-img create -q -f qcow2 -F qcow2 -b %s %s",
-			 strrchr(base, '/') + 1, path);
-	else
-		snprintf(command, sizeof(command), "qemu-img create -q -f qcow2 %s %dM", path, DISK_MIB);
-	CHECK(system(command) == 0);
-}
-
 /* A bzImage: a sector of setup with the header, another one, and the kernel, entered at 0x200. */
 static void make_kernel(const char *path)
 {
 	static uint8_t file[(SETUP_SECTS + 1) * 512 + 4096];
-	const struct setup_header header = { .setup_sects = SETUP_SECTS,
-					     .boot_flag = 0xaa55,
-					     .header = 0x53726448,
-					     .version = 0x20f,
-					     .xloadflags = XLF_KERNEL_64,
-					     .initrd_addr_max = 0x7fffffff,
-					     .cmdline_size = 2047,
-					     .pref_address = 1 << 20,
-					     .init_size = 4096 };
+	const struct setup_header header = bzimage_header(SETUP_SECTS, 1 << 20, 4096);
 	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 
 	memcpy(file + 0x1f1, &header, sizeof(header));
 	memcpy(file + (SETUP_SECTS + 1) * 512 + 0x200, engine_guest,
 	       (size_t)((uintptr_t)engine_guest_end - (uintptr_t)engine_guest));
 	CHECK(fd >= 0 && write(fd, file, sizeof(file)) == sizeof(file) && close(fd) == 0);
-}
-
-static unsigned open_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	unsigned n = 0;
-
-	CHECK(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
 }
 
 /* ---- machines */

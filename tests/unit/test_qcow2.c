@@ -38,16 +38,13 @@ static uint64_t rnd(uint64_t n)
 
 static int sh(const char *fmt, ...)
 {
-	char cmd[1024];
 	va_list ap;
-	int n;
+	int status;
 
-	n = snprintf(cmd, sizeof(cmd), "cd %s && ", dir);
 	va_start(ap, fmt);
-	vsnprintf(cmd + n, sizeof(cmd) - (size_t)n, fmt, ap);
+	status = shell_status(dir, fmt, ap);
 	va_end(ap);
-	n = system(cmd);
-	return WIFEXITED(n) ? WEXITSTATUS(n) : -1;
+	return status;
 }
 
 static const char *path(const char *name)

@@ -32,15 +32,13 @@ static struct store *store;
 
 __attribute__((format(printf, 1, 2))) static void in_layers(const char *fmt, ...)
 {
-	char words[512], command[1024];
+	char words[512];
 	va_list ap;
 
 	va_start(ap, fmt);
 	vsnprintf(words, sizeof(words), fmt, ap);
 	va_end(ap);
-	snprintf(command, sizeof(command), "cd %s/layers && T=" TOP " && B=" BOTTOM " && { %s; }", dir,
-		 words);
-	shell(command);
+	shell("cd %s/layers && T=" TOP " && B=" BOTTOM " && { %s; }", dir, words);
 }
 
 struct rule {

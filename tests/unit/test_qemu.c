@@ -6,7 +6,6 @@
  * captured and forked at any time. What counts here: every callback comes once or, after a destroy, not at
  * all, and neither a descriptor nor a process is left.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -14,60 +13,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "snap/template.h"
-#include "tests/unit/unit.h"
-#include "vm/engine.h"
-#include "vm/process.h"
+#include "tests/unit/engine_fixture.h"
 #include "vm/qemu/vm.h"
 
 enum { WAIT_MS = 30000 };
 
 static const struct shape shape = { .memory = 256 << 20, .memory_max = 256 << 20, .cpus = 1, .cpus_max = 2 };
-static struct engine_env env;
-static struct jail_config jail;
-static char dir[] = "/tmp/sbx-test-qemu-XXXXXX";
-static unsigned overlays;
-
-static unsigned ndone, nfrozen, ncaptured, nexited;
-static struct err done_err, captured_err;
-static struct template *captured;
-static char exit_why[256];
-
-static void on_done(void *arg, const struct err *err)
-{
-	(void)arg;
-	ndone++;
-	done_err = *err;
-}
-
-static void on_frozen(void *arg)
-{
-	(void)arg;
-	nfrozen++;
-}
-
-static void on_captured(void *arg, const struct err *err, struct template *template)
-{
-	(void)arg;
-	CHECK(!err->code == !!template);
-	ncaptured++;
-	captured_err = *err;
-	captured = template;
-}
-
-static void on_exited(void *owner, bool clean, const char *why)
-{
-	(void)owner;
-	CHECK(!clean);
-	nexited++;
-	snprintf(exit_why, sizeof(exit_why), "%s", why);
-}
-
-static const struct vm_events events = { .exited = on_exited };
-static const struct vm_capture capture_calls = { .frozen = on_frozen, .done = on_captured };
 
 static void reset(void)
 {
+	CHECK(!exit_clean);
 	ndone = nfrozen = ncaptured = nexited = 0;
 	captured = NULL;
 }
@@ -81,33 +36,8 @@ static void await(const unsigned *count)
 	CHECK(*count == 1);
 }
 
-static unsigned open_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	unsigned n = 0;
-
-	CHECK(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
-}
-
-static void make_overlay(const char *base, char path[128])
-{
-	char command[512];
-
-	snprintf(path, 128, "%s/%u.qcow2", dir, overlays++);
-	if (base)
-		snprintf(command, sizeof(command), "qemu-img create -q -f qcow2 -F qcow2 -b %s %s",
-			 strrchr(base, '/') + 1, path);
-	else
-		snprintf(command, sizeof(command), "qemu-img create -q -f qcow2 %s 64M", path);
-	CHECK(!system(command));
-}
-
 /* A running machine. */
-static struct vm *boot(char disk[128])
+static struct vm *boot(char disk[PATH_MAX])
 {
 	struct vm *vm;
 
@@ -129,7 +59,7 @@ static void pause_vm(struct vm *vm)
 	reset();
 }
 
-static struct template *template_of(struct vm *vm, const char *disk, char next[128])
+static struct template *template_of(struct vm *vm, const char *disk, char next[PATH_MAX])
 {
 	make_overlay(disk, next);
 	engine_qemu.capture(vm, next, &capture_calls);
@@ -151,7 +81,7 @@ static void settle(void)
 
 	for (i = 0; i < 100 && process_count(); i++)
 		loop_once(env.loop, 100);
-	CHECK(!process_count());
+	CHECK(!process_count() && !exit_clean);
 	/* A thread of an aborted capture may still have its descriptors. */
 	rounds(2);
 }
@@ -159,7 +89,7 @@ static void settle(void)
 static void a_machine_leaves_nothing(void)
 {
 	const unsigned before = open_fds();
-	char disk[128], next[128], fork_disk[128];
+	char disk[PATH_MAX], next[PATH_MAX], fork_disk[PATH_MAX];
 	struct template *template;
 	struct vm *vm, *child;
 
@@ -190,7 +120,7 @@ static void a_machine_leaves_nothing(void)
 
 static void start_may_come_before_prepared(void)
 {
-	char disk[128], next[128], fork_disk[128];
+	char disk[PATH_MAX], next[PATH_MAX], fork_disk[PATH_MAX];
 	struct template *template;
 	struct vm *vm, *child;
 	unsigned nstarted = 0;
@@ -213,7 +143,7 @@ static void start_may_come_before_prepared(void)
 
 static void a_killed_machine_says_so_once(void)
 {
-	char disk[128];
+	char disk[PATH_MAX];
 	struct vm *vm = boot(disk);
 
 	kill(engine_qemu.pid(vm), SIGKILL);
@@ -235,7 +165,7 @@ static void a_killed_machine_says_so_once(void)
 static void a_boot_that_fails_gives_qemus_reason(void)
 {
 	const uint64_t nowhere = ~0ull;
-	char disk[128];
+	char disk[PATH_MAX];
 	struct vm *vm;
 	struct err err;
 	int fd;
@@ -259,7 +189,7 @@ static void a_boot_that_fails_gives_qemus_reason(void)
 
 static void a_capture_that_fails_changes_nothing(void)
 {
-	char disk[128], next[128];
+	char disk[PATH_MAX], next[PATH_MAX];
 	struct vm *vm = boot(disk);
 
 	pause_vm(vm);
@@ -276,19 +206,27 @@ static void a_capture_that_fails_changes_nothing(void)
 	settle();
 }
 
+/* A machine whose capture has gone on for n rounds of events. */
+static struct vm *capturing(unsigned n)
+{
+	char disk[PATH_MAX], next[PATH_MAX];
+	struct vm *vm = boot(disk);
+
+	pause_vm(vm);
+	make_overlay(disk, next);
+	engine_qemu.capture(vm, next, &capture_calls);
+	rounds(n);
+	return vm;
+}
+
 static void a_machine_may_die_at_any_point_of_a_capture(void)
 {
 	const unsigned before = open_fds();
-	char disk[128], next[128];
 	struct vm *vm;
 	unsigned i;
 
 	for (i = 0; i < 8; i++) {
-		vm = boot(disk);
-		pause_vm(vm);
-		make_overlay(disk, next);
-		engine_qemu.capture(vm, next, &capture_calls);
-		rounds(i);
+		vm = capturing(i);
 		CHECK(engine_qemu.pid(vm) > 0);
 		kill(engine_qemu.pid(vm), SIGKILL);
 		await(&nexited);
@@ -308,16 +246,11 @@ static void a_machine_may_die_at_any_point_of_a_capture(void)
 static void a_capture_may_be_destroyed_at_any_point(void)
 {
 	const unsigned before = open_fds();
-	char disk[128], next[128];
 	struct vm *vm;
 	unsigned i, was;
 
 	for (i = 0; i < 8; i++) {
-		vm = boot(disk);
-		pause_vm(vm);
-		make_overlay(disk, next);
-		engine_qemu.capture(vm, next, &capture_calls);
-		rounds(i);
+		vm = capturing(i);
 		was = ncaptured;
 		engine_qemu.destroy(vm);
 		settle();
@@ -329,7 +262,7 @@ static void a_capture_may_be_destroyed_at_any_point(void)
 
 static void a_fork_may_die_or_be_destroyed_while_it_loads(void)
 {
-	char disk[128], next[128], fork_disk[128];
+	char disk[PATH_MAX], next[PATH_MAX], fork_disk[PATH_MAX];
 	struct vm *vm = boot(disk), *child;
 	struct template *template;
 	unsigned i, before;
@@ -391,7 +324,7 @@ static void a_foreign_state_is_refused(void)
 		{ 1 << 20, "sbxfs-qemu-1 tcg 1.0.0 tsc 1\n" },
 		{ 1000, NULL }, /* cut off */
 	};
-	char disk[128], next[128], fork_disk[128];
+	char disk[PATH_MAX], next[PATH_MAX], fork_disk[PATH_MAX];
 	struct vm *vm = boot(disk), *child;
 	struct template *template;
 	unsigned i;
@@ -419,7 +352,7 @@ static void a_foreign_state_is_refused(void)
 
 int main(void)
 {
-	char command[128];
+	char command[PATH_MAX];
 
 	env = (struct engine_env){ .loop = loop_new(),
 				   .kernel = getenv("SBX_KERNEL") ? getenv("SBX_KERNEL")

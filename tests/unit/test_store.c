@@ -39,18 +39,14 @@ static void overlays_are_what_qemu_says_they_are(void)
 {
 	struct store *store = fresh_store();
 	struct layer *base = image_layer(store), *middle, *top;
-	char command[512];
 
 	middle = frozen_overlay(store, base);
 	top = frozen_overlay(store, middle);
 	CHECK(layer_depth(top) == 2 && layer_base(top) == middle && layer_virtual_size(top) == 64 * MIB);
-	snprintf(
-		command, sizeof(command),
-		"qemu-img check -q %s && test $(qemu-img info --backing-chain %s | grep -c '^file format') = "
-		"3 && "
-		"qemu-img compare -q %s %s",
-		layer_path(top), layer_path(top), layer_path(top), layer_path(base));
-	shell(command);
+	shell("qemu-img check -q %s && test $(qemu-img info --backing-chain %s | grep -c '^file format') = "
+	      "3 && "
+	      "qemu-img compare -q %s %s",
+	      layer_path(top), layer_path(top), layer_path(top), layer_path(base));
 	layer_unref(base);
 	layer_unref(middle);
 	CHECK(count_files("layers") == 3);
@@ -176,7 +172,6 @@ static void owners_last(void)
 	struct layer *base = image_layer(store), *disk = frozen_overlay(store, base);
 	struct template *template = make_template(disk, make_ram(1, 0, 0, 0));
 	struct owner owner;
-	char command[512];
 	struct err err = { 0 };
 
 	CHECK(snapshot_owner(store, "one", &owner, &err) == -ENOENT);
@@ -195,13 +190,10 @@ static void owners_last(void)
 	CHECK(count_files("tmp") == 0 && count_files("objects") == 4);
 	/* Damage is told from silence, and a store of before there were owners has none. */
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		snprintf(command, sizeof(command), "for f in %s/objects/*/owner; do printf '%s' > $f; done",
-			 dir, bad[i]);
-		shell(command);
+		shell("for f in %s/objects/*/owner; do printf '%s' > $f; done", dir, bad[i]);
 		CHECK(snapshot_owner(store, "two", &owner, &err) == -EIO);
 	}
-	snprintf(command, sizeof(command), "rm %s/objects/*/owner", dir);
-	shell(command);
+	shell("rm %s/objects/*/owner", dir);
 	CHECK(snapshot_owner(store, "two", &owner, &err) == -ENOENT);
 	CHECK(!snapshot_set_owner(store, "two", &alice, &err));
 	CHECK(is_owner(store, "two", 1000, 1001, 0750));

@@ -175,16 +175,13 @@ static void without_room_nothing_is_left(void)
 	struct layer *base, *disk, *second;
 	struct err err = { 0 };
 	struct store *store;
-	char command[512];
 	int ram;
 
 	store = fresh_store();
 	store_close(store);
-	snprintf(command, sizeof(command),
-		 "mkdir %s/copy && mount -t tmpfs -o size=12m tmpfs %s/copy && cp -a --sparse=always %s "
-		 "%s/copy/",
-		 root, root, dir, root);
-	shell(command);
+	shell("mkdir %s/copy && mount -t tmpfs -o size=12m tmpfs %s/copy && cp -a --sparse=always %s "
+	      "%s/copy/",
+	      root, root, dir, root);
 	snprintf(dir, sizeof(dir), "%s/copy/state", root);
 	CHECK(!store_open(dir, &store, &err));
 
@@ -213,8 +210,7 @@ static void without_room_nothing_is_left(void)
 	template_unref(loaded);
 	close(ram);
 	store_close(store);
-	snprintf(command, sizeof(command), "umount %s/copy && rm -rf %s", root, root);
-	shell(command);
+	shell("umount %s/copy && rm -rf %s", root, root);
 }
 
 int main(void)

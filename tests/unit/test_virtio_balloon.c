@@ -68,19 +68,11 @@ static void test_nothing_else_takes_memory(void)
 
 int main(void)
 {
-	struct loop *loop = loop_new();
-	struct virtio_device *dev;
-	struct virtio_host host;
-
-	CHECK(loop);
-	driver_init(&d, loop);
-	host = driver_host(&d);
-	CHECK(!virtio_balloon_new(&host, &dev, NULL));
-	driver_attach(&d, dev);
+	driver_init(&d);
+	driver_attach_new(&d, virtio_balloon_new);
 	TEST(test_reported_pages_are_given_back);
 	TEST(test_parts_of_pages_stay);
 	TEST(test_nothing_else_takes_memory);
 	driver_release(&d);
-	loop_free(loop);
 	return 0;
 }

@@ -421,9 +421,7 @@ int main(void)
 	CHECK(mkdtemp(dir));
 	const bool small = mount_small(); /* before there are threads */
 	sh("qemu-img create -q -f qcow2 disk.qcow2 %d", DISK_SECTORS * 512);
-	loop = loop_new();
-	CHECK(loop);
-	driver_init(&d, loop);
+	loop = driver_init(&d);
 	TEST(test_writes_and_reads);
 	TEST(test_configuration);
 	TEST(test_any_layout);
@@ -440,7 +438,6 @@ int main(void)
 		sh("umount small");
 	}
 	driver_release(&d);
-	loop_free(loop);
 	sh("rm -r %s", dir);
 	return 0;
 }

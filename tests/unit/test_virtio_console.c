@@ -348,9 +348,7 @@ static void test_state_survives(void)
 
 int main(void)
 {
-	loop = loop_new();
-	CHECK(loop);
-	driver_init(&d, loop);
+	loop = driver_init(&d);
 	TEST(test_handshake);
 	TEST(test_guest_to_host);
 	TEST(test_host_to_guest);
@@ -360,6 +358,5 @@ int main(void)
 	TEST(test_bad_messages);
 	TEST(test_state_survives);
 	driver_release(&d);
-	loop_free(loop);
 	return 0;
 }

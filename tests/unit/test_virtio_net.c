@@ -176,14 +176,13 @@ static void test_goes_on_without_the_other_end(void)
 
 int main(void)
 {
-	struct loop *loop = loop_new();
 	struct virtio_device *dev;
 	struct virtio_host host;
 	int fds[2];
 
-	CHECK(loop && !socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds));
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds));
 	peer = fds[0];
-	driver_init(&d, loop);
+	driver_init(&d);
 	host = driver_host(&d);
 	CHECK(!virtio_net_new(&host, fds[1], &dev, NULL));
 	driver_attach(&d, dev);
@@ -196,6 +195,5 @@ int main(void)
 	TEST(test_held_frames_wait);
 	TEST(test_goes_on_without_the_other_end);
 	driver_release(&d);
-	loop_free(loop);
 	return 0;
 }

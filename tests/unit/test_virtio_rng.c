@@ -43,18 +43,10 @@ static void test_limits(void)
 
 int main(void)
 {
-	struct loop *loop = loop_new();
-	struct virtio_device *dev;
-	struct virtio_host host;
-
-	CHECK(loop);
-	driver_init(&d, loop);
-	host = driver_host(&d);
-	CHECK(!virtio_rng_new(&host, &dev, NULL));
-	driver_attach(&d, dev);
+	driver_init(&d);
+	driver_attach_new(&d, virtio_rng_new);
 	TEST(test_fills_buffers);
 	TEST(test_limits);
 	driver_release(&d);
-	loop_free(loop);
 	return 0;
 }

@@ -566,9 +566,7 @@ static void test_bad_state(void)
 
 int main(void)
 {
-	loop = loop_new();
-	CHECK(loop);
-	driver_init(&d, loop);
+	loop = driver_init(&d);
 	TEST(test_takes_chains);
 	TEST(test_indirect);
 	TEST(test_indices_wrap);
@@ -587,6 +585,5 @@ int main(void)
 	TEST(test_broken_state_survives);
 	TEST(test_bad_state);
 	driver_release(&d);
-	loop_free(loop);
 	return 0;
 }

@@ -39,12 +39,15 @@ struct driver {
 	uint64_t heap; /* guest address of what is not given out yet */
 };
 
-static inline void driver_init(struct driver *d, struct loop *loop)
+/* With a loop of its own, which is returned. */
+static inline struct loop *driver_init(struct driver *d)
 {
-	*d = (struct driver){ .loop = loop, .ram = { .size = RAM_SIZE, .template_fd = -1 } };
+	*d = (struct driver){ .loop = loop_new(), .ram = { .size = RAM_SIZE, .template_fd = -1 } };
+	CHECK(d->loop);
 	CHECK(!posix_memalign((void **)&d->ram.host, 4096, RAM_SIZE));
 	memset(d->ram.host, 0, RAM_SIZE);
 	irq_init(&d->irqchip, -1);
+	return d->loop;
 }
 
 static inline struct virtio_host driver_host(struct driver *d)
@@ -58,9 +61,22 @@ static inline void driver_attach(struct driver *d, struct virtio_device *dev)
 	d->regs = virtio_mmio_region(&d->mmio, 0xd0000000);
 }
 
+/* A device that needs nothing but the machine. */
+static inline void driver_attach_new(struct driver *d,
+				     int (*new)(const struct virtio_host *host, struct virtio_device **ret,
+						struct err *err))
+{
+	const struct virtio_host host = driver_host(d);
+	struct virtio_device *dev;
+
+	CHECK(!new (&host, &dev, NULL));
+	driver_attach(d, dev);
+}
+
 static inline void driver_release(struct driver *d)
 {
 	virtio_free(d->mmio.dev);
+	loop_free(d->loop);
 	free(d->ram.host);
 }
 
