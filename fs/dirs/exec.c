@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "fs/dirs/dirs.h"
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/sandbox/settings.h"
@@ -42,6 +43,18 @@ static int set(struct job *job, struct buf *field, const char *what, const char 
 	buf_clear(field);
 	buf_add(field, text, n);
 	return field->failed ? err_sys(err, -ENOMEM, "%s", what) : 0;
+}
+
+static int set_flag(struct job *job, bool *field, const char *what, const char *text, size_t n,
+		    struct err *err)
+{
+	int rc = check_pending(job, err);
+
+	if (!rc && (n != 1 || (*text != '0' && *text != '1')))
+		rc = err_set(err, -EINVAL, "%s: \"%.64s\" is neither 0 nor 1", what, text);
+	if (!rc)
+		*field = *text == '1';
+	return rc;
 }
 
 static int cmd_show(struct object *obj, struct buf *text, struct err *err)
@@ -132,15 +145,7 @@ static int tty_show(struct object *obj, struct buf *text, struct err *err)
 
 static int tty_store(struct object *obj, const char *text, size_t n, struct err *err)
 {
-	struct job *job = job_of(obj);
-	int rc = check_pending(job, err);
-
-	if (rc)
-		return rc;
-	if (n != 1 || (*text != '0' && *text != '1'))
-		return err_set(err, -EINVAL, "tty: \"%.64s\" is neither 0 nor 1", text);
-	job->tty = *text == '1';
-	return 0;
+	return set_flag(job_of(obj), &job_of(obj)->tty, "tty", text, n, err);
 }
 
 static int linger_show(struct object *obj, struct buf *text, struct err *err)
@@ -152,15 +157,7 @@ static int linger_show(struct object *obj, struct buf *text, struct err *err)
 
 static int linger_store(struct object *obj, const char *text, size_t n, struct err *err)
 {
-	struct job *job = job_of(obj);
-	int rc = check_pending(job, err);
-
-	if (rc)
-		return rc;
-	if (n != 1 || (*text != '0' && *text != '1'))
-		return err_set(err, -EINVAL, "linger: 0 or 1, not \"%.64s\"", text);
-	job->linger = *text == '1';
-	return 0;
+	return set_flag(job_of(obj), &job_of(obj)->linger, "linger", text, n, err);
 }
 
 static int timeout_show(struct object *obj, struct buf *text, struct err *err)
@@ -348,113 +345,67 @@ static const struct verb job_verbs[] = {
 	{ 0 },
 };
 
-static int ctl_text(struct object *obj, struct buf *text, struct err *err)
-{
-	(void)err;
-	ctl_show(job_verbs, job_of(obj)->phase, text);
-	return 0;
-}
-
-static void ctl_command(struct object *obj, const char *text, struct request *request)
+static unsigned verb_state(const struct object *obj, const char **name)
 {
 	static const char *const names[] = { "pending", "running", "ended" };
-	const struct job *job = job_of(obj);
 
-	ctl_write(job_verbs, job->phase, names[job->phase], obj, text, request);
+	*name = names[job_of(obj)->phase];
+	return job_of(obj)->phase;
 }
 
 /* ---- the directories */
 
 static const struct entry job_files[] = {
-	{ .name = "cmd",
-	  .mode = S_IFREG | 0600,
-	  .flags = ENTRY_LONG,
-	  .show = cmd_show,
-	  .store = cmd_store,
-	  .help = "writing a shell command line starts it; text with NUL bytes is an argv. One write, up to "
-		  "1020K" },
-	{ .name = "error",
-	  .mode = S_IFREG | 0400,
-	  .show = error_show,
-	  .help = "why the last write here failed; empty if it did not" },
-	{ .name = "cwd",
-	  .mode = S_IFREG | 0600,
-	  .show = cwd_show,
-	  .store = cwd_store,
-	  .help = "its working directory; set before the start, like env, user and tty" },
-	{ .name = "env",
-	  .mode = S_IFREG | 0600,
-	  .flags = ENTRY_APPEND | ENTRY_LONG,
-	  .show = env_show,
-	  .store = env_store,
-	  .help = "K=V lines, added to the sandbox's env; or NULs between its values, as env -0 prints" },
-	{ .name = "user",
-	  .mode = S_IFREG | 0600,
-	  .show = user_show,
-	  .store = user_store,
-	  .help = "the user it runs as; root if empty" },
-	{ .name = "tty",
-	  .mode = S_IFREG | 0600,
-	  .show = tty_show,
-	  .store = tty_store,
-	  .help = "1: a terminal instead of three pipes" },
-	{ .name = "linger",
-	  .mode = S_IFREG | 0600,
-	  .show = linger_show,
-	  .store = linger_store,
-	  .help = "1: stdout and stderr end when all processes closed them; 0: with the command" },
-	{ .name = "timeout",
-	  .mode = S_IFREG | 0600,
-	  .show = timeout_show,
-	  .store = timeout_store,
-	  .help = "seconds after which it is killed, whatever the guest does; 0: none" },
-	{ .name = "hold",
-	  .mode = S_IFREG | 0400,
-	  .stream = &hold_ops,
-	  .help = "the job ends, as by rmdir, when the last who opened this has closed it or died" },
-	{ .name = "stdin",
-	  .mode = S_IFREG | 0200,
-	  .stream = &stdin_ops,
-	  .help = "what the command reads; it ends when the last writer closes it, and is empty unless "
-		  "opened "
-		  "before the start" },
-	{ .name = "stdout",
-	  .mode = S_IFREG | 0400,
-	  .stream = &stdout_ops,
-	  .help = "its output; reads block, poll works, and it ends when all processes have closed it" },
-	{ .name = "stderr", .mode = S_IFREG | 0400, .stream = &stderr_ops, .help = "the same for stderr" },
-	{ .name = "status",
-	  .mode = S_IFREG | 0400,
-	  .flags = ENTRY_POLL,
-	  .show = status_show,
-	  .help = "pending | running | exited N | signaled N | failed REASON; poll wakes when it changes" },
-	{ .name = "exit",
-	  .mode = S_IFREG | 0400,
-	  .flags = ENTRY_POLL,
-	  .show = exit_show,
-	  .help = "once it ended, what a shell's $? would be: N, 128 + signal, 127: no such program, 126: "
-		  "cannot be executed, 125: not begun, 124: timeout" },
-	{ .name = "wait",
-	  .mode = S_IFREG | 0400,
-	  .stream = &wait_ops,
-	  .help = "reading blocks until the command ends, then gives its status" },
-	{ .name = "ctl",
-	  .mode = S_IFREG | 0600,
-	  .flags = ENTRY_FRESH,
-	  .show = ctl_text,
-	  .command = ctl_command,
-	  .verbs = job_verbs,
-	  .help = "takes the verbs below; reading lists those possible now" },
+	{ "cmd", S_IFREG | 0600, ENTRY_LONG,
+	  "writing a shell command line starts it; text with NUL bytes is an argv. One write, up to 1020K",
+	  .show = cmd_show, .store = cmd_store },
+	{ "error", S_IFREG | 0400, 0, "why the last write here failed; empty if it did not",
+	  .show = error_show },
+	{ "cwd", S_IFREG | 0600, 0, "its working directory; set before the start, like env, user and tty",
+	  .show = cwd_show, .store = cwd_store },
+	{ "env", S_IFREG | 0600, ENTRY_APPEND | ENTRY_LONG,
+	  "K=V lines, added to the sandbox's env; or NULs between its values, as env -0 prints",
+	  .show = env_show, .store = env_store },
+	{ "user", S_IFREG | 0600, 0, "the user it runs as; root if empty", .show = user_show,
+	  .store = user_store },
+	{ "tty", S_IFREG | 0600, 0, "1: a terminal instead of three pipes", .show = tty_show,
+	  .store = tty_store },
+	{ "linger", S_IFREG | 0600, 0,
+	  "1: stdout and stderr end when all processes closed them; 0: with the command", .show = linger_show,
+	  .store = linger_store },
+	{ "timeout", S_IFREG | 0600, 0, "seconds after which it is killed, whatever the guest does; 0: none",
+	  .show = timeout_show, .store = timeout_store },
+	{ "hold", S_IFREG | 0400, 0,
+	  "the job ends, as by rmdir, when the last who opened this has closed it or died",
+	  .stream = &hold_ops },
+	{ "stdin", S_IFREG | 0200, 0,
+	  "what the command reads; it ends when the last writer closes it, and is empty unless opened before "
+	  "the start",
+	  .stream = &stdin_ops },
+	{ "stdout", S_IFREG | 0400, 0,
+	  "its output; reads block, poll works, and it ends when all processes have closed it",
+	  .stream = &stdout_ops },
+	{ "stderr", S_IFREG | 0400, 0, "the same for stderr", .stream = &stderr_ops },
+	{ "status", S_IFREG | 0400, ENTRY_POLL,
+	  "pending | running | exited N | signaled N | failed REASON; poll wakes when it changes",
+	  .show = status_show },
+	{ "exit", S_IFREG | 0400, ENTRY_POLL,
+	  "once it ended, what a shell's $? would be: N, 128 + signal, 127: no such program, 126: cannot be "
+	  "executed, 125: not begun, 124: timeout",
+	  .show = exit_show },
+	{ "wait", S_IFREG | 0400, 0, "reading blocks until the command ends, then gives its status",
+	  .stream = &wait_ops },
+	{ "ctl", S_IFREG | 0600, ENTRY_FRESH, "takes the verbs below; reading lists those possible now",
+	  .verbs = job_verbs, .state = verb_state },
 	{ 0 },
 };
 
 static const struct dir_ops job_dir = { .entries = job_files };
 
-const struct entry job_entry = {
-	.name = "J",
-	.mode = S_IFDIR,
-	.dir = &job_dir,
-	.help = "a job, which runs one command: mkdir makes it (any name), rmdir kills and removes it"
+static const struct entry job_entry = {
+	"J", S_IFDIR, 0,
+	"a job, which runs one command: mkdir makes it (any name), rmdir kills and removes it",
+	.dir = &job_dir
 };
 
 static struct job *find(const struct sandbox *sb, const char *name)
@@ -511,7 +462,6 @@ static int exec_rmdir(struct object *dir, const char *name, struct err *err)
 }
 
 const struct dir_ops exec_dir = {
-	.entries = no_entries,
 	.child = &job_entry,
 	.find = exec_find,
 	.list = exec_list,

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* forks.c - forks/ of a sandbox or a snapshot, and the verb that does the same */
-#include "fs/dirs/forks.h"
-
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "fs/dirs/dirs.h"
 #include "fs/fork/fork.h"
 #include "util/size.h"
 
@@ -59,9 +58,8 @@ static void fork_target(struct object *obj, struct buf *text)
 	buf_printf(text, "%s%s", sb->origin ? sb->origin->to_root : "../", obj->name);
 }
 
-const struct entry fork_link_entry = {
-	.name = "W", .mode = S_IFLNK | 0777, .target = fork_target, .help = "a link to the sandbox /W"
-};
+static const struct entry link_entry = { "W", S_IFLNK | 0777, 0, "a link to the sandbox /W",
+					 .target = fork_target };
 
 static struct object *forks_find(struct object *dir, const char *name, const struct entry **ret)
 {
@@ -69,7 +67,7 @@ static struct object *forks_find(struct object *dir, const char *name, const str
 
 	list_for_each (sb, &dir->forks, fork_link)
 		if (!strcmp(sb->obj.name, name)) {
-			*ret = &fork_link_entry;
+			*ret = &link_entry;
 			return &sb->obj;
 		}
 	return NULL;
@@ -80,7 +78,7 @@ static void forks_list(struct object *dir, struct listing *listing)
 	struct sandbox *sb;
 
 	list_for_each (sb, &dir->forks, fork_link)
-		listing_add(listing, sb->obj.name, &sb->obj, &fork_link_entry);
+		listing_add(listing, sb->obj.name, &sb->obj, &link_entry);
 }
 
 static void forks_mkdir(struct object *dir, const char *name, struct command *command)
@@ -90,8 +88,7 @@ static void forks_mkdir(struct object *dir, const char *name, struct command *co
 }
 
 const struct dir_ops forks_dir = {
-	.entries = no_entries,
-	.child = &fork_link_entry,
+	.child = &link_entry,
 	.find = forks_find,
 	.list = forks_list,
 	.mkdir = forks_mkdir,

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* info.h - the files that report: info, stats and status, `key value` lines */
+/* info.h - lines of the files that report, each `key value`: info, stats and status */
 #ifndef SBX_FS_DIRS_INFO_H
 #define SBX_FS_DIRS_INFO_H
 
-#include "fs/tree/object.h"
+#include <stdint.h>
 
-int sandbox_info(struct object *obj, struct buf *text, struct err *err);
-int sandbox_stats(struct object *obj, struct buf *text, struct err *err);
-int snapshot_info(struct object *obj, struct buf *text, struct err *err);
-int image_info(struct object *obj, struct buf *text, struct err *err);
-int root_status(struct object *obj, struct buf *text, struct err *err);
+#include "util/buf.h"
+
+void info_number(struct buf *text, const char *key, uint64_t n);
+/* A value that may be empty is a dash then, so that every line has two words. */
+void info_word(struct buf *text, const char *key, const char *word);
+/* Nanoseconds since 1970, as a date. */
+void info_time(struct buf *text, const char *key, uint64_t ns);
 
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "fs/dirs/dirs.h"
 #include "fs/sandbox/sandbox.h"
 
 static struct network *network_of(const struct object *obj)
@@ -75,74 +76,28 @@ static int connections_show(struct object *obj, struct buf *text, struct err *er
 	return 0;
 }
 
-/* ---- denied */
-
-static uint64_t denied_size(const struct object *obj)
+static struct tail *denied_tail(const struct object *obj)
 {
-	return tail_size(&network_of(obj)->denied);
+	return &network_of(obj)->denied;
 }
-
-static int denied_open(struct file *file, int flags)
-{
-	(void)flags;
-	tail_open(&network_of(file->obj)->denied, file);
-	return 0;
-}
-
-static void denied_read(struct file *file, uint64_t offset, bool nonblock, struct request *request)
-{
-	(void)nonblock;
-	tail_read(&network_of(file->obj)->denied, file, offset, request);
-}
-
-static unsigned denied_poll(const struct file *file)
-{
-	return tail_poll(&network_of(file->obj)->denied, file);
-}
-
-static const struct stream_ops denied_ops = {
-	.open = denied_open,
-	.read = denied_read,
-	.poll = denied_poll,
-	.size = denied_size,
-	.seekable = true,
-};
 
 static const struct entry files[] = {
-	{ .name = "mode",
-	  .mode = S_IFREG | 0644,
-	  .show = mode_show,
-	  .store = mode_store,
-	  .help = "none | allow (what allow lists) | public (that, and what is globally reachable) | all" },
-	{ .name = "allow",
-	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_APPEND,
-	  .show = allow_show,
-	  .store = allow_store,
-	  .help = "HOST, *.DOMAIN or CIDR, with or without :PORT and /tcp or /udp, or host:PORT, a service "
-		  "on "
-		  "this host's loopback" },
-	{ .name = "denied",
-	  .mode = S_IFREG | 0444,
-	  .stream = &denied_ops,
-	  .help = "what was refused: time, protocol, destination, name, why; tail -f works" },
-	{ .name = "connections",
-	  .mode = S_IFREG | 0444,
-	  .flags = ENTRY_COSTLY,
-	  .show = connections_show,
-	  .help = "those open now, one a line" },
-	{ .name = "ip",
-	  .mode = S_IFREG | 0444,
-	  .show = ip_show,
-	  .help = "the sandbox's address on this host" },
-	{ .name = "publish",
-	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_APPEND,
-	  .show = publish_show,
-	  .store = publish_store,
-	  .settle = publish_settle,
-	  .help = "[ADDRESS:]PORT[:GUESTPORT][/udp]: this host listens there, on ip unless ADDRESS says "
-		  "otherwise" },
+	{ "mode", S_IFREG | 0644, 0,
+	  "none | allow (what allow lists) | public (that, and what is globally reachable) | all",
+	  .show = mode_show, .store = mode_store },
+	{ "allow", S_IFREG | 0644, ENTRY_APPEND,
+	  "HOST, *.DOMAIN or CIDR, with or without :PORT and /tcp or /udp, or host:PORT, a service on this "
+	  "host's loopback",
+	  .show = allow_show, .store = allow_store },
+	{ "denied", S_IFREG | 0444, 0,
+	  "what was refused: time, protocol, destination, name, why; tail -f works", .stream = &tail_ops,
+	  .tail = denied_tail },
+	{ "connections", S_IFREG | 0444, ENTRY_COSTLY, "those open now, one a line",
+	  .show = connections_show },
+	{ "ip", S_IFREG | 0444, 0, "the sandbox's address on this host", .show = ip_show },
+	{ "publish", S_IFREG | 0644, ENTRY_APPEND,
+	  "[ADDRESS:]PORT[:GUESTPORT][/udp]: this host listens there, on ip unless ADDRESS says otherwise",
+	  .show = publish_show, .store = publish_store, .settle = publish_settle },
 	{ 0 },
 };
 

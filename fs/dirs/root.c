@@ -7,12 +7,16 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "fs/dirs/dirs.h"
 #include "fs/dirs/info.h"
+#include "fs/pool/pool.h"
 #include "fs/sandbox/machine.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/snapshot/snapshot.h"
 #include "fs/tree/readme.h"
 #include "util/log.h"
+#include "util/program.h"
+#include "vm/jail/jail.h"
 
 /* ---- verbs */
 
@@ -112,37 +116,34 @@ static const struct verb verbs[] = {
 	{ 0 },
 };
 
-static int ctl_text(struct object *obj, struct buf *text, struct err *err)
+/* ---- images */
+
+static int image_info(struct object *obj, struct buf *text, struct err *err)
 {
-	(void)obj;
-	(void)err;
-	ctl_show(verbs, 0, text);
+	struct image image;
+	int rc = image_get(obj->fs->store, obj->name, &image, err);
+
+	if (rc)
+		return rc;
+	info_word(text, "name", image.name);
+	info_number(text, "size", image.size);
+	info_number(text, "stored", image.stored);
+	info_time(text, "created", image.created);
+	info_word(text, "source", image.source);
+	image_release(&image);
 	return 0;
 }
 
-static void ctl_command(struct object *obj, const char *text, struct request *request)
-{
-	ctl_write(verbs, 0, "", obj, text, request);
-}
-
-/* ---- images */
-
 static const struct entry image_files[] = {
-	{ .name = "info",
-	  .mode = S_IFREG | 0444,
-	  .show = image_info,
-	  .help = "size, stored, created, source" },
+	{ "info", S_IFREG | 0444, 0, "size, stored, created, source", .show = image_info },
 	{ 0 },
 };
 
 static const struct dir_ops image_dir = { .entries = image_files };
 
 static const struct entry image_entry = {
-	.name = "NAME",
-	.mode = S_IFDIR,
-	.flags = ENTRY_VOLATILE,
-	.dir = &image_dir,
-	.help = "an image, a disk to begin with; `sbx image` makes and removes them",
+	"NAME", S_IFDIR, ENTRY_VOLATILE, "an image, a disk to begin with; `sbx image` makes and removes them",
+	.dir = &image_dir
 };
 
 static void image_free(struct object *obj)
@@ -201,7 +202,6 @@ static void images_list(struct object *dir, struct listing *listing)
 }
 
 static const struct dir_ops images_dir = {
-	.entries = no_entries,
 	.child = &image_entry,
 	.find = images_find,
 	.list = images_list,
@@ -249,6 +249,71 @@ static int root_rmdir(struct object *dir, const char *name, struct err *err)
 	return 0;
 }
 
+/*
+ * What all machines take of the host's memory. To ask takes milliseconds each, in which nobody else is served: it
+ * is asked once in a second, and for a twentieth of the time.
+ */
+static void sum_usage(struct fs *fs)
+{
+	const uint64_t began_ns = now_mono_ns();
+	const struct sandbox *sb;
+	struct vm_usage usage;
+	uint64_t cost_ns;
+
+	if (began_ns < fs->usage.until_ns)
+		return;
+	fs->usage.resident = fs->usage.private = 0;
+	list_for_each (sb, &fs->sandboxes, link) {
+		if (!sb->born || !sb->vm || fs->engine->usage(sb->vm, &usage))
+			continue;
+		fs->usage.resident += usage.resident;
+		fs->usage.private += usage.private;
+	}
+	cost_ns = now_mono_ns() - began_ns;
+	fs->usage.until_ns = began_ns + (cost_ns < 50000000 ? 1000000000 : 20 * cost_ns);
+}
+
+static int root_status(struct object *obj, struct buf *text, struct err *err)
+{
+	struct fs *fs = obj->fs;
+	uint64_t states[SANDBOX_CRASHED + 1] = { 0 }, memory = 0, n = 0, stalled = 0;
+	const struct snapshot *snap;
+	const struct sandbox *sb;
+	int i;
+
+	(void)err;
+	list_for_each (sb, &fs->sandboxes, link) {
+		if (!sb->born)
+			continue;
+		states[sb->state]++;
+		stalled += sb->stalled;
+		if (sb->vm)
+			memory += sb->shape.memory;
+	}
+	sum_usage(fs);
+	list_for_each (snap, &fs->snapshots, obj.siblings)
+		n++;
+	buf_printf(text, "engine %s (%s)\n", fs->engine->name, fs->engine_how);
+	buf_printf(text, "jail %s (%s)\n", launcher_mode(), launcher_how());
+	info_word(text, "version", SBX_VERSION);
+	for (i = 0; i <= SANDBOX_CRASHED; i++)
+		info_number(text, sandbox_state_name((enum sandbox_state)i), states[i]);
+	info_number(text, "stalled", stalled);
+	info_number(text, "snapshots", n);
+	info_number(text, "forks_made", fs->forks_made);
+	info_number(text, "forks_under_way", fs->forking);
+	info_number(text, "machines_ready", pool_count(fs));
+	info_number(text, "pool", fs->options.pool);
+	info_number(text, "pool_total", fs->options.pool_total);
+	info_number(text, "pool_memory", fs->options.pool_memory);
+	info_number(text, "pool_memory_used", pool_memory(fs));
+	info_number(text, "memory_configured", memory);
+	info_number(text, "memory_resident", fs->usage.resident);
+	info_number(text, "memory_private", fs->usage.private);
+	info_word(text, "store", store_dir(fs->store));
+	return 0;
+}
+
 static int readme_show(struct object *obj, struct buf *text, struct err *err)
 {
 	(void)obj;
@@ -258,33 +323,17 @@ static int readme_show(struct object *obj, struct buf *text, struct err *err)
 }
 
 static const struct entry root_files[] = {
-	{ .name = "ctl",
-	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_FRESH | ENTRY_SHARED,
-	  .show = ctl_text,
-	  .command = ctl_command,
-	  .verbs = verbs,
-	  .help = "takes the verbs below, like every ctl: one write is one command, and returns when it is "
-		  "done" },
-	{ .name = "README", .mode = S_IFREG | 0444, .show = readme_show, .help = "this text" },
-	{ .name = "status",
-	  .mode = S_IFREG | 0444,
-	  .flags = ENTRY_COSTLY,
-	  .show = root_status,
-	  .help = "the engine in use and why, version, counts, memory" },
-	{ .name = "error",
-	  .mode = S_IFREG | 0444,
-	  .show = error_show,
-	  .help = "why the last command, mkdir or rmdir here failed, like every error" },
-	{ .name = "images",
-	  .mode = S_IFDIR | 0755,
-	  .dir = &images_dir,
-	  .help = "what the disks of sandboxes begin with" },
-	{ .name = "snapshots",
-	  .mode = S_IFDIR | 0755,
-	  .flags = ENTRY_SHARED,
-	  .dir = &snapshots_dir,
-	  .help = "named snapshots: mv one here to save it, rmdir to delete it" },
+	{ "ctl", S_IFREG | 0644, ENTRY_FRESH | ENTRY_SHARED,
+	  "takes the verbs below, like every ctl: one write is one command, and returns when it is done",
+	  .verbs = verbs },
+	{ "README", S_IFREG | 0444, 0, "this text", .show = readme_show },
+	{ "status", S_IFREG | 0444, ENTRY_COSTLY, "the engine in use and why, version, counts, memory",
+	  .show = root_status },
+	{ "error", S_IFREG | 0444, 0, "why the last command, mkdir or rmdir here failed, like every error",
+	  .show = error_show },
+	{ "images", S_IFDIR | 0755, 0, "what the disks of sandboxes begin with", .dir = &images_dir },
+	{ "snapshots", S_IFDIR | 0755, ENTRY_SHARED,
+	  "named snapshots: mv one here to save it, rmdir to delete it", .dir = &snapshots_dir },
 	{ 0 },
 };
 
@@ -297,4 +346,4 @@ static const struct dir_ops root_dir = {
 	.rmdir = root_rmdir,
 };
 
-const struct entry root_entry = { .name = "", .mode = S_IFDIR, .dir = &root_dir };
+const struct entry root_entry = { "", S_IFDIR, .dir = &root_dir };

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/dirs/dirs.h"
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/tree/file.h"

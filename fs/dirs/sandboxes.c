@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "fs/dirs/forks.h"
+#include "fs/dirs/dirs.h"
 #include "fs/dirs/info.h"
 #include "fs/fork/rollback.h"
 #include "fs/guest/guest_names.h"
@@ -15,6 +15,7 @@
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/machine.h"
 #include "fs/snapshot/snapshot.h"
+#include "vm/jail/jail.h"
 
 static const struct err ok;
 
@@ -209,18 +210,10 @@ static const struct verb verbs[] = {
 	{ 0 },
 };
 
-static int ctl_text(struct object *obj, struct buf *text, struct err *err)
+static unsigned verb_state(const struct object *obj, const char **name)
 {
-	(void)err;
-	ctl_show(verbs, sandbox_of(obj)->state, text);
-	return 0;
-}
-
-static void ctl_command(struct object *obj, const char *text, struct request *request)
-{
-	const struct sandbox *sb = sandbox_of(obj);
-
-	ctl_write(verbs, sb->state, sandbox_state_name(sb->state), obj, text, request);
+	*name = sandbox_state_name(sandbox_of(obj)->state);
+	return sandbox_of(obj)->state;
 }
 
 /* ---- state and settings */
@@ -229,6 +222,45 @@ static int state_show(struct object *obj, struct buf *text, struct err *err)
 {
 	(void)err;
 	buf_printf(text, "%s\n", sandbox_state_name(sandbox_of(obj)->state));
+	return 0;
+}
+
+static int sandbox_info(struct object *obj, struct buf *text, struct err *err)
+{
+	const struct sandbox *sb = sandbox_of(obj);
+	const pid_t pid = sb->vm ? obj->fs->engine->pid(sb->vm) : 0;
+
+	(void)err;
+	info_word(text, "name", obj->name);
+	info_word(text, "engine", obj->fs->engine->name);
+	info_word(text, "image", sb->image);
+	info_word(text, "parent", sb->parent);
+	info_time(text, "created", obj->ctime_ns);
+	if (sb->boot_ns)
+		info_number(text, "boot_us", sb->boot_ns / 1000);
+	if (sb->fork_ns)
+		info_number(text, "fork_us", sb->fork_ns / 1000);
+	info_number(text, "generation", sb->generation);
+	info_number(text, "pid", pid > 0 ? (uint64_t)pid : 0);
+	buf_printf(text, "jail %s\n", launcher_how());
+	return 0;
+}
+
+static int sandbox_stats(struct object *obj, struct buf *text, struct err *err)
+{
+	const struct sandbox *sb = sandbox_of(obj);
+	struct vm_usage usage = { 0 };
+
+	(void)err;
+	if (sb->vm)
+		obj->fs->engine->usage(sb->vm, &usage);
+	info_number(text, "cpu_us", usage.cpu_ns / 1000);
+	info_number(text, "resident", usage.resident);
+	info_number(text, "private", usage.private);
+	info_number(text, "shared", usage.shared);
+	info_number(text, "disk_written", usage.disk_written);
+	info_number(text, "disk_stored", sb->disk ? layer_stored(sb->disk) : 0);
+	info_number(text, "exits", usage.exits);
 	return 0;
 }
 
@@ -410,104 +442,50 @@ static struct node *files_mount(struct object *obj, const struct entry *entry)
 /* ---- the directory */
 
 static const struct entry files[] = {
-	{ .name = "ctl",
-	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_FRESH | ENTRY_SHARED,
-	  .show = ctl_text,
-	  .command = ctl_command,
-	  .verbs = verbs,
-	  .help = "takes the verbs below; reading lists those possible now" },
-	{ .name = "error",
-	  .mode = S_IFREG | 0444,
-	  .show = error_show,
-	  .help = "why the last command here failed; empty if it did not fail" },
-	{ .name = "state",
-	  .mode = S_IFREG | 0444,
-	  .flags = ENTRY_POLL,
-	  .show = state_show,
-	  .help = "created | running | paused | stopped | crashed; poll wakes when it changes" },
-	{ .name = "info",
-	  .mode = S_IFREG | 0444,
-	  .show = sandbox_info,
-	  .help = "name, engine, image, parent, created, boot_us or fork_us, generation, pid of its VMM" },
-	{ .name = "image",
-	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_SHARED,
-	  .show = image_show,
-	  .store = image_store,
-	  .help = "the image its disk begins with; set before the start" },
-	{ .name = "memory",
-	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_SHARED,
-	  .show = memory_show,
-	  .command = memory_write,
-	  .help = "in bytes; K, M and G are accepted" },
-	{ .name = "cpus",
-	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_SHARED,
-	  .show = cpus_show,
-	  .command = cpus_write,
-	  .help = "how many CPUs" },
-	{ .name = "memory_max",
-	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_SHARED,
-	  .show = memory_max_show,
-	  .store = memory_max_store,
-	  .help = "the most that memory can be set to; set before the start" },
-	{ .name = "cpus_max",
-	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_SHARED,
-	  .show = cpus_max_show,
-	  .store = cpus_max_store,
-	  .help = "the same for cpus" },
-	{ .name = "env",
-	  .mode = S_IFREG | 0600,
-	  .flags = ENTRY_APPEND | ENTRY_LONG,
-	  .show = env_show,
-	  .store = env_store,
-	  .help = "K=V lines for commands run from now on; as exec/J/env, up to 32K" },
-	{ .name = "console",
-	  .mode = S_IFREG | 0400,
-	  .stream = &console_ops,
-	  .help = "the serial console; tail -f works" },
-	{ .name = "stats",
-	  .mode = S_IFREG | 0444,
-	  .flags = ENTRY_COSTLY,
-	  .show = sandbox_stats,
-	  .help = "cpu_us, resident, private and shared memory, disk bytes" },
-	{ .name = "run",
-	  .mode = S_IFREG | 0600,
-	  .flags = ENTRY_FRESH,
-	  .stream = &run_ops,
-	  .help = "open read-write, write one command line, read its output to the end" },
-	{ .name = "exec",
-	  .mode = S_IFDIR | 0755,
-	  .flags = ENTRY_SHARED,
-	  .dir = &exec_dir,
-	  .help = "jobs: commands with streams and a status; mktemp -d exec/XXXX works" },
-	{ .name = "net",
-	  .mode = S_IFDIR | 0755,
-	  .dir = &net_dir,
-	  .help = "what the machine may reach, and how it is reached" },
-	{ .name = "fs", .mode = S_IFDIR | 0755, .mount = files_mount, .help = "the files of the machine" },
-	{ .name = "snapshots",
-	  .mode = S_IFDIR | 0755,
-	  .flags = ENTRY_SHARED,
-	  .dir = &vm_snapshots_dir,
-	  .help = "unnamed snapshots, which live as long as the sandbox, and the link latest" },
-	{ .name = "forks",
-	  .mode = S_IFDIR | 0755,
-	  .flags = ENTRY_SHARED,
-	  .dir = &forks_dir,
-	  .help = "mkdir forks the sandbox as it is now; lists the forks that exist, as links" },
+	{ "ctl", S_IFREG | 0644, ENTRY_FRESH | ENTRY_SHARED,
+	  "takes the verbs below; reading lists those possible now", .verbs = verbs, .state = verb_state },
+	{ "error", S_IFREG | 0444, 0, "why the last command here failed; empty if it did not fail",
+	  .show = error_show },
+	{ "state", S_IFREG | 0444, ENTRY_POLL,
+	  "created | running | paused | stopped | crashed; poll wakes when it changes", .show = state_show },
+	{ "info", S_IFREG | 0444, 0,
+	  "name, engine, image, parent, created, boot_us or fork_us, generation, pid of its VMM",
+	  .show = sandbox_info },
+	{ "image", S_IFREG | 0644, ENTRY_SHARED, "the image its disk begins with; set before the start",
+	  .show = image_show, .store = image_store },
+	{ "memory", S_IFREG | 0644, ENTRY_SHARED, "in bytes; K, M and G are accepted", .show = memory_show,
+	  .command = memory_write },
+	{ "cpus", S_IFREG | 0644, ENTRY_SHARED, "how many CPUs", .show = cpus_show, .command = cpus_write },
+	{ "memory_max", S_IFREG | 0644, ENTRY_SHARED,
+	  "the most that memory can be set to; set before the start", .show = memory_max_show,
+	  .store = memory_max_store },
+	{ "cpus_max", S_IFREG | 0644, ENTRY_SHARED, "the same for cpus", .show = cpus_max_show,
+	  .store = cpus_max_store },
+	{ "env", S_IFREG | 0600, ENTRY_APPEND | ENTRY_LONG,
+	  "K=V lines for commands run from now on; as exec/J/env, up to 32K", .show = env_show,
+	  .store = env_store },
+	{ "console", S_IFREG | 0400, 0, "the serial console; tail -f works", .stream = &tail_ops,
+	  .tail = console_tail },
+	{ "stats", S_IFREG | 0444, ENTRY_COSTLY, "cpu_us, resident, private and shared memory, disk bytes",
+	  .show = sandbox_stats },
+	{ "run", S_IFREG | 0600, ENTRY_FRESH,
+	  "open read-write, write one command line, read its output to the end", .stream = &run_ops },
+	{ "exec", S_IFDIR | 0755, ENTRY_SHARED,
+	  "jobs: commands with streams and a status; mktemp -d exec/XXXX works", .dir = &exec_dir },
+	{ "net", S_IFDIR | 0755, 0, "what the machine may reach, and how it is reached", .dir = &net_dir },
+	{ "fs", S_IFDIR | 0755, 0, "the files of the machine", .mount = files_mount },
+	{ "snapshots", S_IFDIR | 0755, ENTRY_SHARED,
+	  "unnamed snapshots, which live as long as the sandbox, and the link latest",
+	  .dir = &vm_snapshots_dir },
+	{ "forks", S_IFDIR | 0755, ENTRY_SHARED,
+	  "mkdir forks the sandbox as it is now; lists the forks that exist, as links", .dir = &forks_dir },
 	{ 0 },
 };
 
 static const struct dir_ops sandbox_dir = { .entries = files };
 
 const struct entry sandbox_entry = {
-	.name = "VM",
-	.mode = S_IFDIR,
-	.dir = &sandbox_dir,
-	.help = "a sandbox: mkdir makes it (configure it, then start it), rmdir kills and removes it"
+	"VM", S_IFDIR, 0,
+	"a sandbox: mkdir makes it (configure it, then start it), rmdir kills and removes it",
+	.dir = &sandbox_dir
 };

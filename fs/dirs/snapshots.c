@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "fs/dirs/forks.h"
+#include "fs/dirs/dirs.h"
 #include "fs/dirs/info.h"
 #include "fs/snapshot/archive.h"
 #include "fs/snapshot/files.h"
@@ -39,21 +39,10 @@ static const struct verb verbs[] = {
 	{ 0 },
 };
 
-static unsigned verb_state(const struct object *obj)
+static unsigned verb_state(const struct object *obj, const char **name)
 {
+	*name = snapshot_of(obj)->named ? "named" : "unnamed";
 	return snapshot_of(obj)->named ? NAMED : UNNAMED;
-}
-
-static int ctl_text(struct object *obj, struct buf *text, struct err *err)
-{
-	(void)err;
-	ctl_show(verbs, verb_state(obj), text);
-	return 0;
-}
-
-static void ctl_command(struct object *obj, const char *text, struct request *request)
-{
-	ctl_write(verbs, verb_state(obj), verb_state(obj) == NAMED ? "named" : "unnamed", obj, text, request);
 }
 
 static int status_show(struct object *obj, struct buf *text, struct err *err)
@@ -64,52 +53,86 @@ static int status_show(struct object *obj, struct buf *text, struct err *err)
 	return 0;
 }
 
+static void put_status(struct snapshot *snap, struct buf *text)
+{
+	buf_printf(text, "status ");
+	snapshot_status(snap, text);
+	buf_printf(text, "\n");
+}
+
+static uint64_t disk_stored(const struct layer *layer)
+{
+	uint64_t sum = 0;
+
+	for (; layer; layer = layer_base(layer))
+		sum += layer_stored(layer);
+	return sum;
+}
+
+static int snapshot_info(struct object *obj, struct buf *text, struct err *err)
+{
+	struct snapshot *snap = snapshot_of(obj);
+	const struct snapshot_meta *meta = &snap->meta;
+	const struct template *template = snap->template;
+	uint64_t logical, stored, own;
+	struct stat st = { 0 };
+	int rc;
+
+	if (snapshot_is_empty(snap)) {
+		put_status(snap, text);
+		return 0;
+	}
+	rc = snapshot_read_meta(snap, err);
+	if (rc)
+		return rc;
+	info_word(text, "source", meta->source);
+	info_word(text, "parent", meta->parent);
+	info_word(text, "image", meta->image);
+	info_time(text, "created", meta->created);
+	info_word(text, "engine", meta->engine);
+	info_number(text, "memory", meta->shape.memory);
+	info_number(text, "memory_max", meta->shape.memory_max);
+	info_number(text, "cpus", meta->shape.cpus);
+	info_number(text, "cpus_max", meta->shape.cpus_max);
+	info_number(text, "pause_us", meta->pause_ns / 1000);
+	logical = meta->ram_logical + meta->disk_logical;
+	stored = meta->ram_stored + meta->disk_stored;
+	own = meta->own;
+	if (!snap->stored) { /* what it takes of this host's memory and disk */
+		if (!fstat(template->ram_fd, &st))
+			own = (uint64_t)st.st_blocks * 512;
+		logical += layer_virtual_size(template->disk);
+		stored = own + disk_stored(template->disk);
+		own += layer_stored(template->disk);
+	}
+	info_number(text, "logical", logical);
+	info_number(text, "stored", stored);
+	info_number(text, "own", own);
+	put_status(snap, text);
+	return 0;
+}
+
 static const struct entry files[] = {
-	{ .name = "ctl",
-	  .mode = S_IFREG | 0644,
-	  .flags = ENTRY_FRESH | ENTRY_SHARED,
-	  .show = ctl_text,
-	  .command = ctl_command,
-	  .verbs = verbs,
-	  .help = "takes the verbs below" },
-	{ .name = "error",
-	  .mode = S_IFREG | 0444,
-	  .show = error_show,
-	  .help = "why the last command or fork here failed" },
-	{ .name = "info",
-	  .mode = S_IFREG | 0444,
-	  .flags = ENTRY_POLL,
-	  .show = snapshot_info,
-	  .help = "source, parent, created, engine, memory, cpus, pause_us, sizes, status" },
-	{ .name = "status",
-	  .mode = S_IFREG | 0444,
-	  .flags = ENTRY_POLL,
-	  .show = status_show,
-	  .help = "ready | saving N% | loading N% | verifying N% | importing N% | empty | damaged; poll "
-		  "wakes when it changes" },
-	{ .name = "forks",
-	  .mode = S_IFDIR | 0755,
-	  .flags = ENTRY_SHARED,
-	  .dir = &forks_dir,
-	  .help = "mkdir W makes the sandbox /W; lists the forks that exist, as links" },
-	{ .name = "fs",
-	  .mode = S_IFDIR | 0555,
-	  .mount = snapfs_mount,
-	  .help = "its files, read-only and without booting it: what had reached its disk" },
-	{ .name = "archive",
-	  .mode = S_IFREG | 0600,
-	  .flags = ENTRY_FRESH,
-	  .stream = &archive_ops,
-	  .help = "the whole snapshot in one file: read to export it; write to an empty snapshot to import, "
-		  "close to finish" },
-	{ .name = "archive.since",
-	  .mode = S_IFDIR | 0755,
-	  .dir = &archive_since_dir,
-	  .help = "the same, without what another named snapshot already has" },
-	{ .name = "children",
-	  .mode = S_IFDIR | 0755,
-	  .dir = &children_dir,
-	  .help = "named snapshots that were taken after it" },
+	{ "ctl", S_IFREG | 0644, ENTRY_FRESH | ENTRY_SHARED, "takes the verbs below", .verbs = verbs,
+	  .state = verb_state },
+	{ "error", S_IFREG | 0444, 0, "why the last command or fork here failed", .show = error_show },
+	{ "info", S_IFREG | 0444, ENTRY_POLL,
+	  "source, parent, created, engine, memory, cpus, pause_us, sizes, status", .show = snapshot_info },
+	{ "status", S_IFREG | 0444, ENTRY_POLL,
+	  "ready | saving N% | loading N% | verifying N% | importing N% | empty | damaged; poll wakes when "
+	  "it changes",
+	  .show = status_show },
+	{ "forks", S_IFDIR | 0755, ENTRY_SHARED,
+	  "mkdir W makes the sandbox /W; lists the forks that exist, as links", .dir = &forks_dir },
+	{ "fs", S_IFDIR | 0555, 0, "its files, read-only and without booting it: what had reached its disk",
+	  .mount = snapfs_mount },
+	{ "archive", S_IFREG | 0600, ENTRY_FRESH,
+	  "the whole snapshot in one file: read to export it; write to an empty snapshot to import, close to "
+	  "finish",
+	  .stream = &archive_ops },
+	{ "archive.since", S_IFDIR | 0755, 0, "the same, without what another named snapshot already has",
+	  .dir = &archive_since_dir },
+	{ "children", S_IFDIR | 0755, 0, "named snapshots that were taken after it", .dir = &children_dir },
 	{ 0 },
 };
 
@@ -134,18 +157,15 @@ static const struct dir_ops snapshot_dir = {
 	.chown = snapshot_chown,
 };
 
-static const struct entry named_entry = { .name = "NAME",
-					  .mode = S_IFDIR,
-					  .dir = &snapshot_dir,
-					  .help = "a named snapshot, in the store: survives the sandbox and "
-						  "the daemon; mkdir makes an empty one" };
-
-static const struct entry unnamed_entry = {
-	.name = "N",
-	.mode = S_IFDIR,
-	.dir = &snapshot_dir,
-	.help = "an unnamed snapshot; mv it to /snapshots/NAME to save it"
+static const struct entry named_entry = {
+	"NAME", S_IFDIR, 0,
+	"a named snapshot, in the store: survives the sandbox and the daemon; mkdir makes an empty one",
+	.dir = &snapshot_dir
 };
+
+static const struct entry unnamed_entry = { "N", S_IFDIR, 0,
+					    "an unnamed snapshot; mv it to /snapshots/NAME to save it",
+					    .dir = &snapshot_dir };
 
 /* ---- mv: saving and renaming */
 
@@ -249,7 +269,6 @@ static void named_mkdir(struct object *dir, const char *name, struct command *co
 }
 
 const struct dir_ops snapshots_dir = {
-	.entries = no_entries,
 	.child = &named_entry,
 	.find = named_find,
 	.list = named_list,
@@ -265,9 +284,7 @@ static void latest_target(struct object *obj, struct buf *text)
 	buf_printf(text, "%s", obj->name);
 }
 
-static const struct entry latest_entry = { .name = "latest",
-					   .mode = S_IFLNK | 0777,
-					   .target = latest_target };
+static const struct entry latest_entry = { "latest", S_IFLNK | 0777, .target = latest_target };
 
 static struct snapshot *latest(const struct sandbox *sb)
 {
@@ -307,7 +324,6 @@ static int unnamed_rmdir(struct object *dir, const char *name, struct err *err)
 }
 
 const struct dir_ops vm_snapshots_dir = {
-	.entries = no_entries,
 	.child = &unnamed_entry,
 	.find = unnamed_find,
 	.list = unnamed_list,

@@ -79,38 +79,7 @@ void console_last_line(const struct console *console, char *ret, size_t size)
 	ret[i] = 0;
 }
 
-static struct console *console_of(const struct object *obj)
+struct tail *console_tail(const struct object *obj)
 {
-	return &sandbox_of(obj)->console;
+	return &sandbox_of(obj)->console.tail;
 }
-
-static uint64_t console_size(const struct object *obj)
-{
-	return tail_size(&console_of(obj)->tail);
-}
-
-static int console_open(struct file *file, int flags)
-{
-	(void)flags;
-	tail_open(&console_of(file->obj)->tail, file);
-	return 0;
-}
-
-static void console_read(struct file *file, uint64_t offset, bool nonblock, struct request *request)
-{
-	(void)nonblock;
-	tail_read(&console_of(file->obj)->tail, file, offset, request);
-}
-
-static unsigned console_poll(const struct file *file)
-{
-	return tail_poll(&console_of(file->obj)->tail, file);
-}
-
-const struct stream_ops console_ops = {
-	.open = console_open,
-	.read = console_read,
-	.poll = console_poll,
-	.size = console_size,
-	.seekable = true,
-};

@@ -23,6 +23,7 @@ void console_release(struct console *console);
 /* The last non-empty line, for an error's sentence. */
 void console_last_line(const struct console *console, char *ret, size_t size);
 
-extern const struct stream_ops console_ops;
+/* What a sandbox's machine said. */
+struct tail *console_tail(const struct object *obj);
 
 #endif

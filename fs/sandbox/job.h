@@ -121,10 +121,4 @@ void input_break(struct input *in, const char *why);
 
 extern const struct stream_ops stdin_ops, stdout_ops, stderr_ops;
 
-/* ---- in exec.c and run.c */
-
-extern const struct entry job_entry;
-extern const struct dir_ops exec_dir;
-extern const struct stream_ops run_ops;
-
 #endif

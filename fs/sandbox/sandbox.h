@@ -112,6 +112,5 @@ void task_answer(struct sandbox *sb, const struct err *err);
 void task_end(struct sandbox *sb, const struct err *err);
 
 extern const struct entry sandbox_entry; /* /sbx/VM */
-extern const struct dir_ops net_dir;     /* /sbx/VM/net */
 
 #endif

@@ -438,11 +438,12 @@ static void archive_release(struct file *file)
 
 /* About what an export gives; what there is to read is known when it was read. Not 0, for busybox cat reads
  * nothing from a file of size 0. */
-static uint64_t archive_size(const struct object *obj)
+static uint64_t archive_size(const struct object *obj, const struct entry *entry)
 {
 	const char *since;
 	struct snapshot *snap = snapshot_at(obj, &since);
 
+	(void)entry;
 	if (!snap->stored || snapshot_read_meta(snap, NULL))
 		return 0;
 	return snap->meta.ram_stored + snap->meta.disk_stored;
@@ -459,11 +460,9 @@ const struct stream_ops archive_ops = {
 
 /* ---- archive.since/ */
 
-static const struct entry since_entry = { .name = "BASE",
-					  .mode = S_IFREG | 0400,
-					  .flags = ENTRY_VOLATILE,
-					  .stream = &archive_ops,
-					  .help = "what a store that has the snapshot BASE lacks of it" };
+static const struct entry since_entry = { "BASE", S_IFREG | 0400, ENTRY_VOLATILE,
+					  "what a store that has the snapshot BASE lacks of it",
+					  .stream = &archive_ops };
 
 static void delta_free(struct object *obj)
 {
@@ -526,7 +525,6 @@ static void since_list(struct object *dir, struct listing *listing)
 }
 
 const struct dir_ops archive_since_dir = {
-	.entries = no_entries,
 	.child = &since_entry,
 	.find = since_find,
 	.list = since_list,

@@ -18,21 +18,17 @@ static void parent_target(struct object *obj, struct buf *text)
 	buf_printf(text, "%s%s", snap->named ? "../" : "../../../snapshots/", snap->meta.parent);
 }
 
-const struct entry parent_entry = {
-	.name = "parent",
-	.mode = S_IFLNK | 0777,
-	.target = parent_target,
-	.help = "a link to the named snapshot it was taken after, if there is one"
-};
+const struct entry parent_entry = { "parent", S_IFLNK | 0777, 0,
+				    "a link to the named snapshot it was taken after, if there is one",
+				    .target = parent_target };
 
 static void child_target(struct object *obj, struct buf *text)
 {
 	buf_printf(text, "../../%s", obj->name);
 }
 
-static const struct entry child_entry = {
-	.name = "NAME", .mode = S_IFLNK | 0777, .target = child_target, .help = "a link to the snapshot NAME"
-};
+static const struct entry child_entry = { "NAME", S_IFLNK | 0777, 0, "a link to the snapshot NAME",
+					  .target = child_target };
 
 struct search {
 	struct fs *fs;
@@ -77,7 +73,6 @@ static void children_list(struct object *dir, struct listing *listing)
 }
 
 const struct dir_ops children_dir = {
-	.entries = no_entries,
 	.child = &child_entry,
 	.find = children_find,
 	.list = children_list,

@@ -83,7 +83,4 @@ void snapshot_status(struct snapshot *snap, struct buf *text);
 /* The path in the tree: "VM/snapshots/1" or "snapshots/NAME". */
 void snapshot_path(const struct snapshot *snap, char *ret, size_t size);
 
-extern const struct dir_ops snapshots_dir;    /* /sbx/snapshots */
-extern const struct dir_ops vm_snapshots_dir; /* /sbx/VM/snapshots */
-
 #endif

@@ -29,16 +29,46 @@ int error_show(struct object *obj, struct buf *text, struct err *err)
 	return 0;
 }
 
+static unsigned state_of(const struct object *obj, const struct entry *entry, const char **name)
+{
+	*name = "";
+	return entry->state ? entry->state(obj, name) : 0;
+}
+
+/* The text; -EINVAL: it has none. */
+static int show(struct object *obj, const struct entry *entry, struct buf *text, struct err *err)
+{
+	const char *name;
+
+	if (entry->verbs) {
+		ctl_show(entry->verbs, state_of(obj, entry, &name), text);
+		return 0;
+	}
+	return entry->show ? entry->show(obj, text, err) : -EINVAL;
+}
+
+/* A command takes the request over, and is ended by whoever carries it out. */
+static void command(struct object *obj, const struct entry *entry, const char *text, struct request *request)
+{
+	const char *name;
+	const unsigned state = state_of(obj, entry, &name);
+
+	if (entry->verbs)
+		ctl_write(entry->verbs, state, name, obj, text, request);
+	else
+		entry->command(obj, text, request);
+}
+
 uint64_t file_size(struct object *obj, const struct entry *entry, struct err *err)
 {
 	struct buf text = { 0 };
 	uint64_t size = 0;
 
 	if (entry->stream)
-		return entry->stream->size ? entry->stream->size(obj) : STREAM_SIZE;
+		return entry->stream->size ? entry->stream->size(obj, entry) : STREAM_SIZE;
 	if (entry->flags & ENTRY_COSTLY)
 		return COSTLY_SIZE;
-	if (entry->show && !entry->show(obj, &text, err))
+	if (!show(obj, entry, &text, err))
 		size = text.len;
 	buf_release(&text);
 	return size;
@@ -135,7 +165,7 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 	fi->direct_io = 1;
 	/* Mostly there is nothing to hear of at close, and an error where the daemon is gone. */
 	fi->noflush = !stream || !stream->flush;
-	fi->nonseekable = stream && !stream->seekable && !stream->positioned;
+	fi->nonseekable = stream && !entry->tail && !stream->positioned;
 	if (fuse_reply_open(req, fi))
 		file_free(file);
 }
@@ -180,7 +210,7 @@ static int file_show(struct file *file)
 
 	buf_clear(&file->text);
 	file->seen = file->obj->version;
-	rc = file->entry->show(file->obj, &file->text, &err);
+	rc = show(file->obj, file->entry, &file->text, &err);
 	if (!rc && file->text.failed)
 		rc = -ENOMEM;
 	file->shown = !rc;
@@ -208,7 +238,7 @@ void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fu
 	 * (fuse_send_read in Linux' fs/fuse/file.c). Refused, cat goes on with read(2); it does not even ask
 	 * where its position is at st_size or above.
 	 */
-	if (entry->stream && !entry->stream->seekable && !fi->lock_owner) {
+	if (entry->stream && !entry->tail && !fi->lock_owner) {
 		fuse_reply_err(req, EINVAL);
 		return;
 	}
@@ -218,9 +248,7 @@ void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fu
 			entry->stream->read(file, (uint64_t)off, fi->flags & O_NONBLOCK, request);
 		return;
 	}
-	if (!entry->show)
-		rc = -EINVAL;
-	else if (!off || !file->shown)
+	if (!off || !file->shown)
 		rc = file_show(file);
 	if (rc) {
 		fuse_reply_err(req, -rc);
@@ -238,7 +266,7 @@ static size_t write_max(const struct entry *entry)
 /* `>>` to a text of lines: what it reads now, with the new lines after it. */
 static int append(const struct file *file, size_t size, struct buf *text, struct err *err)
 {
-	int rc = file->entry->show(file->obj, text, err);
+	int rc = show(file->obj, file->entry, text, err);
 
 	if (!rc && text->len + size > write_max(file->entry))
 		rc = err_set(err, -E2BIG, "%s has at most %zu bytes", file->entry->name,
@@ -289,7 +317,7 @@ void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, o
 		fuse_reply_write(req, 0);
 		return;
 	}
-	if (entry->command || (entry->stream && entry->stream->write)) {
+	if (entry->verbs || entry->command || (entry->stream && entry->stream->write)) {
 		request = request_new(req, size);
 		if (!request)
 			return;
@@ -297,8 +325,8 @@ void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, o
 		request->caller.groups = request->caller.uid == file->uid;
 		request->caller.uid = file->uid;
 		request->caller.gid = file->gid;
-		if (entry->command)
-			entry->command(file->obj, data, request);
+		if (!entry->stream)
+			command(file->obj, entry, data, request);
 		else
 			entry->stream->write(file, data, fi->flags & O_NONBLOCK, request);
 		return;

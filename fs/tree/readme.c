@@ -38,7 +38,7 @@ static void put_dir(struct buf *text, const char *path, const struct dir_ops *di
 {
 	const struct entry *entry;
 
-	for (entry = dir->entries; entry->name; entry++)
+	for (entry = dir->entries; entry && entry->name; entry++)
 		put_entry(text, path, entry);
 	if (dir->child)
 		put_entry(text, path, dir->child);

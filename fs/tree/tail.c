@@ -27,22 +27,36 @@ void tail_grown(struct tail *tail)
 	files_wake(&tail->files);
 }
 
-uint64_t tail_size(const struct tail *tail)
+static struct tail *tail_of(const struct file *file)
+{
+	return file->entry->tail(file->obj);
+}
+
+static uint64_t size_now(const struct tail *tail)
 {
 	return tail->dropped + tail->text.len;
 }
 
-void tail_open(struct tail *tail, struct file *file)
+static uint64_t tail_size(const struct object *obj, const struct entry *entry)
 {
-	list_add(&tail->files, &file->link);
+	return size_now(entry->tail(obj));
 }
 
-void tail_read(const struct tail *tail, struct file *file, uint64_t offset, struct request *request)
+static int tail_open(struct file *file, int flags)
+{
+	(void)flags;
+	list_add(&tail_of(file)->files, &file->link);
+	return 0;
+}
+
+static void tail_read(struct file *file, uint64_t offset, bool nonblock, struct request *request)
 {
 	static const char zeros[4096];
-	const uint64_t size = tail_size(tail);
+	const struct tail *tail = tail_of(file);
+	const uint64_t size = size_now(tail);
 	size_t n = request->size;
 
+	(void)nonblock;
 	file->seen = size;
 	if (offset < tail->dropped) {
 		if (n > tail->dropped - offset)
@@ -57,7 +71,14 @@ void tail_read(const struct tail *tail, struct file *file, uint64_t offset, stru
 	request_data(request, n ? buf_bytes(&tail->text) + (offset - tail->dropped) : NULL, n);
 }
 
-unsigned tail_poll(const struct tail *tail, const struct file *file)
+static unsigned tail_poll(const struct file *file)
 {
-	return file->seen != tail_size(tail) ? POLLIN | POLLRDNORM | POLLPRI : POLLIN | POLLRDNORM;
+	return file->seen != size_now(tail_of(file)) ? POLLIN | POLLRDNORM | POLLPRI : POLLIN | POLLRDNORM;
 }
+
+const struct stream_ops tail_ops = {
+	.open = tail_open,
+	.read = tail_read,
+	.poll = tail_poll,
+	.size = tail_size,
+};

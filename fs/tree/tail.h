@@ -23,10 +23,7 @@ void tail_release(struct tail *tail);
 /* After something was added to tail->text: drop what is too old, and wake who polls. */
 void tail_grown(struct tail *tail);
 
-/* What struct stream_ops wants, for a file of this tail's. */
-void tail_open(struct tail *tail, struct file *file);
-void tail_read(const struct tail *tail, struct file *file, uint64_t offset, struct request *request);
-unsigned tail_poll(const struct tail *tail, const struct file *file);
-uint64_t tail_size(const struct tail *tail);
+/* The file: its entry says where the tail is. */
+extern const struct stream_ops tail_ops;
 
 #endif

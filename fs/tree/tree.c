@@ -78,8 +78,6 @@ struct node *tree_root(struct fs *fs)
 	return tn ? &tn->node : NULL;
 }
 
-const struct entry no_entries[] = { { 0 } };
-
 /* ---- attributes */
 
 /* An object's own directory, the one that can be delegated: its permissions are the object's. */
@@ -218,7 +216,7 @@ static const struct entry *fixed_entry(const struct dir_ops *dir, const char *na
 {
 	const struct entry *entry;
 
-	for (entry = dir->entries; entry->name; entry++)
+	for (entry = dir->entries; entry && entry->name; entry++)
 		if (!strcmp(entry->name, name))
 			return entry;
 	return NULL;
@@ -501,7 +499,7 @@ static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 	if (listing) {
 		add_item(listing, ".", place_ino(tn->obj, tn->entry), S_IFDIR);
 		add_item(listing, "..", place_ino(tn->obj, tn->entry), S_IFDIR);
-		for (entry = dir->entries; entry->name && !tn->obj->gone; entry++)
+		for (entry = dir->entries; entry && entry->name && !tn->obj->gone; entry++)
 			listing_add(listing, entry->name, tn->obj, entry);
 		if (dir->list && !tn->obj->gone)
 			dir->list(tn->obj, listing);

@@ -17,6 +17,7 @@
 #include "fs/tree/request.h"
 
 struct entry;
+struct tail;
 
 /* An open file. */
 struct file {
@@ -48,8 +49,8 @@ struct stream_ops {
 	void (*write)(struct file *file, const char *data, bool nonblock, struct request *request);
 	void (*flush)(struct file *file, struct request *request); /* close(2); NULL: nothing to hear of */
 	unsigned (*poll)(const struct file *file);                 /* POLLIN... that hold now */
-	uint64_t (*size)(const struct object *obj);                /* st_size; NULL: STREAM_SIZE */
-	bool seekable;
+	uint64_t (*size)(const struct object *obj,
+			 const struct entry *entry); /* st_size; NULL: STREAM_SIZE */
 	bool positioned; /* has no content at offsets, but programs may ask where they are (lseek) */
 };
 
@@ -70,15 +71,20 @@ struct entry {
 	mode_t mode;
 	unsigned flags; /* enum entry_flags */
 	const char *help;
+	/* A ctl file: it lists those of its verbs that the object's state allows, and a write is one of them. The
+	 * state is a bit in struct verb, and has a name; NULL: there is but the state 0. */
+	const struct verb *verbs;
+	unsigned (*state)(const struct object *obj, const char **name);
 	/* A text: what it reads, and what a write does (text[n] is 0, a newline at its end cut off). */
 	int (*show)(struct object *obj, struct buf *text, struct err *err);
 	int (*store)(struct object *obj, const char *text, size_t n, struct err *err);
 	/* What was stored takes a moment to hold: takes the request over and answers it then. */
 	void (*settle)(struct object *obj, struct request *request);
-	/* A ctl file: its verbs (for the README), and what a write does; `show` lists them. */
-	const struct verb *verbs;
+	/* A setting that takes a while: takes the request over. In place of `store`. */
 	void (*command)(struct object *obj, const char *text, struct request *request);
 	const struct stream_ops *stream;
+	/* What grows, with the stream tail_ops: where it is. */
+	struct tail *(*tail)(const struct object *obj);
 	const struct dir_ops *dir;
 	/* A symbolic link's target. */
 	void (*target)(struct object *obj, struct buf *text);
@@ -96,7 +102,7 @@ struct guest_mount {
 struct listing;
 
 struct dir_ops {
-	const struct entry *entries; /* ends with a NULL name */
+	const struct entry *entries; /* the fixed ones; ends with a NULL name. NULL: there are none */
 	const struct entry *child;   /* what its made children are like, for the README; NULL: none */
 	/* A child by name: its object (borrowed) and entry; NULL: there is none. */
 	struct object *(*find)(struct object *dir, const char *name, const struct entry **ret);
@@ -112,9 +118,6 @@ struct dir_ops {
 	void (*rename)(struct object *dir, const char *name, struct object *to_dir, const struct entry *to,
 		       const char *to_name, struct command *command);
 };
-
-/* The fixed entries of a directory that has none. */
-extern const struct entry no_entries[];
 
 /* For list functions. */
 void listing_add(struct listing *listing, const char *name, const struct object *obj,
