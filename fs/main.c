@@ -528,6 +528,8 @@ static void fs_release(struct fs *fs)
 	requests_abort(fs);
 	if (fs->session)
 		session_unmount(fs->session);
+	while (fs->session && workers_owe(fs))
+		loop_once(fs->loop, -1);
 	while ((sb = list_first(&fs->sandboxes, struct sandbox, link)))
 		sandbox_remove(sb);
 	snapshots_cancel(fs);

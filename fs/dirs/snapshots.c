@@ -12,6 +12,7 @@
 #include "fs/snapshot/files.h"
 #include "fs/snapshot/lineage.h"
 #include "fs/snapshot/work.h"
+#include "util/log.h"
 
 /* ---- the directory of one */
 
@@ -163,9 +164,11 @@ static const struct entry named_entry = {
 	.dir = &snapshot_dir
 };
 
-static const struct entry unnamed_entry = { "N", S_IFDIR, 0,
-					    "an unnamed snapshot; mv it to /snapshots/NAME to save it",
-					    .dir = &snapshot_dir };
+static const struct entry unnamed_entry = {
+	"N", S_IFDIR, 0,
+	"an unnamed snapshot; mv it to /snapshots/NAME to save it (after 1.5 s that goes on by itself)",
+	.dir = &snapshot_dir
+};
 
 /* ---- mv: saving and renaming */
 
@@ -185,22 +188,87 @@ static int check_move(const struct snapshot *snap, const char *name, const struc
 	return 0;
 }
 
+/*
+ * A mv that saves. All renames of a mount between directories exclude each other in the kernel, so this one is
+ * answered after MOVE_MS at the latest: the snapshot is in its new place then, and its status says how far
+ * saving it is. Where that fails afterwards, it goes back to where it was.
+ */
+enum { MOVE_MS = 1500 };
+
+struct move {
+	struct command *command; /* NULL: answered */
+	struct snapshot *snap;
+	struct sandbox *source; /* a reference */
+	struct worker *worker;
+	struct timer timer;
+	char number[STORE_NAME_MAX + 1], name[STORE_NAME_MAX + 1];
+};
+
+static void move_cancel(void *arg)
+{
+	struct move *move = arg;
+
+	worker_cancel(move->worker);
+}
+
+static void move_early(void *arg)
+{
+	struct move *move = arg;
+	const struct err ok = { 0 };
+
+	if (move->snap->obj.gone || atomic_load(&move->worker->progress.cancel))
+		return; /* it is ending */
+	snapshot_name(move->snap, move->name);
+	move->worker->promised = true;
+	command_done(move->command, &ok);
+	move->command = NULL;
+}
+
+static void move_done(void *arg, const struct err *err)
+{
+	struct move *move = arg;
+
+	timer_stop(&move->timer);
+	if (move->command) {
+		command_done(move->command, err);
+	} else if (err->code && !move->snap->obj.gone) {
+		log_error("%s/snapshots/%s is not saved as %s: %s", move->source->obj.name, move->number,
+			  move->name, err->text);
+		object_report(&move->source->obj, err);
+		snapshot_give_back(move->snap, move->source, move->number);
+	}
+	object_unref(&move->source->obj);
+	free(move);
+}
+
 static void save_by_rename(struct object *dir, const char *name, struct object *to_dir,
 			   const struct entry *to, const char *to_name, struct command *command)
 {
 	struct snapshot *snap = snapshot_find(&sandbox_of(dir)->snapshots, name);
-	struct worker *worker;
+	struct move *move = NULL;
 	struct err err;
 
 	if (check_move(snap, name, to, &err)) {
 		command_done(command, &err);
-	} else if (snapshot_save(snap, to_name, command_done, command, &worker, &err)) {
-		command_blame(command, to_dir);
-		command_done(command, &err);
-	} else {
-		command->cancel = worker_cancel;
-		command->arg = worker;
+		return;
 	}
+	move = calloc(1, sizeof(*move));
+	if (!move) {
+		err_sys(&err, -ENOMEM, "cannot save a snapshot");
+	} else if (!snapshot_save(snap, to_name, move_done, move, &move->worker, &err)) {
+		move->command = command;
+		move->snap = snap;
+		move->source = sandbox_of(object_ref(dir));
+		snprintf(move->number, sizeof(move->number), "%s", name);
+		snprintf(move->name, sizeof(move->name), "%s", to_name);
+		command->cancel = move_cancel;
+		command->arg = move;
+		timer_start(dir->fs->loop, &move->timer, MOVE_MS * 1000000ull, move_early, move);
+		return;
+	}
+	free(move);
+	command_blame(command, to_dir);
+	command_done(command, &err);
 }
 
 static void rename_named(struct object *dir, const char *name, struct object *to_dir, const struct entry *to,

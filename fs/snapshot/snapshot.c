@@ -170,6 +170,45 @@ void snapshot_name(struct snapshot *snap, const char *name)
 	snprintf(snap->obj.name, sizeof(snap->obj.name), "%s", name);
 }
 
+/* Into its place by number. */
+static void keep_in_order(struct sandbox *sb, struct snapshot *snap)
+{
+	struct snapshot *other;
+
+	list_for_each (other, &sb->snapshots, obj.siblings)
+		if (strtoul(other->obj.name, NULL, 10) > strtoul(snap->obj.name, NULL, 10))
+			break;
+	list_add(&other->obj.siblings, &snap->obj.siblings); /* before that, or at the end */
+}
+
+void snapshot_give_back(struct snapshot *snap, struct sandbox *source, const char *number)
+{
+	struct snapshot *back = NULL;
+	struct sandbox *fork;
+
+	if (!source->obj.gone)
+		back = make(snap->obj.fs, number, &snap->obj.owner);
+	if (back) {
+		back->obj.to_root = "../../../../";
+		back->source = source;
+		back->template = template_ref(snap->template);
+		back->meta = snap->meta;
+		back->has_meta = snap->has_meta;
+		snap->has_meta = false;
+		while ((fork = list_first(&snap->obj.forks, struct sandbox, fork_link))) {
+			list_del(&fork->fork_link);
+			list_add(&back->obj.forks, &fork->fork_link);
+			fork->origin = &back->obj;
+		}
+		keep_in_order(source, back);
+	} else {
+		log_error("snapshot %s of %s is lost", number, source->obj.name);
+	}
+	snap->obj.stale = true;
+	tree_attr_changed(&snap->obj);
+	snapshot_drop(snap);
+}
+
 /* The store has whose it was when saving or importing it began. */
 static void keep_owner(struct snapshot *snap)
 {

@@ -49,6 +49,9 @@ int snapshot_new_empty(struct fs *fs, const char *name, const struct owner *owne
 bool snapshot_is_empty(const struct snapshot *snap);
 /* Put it into /snapshots under this name. */
 void snapshot_name(struct snapshot *snap, const char *name);
+/* It could not be saved: back to the sandbox it was taken of, as the unnamed `number`; the object of that name is
+ * another one. Where that sandbox is gone, so is the snapshot. */
+void snapshot_give_back(struct snapshot *snap, struct sandbox *source, const char *number);
 /* The store has it now, under this name; source, or NULL, is the sandbox it was taken of. */
 void snapshot_published(struct snapshot *snap, const char *name, struct sandbox *source);
 

@@ -36,6 +36,16 @@ bool workers_idle(const struct fs *fs)
 	return list_empty(&fs->workers->all);
 }
 
+bool workers_owe(const struct fs *fs)
+{
+	const struct worker *worker;
+
+	list_for_each (worker, &fs->workers->all, all)
+		if (worker->promised)
+			return true;
+	return false;
+}
+
 /* ---- any */
 
 struct worker *worker_new(struct snapshot *snap, const struct work_kind *kind, done_fn done, void *arg)

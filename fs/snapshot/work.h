@@ -37,13 +37,16 @@ struct worker {
 	struct timer timer;            /* it could not be started */
 	char name[STORE_NAME_MAX + 1]; /* a save's: the name to be */
 	struct sandbox *source;        /* a save's: whose snapshot it is; a reference, or NULL */
-	done_fn done;                  /* NULL: nobody waits */
+	bool promised; /* whoever wanted it was told that it is done: only a removal ends it */
+	done_fn done;  /* NULL: nobody waits */
 	void *arg;
 };
 
 /* The daemon's; -ENOMEM. Closed when fs->working is 0. */
 int workers_open(struct fs *fs, struct err *err);
 void workers_close(struct fs *fs);
+/* Something is promised, and not done yet. */
+bool workers_owe(const struct fs *fs);
 /* No snapshot is worked on. */
 bool workers_idle(const struct fs *fs);
 /*

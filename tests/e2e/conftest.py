@@ -195,6 +195,19 @@ def own_mount(engine, build, guest, new_state, tmp_path_factory):
 
 
 @pytest.fixture
+def small_store(own_mount, build, tmp_path):
+    """A daemon whose store is a tmpfs; yields its mount and the directory of the tmpfs."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", small], check=True)
+    try:
+        subprocess.run([build / "sbx", "image", "build", "base", "--state", small / "state"], check=True, capture_output=True)
+        yield own_mount(small / "state"), small
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+@pytest.fixture
 def cli(build, sbx):
     """A function: run build/sbx with the shared mount in $SBX_MOUNT."""
 

@@ -264,8 +264,10 @@ class Snapshot(Directory):
 
     def save(self, name):
         """mv to a name: survives the sandbox and the daemon."""
-        os.rename(self.path, self.root / "snapshots" / name)
-        return Snapshot(self.root / "snapshots" / name)
+        saved = Snapshot(self.root / "snapshots" / name)
+        os.rename(self.path, saved.path)
+        poll_until(saved / "status", lambda text: not text.startswith("saving"), 60)  # a slow one goes on
+        return saved
 
     def remove(self):
         os.rmdir(self.path)

@@ -521,19 +521,6 @@ def test_a_paused_vmm_that_stands_still(vm):
 # ---- a store that is full
 
 
-@pytest.fixture
-def small_store(own_mount, build, tmp_path):
-    """A daemon whose store is a tmpfs; yields its mount and the directory of the tmpfs."""
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", small], check=True)
-    try:
-        subprocess.run([build / "sbx", "image", "build", "base", "--state", small / "state"], check=True, capture_output=True)
-        yield own_mount(small / "state"), small
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
-
-
 def test_a_full_store_pauses_the_machine(small_store):
     """No write of the guest is lost: it waits, and is done when there is room."""
     mount, small = small_store
