@@ -7,6 +7,7 @@
 
 extern const struct dir_ops exec_dir;         /* /sbx/VM/exec */
 extern const struct dir_ops net_dir;          /* /sbx/VM/net */
+extern const struct dir_ops tcp_dir;          /* /sbx/VM/tcp */
 extern const struct stream_ops run_ops;       /* /sbx/VM/run */
 extern const struct dir_ops snapshots_dir;    /* /sbx/snapshots */
 extern const struct dir_ops vm_snapshots_dir; /* /sbx/VM/snapshots */

@@ -473,6 +473,8 @@ static const struct entry files[] = {
 	{ "exec", S_IFDIR | 0755, ENTRY_SHARED,
 	  "jobs: commands with streams and a status; mktemp -d exec/XXXX works", .dir = &exec_dir },
 	{ "net", S_IFDIR | 0755, 0, "what the machine may reach, and how it is reached", .dir = &net_dir },
+	{ "tcp", S_IFDIR | 0755, 0,
+	  "ports of the machine's loopback; ls lists those that somebody listens at", .dir = &tcp_dir },
 	{ "fs", S_IFDIR | 0755, 0, "the files of the machine", .mount = files_mount },
 	{ "snapshots", S_IFDIR | 0755, ENTRY_SHARED,
 	  "unnamed snapshots, which live as long as the sandbox, and the link latest",

@@ -73,6 +73,10 @@ static void answer_all(struct list *waiting, int err)
 
 void job_remove(struct job *job)
 {
+	struct err err;
+
+	err_set(&err, -ENODEV, "it was removed");
+	pending_end(&job->begun, &err);
 	if (job->id && job->sb->agent)
 		agent_job_forget(job->sb->agent, job->id);
 	list_del(&job->link);
@@ -238,6 +242,20 @@ static struct job *find(struct sandbox *sb, uint32_t id)
 	return NULL;
 }
 
+static void on_left(void *arg)
+{
+	job_remove(arg);
+}
+
+void job_leave(struct job *job)
+{
+	job->left = true;
+	job->in.eof = true;
+	input_pump(job);
+	timer_start(job->obj.fs->loop, &job->timer, job->phase == JOB_ENDED ? 0 : JOB_LEFT_MS * 1000000ull,
+		    on_left, job);
+}
+
 static void end(struct job *job, enum job_state state, uint32_t code, uint8_t shell)
 {
 	struct buf text = { 0 };
@@ -250,6 +268,8 @@ static void end(struct job *job, enum job_state state, uint32_t code, uint8_t sh
 	job->code = code;
 	job->shell = shell;
 	timer_stop(&job->timer);
+	if (job->left)
+		timer_start(job->obj.fs->loop, &job->timer, 0, on_left, job);
 	job_status(job, &text);
 	buf_add(&text, "\n", 1);
 	while ((request = list_first(&job->waiting, struct request, link)))
@@ -320,8 +340,15 @@ void job_started(struct sandbox *sb, uint32_t id, int err, const char *reason, u
 {
 	struct job *job = find(sb, id);
 
-	if (job && err)
-		fail(job, *reason ? reason : strerror(-err), shell);
+	struct err why = { 0 };
+
+	if (!job)
+		return;
+	if (err)
+		err_set(&why, err, "%s", *reason ? reason : strerror(-err));
+	pending_end(&job->begun, &why);
+	if (err)
+		fail(job, why.text, shell);
 }
 
 void job_output(struct sandbox *sb, uint32_t id, int stream, const void *data, size_t n)
@@ -372,10 +399,14 @@ void jobs_lost(struct sandbox *sb, const char *why)
 {
 	struct job *job;
 
+	struct err err;
+
+	err_set(&err, -EHOSTDOWN, "%s", why);
 	list_for_each (job, &sb->jobs, link) {
 		if (!job->id)
 			continue;
 		job->id = 0; /* the next machine's job may have this number */
+		pending_end(&job->begun, &err);
 		fail(job, why, EXIT_NOT_BEGUN);
 	}
 }

@@ -13,12 +13,13 @@
 #include "fs/tree/request.h"
 #include "fs/tree/tree.h"
 #include "util/loop.h"
+#include "util/pending.h"
 #include "vm/agent/proto.h"
 
 enum { STREAM_WINDOW = 256 * 1024, STDIN_BUFFER = 64 * 1024, KEPT_MAX = 64 * 1024 };
 
 /* How long the guest's agent may take to send a signal; what `exit` says of a command that took too long. */
-enum { JOB_KILL_MS = 10000, SHELL_TIMED_OUT = 124 };
+enum { JOB_KILL_MS = 10000, SHELL_TIMED_OUT = 124, JOB_LEFT_MS = 10000 };
 
 enum job_phase { JOB_PENDING, JOB_STARTED, JOB_ENDED }; /* the states of its verbs */
 
@@ -66,7 +67,9 @@ struct job {
 	uint8_t shell;        /* once it ended: what a shell's $? would be */
 	struct output out[2]; /* stdout, stderr */
 	struct input in;
-	struct list waiting; /* struct request: who reads `wait` */
+	struct list waiting;  /* struct request: who reads `wait` */
+	struct pending begun; /* the command runs, or err says why not */
+	bool left;            /* nobody has it any more: it goes when it ends */
 };
 
 struct job *job_of(const struct object *obj);
@@ -82,6 +85,9 @@ enum { JOBS_TEXT_MAX = 16 << 20 };
 int job_room(const struct job *job, const struct buf *old, size_t n, struct err *err);
 /* Start job->cmd. -EBUSY, -E2BIG, or as sandbox_usable. */
 int job_start(struct job *job, bool merge, struct err *err);
+/* Nobody has it any more: it reads what was written to it and then the end, and goes when it ends, or after
+ * JOB_LEFT_MS. */
+void job_leave(struct job *job);
 /* "exited 0" and its like, without newline. */
 void job_status(const struct job *job, struct buf *text);
 
@@ -114,6 +120,8 @@ void output_limit(struct job *job, unsigned stream, uint64_t offset);
 
 void input_init(struct input *in);
 void input_release(struct input *in);
+void input_write(struct job *job, const char *data, bool nonblock, struct request *request);
+unsigned input_poll(const struct input *in);
 /* Send what the guest takes, and let writers go on. */
 void input_pump(struct job *job);
 /* Nobody reads it any more: writers get EPIPE, and `error` says why (a literal). */

@@ -140,13 +140,23 @@ void input_release(struct input *in)
 	buf_release(&in->data);
 }
 
+static void input_wake(struct job *job)
+{
+	files_wake(&job->in.files);
+	if (job->nameless) /* one file for both ways: it is among the readers */
+		files_wake(&job->out[0].files);
+}
+
 /* A writer hears that nobody reads, and why. */
 static void refuse(struct job *job, struct request *request)
 {
 	struct err err;
 
-	err_set(&err, -EPIPE, "stdin of exec/%s: %s", job->obj.name, job->in.broken);
-	object_report(&job->obj, &err);
+	/* Of a connection it is what its other end has done. */
+	if (!job->nameless) {
+		err_set(&err, -EPIPE, "stdin of exec/%s: %s", job->obj.name, job->in.broken);
+		object_report(&job->obj, &err);
+	}
 	request_err(request, -EPIPE);
 }
 
@@ -159,7 +169,7 @@ void input_break(struct input *in, const char *why)
 	buf_clear(&in->data);
 	while ((request = list_first(&in->waiting, struct request, link)))
 		refuse(container_of(in, struct job, in), request);
-	files_wake(&in->files);
+	input_wake(container_of(in, struct job, in));
 }
 
 /* Take from writers what there is room for. */
@@ -203,7 +213,7 @@ void input_pump(struct job *job)
 		input_break(in, "its end was given already, by the last writer's close or the verb eof");
 	}
 	if (in->data.len < STDIN_BUFFER)
-		files_wake(&in->files);
+		input_wake(job);
 }
 
 static int stdin_open(struct file *file, int flags)
@@ -229,9 +239,8 @@ static void stdin_release(struct file *file)
 	input_pump(job);
 }
 
-static void stdin_write(struct file *file, const char *data, bool nonblock, struct request *request)
+void input_write(struct job *job, const char *data, bool nonblock, struct request *request)
 {
-	struct job *job = job_of(file->obj);
 	struct input *in = &job->in;
 
 	if (in->broken) {
@@ -256,13 +265,21 @@ static void stdin_write(struct file *file, const char *data, bool nonblock, stru
 	input_pump(job);
 }
 
-static unsigned stdin_poll(const struct file *file)
+static void stdin_write(struct file *file, const char *data, bool nonblock, struct request *request)
 {
-	const struct input *in = &job_of(file->obj)->in;
+	input_write(job_of(file->obj), data, nonblock, request);
+}
 
+unsigned input_poll(const struct input *in)
+{
 	if (in->broken)
 		return POLLOUT | POLLWRNORM | POLLERR;
 	return in->data.len < STDIN_BUFFER ? POLLOUT | POLLWRNORM : 0;
+}
+
+static unsigned stdin_poll(const struct file *file)
+{
+	return input_poll(&job_of(file->obj)->in);
 }
 
 const struct stream_ops stdin_ops = {

@@ -92,6 +92,7 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 	console_init(&sb->console);
 	network_init(sb);
 	list_init(&sb->jobs);
+	list_init(&sb->ports);
 	list_init(&sb->snapshots);
 	list_init(&sb->fork_link);
 	list_add(&fs->sandboxes, &sb->link);
@@ -115,6 +116,12 @@ void sandbox_remove(struct sandbox *sb)
 	task_end(sb, &err);
 	while ((job = list_first(&sb->jobs, struct job, link)))
 		job_remove(job);
+	while ((part = list_first(&sb->ports, struct object, siblings))) {
+		list_del(&part->siblings);
+		object_remove(part);
+	}
+	object_unref(sb->last_port);
+	sb->last_port = NULL;
 	while ((part = list_first(&sb->snapshots, struct object, siblings)))
 		part->drop(part);
 	while ((child = list_first(&sb->obj.forks, struct sandbox, fork_link))) {

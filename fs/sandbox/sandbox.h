@@ -73,6 +73,9 @@ struct sandbox {
 	struct list snapshots; /* struct snapshot, unnamed ones, oldest first */
 	unsigned next_snapshot;
 	struct guest_mount files; /* fs/ */
+	struct list ports;        /* struct object, by siblings: names in tcp/ that somebody knows */
+	struct object *last_port; /* a reference: the one found last */
+	uint64_t ports_ino;       /* their inode numbers begin here; 0: not yet */
 
 	struct object *origin;                 /* what it was forked of; NULL: nothing, or that is gone */
 	struct list fork_link;                 /* origin->forks */

@@ -126,6 +126,38 @@ void files_close(struct fs *fs)
 		file_free(file);
 }
 
+void file_opened(struct file *file, int rc)
+{
+	struct request *request = file->opening;
+	const struct fuse_file_info fi = { .fh = (uintptr_t)file };
+
+	file->opening = NULL;
+	if (rc)
+		request_err(request, rc);
+	if (rc || request_open_stream(request, &fi))
+		file_free(file);
+}
+
+static void on_interrupted_open(void *arg)
+{
+	struct file *file = arg;
+
+	file->opening = NULL;
+	file_free(file);
+}
+
+static void file_connect(fuse_req_t req, struct file *file)
+{
+	file->opening = request_new(req, 0);
+	if (!file->opening) {
+		file_free(file);
+		return;
+	}
+	file->opening->cancel = on_interrupted_open;
+	file->opening->arg = file;
+	file->entry->stream->connect(file);
+}
+
 void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, struct fuse_file_info *fi)
 {
 	const struct stream_ops *stream = entry->stream;
@@ -150,6 +182,10 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 	list_add(&obj->fs->files, &file->all);
 	if (entry->flags & ENTRY_POLL)
 		list_add(&obj->files, &file->link);
+	if (stream && stream->connect) {
+		file_connect(req, file);
+		return;
+	}
 	if (stream && stream->open)
 		rc = stream->open(file, fi->flags);
 	if (rc) {

@@ -12,6 +12,14 @@
 
 enum { INO_SHIFT = 16 }; /* room for the hash of a file's name */
 
+uint64_t object_inos(struct fs *fs, unsigned ranges)
+{
+	const uint64_t first = fs->objects + 1;
+
+	fs->objects += ranges;
+	return first << INO_SHIFT;
+}
+
 void object_init(struct object *obj, enum object_kind kind, struct fs *fs, const char *name,
 		 const struct owner *owner, void (*free)(struct object *obj))
 {
@@ -20,7 +28,7 @@ void object_init(struct object *obj, enum object_kind kind, struct fs *fs, const
 	obj->refs = 1;
 	snprintf(obj->name, sizeof(obj->name), "%s", name);
 	obj->owner = *owner;
-	obj->ino = ++fs->objects << INO_SHIFT;
+	obj->ino = object_inos(fs, 1);
 	obj->ctime_ns = now_real_ns();
 	list_init(&obj->siblings);
 	list_init(&obj->nodes);

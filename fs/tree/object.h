@@ -20,7 +20,15 @@
 
 struct fs;
 
-enum object_kind { OBJECT_ROOT, OBJECT_IMAGE, OBJECT_SANDBOX, OBJECT_SNAPSHOT, OBJECT_ARCHIVE, OBJECT_JOB };
+enum object_kind {
+	OBJECT_ROOT,
+	OBJECT_IMAGE,
+	OBJECT_SANDBOX,
+	OBJECT_SNAPSHOT,
+	OBJECT_ARCHIVE,
+	OBJECT_JOB,
+	OBJECT_PORT
+};
 
 struct object {
 	enum object_kind kind;
@@ -51,6 +59,8 @@ struct object {
 /* One reference. */
 void object_init(struct object *obj, enum object_kind kind, struct fs *fs, const char *name,
 		 const struct owner *owner, void (*free)(struct object *obj));
+/* The first of `ranges` times 65536 inode numbers that nobody else has. */
+uint64_t object_inos(struct fs *fs, unsigned ranges);
 struct object *object_ref(struct object *obj);
 void object_unref(struct object *obj); /* NULL is allowed */
 

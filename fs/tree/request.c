@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/fuse.h>
 #include <stdlib.h>
 
 #include "fs/fs.h"
@@ -104,6 +105,17 @@ int request_entry(struct request *request, const struct fuse_entry_param *entry)
 int request_open(struct request *request, const struct fuse_file_info *fi)
 {
 	int rc = fuse_reply_open(request->req, fi);
+
+	request_free(request);
+	return rc;
+}
+
+int request_open_stream(struct request *request, const struct fuse_file_info *fi)
+{
+	/* libfuse 3.14 has no name for it: this is what fuse_reply_open would send. */
+	const struct fuse_open_out out = { .fh = fi->fh,
+					   .open_flags = FOPEN_DIRECT_IO | FOPEN_NOFLUSH | FOPEN_STREAM };
+	int rc = fuse_reply_buf(request->req, (const char *)&out, sizeof(out));
 
 	request_free(request);
 	return rc;

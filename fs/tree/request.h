@@ -47,6 +47,8 @@ void request_statfs(struct request *request, const struct statvfs *st);
  * release the file. */
 int request_entry(struct request *request, const struct fuse_entry_param *entry);
 int request_open(struct request *request, const struct fuse_file_info *fi);
+/* The same of a file that has no position at all: one reads while another writes through one descriptor. */
+int request_open_stream(struct request *request, const struct fuse_file_info *fi);
 int request_create(struct request *request, const struct fuse_entry_param *entry,
 		   const struct fuse_file_info *fi);
 

@@ -99,10 +99,10 @@ static uint64_t place_ino(const struct object *obj, const struct entry *entry)
 	return obj->ino + ((h ^ h >> 16) & 0xffff);
 }
 
-/* An archive is its snapshot's, which its failures are reported to as well. */
+/* An archive is its snapshot's and a port its sandbox's, which their failures are reported to as well. */
 static const struct owner *owner_of(const struct object *obj)
 {
-	return obj->kind == OBJECT_ARCHIVE ? &obj->log->owner : &obj->owner;
+	return obj->kind == OBJECT_ARCHIVE || obj->kind == OBJECT_PORT ? &obj->log->owner : &obj->owner;
 }
 
 /* What it opens of its own directory for writing, and whether others' names are safe there (the sticky bit). */
@@ -469,7 +469,10 @@ struct item {
 };
 
 struct listing {
-	struct buf items; /* struct item */
+	struct buf items;        /* struct item */
+	struct request *request; /* the opendir, while it waits */
+	bool abandoned;          /* whoever waited has gone */
+	struct fuse_file_info fi;
 };
 
 static void add_item(struct listing *listing, const char *name, uint64_t ino, mode_t mode)
@@ -484,6 +487,41 @@ void listing_add(struct listing *listing, const char *name, const struct object 
 		 const struct entry *entry)
 {
 	add_item(listing, name, place_ino(obj, entry), entry->mode & S_IFMT);
+}
+
+static void listing_free(struct listing *listing)
+{
+	buf_release(&listing->items);
+	free(listing);
+}
+
+void listing_end(struct listing *listing, int rc)
+{
+	if (!rc && listing->items.failed)
+		rc = -ENOMEM;
+	if (!listing->abandoned && rc)
+		request_err(listing->request, rc);
+	if (listing->abandoned || rc || request_open(listing->request, &listing->fi))
+		listing_free(listing);
+}
+
+static void listing_abandon(void *arg)
+{
+	((struct listing *)arg)->abandoned = true;
+}
+
+static void gather(fuse_req_t req, struct listing *listing, const struct tree_node *tn,
+		   const struct fuse_file_info *fi)
+{
+	listing->request = request_new(req, 0);
+	if (!listing->request) {
+		listing_free(listing);
+		return;
+	}
+	listing->request->cancel = listing_abandon;
+	listing->request->arg = listing;
+	listing->fi = *fi;
+	tn->entry->dir->gather(tn->obj, listing);
 }
 
 static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -510,10 +548,10 @@ static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 		return;
 	}
 	fi->fh = (uintptr_t)listing;
-	if (fuse_reply_open(req, fi)) {
-		buf_release(&listing->items);
-		free(listing);
-	}
+	if (dir->gather && !tn->obj->gone)
+		gather(req, listing, tn, fi);
+	else if (fuse_reply_open(req, fi))
+		listing_free(listing);
 }
 
 static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
@@ -542,11 +580,8 @@ static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 
 static void tree_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct listing *listing = (void *)(uintptr_t)fi->fh;
-
 	(void)ino;
-	buf_release(&listing->items);
-	free(listing);
+	listing_free((void *)(uintptr_t)fi->fh);
 	fuse_reply_err(req, 0);
 }
 

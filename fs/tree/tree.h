@@ -33,6 +33,7 @@ struct file {
 	struct list link;             /* in obj->files, or in a list of the stream's */
 	struct fuse_pollhandle *poll; /* who polls it; NULL: nobody since the last wake */
 	void *priv;                   /* the stream's */
+	struct request *opening;      /* who waits for file_opened */
 };
 
 /* The mount is gone: what is still open is closed. */
@@ -41,9 +42,15 @@ void files_close(struct fs *fs);
 /* Wake who polls these files (struct file, by link). */
 void files_wake(struct list *files);
 
+/* For connect functions: it is open, or a negative errno says why not; then it is gone. */
+void file_opened(struct file *file, int rc);
+
 /* A file that is not a text: what is done with an open one. Without a function: EINVAL; for open, nothing. */
 struct stream_ops {
 	int (*open)(struct file *file, int flags);
+	/* In place of it, where opening takes a moment: file_opened is called, now or later, unless it is released
+	 * before. Such a file has no position. */
+	void (*connect)(struct file *file);
 	void (*release)(struct file *file);
 	void (*read)(struct file *file, uint64_t offset, bool nonblock, struct request *request);
 	void (*write)(struct file *file, const char *data, bool nonblock, struct request *request);
@@ -107,6 +114,8 @@ struct dir_ops {
 	/* A child by name: its object (borrowed) and entry; NULL: there is none. */
 	struct object *(*find)(struct object *dir, const char *name, const struct entry **ret);
 	void (*list)(struct object *dir, struct listing *listing);
+	/* In place of it, where somebody has to be asked: listing_end is called, now or later. */
+	void (*gather)(struct object *dir, struct listing *listing);
 	/* The name is valid and new. Ends the command, whose caller the child belongs to, with command_made;
 	 * a NULL function refuses. */
 	void (*mkdir)(struct object *dir, const char *name, struct command *command);
@@ -122,6 +131,8 @@ struct dir_ops {
 /* For list functions. */
 void listing_add(struct listing *listing, const char *name, const struct object *obj,
 		 const struct entry *entry);
+/* For gather functions: it is whole, or a negative errno says why not. */
+void listing_end(struct listing *listing, int rc);
 
 struct node *tree_root(struct fs *fs);
 

@@ -9,6 +9,8 @@
  *   netprobe send PORT N     N bytes that count, to the gateway's PORT
  *   netprobe receive PORT    what comes from there: how many bytes, and whether they count
  *   netprobe many PORT N     N connections at once; each sends a line and reads it back
+ *   netprobe serve PORT      an echo at the loopback's PORT
+ *   netprobe take PORT       one connection to it: what comes, to stdout
  *   netprobe raw             frames in hexadecimal, one a line, as they are onto the wire
  */
 #include <arpa/inet.h>
@@ -192,6 +194,44 @@ static int many(int port, int n)
 	return 0;
 }
 
+static void *echo(void *arg)
+{
+	const int fd = (int)(long)arg;
+	char data[4096];
+	ssize_t n;
+
+	while ((n = read(fd, data, sizeof(data))) > 0)
+		if (write(fd, data, (size_t)n) != n)
+			break;
+	close(fd);
+	return NULL;
+}
+
+static int serve(int port, int once)
+{
+	const struct sockaddr_in at = { .sin_family = AF_INET,
+					.sin_port = htons((uint16_t)port),
+					.sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char data[4096];
+	pthread_t thread;
+	ssize_t n;
+	int fd;
+
+	if (bind(listener, (const struct sockaddr *)&at, sizeof(at)) < 0 || listen(listener, 128) < 0)
+		return 1;
+	while ((fd = accept(listener, NULL, NULL)) >= 0) {
+		if (!once && pthread_create(&thread, NULL, echo, (void *)(long)fd))
+			return 1;
+		while (once && (n = read(fd, data, sizeof(data))) > 0)
+			if (write(STDOUT_FILENO, data, (size_t)n) != n)
+				return 1;
+		if (once)
+			return 0;
+	}
+	return 1;
+}
+
 static int raw(void)
 {
 	const struct sockaddr_ll at = { .sll_family = AF_PACKET,
@@ -226,5 +266,7 @@ int main(int argc, char **argv)
 		return transfer(port, 0, 0);
 	if (argc == 4 && !strcmp(argv[1], "many"))
 		return many(port, atoi(argv[3]));
+	if (argc == 3 && (!strcmp(argv[1], "serve") || !strcmp(argv[1], "take")))
+		return serve(port, !strcmp(argv[1], "take"));
 	return argc == 2 && !strcmp(argv[1], "raw") ? raw() : 2;
 }
