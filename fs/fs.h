@@ -52,6 +52,7 @@ struct fs {
 	struct list nodes;       /* struct node: what the kernel knows */
 	struct list files;       /* struct file: open ones */
 	struct list guest_files; /* struct guest_file: open ones */
+	uint32_t guest_mounts;   /* how many there ever were */
 	struct list requests;    /* struct request: those that wait */
 	struct list images;      /* struct object, by siblings: images that were looked at */
 	struct list sandboxes;   /* struct sandbox */

@@ -30,16 +30,17 @@ struct dir_place {
 };
 
 struct guest_dir {
-	struct buf places;  /* struct dir_place: of all chunks so far; the last is the one at hand */
-	struct buf entries; /* of the chunk at hand, as the agent sent them */
-	uint64_t n;         /* how many */
-	uint64_t next;      /* the cookie of what follows it */
-	bool more;          /* something does */
-	bool fresh;         /* it was read by opendir, and by nobody since */
-	uint64_t at;        /* an entry of the chunk... */
-	size_t offset;      /* ...and where it is */
-	uint64_t epoch;     /* of the machine that is asked */
-	uint64_t total;     /* bytes of this pass */
+	struct buf places;       /* struct dir_place: of all chunks so far; the last is the one at hand */
+	struct buf entries;      /* of the chunk at hand, as the agent sent them */
+	uint64_t n;              /* how many */
+	uint64_t next;           /* the cookie of what follows it */
+	bool more;               /* something does */
+	bool fresh;              /* it was read by opendir, and by nobody since */
+	uint64_t at;             /* an entry of the chunk... */
+	size_t offset;           /* ...and where it is */
+	uint64_t epoch;          /* of the machine that is asked */
+	struct guest_file *file; /* open in the guest; NULL: it is asked by its path */
+	uint64_t total;          /* bytes of this pass */
 };
 
 static struct guest_dir *dir_of(const struct fuse_file_info *fi)
@@ -51,6 +52,7 @@ static void dir_free(struct guest_dir *dir)
 {
 	buf_release(&dir->places);
 	buf_release(&dir->entries);
+	guest_file_free(dir->file);
 	free(dir);
 }
 
@@ -83,9 +85,13 @@ struct dir_item {
 
 static void item_get(struct reader *r, struct dir_item *ret)
 {
+	size_t target;
+
 	ret->cookie = get_u64(r);
 	get_str(r, ret->name, sizeof(ret->name));
 	fs_attr_get(r, &ret->attr);
+	if (S_ISLNK(ret->attr.mode))
+		get_bytes(r, &target);
 }
 
 /* A name that the kernel would refuse the whole directory for is left out. */
@@ -190,13 +196,24 @@ static bool add(struct text *text, const char *name, uint64_t ino, uint32_t mode
 	return true;
 }
 
+/* As stat has it: the root is a place in our tree. */
+static uint64_t ino_of(const struct guest_node *gn)
+{
+	struct stat st;
+
+	if (!gn->entry)
+		return guest_ino(gn->guest, &gn->id);
+	tree_attr(gn->guest->obj, gn->entry, &st);
+	return st.st_ino;
+}
+
 static bool add_dots(struct text *text, const struct guest_node *gn, uint64_t *number)
 {
-	const struct guest_node *up = gn->parent ? gn->parent : gn;
+	const struct guest_node *up = guest_parent(gn);
 
-	if (*number == 0 && add(text, ".", guest_ino(gn, 0, gn->ino), S_IFDIR, 1))
+	if (*number == 0 && add(text, ".", ino_of(gn), S_IFDIR, 1))
 		++*number;
-	if (*number == 1 && add(text, "..", guest_ino(up, 0, gn->parent ? up->ino : 0), S_IFDIR, FIRST))
+	if (*number == 1 && add(text, "..", ino_of(up ? up : gn), S_IFDIR, FIRST))
 		++*number;
 	return *number >= FIRST;
 }
@@ -218,7 +235,7 @@ static void add_entries(struct text *text, struct guest_dir *dir, const struct g
 		item_get(&r, &item);
 		if (dir->at < *number)
 			continue;
-		if (is_name(item.name) && !add(text, item.name, guest_ino(gn, 1, item.attr.ino),
+		if (is_name(item.name) && !add(text, item.name, guest_ino(gn->guest, &item.attr.id),
 					       listed_type(item.attr.mode), dir->at + 1))
 			return;
 		*number = dir->at + 1;
@@ -230,7 +247,13 @@ static void add_entries(struct text *text, struct guest_dir *dir, const struct g
 static void done_opendir(struct guest_call *gc, int err, struct reader *results)
 {
 	struct guest_dir *dir = dir_of(&gc->fi);
+	const uint32_t handle = err ? 0 : get_u32(results);
 
+	if (!err && handle) {
+		dir->file = guest_file_new(gc->node, handle);
+		if (!dir->file)
+			err = -ENOMEM;
+	}
 	if (!err)
 		err = take_chunk(dir, &(struct dir_place){ FIRST, 0 }, results);
 	if (err && gc->request)
@@ -238,14 +261,6 @@ static void done_opendir(struct guest_call *gc, int err, struct reader *results)
 	if (err || !gc->request || request_open(gc->request, &gc->fi))
 		dir_free(dir);
 	guest_call_free(gc);
-}
-
-static int put_args(struct buf *args, const struct guest_call *gc, uint64_t cookie)
-{
-	const int rc = guest_put_path(args, gc->node, NULL);
-
-	buf_put_u64(args, cookie);
-	return rc ? rc : guest_usable(gc->node);
 }
 
 void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -258,7 +273,9 @@ void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 	if (!gc)
 		return;
-	rc = put_args(&args, gc, 0);
+	rc = guest_put_named(&args, gn);
+	if (!rc)
+		rc = guest_usable(gn);
 	if (!rc)
 		dir = calloc(1, sizeof(*dir));
 	if (!rc && (!dir || args.failed))
@@ -275,7 +292,7 @@ void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	gc->fi = *fi;
 	gc->fi.fh = (uintptr_t)dir;
 	gc->opens = true; /* the directory must not be lost */
-	guest_call_send(gc, FS_READDIR, 0, &args);
+	guest_call_send(gc, FS_OPENDIR, 0, &args);
 }
 
 /* Answer with what is at hand of what gc asks for; false: nothing is, *ret has to be asked for first. */
@@ -326,10 +343,14 @@ static void done_readdir(struct guest_call *gc, int err, struct reader *results)
 static void send_readdir(struct guest_call *gc, const struct dir_place *place)
 {
 	struct buf args = { 0 };
-	int rc = put_args(&args, gc, place->cookie);
+	const struct guest_dir *dir = dir_of(&gc->fi);
+	int rc = dir->epoch != guest_epoch(gc->node) ? -ESTALE : 0;
 
-	if (!rc && dir_of(&gc->fi)->epoch != guest_epoch(gc->node))
-		rc = -ESTALE;
+	if (!rc && dir->file)
+		fs_file_put(&args, dir->file->handle, "", NULL);
+	else if (!rc)
+		rc = guest_put_named(&args, gc->node);
+	buf_put_u64(&args, place->cookie);
 	gc->first = place->first;
 	gc->cookie = place->cookie;
 	guest_call_send(gc, FS_READDIR, rc, &args);

@@ -42,9 +42,10 @@ static const int any[] = {
 	EOVERFLOW,
 	EUCLEAN,
 	ENAMETOOLONG,
-	/* the channel's, which lets no guest say them */
+	/* the channel's, which lets no guest say them; the last for PROTO_STALE: the kernel walks once more */
 	ETIMEDOUT,
 	EHOSTDOWN,
+	ESTALE,
 };
 
 /* What single operations may say: files of /proc and /sys answer reads and writes with about anything. */

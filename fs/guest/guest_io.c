@@ -32,7 +32,7 @@ static int file_usable(const struct guest_file *file)
 	return !rc && file->epoch != guest_epoch(file->node) ? -ESTALE : rc;
 }
 
-static void close_handle(const struct guest_node *gn, uint64_t epoch, uint32_t handle)
+void guest_close_handle(const struct guest_node *gn, uint64_t epoch, uint32_t handle)
 {
 	struct agent *agent = guest_agent(gn);
 	struct buf args = { 0 };
@@ -44,9 +44,11 @@ static void close_handle(const struct guest_node *gn, uint64_t epoch, uint32_t h
 	buf_release(&args);
 }
 
-static void file_free(struct guest_file *file)
+void guest_file_free(struct guest_file *file)
 {
-	close_handle(file->node, file->epoch, file->handle);
+	if (!file)
+		return;
+	guest_close_handle(file->node, file->epoch, file->handle);
 	list_del(&file->link);
 	list_del(&file->all);
 	guest_unref(file->node);
@@ -58,15 +60,15 @@ void guestfs_close_all(struct fs *fs)
 	struct guest_file *file;
 
 	while ((file = list_first(&fs->guest_files, struct guest_file, all)))
-		file_free(file);
+		guest_file_free(file);
 }
 
-static struct guest_file *file_new(struct guest_node *gn, uint32_t handle, struct fuse_file_info *fi)
+struct guest_file *guest_file_new(struct guest_node *gn, uint32_t handle)
 {
 	struct guest_file *file = calloc(1, sizeof(*file));
 
 	if (!file) {
-		close_handle(gn, guest_epoch(gn), handle);
+		guest_close_handle(gn, guest_epoch(gn), handle);
 		return NULL;
 	}
 	file->node = guest_ref(gn);
@@ -74,9 +76,6 @@ static struct guest_file *file_new(struct guest_node *gn, uint32_t handle, struc
 	file->handle = handle;
 	list_add(&gn->files, &file->link);
 	list_add(&gn->guest->obj->fs->guest_files, &file->all);
-	fi->fh = (uintptr_t)file;
-	fi->direct_io = 1;
-	fi->noflush = 1;
 	return file;
 }
 
@@ -90,19 +89,22 @@ static void done_open(struct guest_call *gc, int err, struct reader *results)
 	if (!err && (results->bad || !handle))
 		err = -EIO;
 	else if (!err && !gc->request)
-		close_handle(gn, guest_epoch(gn), handle); /* nobody wants it any more */
+		guest_close_handle(gn, guest_epoch(gn), handle); /* nobody wants it any more */
 	else if (!err && gc->name)
 		err = guest_entry(gc, results, &param, &gn);
 	if (err && handle && gc->request)
-		close_handle(gn, guest_epoch(gn), handle);
+		guest_close_handle(gn, guest_epoch(gn), handle);
 	if (!gc->request) {
 		guest_call_free(gc);
 		return;
 	}
 	if (!err) {
-		file = file_new(gn, handle, &gc->fi);
+		file = guest_file_new(gn, handle);
 		if (!file)
 			err = -ENOMEM;
+		gc->fi.fh = (uintptr_t)file;
+		gc->fi.direct_io = 1;
+		gc->fi.noflush = 1;
 		if (err && gc->name)
 			node_forget(&gn->node, 1);
 	}
@@ -110,11 +112,11 @@ static void done_open(struct guest_call *gc, int err, struct reader *results)
 		request_err(gc->request, err);
 	} else if (gc->name) {
 		if (request_create(gc->request, &param, &gc->fi)) {
-			file_free(file);
+			guest_file_free(file);
 			node_forget(&gn->node, 1);
 		}
 	} else if (request_open(gc->request, &gc->fi)) {
-		file_free(file);
+		guest_file_free(file);
 	}
 	guest_call_free(gc);
 }
@@ -130,7 +132,7 @@ void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		return;
 	gc->fi = *fi;
 	gc->opens = true;
-	rc = guest_put_path(&args, gn, NULL);
+	rc = guest_put_named(&args, gn);
 	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND));
 	guest_call_send(gc, FS_OPEN, rc, &args);
 }
@@ -147,7 +149,7 @@ void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 	gc->fi = *fi;
 	gc->opens = true;
 	gc->type = S_IFREG;
-	rc = guest_put_path(&args, dir, name);
+	rc = guest_put_name(&args, dir, name);
 	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND | O_EXCL));
 	buf_put_u32(&args, mode);
 	guest_put_maker(&args, dir, req);
@@ -157,7 +159,7 @@ void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 void guest_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	(void)ino;
-	file_free(file_of(fi));
+	guest_file_free(file_of(fi));
 	fuse_reply_err(req, 0);
 }
 

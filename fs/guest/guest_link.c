@@ -21,10 +21,9 @@ static int root_path(const struct guest_node *gn, char ret[PATH_MAX])
 	const struct object *obj = gn->guest->obj;
 	char path[2 * STORE_NAME_MAX + 32];
 
-	while (gn->parent)
-		gn = gn->parent;
 	gn->guest->ops->path(obj, path, sizeof(path));
-	return snprintf(ret, PATH_MAX, "%s/%s/%s", obj->fs->mountpoint, path, gn->entry->name) < PATH_MAX
+	return snprintf(ret, PATH_MAX, "%s/%s/%s", obj->fs->mountpoint, path, gn->guest->root->entry->name) <
+			       PATH_MAX
 		       ? 0
 		       : -ENAMETOOLONG;
 }
@@ -33,19 +32,11 @@ static int root_path(const struct guest_node *gn, char ret[PATH_MAX])
 static int shown(const struct guest_node *dir, const char *target, char ret[PATH_MAX])
 {
 	char root[PATH_MAX], at[PATH_MAX];
-	struct buf path = { 0 };
-	struct reader r;
 	int rc = root_path(dir, root);
 
 	if (!rc)
-		rc = guest_put_path(&path, dir, NULL);
-	if (!rc) {
-		r = reader_init(buf_bytes(&path), path.len);
-		get_str(&r, at, sizeof(at));
-		rc = r.bad ? -ENOMEM : symlink_rewrite(root, at, target, ret, PATH_MAX);
-	}
-	buf_release(&path);
-	return rc;
+		rc = guest_path(dir, at);
+	return rc ? rc : symlink_rewrite(root, at, target, ret, PATH_MAX);
 }
 
 void guest_link_attr(const struct guest_node *dir, struct reader *results, struct fs_attr *attr)
@@ -55,18 +46,18 @@ void guest_link_attr(const struct guest_node *dir, struct reader *results, struc
 	if (!S_ISLNK(attr->mode))
 		return;
 	get_str(results, target, sizeof(target));
-	/* An agent of an older snapshot sends none. */
 	if (!results->bad && !shown(dir, target, safe))
 		attr->size = strlen(safe);
 }
 
 static void done_readlink(struct guest_call *gc, int err, struct reader *results)
 {
+	const struct guest_node *dir = guest_parent(gc->node);
 	char target[PATH_MAX], safe[PATH_MAX];
 
 	if (!err) {
 		get_str(results, target, sizeof(target));
-		err = results->bad ? -EIO : shown(gc->node->parent, target, safe);
+		err = results->bad ? -EIO : dir ? shown(dir, target, safe) : -ESTALE;
 	}
 	if (err)
 		request_err(gc->request, err);
@@ -81,13 +72,13 @@ void guest_readlink(fuse_req_t req, fuse_ino_t ino)
 	struct buf args = { 0 };
 	struct guest_call *gc;
 
-	if (!gn->parent) {
+	if (gn->entry) {
 		fuse_reply_err(req, EINVAL);
 		return;
 	}
 	gc = guest_call_new(req, gn, NULL, done_readlink);
 	if (gc)
-		guest_call_send(gc, FS_READLINK, guest_put_path(&args, gn, NULL), &args);
+		guest_call_send(gc, FS_READLINK, guest_put_file(&args, gn), &args);
 }
 
 void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
@@ -100,7 +91,7 @@ void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const 
 	if (!gc)
 		return;
 	gc->type = S_IFLNK;
-	rc = guest_put_path(&args, dir, name);
+	rc = guest_put_name(&args, dir, name);
 	buf_put_str(&args, symlink_written(dir->guest->obj->fs->mountpoint, target));
 	guest_put_maker(&args, dir, req);
 	guest_call_send(gc, FS_SYMLINK, rc, &args);

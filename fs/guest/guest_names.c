@@ -10,15 +10,16 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 
 enum { STATFS_BSIZE_MAX = 1 << 30 };
 
 static void detach(struct guest_node *dir, const char *name)
 {
-	struct guest_node *gn = guest_child(dir, name);
+	struct guest_name *gn = guest_child(dir, name);
 
 	if (gn)
-		gn->detached = true;
+		guest_name_free(gn);
 }
 
 void guest_done_entry(struct guest_call *gc, int err, struct reader *results)
@@ -42,7 +43,7 @@ static void guest_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct buf args = { 0 };
 
 	if (gc)
-		guest_call_send(gc, FS_GETATTR, guest_put_path(&args, dir, name), &args);
+		guest_call_send(gc, FS_LOOKUP, guest_put_name(&args, dir, name), &args);
 }
 
 static void guest_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
@@ -55,18 +56,17 @@ static void guest_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
 
 static void done_attr(struct guest_call *gc, int err, struct reader *results)
 {
+	const struct guest_node *parent = guest_parent(gc->node);
 	struct fs_attr attr;
 	struct stat st;
 
 	if (!err)
 		err = guest_attr_get(results, &attr);
-	if (!err && gc->node->parent)
-		guest_link_attr(gc->node->parent, results, &attr);
-	if (!err && (attr.mode & S_IFMT) != gc->node->type) {
-		/* Another file by now: the kernel is to look again, and not to give the inode up for broken. */
-		gc->node->detached = true;
+	if (!err && parent)
+		guest_link_attr(parent, results, &attr);
+	/* Another file than was asked for: the kernel is to look again, and not to give the inode up for broken. */
+	if (!err && ((attr.mode & S_IFMT) != gc->node->type || !fs_id_same(&attr.id, &gc->node->id)))
 		err = -ESTALE;
-	}
 	if (err) {
 		request_err(gc->request, err);
 	} else {
@@ -76,27 +76,17 @@ static void done_attr(struct guest_call *gc, int err, struct reader *results)
 	guest_call_free(gc);
 }
 
-/* A handle to ask, where there is an open file: its name may be gone. 0: none. */
-static uint32_t any_handle(const struct guest_node *gn, const struct fuse_file_info *fi)
-{
-	const struct guest_file *file =
-		fi ? (const void *)(uintptr_t)fi->fh : list_first(&gn->files, struct guest_file, link);
-
-	return file && file->epoch == guest_epoch(gn) ? file->handle : 0;
-}
-
 static void send_setattr(struct guest_call *gc, const struct fuse_file_info *fi, unsigned valid,
 			 const struct fs_attr *attr)
 {
-	const uint32_t handle = any_handle(gc->node, fi);
+	const struct guest_file *file = fi ? (const void *)(uintptr_t)fi->fh : NULL;
 	struct buf args = { 0 };
 	int rc = 0;
 
-	if (handle)
-		buf_put_str(&args, "");
+	if (file && file->epoch == guest_epoch(gc->node))
+		fs_file_put(&args, file->handle, "", NULL);
 	else
-		rc = guest_put_path(&args, gc->node, NULL);
-	buf_put_u32(&args, handle);
+		rc = guest_put_file(&args, gc->node);
 	buf_put_u32(&args, valid);
 	fs_attr_put(&args, attr);
 	guest_call_send(gc, FS_SETATTR, rc, &args);
@@ -114,26 +104,22 @@ static void root_getattr(fuse_req_t req, const struct guest_node *gn)
 static void guest_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct guest_node *gn = guest_node_of(req, ino);
-	const struct fs_attr none = { 0 };
 	struct buf args = { 0 };
 	struct guest_call *gc;
 
-	if (!gn->parent) {
+	(void)fi; /* of one that is open any handle will do */
+	if (gn->entry) {
 		root_getattr(req, gn);
 		return;
 	}
 	gc = guest_call_new(req, gn, NULL, done_attr);
-	if (!gc)
-		return;
-	if (gn->detached || (fi && S_ISREG(gn->type)))
-		send_setattr(gc, S_ISREG(gn->type) ? fi : NULL, 0, &none);
-	else
-		guest_call_send(gc, FS_GETATTR, guest_put_path(&args, gn, NULL), &args);
+	if (gc)
+		guest_call_send(gc, FS_GETATTR, guest_put_file(&args, gn), &args);
 }
 
-static uint64_t to_ns(const struct timespec *ts)
+static struct fs_time to_time(const struct timespec *ts)
 {
-	return (uint64_t)((int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec);
+	return (struct fs_time){ ts->tv_sec, (uint32_t)ts->tv_nsec };
 }
 
 static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
@@ -147,19 +133,21 @@ static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int
 		.uid = guest_uid(gn, attr->st_uid),
 		.gid = guest_gid(gn, attr->st_gid),
 		.size = (uint64_t)attr->st_size,
-		.atime_ns = to_ns(&attr->st_atim),
-		.mtime_ns = to_ns(&attr->st_mtim),
+		.atime = to_time(&attr->st_atim),
+		.mtime = to_time(&attr->st_mtim),
 	};
 	struct guest_call *gc;
+	struct timespec now;
 
-	if (!gn->parent) {
+	if (gn->entry) {
 		fuse_reply_err(req, gn->guest->ops->readonly ? EROFS : EPERM); /* a place in our tree */
 		return;
 	}
+	clock_gettime(CLOCK_REALTIME, &now);
 	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
-		want.atime_ns = now_real_ns();
+		want.atime = to_time(&now);
 	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
-		want.mtime_ns = now_real_ns();
+		want.mtime = to_time(&now);
 	gc = guest_call_new(req, gn, NULL, done_attr);
 	if (gc)
 		send_setattr(gc, S_ISREG(gn->type) ? fi : NULL, valid, &want);
@@ -176,7 +164,7 @@ static void guest_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 
 	if (!gc)
 		return;
-	rc = guest_put_path(&args, dir, name);
+	rc = guest_put_name(&args, dir, name);
 	gc->type = S_IFDIR;
 	buf_put_u32(&args, mode);
 	guest_put_maker(&args, dir, req);
@@ -192,7 +180,7 @@ static void guest_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 
 	if (!gc)
 		return;
-	rc = guest_put_path(&args, dir, name);
+	rc = guest_put_name(&args, dir, name);
 	gc->type = mode & S_IFMT;
 	gc->fifo = S_ISFIFO(mode);
 	buf_put_u32(&args, mode);
@@ -223,9 +211,9 @@ static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const 
 		return;
 	gc->type = gn->type;
 	gc->fifo = gn->fifo;
-	rc = guest_put_path(&args, gn, NULL);
+	rc = guest_put_file(&args, gn);
 	if (!rc)
-		rc = guest_put_path(&args, dir, name);
+		rc = guest_put_name(&args, dir, name);
 	guest_call_send(gc, FS_LINK, rc, &args);
 }
 
@@ -243,7 +231,7 @@ static void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name, enu
 	struct buf args = { 0 };
 
 	if (gc)
-		guest_call_send(gc, op, guest_put_path(&args, dir, name), &args);
+		guest_call_send(gc, op, guest_put_name(&args, dir, name), &args);
 }
 
 static void guest_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -258,12 +246,14 @@ static void guest_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void done_rename(struct guest_call *gc, int err, struct reader *results)
 {
-	struct guest_node *gn = guest_child(gc->node, gc->name);
+	struct guest_name *gn = guest_child(gc->node, gc->name), *over = guest_child(gc->node2, gc->name2);
 
-	if (!err && (gc->node != gc->node2 || strcmp(gc->name, gc->name2) != 0)) {
-		detach(gc->node2, gc->name2);
+	/* rename(2) of a file to another name of its own leaves both. */
+	if (!err && gn != over && !(gn && over && gn->node == over->node)) {
+		if (over)
+			guest_name_free(over);
 		if (gn) {
-			guest_move(gn, gc->node2, gc->name2);
+			guest_name_move(gn, gc->node2, gc->name2);
 			gc->name2 = NULL;
 		}
 	}
@@ -293,9 +283,9 @@ static void guest_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fu
 		return;
 	gc->node2 = guest_ref(to_dir);
 	gc->name2 = strdup(newname);
-	rc = gc->name2 ? guest_put_path(&args, dir, name) : -ENOMEM;
+	rc = gc->name2 ? guest_put_name(&args, dir, name) : -ENOMEM;
 	if (!rc)
-		rc = guest_put_path(&args, to_dir, newname);
+		rc = guest_put_name(&args, to_dir, newname);
 	buf_put_u32(&args, flags);
 	guest_call_send(gc, FS_RENAME, rc, &args);
 }
@@ -332,7 +322,7 @@ static void guest_statfs(fuse_req_t req, fuse_ino_t ino)
 	struct buf args = { 0 };
 
 	if (gc)
-		guest_call_send(gc, FS_STATFS, guest_put_path(&args, gn, NULL), &args);
+		guest_call_send(gc, FS_STATFS, guest_put_file(&args, gn), &args);
 }
 
 const struct fuse_lowlevel_ops guestfs_ops = {

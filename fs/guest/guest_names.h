@@ -2,11 +2,19 @@
 /*
  * guest_names.h - fs/: the files of a guest, through its agent; or of a snapshot, through a helper like one
  *
- * A node is a name in a directory of the guest, and its path is made of its parents' names when it is needed.
+ * A node is a file, whatever its names: the guest's id of it (vm/agent/proto.h) makes it, so that hard links
+ * have one inode here too. The guest is asked by an open file's handle, or else by a path that is made of
+ * names when it is needed, and with the id: where another file has that name by now the answer is ESTALE, on
+ * which the kernel looks the path up again. A directory, and what is neither that nor a regular file, is a
+ * node for each name all the same: a guest may show a directory in two places, which the kernel does not
+ * believe, and what a symbolic link may say depends on where it is.
+ *
  * Nothing is cached here, and by the kernel only for a moment, since the guest changes its files itself.
  */
 #ifndef SBX_FS_GUEST_GUEST_NAMES_H
 #define SBX_FS_GUEST_GUEST_NAMES_H
+
+#include <limits.h>
 
 #include "fs/fs.h"
 #include "fs/tree/tree.h"
@@ -29,27 +37,35 @@ struct guest_ops {
 	bool readonly;
 };
 
+struct guest_name {
+	struct list link; /* node->names */
+	struct guest_node *node;
+	struct guest_node *parent; /* a reference */
+	struct guest_name *next;   /* in the parent's bucket */
+	uint32_t hash;
+	char *name;
+};
+
 struct guest_node {
 	struct node node;
 	unsigned refs; /* one while the kernel knows it, one for each child, open file and call under way */
 	bool known;    /* the kernel has it */
-	bool detached; /* its name was removed, or is another file's now */
 	struct guest_mount *guest; /* of an object; a reference to that is held */
-	const struct entry *entry; /* of the root: its place in our tree */
-	struct guest_node *parent; /* a reference; NULL: the root */
-	char *name;
-	uint32_t hash;               /* of the name */
-	struct guest_node *next;     /* in the bucket */
-	struct guest_node *first;    /* while there are few children: the only bucket */
-	struct guest_node **buckets; /* n_buckets of children, by their hash */
+	const struct entry *entry; /* the root: its place in our tree; NULL: another */
+	struct list names; /* struct guest_name, the one that was seen last first; none: it was removed */
+	unsigned n_names;
+	struct guest_name *first;    /* while there are few children: the only bucket */
+	struct guest_name **buckets; /* n_buckets of children, by their hash */
 	unsigned n_buckets, n_children;
 	struct list files; /* struct guest_file: open ones */
-	uint64_t ino;      /* the guest's, and the type: another one under this name is another node */
+	struct fs_id id;
 	uint32_t type;
+	bool shared;             /* found by its id, in guest->files */
+	struct guest_node *next; /* in that bucket */
 	bool fifo; /* one that was made through the mount: the host's programs may open it, and meet there */
 };
 
-/* An open file. */
+/* An open file or directory. */
 struct guest_file {
 	struct list all;         /* fs->guest_files */
 	struct list link;        /* node->files */
@@ -87,25 +103,37 @@ extern const struct fuse_lowlevel_ops guestfs_ops;
 /* The mount is gone: what is still open is closed. */
 void guestfs_close_all(struct fs *fs);
 
-/* ---- shared by guest_node.c, guest_names.c and guest_io.c */
+/* ---- guest_node.c */
 
 struct guest_node *guest_node_of(fuse_req_t req, fuse_ino_t ino);
 struct guest_node *guest_ref(struct guest_node *gn);
-void guest_unref(struct guest_node *gn);
-/* Append the path of name in dir (NULL: dir's own) as a string argument; -ESTALE, -ENAMETOOLONG or 0. */
-int guest_put_path(struct buf *args, const struct guest_node *dir, const char *name);
-/* May it be used? 0 or a negative errno. */
-int guest_usable(const struct guest_node *gn);
-struct agent *guest_agent(const struct guest_node *gn);
-uint64_t guest_epoch(const struct guest_node *gn);
-/* An operation's errno as users see it, and as the kernel may hear it (guest_errno.h). */
-int guest_errno(const struct guest_node *gn, enum fs_op op, int err);
+void guest_unref(struct guest_node *gn); /* NULL is allowed */
 /* NULL: the kernel knows none of this name. */
-struct guest_node *guest_child(const struct guest_node *dir, const char *name);
+struct guest_name *guest_child(const struct guest_node *dir, const char *name);
+/* The file of this id and type has this name: a reference to its node, or NULL when out of memory. */
+struct guest_node *guest_found(struct guest_node *dir, const char *name, const struct fs_id *id,
+			       uint32_t type);
 /* Another name, which it takes over, in a directory. */
-void guest_move(struct guest_node *gn, struct guest_node *dir, char *name);
-/* The inode number of a file with the guest's number `ino`, `below` directories under gn. */
-uint64_t guest_ino(const struct guest_node *gn, unsigned below, uint64_t ino);
+void guest_name_move(struct guest_name *gn, struct guest_node *dir, char *name);
+/* It is no file's any more. */
+void guest_name_free(struct guest_name *gn);
+/* The directory it is in; NULL: none, or it is the root. */
+struct guest_node *guest_parent(const struct guest_node *gn);
+/* The kernel is told of it: it holds a reference until it forgets. */
+struct node *guest_known(struct guest_node *gn);
+/* Append a node as a FILE: by its handle, if it has one, or else its path; -ESTALE, -ENAMETOOLONG or 0. */
+int guest_put_file(struct buf *args, const struct guest_node *gn);
+/* The same, always by the path if there is one. */
+int guest_put_named(struct buf *args, const struct guest_node *gn);
+/* As a NAME. */
+int guest_put_name(struct buf *args, const struct guest_node *dir, const char *name);
+/* The path of a node in the guest; -ESTALE or -ENAMETOOLONG. */
+int guest_path(const struct guest_node *gn, char ret[PATH_MAX]);
+
+/* ---- guest_attr.c */
+
+/* The inode number of a file of the guest's. */
+uint64_t guest_ino(struct guest_mount *guest, const struct fs_id *id);
 /* The next attributes in results, checked: 0, or -EIO for what no file has. */
 int guest_attr_get(struct reader *results, struct fs_attr *ret);
 /* Ids of the guest, for those of the host: its root is the sandbox's owner. */
@@ -114,6 +142,15 @@ uint32_t guest_gid(const struct guest_node *gn, gid_t gid);
 /* Append the owner, in the guest, of what req makes in dir. */
 void guest_put_maker(struct buf *args, const struct guest_node *dir, fuse_req_t req);
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret);
+
+/* ---- guest_call.c */
+
+/* May it be used? 0 or a negative errno. */
+int guest_usable(const struct guest_node *gn);
+struct agent *guest_agent(const struct guest_node *gn);
+uint64_t guest_epoch(const struct guest_node *gn);
+/* An operation's errno as users see it, and as the kernel may hear it (guest_errno.h). */
+int guest_errno(const struct guest_node *gn, enum fs_op op, int err);
 
 /*
  * Send an operation for req, which is answered if it cannot be sent; args is released. done is to answer
@@ -141,6 +178,15 @@ void guest_done_err(struct guest_call *gc, int err, struct reader *results);
 void guest_link_attr(const struct guest_node *dir, struct reader *results, struct fs_attr *attr);
 void guest_readlink(fuse_req_t req, fuse_ino_t ino);
 void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name);
+
+/* ---- guest_io.c and guest_dir.c */
+
+/* An open file's or directory's handle in the guest; NULL when out of memory, and it is closed. */
+struct guest_file *guest_file_new(struct guest_node *gn, uint32_t handle);
+/* NULL is allowed. */
+void guest_file_free(struct guest_file *file);
+/* Nobody wants a handle that the guest gave in this epoch. */
+void guest_close_handle(const struct guest_node *gn, uint64_t epoch, uint32_t handle);
 
 void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,

@@ -1,26 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * guest_node.c - fs/: the nodes of a guest's files, and calls of its agent
+ * guest_node.c - fs/: the nodes of a guest's files, and their names
  *
- * A name that the guest gives to another file becomes another node, so that the kernel's inode is always of
- * one type.
+ * A guest says which file a name is, and may lie: two files of different types are never one node, so that the
+ * kernel's inode is always of one type, and neither are two directories.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <xxhash.h>
 
-#include "fs/guest/guest_errno.h"
 #include "fs/guest/guest_names.h"
-#include "util/log.h"
 
-enum { OVERFLOW_ID = 65534 };
-
-/* ---- nodes */
+/* Names that are remembered of a file: any one will do for its path. */
+enum { REMEMBERED = 64 };
 
 struct guest_node *guest_node_of(fuse_req_t req, fuse_ino_t ino)
 {
@@ -33,18 +30,20 @@ struct guest_node *guest_ref(struct guest_node *gn)
 	return gn;
 }
 
-/* Names are a guest's to choose, so it must not know which meet. */
-static uint32_t hash_of(const char *name)
+/* Names and ids are a guest's to choose, so it must not know which meet. */
+static uint64_t hash_of(const void *data, size_t n)
 {
 	static uint64_t seed;
 
 	while (!seed)
 		if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
 			seed = now_mono_ns();
-	return (uint32_t)XXH3_64bits_withSeed(name, strlen(name), seed);
+	return XXH3_64bits_withSeed(data, n, seed);
 }
 
-static struct guest_node **bucket(const struct guest_node *dir, uint32_t hash)
+/* ---- children by name */
+
+static struct guest_name **bucket(const struct guest_node *dir, uint32_t hash)
 {
 	return &dir->buckets[hash % dir->n_buckets];
 }
@@ -53,16 +52,16 @@ static struct guest_node **bucket(const struct guest_node *dir, uint32_t hash)
 static void more_buckets(struct guest_node *dir)
 {
 	const unsigned n = dir->n_buckets * 8;
-	struct guest_node **buckets = calloc(n, sizeof(struct guest_node *)), *gn;
+	struct guest_name **buckets = calloc(n, sizeof(struct guest_name *)), *name;
 	unsigned i;
 
 	if (!buckets)
 		return;
 	for (i = 0; i < dir->n_buckets; i++) {
-		while ((gn = dir->buckets[i])) {
-			dir->buckets[i] = gn->next;
-			gn->next = buckets[gn->hash % n];
-			buckets[gn->hash % n] = gn;
+		while ((name = dir->buckets[i])) {
+			dir->buckets[i] = name->next;
+			name->next = buckets[name->hash % n];
+			buckets[name->hash % n] = name;
 		}
 	}
 	if (dir->buckets != &dir->first)
@@ -71,50 +70,183 @@ static void more_buckets(struct guest_node *dir)
 	dir->n_buckets = n;
 }
 
-/* By its name, in its parent, if it has one. */
-static void add_child(struct guest_node *gn)
+static void add_child(struct guest_name *name)
 {
-	struct guest_node *dir = gn->parent, **p;
+	struct guest_node *dir = name->parent;
+	struct guest_name **p;
 
-	gn->hash = hash_of(gn->name);
-	if (!dir)
-		return;
+	name->hash = (uint32_t)hash_of(name->name, strlen(name->name));
 	if (++dir->n_children > dir->n_buckets * 4)
 		more_buckets(dir);
-	p = bucket(dir, gn->hash);
-	gn->next = *p;
-	*p = gn;
+	p = bucket(dir, name->hash);
+	name->next = *p;
+	*p = name;
 }
 
-static void del_child(const struct guest_node *gn)
+static void del_child(const struct guest_name *name)
 {
+	struct guest_name **p;
+
+	for (p = bucket(name->parent, name->hash); *p != name; p = &(*p)->next)
+		;
+	*p = name->next;
+	name->parent->n_children--;
+}
+
+struct guest_name *guest_child(const struct guest_node *dir, const char *name)
+{
+	const uint32_t hash = (uint32_t)hash_of(name, strlen(name));
+	struct guest_name *gn;
+
+	for (gn = *bucket(dir, hash); gn; gn = gn->next)
+		if (gn->hash == hash && !strcmp(gn->name, name))
+			return gn;
+	return NULL;
+}
+
+void guest_name_free(struct guest_name *gn)
+{
+	struct guest_node *parent = gn->parent;
+
+	del_child(gn);
+	list_del(&gn->link);
+	gn->node->n_names--; /* NOLINT(clang-analyzer-core.NullDereference): no name without a file */
+	free(gn->name);
+	free(gn);
+	guest_unref(parent);
+}
+
+void guest_name_move(struct guest_name *gn, struct guest_node *dir, char *name)
+{
+	struct guest_node *from = gn->parent;
+
+	del_child(gn);
+	gn->parent = guest_ref(dir);
+	free(gn->name);
+	gn->name = name;
+	add_child(gn);
+	guest_unref(from);
+}
+
+static int add_name(struct guest_node *gn, struct guest_node *dir, const char *text)
+{
+	struct guest_name *name = calloc(1, sizeof(*name));
+
+	if (name)
+		name->name = strdup(text);
+	if (!name || !name->name) {
+		free(name);
+		return -ENOMEM;
+	}
+	name->node = gn;
+	name->parent = guest_ref(dir);
+	list_insert(&gn->names, gn->names.next, &name->link);
+	add_child(name);
+	if (++gn->n_names > REMEMBERED)
+		guest_name_free(list_entry(gn->names.prev, struct guest_name, link));
+	return 0;
+}
+
+struct guest_node *guest_parent(const struct guest_node *gn)
+{
+	const struct guest_name *name = list_first(&gn->names, struct guest_name, link);
+
+	return name ? name->parent : NULL;
+}
+
+/* ---- files by id */
+
+static struct guest_node **file_bucket(const struct guest_mount *guest, const struct fs_id *id)
+{
+	return &guest->files[hash_of(id, sizeof(*id)) % guest->n_buckets];
+}
+
+static void more_files(struct guest_mount *guest)
+{
+	struct guest_mount more = *guest;
+	struct guest_node *gn, **p;
+	unsigned i;
+
+	more.n_buckets = guest->n_buckets ? guest->n_buckets * 4 : 16;
+	more.files = calloc(more.n_buckets, sizeof(struct guest_node *));
+	if (!more.files)
+		return;
+	for (i = 0; i < guest->n_buckets; i++) {
+		while ((gn = guest->files[i])) {
+			guest->files[i] = gn->next;
+			p = file_bucket(&more, &gn->id);
+			gn->next = *p;
+			*p = gn;
+		}
+	}
+	free((void *)guest->files);
+	guest->files = more.files;
+	guest->n_buckets = more.n_buckets;
+}
+
+/* From now on it is found by its id, if there is memory for that. */
+static void share(struct guest_node *gn)
+{
+	struct guest_mount *guest = gn->guest;
 	struct guest_node **p;
 
-	if (!gn->parent)
+	if (!guest->n_buckets || guest->n_files > guest->n_buckets * 2)
+		more_files(guest);
+	if (!guest->n_buckets)
 		return;
-	for (p = bucket(gn->parent, gn->hash); *p != gn; p = &(*p)->next)
-		;
-	*p = gn->next;
-	gn->parent->n_children--;
+	p = file_bucket(guest, &gn->id);
+	gn->next = *p;
+	*p = gn;
+	gn->shared = true;
+	guest->n_files++;
 }
 
+static void hide(const struct guest_node *gn)
+{
+	struct guest_mount *guest = gn->guest;
+	struct guest_node **p;
+
+	if (!gn->shared)
+		return;
+	for (p = file_bucket(guest, &gn->id); *p != gn; p = &(*p)->next)
+		;
+	*p = gn->next;
+	if (--guest->n_files)
+		return;
+	free((void *)guest->files);
+	guest->files = NULL;
+	guest->n_buckets = 0;
+}
+
+static struct guest_node *file_by_id(const struct guest_mount *guest, const struct fs_id *id)
+{
+	struct guest_node *gn = guest->n_buckets ? *file_bucket(guest, id) : NULL;
+
+	while (gn && !fs_id_same(&gn->id, id))
+		gn = gn->next;
+	return gn;
+}
+
+/* ---- nodes */
+
+/* Names lead to parents: as deep as a path is long. */
 void guest_unref(struct guest_node *gn)
 {
-	struct guest_node *parent;
+	struct guest_name *name;
 
-	while (gn && !--gn->refs) {
-		parent = gn->parent;
-		del_child(gn);
-		if (gn->guest->root == gn)
-			gn->guest->root = NULL;
-		object_unref(gn->guest->obj);
-		list_del(&gn->node.link);
-		if (gn->buckets != &gn->first)
-			free((void *)gn->buckets);
-		free(gn->name);
-		free(gn);
-		gn = parent;
-	}
+	if (!gn || --gn->refs)
+		return;
+	gn->refs = 1; /* nobody finds it any more; not to come here again */
+	hide(gn);
+	while ((name = list_first(&gn->names, struct guest_name, link)))
+		guest_name_free(name);
+	if (gn->guest->root == gn)
+		gn->guest->root = NULL;
+	list_del(&gn->node.link);
+	if (gn->buckets != &gn->first)
+		free((void *)gn->buckets);
+	object_unref(gn->guest->obj);
+	free(gn);
 }
 
 /* The kernel forgot it. */
@@ -127,32 +259,24 @@ static void guest_forgotten(struct node *node)
 }
 
 /* One reference. */
-static struct guest_node *guest_node_new(struct guest_mount *guest, struct guest_node *parent,
-					 const char *name)
+static struct guest_node *guest_node_new(struct guest_mount *guest)
 {
 	struct guest_node *gn = calloc(1, sizeof(*gn));
 
 	if (!gn)
 		return NULL;
-	gn->name = strdup(name);
-	if (!gn->name) {
-		free(gn);
-		return NULL;
-	}
 	node_init(guest->obj->fs, &gn->node, &guestfs_ops, guest_forgotten);
 	gn->refs = 1;
 	gn->guest = guest;
 	object_ref(guest->obj);
-	gn->parent = parent ? guest_ref(parent) : NULL;
+	list_init(&gn->names);
 	list_init(&gn->files);
 	gn->buckets = &gn->first;
 	gn->n_buckets = 1;
-	add_child(gn);
 	return gn;
 }
 
-/* The kernel is told of it: it holds a reference until it forgets. */
-static struct node *known(struct guest_node *gn)
+struct node *guest_known(struct guest_node *gn)
 {
 	if (!gn->known)
 		guest_ref(gn);
@@ -166,39 +290,58 @@ struct node *guestfs_root(struct guest_mount *guest, const struct entry *entry)
 	struct node *node;
 
 	if (gn)
-		return known(gn);
-	gn = guest_node_new(guest, NULL, "");
+		return guest_known(gn);
+	gn = guest_node_new(guest);
 	if (!gn)
 		return NULL;
+	if (!guest->number)
+		guest->number = ++guest->obj->fs->guest_mounts;
 	gn->entry = entry;
+	gn->type = S_IFDIR;
 	guest->root = gn;
-	node = known(gn);
+	node = guest_known(gn);
 	guest_unref(gn);
 	return node;
 }
 
-struct guest_node *guest_child(const struct guest_node *dir, const char *name)
+static bool is_one(uint32_t type)
 {
-	const uint32_t hash = hash_of(name);
-	struct guest_node *gn;
-
-	for (gn = *bucket(dir, hash); gn; gn = gn->next)
-		if (gn->hash == hash && !gn->detached && !strcmp(gn->name, name))
-			return gn;
-	return NULL;
+	return type == S_IFREG;
 }
 
-void guest_move(struct guest_node *gn, struct guest_node *dir, char *name)
+struct guest_node *guest_found(struct guest_node *dir, const char *text, const struct fs_id *id,
+			       uint32_t type)
 {
-	struct guest_node *from = gn->parent;
+	struct guest_name *name = guest_child(dir, text);
+	struct guest_node *gn = name ? name->node : NULL;
 
-	del_child(gn);
-	gn->parent = guest_ref(dir);
-	free(gn->name);
-	gn->name = name;
-	add_child(gn);
-	guest_unref(from);
+	if (name && gn->type == type && fs_id_same(&gn->id, id)) {
+		list_del(&name->link);
+		list_insert(&gn->names, gn->names.next, &name->link);
+		return guest_ref(gn);
+	}
+	if (name)
+		guest_name_free(name);
+	gn = is_one(type) ? file_by_id(dir->guest, id) : NULL;
+	if (gn) {
+		guest_ref(gn);
+	} else {
+		gn = guest_node_new(dir->guest);
+		if (!gn)
+			return NULL;
+		gn->id = *id;
+		gn->type = type;
+		if (is_one(type))
+			share(gn);
+	}
+	if (add_name(gn, dir, text)) {
+		guest_unref(gn);
+		return NULL;
+	}
+	return gn;
 }
+
+/* ---- how the guest is asked for one */
 
 /* Put "/name" before the path that begins at *p, within `start`. */
 static int prepend(char **p, const char *start, const char *name)
@@ -213,309 +356,53 @@ static int prepend(char **p, const char *start, const char *name)
 	return 0;
 }
 
-int guest_put_path(struct buf *args, const struct guest_node *dir, const char *name)
+int guest_path(const struct guest_node *gn, char ret[PATH_MAX])
 {
 	char path[PATH_MAX], *p = path + sizeof(path) - 1;
-	const struct guest_node *gn;
+	const struct guest_name *name;
 	int rc = 0;
 
 	*p = 0;
-	if (name)
-		rc = prepend(&p, path, name);
-	for (gn = dir; gn->parent && !rc; gn = gn->parent)
-		rc = gn->detached ? -ESTALE : prepend(&p, path, gn->name);
-	if (!rc)
-		buf_put_str(args, *p ? p : "/");
+	for (; !gn->entry && !rc; gn = name->parent) {
+		name = list_first(&gn->names, struct guest_name, link);
+		if (!name)
+			return -ESTALE;
+		rc = prepend(&p, path, name->name);
+	}
+	snprintf(ret, PATH_MAX, "%s", *p ? p : "/");
 	return rc;
 }
 
-struct agent *guest_agent(const struct guest_node *gn)
+int guest_put_named(struct buf *args, const struct guest_node *gn)
 {
-	return gn->guest->ops->agent(gn->guest->obj);
-}
+	char path[PATH_MAX];
+	int rc;
 
-uint64_t guest_epoch(const struct guest_node *gn)
-{
-	return gn->guest->ops->epoch(gn->guest->obj);
-}
-
-int guest_errno(const struct guest_node *gn, enum fs_op op, int err)
-{
-	return err == -EHOSTDOWN ? gn->guest->ops->lost : guest_errno_allowed(op, err);
-}
-
-int guest_usable(const struct guest_node *gn)
-{
-	return gn->guest->ops->usable(gn->guest->obj);
-}
-
-/* ---- attributes */
-
-static unsigned depth_of(const struct guest_node *gn)
-{
-	unsigned depth = 0;
-
-	for (; gn->parent; gn = gn->parent)
-		depth++;
-	return depth;
-}
-
-/*
- * Inode numbers are the guest's with the object's and the depth above them: a guest has several filesystems,
- * and a directory with the number of one above it would look like a loop to find and du (/dev and /dev/pts
- * both are 1).
- */
-uint64_t guest_ino(const struct guest_node *gn, unsigned below, uint64_t ino)
-{
-	return (uint64_t)1 << 62 | (gn->guest->obj->ino >> 16 & 0x3fffff) << 40 |
-	       (uint64_t)((depth_of(gn) + below) & 0xff) << 32 | ((ino ^ ino >> 32) & 0xffffffff);
-}
-
-static struct timespec to_timespec(uint64_t ns)
-{
-	int64_t seconds = (int64_t)ns / 1000000000, rest = (int64_t)ns % 1000000000;
-
-	if (rest < 0) {
-		seconds--;
-		rest += 1000000000;
-	}
-	return (struct timespec){ (time_t)seconds, (long)rest };
-}
-
-/*
- * The kernel takes an inode with impossible attributes for broken, and does not give back the lookups and
- * handles that came with it.
- */
-int guest_attr_get(struct reader *results, struct fs_attr *ret)
-{
-	fs_attr_get(results, ret);
-	if (results->bad || ret->size > INT64_MAX || ret->blocks > INT64_MAX / 512)
-		return -EIO;
-	ret->mode &= S_IFMT | 07777;
-	switch (ret->mode & S_IFMT) {
-	case S_IFREG:
-	case S_IFDIR:
-	case S_IFLNK:
-	case S_IFIFO:
-	case S_IFCHR:
-	case S_IFBLK:
-	case S_IFSOCK:
-		break;
-	default:
-		return -EIO;
-	}
-	/* No user has the number -1, and the kernel refuses to change the owner of such a file. */
-	if (ret->uid == UINT32_MAX)
-		ret->uid = OVERFLOW_ID;
-	if (ret->gid == UINT32_MAX)
-		ret->gid = OVERFLOW_ID;
-	return 0;
-}
-
-/*
- * Of devices, FIFOs and sockets the kernel asks us nothing when they are opened. Devices are refused by the
- * mount (nodev), and nobody on the host listens on a guest's socket. But a FIFO would be a pipe of the
- * host's, to which nobody comes: a guest could so stop whoever opens a file of its. It is shown as a socket,
- * which cannot be opened.
- */
-static uint32_t shown_mode(const struct guest_node *gn, uint32_t mode)
-{
-	return S_ISFIFO(mode) && !gn->fifo ? (mode & ~(uint32_t)S_IFMT) | S_IFSOCK : mode;
-}
-
-/*
- * The kernel checks a guest's owners and modes against the host's users, who are others. So the guest's root is
- * the owner of the sandbox, who may do there what that may; and where that is an ordinary user, who could not
- * touch what is shown as another's, all of the guest's files are shown as theirs. Root may everything anyway,
- * and sees ids as they are. Either way who cannot enter the sandbox's directory does not get here.
- */
-static const struct owner *shown_owner(const struct guest_node *gn)
-{
-	const struct owner *owner = &gn->guest->obj->owner;
-
-	return owner->uid ? owner : NULL;
-}
-
-uint32_t guest_uid(const struct guest_node *gn, uid_t uid)
-{
-	const struct owner *owner = shown_owner(gn);
-
-	return owner && uid == owner->uid ? 0 : uid;
-}
-
-uint32_t guest_gid(const struct guest_node *gn, gid_t gid)
-{
-	const struct owner *owner = shown_owner(gn);
-
-	return owner && gid == owner->gid ? 0 : gid;
-}
-
-void guest_put_maker(struct buf *args, const struct guest_node *dir, fuse_req_t req)
-{
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	const struct owner *owner = shown_owner(dir);
-	const bool is_root = owner && owner->uid == ctx->uid;
-
-	buf_put_u32(args, is_root ? 0 : ctx->uid);
-	buf_put_u32(args, is_root ? 0 : ctx->gid);
-}
-
-void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret)
-{
-	const struct owner *shown = shown_owner(gn);
-
-	*ret = (struct stat){
-		.st_ino = guest_ino(gn, 0, attr->ino),
-		.st_mode = shown_mode(gn, attr->mode),
-		.st_nlink = attr->nlink,
-		.st_uid = shown ? shown->uid : attr->uid,
-		.st_gid = shown ? shown->gid : attr->gid,
-		.st_rdev = attr->rdev,
-		.st_size = (off_t)attr->size,
-		.st_blocks = (blkcnt_t)attr->blocks,
-		.st_blksize = PROTO_DATA_MAX,
-		.st_atim = to_timespec(attr->atime_ns),
-		.st_mtim = to_timespec(attr->mtime_ns),
-		.st_ctim = to_timespec(attr->ctime_ns),
-	};
-}
-
-/* ---- calls */
-
-void guest_call_free(struct guest_call *gc)
-{
-	timer_stop(&gc->lock_timer);
-	guest_unref(gc->node);
-	guest_unref(gc->node2);
-	free(gc->name);
-	free(gc->name2);
-	free(gc);
-}
-
-static void on_interrupt(void *arg)
-{
-	struct guest_call *gc = arg;
-
-	gc->request = NULL;
-	if (gc->opens)
-		return; /* the handle in the answer has to be closed */
-	agent_fs_cancel(gc->call);
-	guest_call_free(gc);
-}
-
-void guest_call_give_up(struct guest_call *gc)
-{
-	struct reader nothing = reader_init("", 0);
-
-	agent_fs_give_up(gc->call, GUEST_LOCKED_MS);
-	gc->done(gc, -ETIMEDOUT, &nothing);
-}
-
-static void on_reply(void *arg, int err, struct reader *results)
-{
-	struct guest_call *gc = arg;
-
-	timer_stop(&gc->lock_timer);
-	gc->done(gc, guest_errno(gc->node, gc->op, err), results);
-}
-
-struct guest_call *guest_call_new(fuse_req_t req, struct guest_node *gn, const char *name,
-				  void (*done)(struct guest_call *gc, int err, struct reader *results))
-{
-	struct request *request = request_new(req, 0);
-	struct guest_call *gc;
-
-	if (!request)
-		return NULL;
-	gc = calloc(1, sizeof(*gc));
-	if (gc && name)
-		gc->name = strdup(name);
-	if (!gc || (name && !gc->name)) {
-		free(gc);
-		request_err(request, -ENOMEM);
-		return NULL;
-	}
-	gc->request = request;
-	gc->node = guest_ref(gn);
-	gc->done = done;
-	gc->caller = fuse_req_ctx(req)->pid;
-	return gc;
-}
-
-void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args)
-{
-	unsigned timeout_ms;
-
+	if (!gn->entry && list_empty(&gn->names))
+		return guest_put_file(args, gn);
+	rc = guest_path(gn, path);
 	if (!rc)
-		rc = guest_usable(gc->node);
-	if (!rc && args->failed)
-		rc = -ENOMEM;
-	gc->op = op;
-	if (log_verbose() && gc->request)
-		log_debug("request %" PRIu64 ": %s %s in fs/ of %s", gc->request->number, fs_op_name(op),
-			  gc->name         ? gc->name
-			  : gc->node->name ? gc->node->name
-					   : "/",
-			  gc->node->guest->obj->name);
-	if (!rc) {
-		timeout_ms = op == FS_RENAME && gc->node != gc->node2 ? GUEST_LOCKED_MS : GUEST_TIMEOUT_MS;
-		gc->call = agent_fs(guest_agent(gc->node), op, args, timeout_ms, on_reply, gc);
-		if (!gc->call)
-			rc = -ENOMEM;
-	}
-	buf_release(args);
-	if (rc) {
-		request_err(gc->request, rc);
-		guest_call_free(gc);
-		return;
-	}
-	gc->request->cancel = on_interrupt;
-	gc->request->arg = gc;
-	guest_lock_watch(gc);
+		fs_file_put(args, 0, path, gn->entry ? NULL : &gn->id);
+	return rc;
 }
 
-void guest_done_err(struct guest_call *gc, int err, struct reader *results)
+int guest_put_file(struct buf *args, const struct guest_node *gn)
 {
-	(void)results;
-	request_err(gc->request, err);
-	guest_call_free(gc);
+	const struct guest_file *file;
+
+	list_for_each (file, &gn->files, link) {
+		if (file->epoch == guest_epoch(gn)) {
+			fs_file_put(args, file->handle, "", NULL);
+			return 0;
+		}
+	}
+	return gn->entry || !list_empty(&gn->names) ? guest_put_named(args, gn) : -ESTALE;
 }
 
-/* ---- entries */
-
-int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry_param *ret,
-		struct guest_node **ret_node)
+int guest_put_name(struct buf *args, const struct guest_node *dir, const char *name)
 {
-	struct guest_node *dir = gc->node2 ? gc->node2 : gc->node;
-	struct guest_node *gn = guest_child(dir, gc->name);
-	struct fs_attr attr;
+	const int rc = strlen(name) > NAME_MAX ? -ENAMETOOLONG : guest_put_file(args, dir);
 
-	if (guest_attr_get(results, &attr) || (gc->type && (attr.mode & S_IFMT) != gc->type))
-		return -EIO;
-	guest_link_attr(dir, results, &attr);
-	if (!attr.nlink)
-		attr.nlink = 1; /* it was found by its name */
-	if (gn && (gn->ino != attr.ino || gn->type != (attr.mode & S_IFMT))) {
-		gn->detached = true;
-		gn = NULL;
-	}
-	if (gn)
-		guest_ref(gn);
-	else
-		gn = guest_node_new(dir->guest, dir, gc->name);
-	if (!gn)
-		return -ENOMEM;
-	gn->ino = attr.ino;
-	gn->type = attr.mode & S_IFMT;
-	gn->fifo |= gc->fifo;
-	*ret = (struct fuse_entry_param){
-		.ino = node_id(known(gn)),
-		.generation = 1,
-		.attr_timeout = GUEST_CACHE_S,
-		.entry_timeout = GUEST_CACHE_S,
-	};
-	guest_stat(gn, &attr, &ret->attr);
-	*ret_node = gn;
-	guest_unref(gn);
-	return 0;
+	buf_put_str(args, name);
+	return rc;
 }

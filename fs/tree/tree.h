@@ -100,10 +100,16 @@ struct entry {
 };
 
 /* An object's files that are not ours (fs/guest/guest_names.h). */
+enum { GUEST_DEVS_MAX = 64 };
 struct guest_mount {
 	struct object *obj;
 	const struct guest_ops *ops;
-	struct guest_node *root; /* while the kernel knows it */
+	struct guest_node *root;   /* while the kernel knows it */
+	struct guest_node **files; /* n_buckets of nodes, by their ids; NULL: none */
+	unsigned n_buckets, n_files;
+	uint32_t number;               /* of the mounts there ever were, from 1 on: in its inode numbers */
+	uint64_t devs[GUEST_DEVS_MAX]; /* the guest's filesystems, in the order they were seen in */
+	unsigned n_devs;
 };
 
 struct listing;

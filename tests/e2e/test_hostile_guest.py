@@ -22,7 +22,7 @@ import pytest
 from harness import TOP, eventually, fails, limit, read
 
 (GETATTR, SETATTR, READDIR, READLINK, OPEN, CREATE, READ, WRITE, CLOSE, FSYNC, MKDIR, UNLINK, RMDIR, RENAME, SYMLINK,
- LINK, MKNOD, STATFS) = range(1, 19)  # fmt: skip  (vm/agent/proto.h)
+ LINK, MKNOD, STATFS, _, LOOKUP, OPENDIR) = range(1, 22)  # fmt: skip  (vm/agent/proto.h)
 
 # Those that say something to the kernel, or that users are told mean something else.
 NEVER = {errno.ENOSYS, errno.EINTR, errno.ESTALE, errno.ENOTCONN, errno.ECONNABORTED, errno.EHOSTDOWN, errno.ECHILD}
@@ -89,24 +89,27 @@ def opened(path, flags, use):
 
 # Each operation of the agent's, as a system call whose answer it is. n: the errno, in a name.
 CALLS = {
-    GETATTR: lambda d, n: os.stat(d / f"f:1={n}"),
+    # after a write the kernel asks for the size
+    GETATTR: lambda d, n: opened(d / f"f:1={n}", os.O_WRONLY, lambda fd: (os.write(fd, b"x"), os.fstat(fd))),
     SETATTR: lambda d, n: os.chmod(d / f"f:2={n}", 0o600),
-    READDIR: lambda d, n: os.listdir(d / f"d:3={n}"),
+    READDIR: lambda d, n: os.listdir(d / f"d:list=many:n=1000:3={n}"),
     READLINK: lambda d, n: os.readlink(d / f"l:4={n}"),
     OPEN: lambda d, n: opened(d / f"f:5={n}", os.O_RDONLY, lambda fd: None),
-    CREATE: lambda d, n: opened(d / f"f:1=2:6={n}", os.O_CREAT | os.O_WRONLY, lambda fd: None),
+    CREATE: lambda d, n: opened(d / f"f:20=2:6={n}", os.O_CREAT | os.O_WRONLY, lambda fd: None),
     READ: lambda d, n: opened(d / f"f:7={n}", os.O_RDONLY, lambda fd: os.read(fd, 10)),
     WRITE: lambda d, n: opened(d / f"f:8={n}", os.O_WRONLY, lambda fd: os.write(fd, b"x")),
     CLOSE: lambda d, n: opened(d / f"f:9={n}", os.O_RDONLY, lambda fd: None),
     FSYNC: lambda d, n: opened(d / f"f:10={n}", os.O_RDONLY, os.fsync),
-    MKDIR: lambda d, n: os.mkdir(d / f"d:1=2:11={n}"),
+    MKDIR: lambda d, n: os.mkdir(d / f"d:20=2:11={n}"),
     UNLINK: lambda d, n: os.unlink(d / f"f:12={n}"),
     RMDIR: lambda d, n: os.rmdir(d / f"d:13={n}"),
-    RENAME: lambda d, n: os.rename(d / f"f:14={n}", d / "f:1=2"),
-    SYMLINK: lambda d, n: os.symlink("f", d / f"l:1=2:15={n}"),
-    LINK: lambda d, n: os.link(d / f"f:16={n}", d / "f:1=2"),
-    MKNOD: lambda d, n: os.mknod(d / f"s:1=2:17={n}", 0o140644),
+    RENAME: lambda d, n: os.rename(d / f"f:14={n}", d / "f:20=2"),
+    SYMLINK: lambda d, n: os.symlink("f", d / f"l:20=2:15={n}"),
+    LINK: lambda d, n: os.link(d / f"f:16={n}", d / "f:20=2"),
+    MKNOD: lambda d, n: os.mknod(d / f"s:20=2:17={n}", 0o140644),
     STATFS: lambda d, n: os.statvfs(d / f"d:18={n}"),
+    LOOKUP: lambda d, n: os.stat(d / f"f:20={n}"),
+    OPENDIR: lambda d, n: os.listdir(d / f"d:21={n}"),
 }
 # A close is not waited for.
 UNHEARD = {CLOSE}
@@ -137,7 +140,7 @@ def test_attributes_that_no_file_has(sbx, captive, neighbour):
     files = captive / "fs"
     for kind in (
         ["f:mode=0", "f:mode=644", "f:mode=150644", "f:mode=177777", "f:mode=37777777777"]  # types that there are none of
-        + ["f:size=0x8000000000000000", "f:size=-1", "f:blocks=-1", "f:1=short", "f:5=short", "f:5=0:handle=0"]
+        + ["f:size=0x8000000000000000", "f:size=-1", "f:blocks=-1", "f:20=short", "f:5=short", "f:5=0:handle=0"]
     ):
         for call in os.stat, os.unlink, lambda path: opened(path, os.O_RDONLY, lambda fd: None):
             assert outcome(call, files / kind) in (errno.EIO, 0), kind
@@ -150,9 +153,9 @@ def test_attributes_that_no_file_has(sbx, captive, neighbour):
             assert f.read() == "hostile\n"
     # What was asked for is what was made.
     for _ in range(3):
-        assert outcome(os.mkdir, files / "d:1=2:mode=100644") == errno.EIO
-        assert outcome(os.symlink, "f", files / "l:1=2:mode=40755") == errno.EIO
-        assert outcome(os.mkfifo, files / "p:1=2:mode=20755") == errno.EIO
+        assert outcome(os.mkdir, files / "d:20=2:mode=100644") == errno.EIO
+        assert outcome(os.symlink, "f", files / "l:20=2:mode=40755") == errno.EIO
+        assert outcome(os.mkfifo, files / "p:20=2:mode=20755") == errno.EIO
         assert outcome(CALLS[CREATE], files, "0:mode=10644") == errno.EIO
         assert outcome(CALLS[CREATE], files, "0:mode=40644") == errno.EIO
         assert outcome(CALLS[CREATE], files, "0:handle=0") == errno.EIO
@@ -189,7 +192,7 @@ def test_a_link_is_not_led_astray_by_a_rename(sbx, captive):
     """
     secret = sbx.path.parents[1] / "secret"
     secret.write_text("the host's")
-    deep = captive / "fs/d-1/d-2/d-3/d-4/d-5:1=trap"
+    deep = captive / "fs/d-1/d-2/d-3/d-4/d-5:20=trap"
     got = []
 
     def walk():
@@ -337,7 +340,7 @@ def test_a_rename_between_directories_ends_soon(sbx, captive, neighbour):
     files = captive / "fs"
     os.mkdir(neighbour / "fs/root/a")
     (neighbour / "fs/root/f").touch()
-    for name in "f:14=silent", "f:1=silent":  # the rename itself, and what the kernel asks before it
+    for name in "f:14=silent", "f:20=silent":  # the rename itself, and what the kernel asks before it
         os.stat(files / "f")
         got = []
         stuck = threading.Thread(target=lambda: got.append(seconds_of(os.rename, files / name, files / "d-to/f")))

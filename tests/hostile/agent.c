@@ -13,7 +13,7 @@
  *     N=late      operation N is answered half a second later
  *     N=trap      operation N, the first time after a READLINK was answered, is answered after the next RENAME
  *     N=short     operation N is answered with 0 and nothing else
- *     mode= size= nlink= uid= ino= time= blocks=    that field of the attributes; mode is the whole of it, in octal
+ *     mode= size= nlink= uid= dev= ino= time= blocks=    that field of the attributes; mode is the whole of it, in octal
  *     to=NAME     a link's target, of those in `targets`
  *     list=KIND   a directory's contents: endless, many (n=N of them), bad, void, loop
  *     handle=N    the handle that OPEN and CREATE give
@@ -263,8 +263,9 @@ static uint64_t hash(const char *name)
 
 static void put_attr(struct buf *reply, const char *name)
 {
-	const struct fs_attr attr = {
-		.ino = number(name, "ino", hash(name), 0),
+	const uint64_t time = number(name, "time", 0, 0);
+	struct fs_attr attr = {
+		.id = { number(name, "dev", 1, 0), number(name, "ino", hash(name), 0), 1 },
 		.mode = (uint32_t)number(name, "mode", mode_of(name), 8),
 		.nlink = (uint32_t)number(name, "nlink", 1, 0),
 		.uid = (uint32_t)number(name, "uid", 0, 0),
@@ -272,10 +273,9 @@ static void put_attr(struct buf *reply, const char *name)
 		.rdev = *name == 'b' ? 0x800 : 0x103, /* sda, null */
 		.size = number(name, "size", *name == 'l' ? strlen(target_of(name)) : 100, 0),
 		.blocks = number(name, "blocks", 8, 0),
-		.atime_ns = number(name, "time", 0, 0),
-		.mtime_ns = number(name, "time", 0, 0),
-		.ctime_ns = number(name, "time", 0, 0),
 	};
+
+	attr.atime = attr.mtime = attr.ctime = (struct fs_time){ (int64_t)time, (uint32_t)time };
 
 	fs_attr_put(reply, &attr);
 	if (S_ISLNK(attr.mode))
@@ -391,41 +391,79 @@ static void release(bool renamed)
 	}
 }
 
-static bool has_handle(unsigned op, struct reader *r, char *name)
+/* The name that an open file was opened under, or the last one of a path. */
+static void get_file(struct reader *r, char *name)
 {
+	const uint32_t handle = get_u32(r);
 	char path[PATH_MAX];
+	struct fs_id id;
+
+	get_str(r, path, sizeof(path));
+	get_u8(r);
+	fs_id_get(r, &id);
+	snprintf(name, NAME_MAX + 1, "%.255s",
+		 handle && handle < HANDLES && handles[handle] ? handles[handle] : last(path));
+}
+
+static void get_name(struct reader *r, char *name)
+{
+	get_file(r, name);
+	get_str(r, name, NAME_MAX + 1);
+}
+
+/* What an operation is on, first; false: it names nothing. */
+static bool get_object(unsigned op, struct reader *r, char *name)
+{
 	uint32_t handle;
 
 	*name = 0;
-	if (op == FS_SETATTR) {
-		get_str(r, path, sizeof(path));
-		snprintf(name, NAME_MAX + 1, "%.255s", last(path));
-	} else if (op < FS_READ || op > FS_FSYNC) {
+	switch (op) {
+	case FS_CREATE:
+	case FS_MKDIR:
+	case FS_UNLINK:
+	case FS_RMDIR:
+	case FS_RENAME:
+	case FS_SYMLINK:
+	case FS_MKNOD:
+	case FS_LOOKUP:
+		get_name(r, name);
+		return true;
+	case FS_READ:
+	case FS_WRITE:
+	case FS_CLOSE:
+	case FS_FSYNC:
+		handle = get_u32(r);
+		if (handle && handle < HANDLES && handles[handle])
+			snprintf(name, NAME_MAX + 1, "%.255s", handles[handle]);
 		return false;
+	case FS_SYNC:
+		return false;
+	default:
+		get_file(r, name);
+		return true;
 	}
-	handle = get_u32(r);
-	if (handle && handle < HANDLES && handles[handle])
-		snprintf(name, NAME_MAX + 1, "%.255s", handles[handle]);
-	return true;
+}
+
+static void put_handle(struct buf *results, const char *name)
+{
+	last_handle = last_handle % (HANDLES - 1) + 1;
+	free(handles[last_handle]);
+	handles[last_handle] = strdup(name);
+	buf_put_u32(results, (uint32_t)number(name, "handle", last_handle, 0));
 }
 
 static void request(const struct frame *frame)
 {
 	struct reader r = reader_init(frame->payload, frame->len);
 	const unsigned op = get_u8(&r);
-	char path[PATH_MAX] = "", name[NAME_MAX + 1];
+	char name[NAME_MAX + 1], to[NAME_MAX + 1];
 	struct buf results = { 0 };
 	const char *value;
 	uint32_t code = 0;
 	uint64_t n;
 
-	if (!has_handle(op, &r, name)) {
-		if (op != FS_SYNC)
-			get_str(&r, path, sizeof(path));
-		snprintf(name, sizeof(name), "%.255s", last(path));
-		if (!exists(name))
-			code = ENOENT;
-	}
+	if (get_object(op, &r, name) && !exists(name))
+		code = ENOENT;
 	if (*name == 'm' && get(name, "ms"))
 		muted_until = now_ms() + (long long)number(name, "ms", 0, 0);
 	if (now_ms() < muted_until) {
@@ -438,14 +476,19 @@ static void request(const struct frame *frame)
 	switch (op) {
 	case FS_GETATTR:
 	case FS_SETATTR:
+	case FS_LOOKUP:
 	case FS_MKDIR:
 	case FS_SYMLINK:
 	case FS_MKNOD:
 		put_attr(&results, name);
 		break;
 	case FS_LINK:
-		get_str(&r, path, sizeof(path));
-		put_attr(&results, last(path));
+		get_name(&r, to);
+		put_attr(&results, to);
+		break;
+	case FS_OPENDIR:
+		put_handle(&results, name);
+		put_listing(&results, name, 0);
 		break;
 	case FS_READDIR:
 		put_listing(&results, name, get_u64(&r));
@@ -455,10 +498,7 @@ static void request(const struct frame *frame)
 		break;
 	case FS_OPEN:
 	case FS_CREATE:
-		last_handle = last_handle % (HANDLES - 1) + 1;
-		free(handles[last_handle]);
-		handles[last_handle] = strdup(name);
-		buf_put_u32(&results, (uint32_t)number(name, "handle", last_handle, 0));
+		put_handle(&results, name);
 		put_attr(&results, name);
 		break;
 	case FS_READ:

@@ -11,13 +11,22 @@ static int fs(struct fixture *f, enum fs_op op, const struct buf *args)
 	return f->fs_err;
 }
 
+/* Of a name in a directory. */
+static int fs_name(struct fixture *f, enum fs_op op, const char *dir, const char *name, struct buf *args)
+{
+	buf_clear(args);
+	fs_file_put(args, 0, dir, NULL);
+	buf_put_str(args, name);
+	return fs(f, op, args);
+}
+
 static int fs_path(struct fixture *f, enum fs_op op, const char *dir, const char *name, struct buf *args)
 {
 	char path[256];
 
 	snprintf(path, sizeof(path), "%s%s", dir, name);
 	buf_clear(args);
-	buf_put_str(args, path);
+	fs_file_put(args, 0, path, NULL);
 	if (op == FS_OPEN)
 		buf_put_u32(args, O_RDWR);
 	if (op == FS_READDIR)
@@ -27,7 +36,7 @@ static int fs_path(struct fixture *f, enum fs_op op, const char *dir, const char
 
 static void files_are_made_read_and_removed(void)
 {
-	char dir[] = "/tmp/test_agent.XXXXXX", text[64];
+	char dir[] = "/tmp/test_agent.XXXXXX";
 	struct buf args = { 0 };
 	struct fs_attr attr;
 	struct reader r;
@@ -36,8 +45,8 @@ static void files_are_made_read_and_removed(void)
 
 	CHECK(mkdtemp(dir));
 	setup_real(&f);
-	snprintf(text, sizeof(text), "%s/file", dir);
-	buf_put_str(&args, text);
+	fs_file_put(&args, 0, dir, NULL);
+	buf_put_str(&args, "file");
 	buf_put_u32(&args, O_WRONLY | O_EXCL);
 	buf_put_u32(&args, 04751);
 	buf_put_u32(&args, geteuid());
@@ -81,9 +90,10 @@ static void files_are_made_read_and_removed(void)
 	buf_put_u64(&args, 0);
 	buf_put_u32(&args, 10);
 	CHECK(fs(&f, FS_READ, &args) == -EBADF);
-	CHECK(!fs_path(&f, FS_UNLINK, dir, "/file", &args) &&
-	      fs_path(&f, FS_GETATTR, dir, "/file", &args) == -ENOENT);
-	CHECK(!fs_path(&f, FS_RMDIR, dir, "", &args));
+	CHECK(!fs_name(&f, FS_UNLINK, dir, "file", &args) &&
+	      fs_path(&f, FS_GETATTR, dir, "/file", &args) == -ENOENT &&
+	      fs_name(&f, FS_LOOKUP, dir, "file", &args) == -ENOENT);
+	CHECK(!fs_name(&f, FS_RMDIR, "/tmp", dir + strlen("/tmp/"), &args));
 	buf_release(&args);
 	teardown(&f);
 }
@@ -92,7 +102,7 @@ static void attributes_are_set(void)
 {
 	char dir[] = "/tmp/test_agent.XXXXXX", path[64];
 	const struct fs_attr want = {
-		.mode = 0640, .size = 12345, .atime_ns = 1000000000123456789, .mtime_ns = (uint64_t)-1
+		.mode = 0640, .size = 12345, .atime = { 1ll << 33, 123456789 }, .mtime = { -1, 999999999 }
 	};
 	struct buf args = { 0 };
 	struct fs_attr attr;
@@ -105,15 +115,16 @@ static void attributes_are_set(void)
 	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
 	CHECK(fd >= 0 && !close(fd));
 	setup_real(&f);
-	buf_put_str(&args, path);
-	buf_put_u32(&args, 0);
+	fs_file_put(&args, 0, path, NULL);
 	buf_put_u32(&args, FSV_MODE | FSV_SIZE | FSV_ATIME | FSV_MTIME);
 	fs_attr_put(&args, &want);
 	CHECK(!fs(&f, FS_SETATTR, &args));
 	r = reader_init(buf_bytes(&f.results), f.results.len);
 	fs_attr_get(&r, &attr);
 	CHECK(!r.bad && attr.mode == (S_IFREG | 0640) && attr.size == 12345);
-	CHECK(attr.atime_ns == want.atime_ns && attr.mtime_ns == want.mtime_ns); /* one before 1970 */
+	/* one after 2242, and one before 1970 */
+	CHECK(attr.atime.sec == want.atime.sec && attr.atime.nsec == want.atime.nsec);
+	CHECK(attr.mtime.sec == want.mtime.sec && attr.mtime.nsec == want.mtime.nsec);
 	CHECK(!unlink(path) && !rmdir(dir));
 	buf_release(&args);
 	teardown(&f);
@@ -167,6 +178,7 @@ static void paths_that_are_none(void)
 {
 	static const char *const bad[] = { "",       "etc",     "/etc/",   "//etc",
 					   "/./etc", "/etc/..", "/../etc", "/etc/." };
+	static const char *const names[] = { "", ".", "..", "a/b", "/", "../etc" };
 	struct buf args = { 0 };
 	struct fixture f;
 	size_t i;
@@ -175,8 +187,10 @@ static void paths_that_are_none(void)
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		CHECK(fs_path(&f, FS_GETATTR, bad[i], "", &args) == -EINVAL);
 	CHECK(!fs_path(&f, FS_GETATTR, "/", "", &args));
-	CHECK(fs_path(&f, FS_RMDIR, "/", "", &args) == -EBUSY);
-	CHECK(fs_path(&f, FS_UNLINK, "/", "", &args) == -EBUSY);
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		CHECK(fs_name(&f, FS_RMDIR, "/", names[i], &args) == -EINVAL);
+		CHECK(fs_name(&f, FS_LOOKUP, "/tmp", names[i], &args) == -EINVAL);
+	}
 	buf_clear(&args);
 	CHECK(fs(&f, FS_GETATTR, &args) == -EINVAL);
 	CHECK(fs(&f, (enum fs_op)99, &args) == -ENOSYS);
@@ -210,7 +224,7 @@ static void a_large_directory_is_listed_in_parts(void)
 	setup_real(&f);
 	for (; more; parts++) {
 		buf_clear(&args);
-		buf_put_str(&args, dir);
+		fs_file_put(&args, 0, dir, NULL);
 		buf_put_u64(&args, cookie);
 		CHECK(!fs(&f, FS_READDIR, &args));
 		r = reader_init(buf_bytes(&f.results), f.results.len);
@@ -236,6 +250,104 @@ static void a_large_directory_is_listed_in_parts(void)
 	teardown(&f);
 }
 
+static struct fs_attr attr_of(struct fixture *f, size_t skip)
+{
+	struct reader r = reader_init(buf_bytes(&f->results) + skip, f->results.len - skip);
+	struct fs_attr attr;
+
+	fs_attr_get(&r, &attr);
+	CHECK(!r.bad);
+	return attr;
+}
+
+static int fs_checked(struct fixture *f, enum fs_op op, const char *path, const struct fs_id *id,
+		      const char *name)
+{
+	struct buf args = { 0 };
+	int rc;
+
+	fs_file_put(&args, 0, path, id);
+	if (name)
+		buf_put_str(&args, name);
+	if (op == FS_OPEN)
+		buf_put_u32(&args, O_RDONLY);
+	rc = fs(f, op, &args);
+	buf_release(&args);
+	return rc;
+}
+
+/* A directory that is made anew has the number of the one before, as a rule. */
+static void a_file_is_known_by_its_id(void)
+{
+	char dir[] = "/tmp/test_agent.XXXXXX", path[64], inner[80];
+	struct buf args = { 0 };
+	struct fixture f;
+	struct fs_id id;
+
+	CHECK(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/d", dir);
+	snprintf(inner, sizeof(inner), "%s/f", path);
+	CHECK(!mkdir(path, 0700) && !mkdir(inner, 0700));
+	setup_real(&f);
+	CHECK(!fs_path(&f, FS_GETATTR, path, "", &args));
+	id = attr_of(&f, 0).id;
+	CHECK(!fs_checked(&f, FS_GETATTR, path, &id, NULL) && !fs_checked(&f, FS_LOOKUP, path, &id, "f"));
+	CHECK(!rmdir(inner) && !rmdir(path) && !mkdir(path, 0700) && !mkdir(inner, 0700));
+	CHECK(fs_checked(&f, FS_GETATTR, path, &id, NULL) == -ESTALE);
+	CHECK(fs_checked(&f, FS_LOOKUP, path, &id, "f") == -ESTALE);
+	CHECK(fs_checked(&f, FS_UNLINK, path, &id, "f") == -ESTALE);
+	CHECK(fs_checked(&f, FS_OPENDIR, path, &id, NULL) == -ESTALE);
+	CHECK(!rmdir(inner) && !rmdir(path));
+	CHECK(fs_checked(&f, FS_GETATTR, path, &id, NULL) == -ESTALE);
+	CHECK(fs_checked(&f, FS_GETATTR, path, NULL, NULL) == -ENOENT);
+	CHECK(!rmdir(dir));
+	buf_release(&args);
+	teardown(&f);
+}
+
+static void what_is_open_is_used_by_its_handle(void)
+{
+	char dir[] = "/tmp/test_agent.XXXXXX", path[64], moved[64];
+	struct buf args = { 0 };
+	struct fixture f;
+	struct reader r;
+	uint32_t handle;
+	int fd;
+
+	CHECK(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/f", dir);
+	snprintf(moved, sizeof(moved), "%s/g", dir);
+	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	CHECK(fd >= 0 && write(fd, "text", 4) == 4 && !close(fd));
+	setup_real(&f);
+	CHECK(!fs_path(&f, FS_OPEN, path, "", &args));
+	r = reader_init(buf_bytes(&f.results), f.results.len);
+	handle = get_u32(&r);
+	CHECK(!rename(path, moved));
+	buf_clear(&args);
+	fs_file_put(&args, handle, "", NULL);
+	CHECK(!fs(&f, FS_GETATTR, &args) && attr_of(&f, 0).size == 4 && attr_of(&f, 0).nlink == 1);
+	/* A directory too, also when it was removed. */
+	CHECK(!fs_path(&f, FS_OPENDIR, dir, "", &args));
+	r = reader_init(buf_bytes(&f.results), f.results.len);
+	handle = get_u32(&r);
+	CHECK(handle && !get_u8(&r) && get_u32(&r) == 1);
+	CHECK(!unlink(moved) && !rmdir(dir));
+	buf_clear(&args);
+	fs_file_put(&args, handle, "", NULL);
+	buf_put_u64(&args, 0);
+	CHECK(fs(&f, FS_READDIR, &args) == -ENOENT); /* as getdents(2) has it */
+	buf_clear(&args);
+	fs_file_put(&args, handle, "", NULL);
+	buf_put_str(&args, "new");
+	CHECK(fs(&f, FS_LOOKUP, &args) == -ENOENT);
+	buf_clear(&args);
+	fs_file_put(&args, handle + 1, "", NULL);
+	CHECK(fs(&f, FS_GETATTR, &args) == -EBADF);
+	buf_release(&args);
+	teardown(&f);
+}
+
 int main(void)
 {
 	TEST(files_are_made_read_and_removed);
@@ -244,5 +356,7 @@ int main(void)
 	TEST(only_regular_files_are_opened);
 	TEST(paths_that_are_none);
 	TEST(a_large_directory_is_listed_in_parts);
+	TEST(a_file_is_known_by_its_id);
+	TEST(what_is_open_is_used_by_its_handle);
 	return 0;
 }

@@ -329,7 +329,7 @@ static int stat_root(struct fixture *f)
 	struct buf args = { 0 };
 	struct agent_call *call;
 
-	buf_put_str(&args, "/");
+	fs_file_put(&args, 0, "/", NULL);
 	call = args.failed ? NULL : agent_fs(f->agent, FS_GETATTR, &args, WAIT_MS, on_fs, f);
 	buf_release(&args);
 	return call ? 0 : -ENOMEM;

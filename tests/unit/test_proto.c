@@ -220,7 +220,8 @@ static void records_are_bounded(void)
 
 static void attr_round_trip(void)
 {
-	const struct fs_attr attr = { 1, 0100644, 2, 3, 4, 5, 6, 7, 8, 9, 10 };
+	const struct fs_attr attr = { { 1, 2, 3 }, 0100644, 2,         3,          4,          5,
+				      6,           7,       { -8, 9 }, { 10, 11 }, { 12, 13 }, 14 };
 	struct fs_attr got;
 	struct buf buf = { 0 };
 	struct reader r;
@@ -229,9 +230,11 @@ static void attr_round_trip(void)
 	r = reader_init(buf_bytes(&buf), buf.len);
 	fs_attr_get(&r, &got);
 	CHECK(!r.bad && !reader_left(&r));
-	CHECK(got.ino == 1 && got.mode == 0100644 && got.nlink == 2 && got.uid == 3 && got.gid == 4);
+	CHECK(fs_id_same(&got.id, &attr.id) && got.mode == 0100644 && got.nlink == 2 && got.uid == 3 &&
+	      got.gid == 4);
 	CHECK(got.rdev == 5 && got.size == 6 && got.blocks == 7);
-	CHECK(got.atime_ns == 8 && got.mtime_ns == 9 && got.ctime_ns == 10);
+	CHECK(got.atime.sec == -8 && got.atime.nsec == 9 && got.mtime.sec == 10 && got.mtime.nsec == 11);
+	CHECK(got.ctime.sec == 12 && got.ctime.nsec == 13 && got.flags == 14);
 	buf_release(&buf);
 }
 

@@ -84,18 +84,23 @@ static bool on_fs_reply(struct agent *agent, const struct frame *frame)
 	struct reader r = reader_init(frame->payload, frame->len);
 	struct err err = { 0 };
 	struct buf args = { 0 };
+	uint32_t code;
 
 	if (!call)
 		return false;
 	agent->answered_ns = now_mono_ns();
 	agent->silent_ms = 0;
-	err.code = errno_in(get_u32(&r));
-	/* These two are what this side says of a guest. */
-	if (err.code == -ETIMEDOUT || err.code == -EHOSTDOWN)
+	code = get_u32(&r);
+	err.code = errno_in(code);
+	/* These are what this side says of a guest. */
+	if (err.code == -ETIMEDOUT || err.code == -EHOSTDOWN || err.code == -ESTALE)
 		err.code = -EIO;
+	if (code == PROTO_STALE)
+		err.code = -ESTALE;
 	if (r.bad)
 		err.code = -EPROTO;
-	if (!call->fs && !err.code && (call->op == FS_OPEN || call->op == FS_CREATE)) {
+	if (!call->fs && !err.code &&
+	    (call->op == FS_OPEN || call->op == FS_CREATE || call->op == FS_OPENDIR)) {
 		buf_put_u8(&args, FS_CLOSE);
 		buf_put_u32(&args, get_u32(&r));
 		if (!r.bad && !args.failed)

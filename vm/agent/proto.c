@@ -12,9 +12,45 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void put_id(struct buf *buf, const struct fs_id *id)
+{
+	buf_put_u64(buf, id->dev);
+	buf_put_u64(buf, id->ino);
+	buf_put_u64(buf, id->gen);
+}
+
+void fs_id_get(struct reader *r, struct fs_id *id)
+{
+	id->dev = get_u64(r);
+	id->ino = get_u64(r);
+	id->gen = get_u64(r);
+}
+
+void fs_file_put(struct buf *buf, uint32_t handle, const char *path, const struct fs_id *id)
+{
+	static const struct fs_id none;
+
+	buf_put_u32(buf, handle);
+	buf_put_str(buf, path);
+	buf_put_u8(buf, id ? 1 : 0);
+	put_id(buf, id ? id : &none);
+}
+
+static void put_time(struct buf *buf, const struct fs_time *time)
+{
+	buf_put_u64(buf, (uint64_t)time->sec);
+	buf_put_u32(buf, time->nsec);
+}
+
+static void get_time(struct reader *r, struct fs_time *time)
+{
+	time->sec = (int64_t)get_u64(r);
+	time->nsec = get_u32(r);
+}
+
 void fs_attr_put(struct buf *buf, const struct fs_attr *attr)
 {
-	buf_put_u64(buf, attr->ino);
+	put_id(buf, &attr->id);
 	buf_put_u32(buf, attr->mode);
 	buf_put_u32(buf, attr->nlink);
 	buf_put_u32(buf, attr->uid);
@@ -22,14 +58,15 @@ void fs_attr_put(struct buf *buf, const struct fs_attr *attr)
 	buf_put_u64(buf, attr->rdev);
 	buf_put_u64(buf, attr->size);
 	buf_put_u64(buf, attr->blocks);
-	buf_put_u64(buf, attr->atime_ns);
-	buf_put_u64(buf, attr->mtime_ns);
-	buf_put_u64(buf, attr->ctime_ns);
+	put_time(buf, &attr->atime);
+	put_time(buf, &attr->mtime);
+	put_time(buf, &attr->ctime);
+	buf_put_u32(buf, attr->flags);
 }
 
 void fs_attr_get(struct reader *r, struct fs_attr *attr)
 {
-	attr->ino = get_u64(r);
+	fs_id_get(r, &attr->id);
 	attr->mode = get_u32(r);
 	attr->nlink = get_u32(r);
 	attr->uid = get_u32(r);
@@ -37,9 +74,10 @@ void fs_attr_get(struct reader *r, struct fs_attr *attr)
 	attr->rdev = get_u64(r);
 	attr->size = get_u64(r);
 	attr->blocks = get_u64(r);
-	attr->atime_ns = get_u64(r);
-	attr->mtime_ns = get_u64(r);
-	attr->ctime_ns = get_u64(r);
+	get_time(r, &attr->atime);
+	get_time(r, &attr->mtime);
+	get_time(r, &attr->ctime);
+	attr->flags = get_u32(r);
 }
 
 /* ---- frames */
@@ -92,7 +130,7 @@ const char *fs_op_name(enum fs_op op)
 		[FS_FSYNC] = "fsync",       [FS_MKDIR] = "mkdir",     [FS_UNLINK] = "unlink",
 		[FS_RMDIR] = "rmdir",       [FS_RENAME] = "rename",   [FS_SYMLINK] = "symlink",
 		[FS_LINK] = "link",         [FS_MKNOD] = "mknod",     [FS_STATFS] = "statfs",
-		[FS_SYNC] = "sync",
+		[FS_SYNC] = "sync",         [FS_LOOKUP] = "lookup",   [FS_OPENDIR] = "opendir",
 	};
 
 	return (unsigned)op < sizeof(names) / sizeof(names[0]) && names[op] ? names[op]

@@ -35,7 +35,7 @@
 #include "util/buf.h"
 
 enum {
-	PROTO_VERSION = 2,
+	PROTO_VERSION = 3,
 	PROTO_MAGIC = 0x31584253,         /* "SBX1" */
 	PROTO_TRAILER_MAGIC = 0x30584253, /* "SBX0" */
 	PROTO_HEADER = 16,
@@ -132,36 +132,44 @@ enum { IDENTITY_ENTROPY = 64, IDENTITY_MACHINE_ID = 16, IDENTITY_ENV_MAX = 16384
  */
 
 /*
- * F_FS operations. A path is absolute in the guest, without "." and "..", at most PATH_MAX - 1 bytes;
- * symbolic links in it are not followed at the last component. attr is: u64 ino, u32 mode, u32 nlink, u32
- * uid, u32 gid, u64 rdev, u64 size, u64 blocks, u64 atime ns, u64 mtime ns, u64 ctime ns; a symbolic link's
- * is followed by str target, but in READDIR (and by nothing from agents of older snapshots). Operations never
- * block on a FIFO or a device: only regular files can be opened (EACCES otherwise... ENXIO for a FIFO without
- * peer is not seen).
+ * F_FS operations.
+ *
+ * A FILE is: u32 handle of an open one, or 0; str path; u8 checked; id. Without a handle it is what the path
+ * names: absolute in the guest, without "." and "..", at most PATH_MAX - 1 bytes; symbolic links in it are
+ * not followed at the last component. `checked`: only if that is the file `id`; another one, or none there,
+ * is answered with PROTO_STALE. A NAME is: FILE, a directory; str, a name in it.
+ *
+ * id is what a file is known by under any name: u64 dev, u64 ino, u64 gen, the last to tell a file from one
+ * that had the number before. attr is: id, u32 mode, u32 nlink, u32 uid, u32 gid, u64 rdev, u64 size, u64
+ * blocks, atime, mtime, ctime (each u64 seconds since 1970, two's complement, u32 nanoseconds), u32 flags
+ * (enum fs_attr_flags); a symbolic link's is followed by str target. Operations never block on a FIFO or a
+ * device: only regular files can be opened (EACCES otherwise... ENXIO for a FIFO without peer is not seen).
  */
 enum fs_op {
-	FS_GETATTR = 1, /* str path -> attr */
-	FS_SETATTR,  /* str path, u32 handle (0: none; else path is not looked at), u32 valid (enum fs_valid;
-			0:  just ask), attr -> attr */
-	FS_READDIR,  /* str path, u64 cookie -> u8 more, u32 count, then count of: u64 next cookie, str name,
-			attr; "." and ".." are left out */
-	FS_READLINK, /* str path -> str target */
-	FS_OPEN,     /* str path, u32 flags (O_ACCMODE|O_TRUNC|O_APPEND) -> u32 handle, attr */
-	FS_CREATE,   /* str path, u32 flags, u32 mode, u32 uid, u32 gid -> u32 handle, attr */
+	FS_GETATTR = 1, /* FILE -> attr */
+	FS_SETATTR,     /* FILE, u32 valid (enum fs_valid; 0: just ask), attr -> attr */
+	FS_READDIR,     /* FILE, u64 cookie -> u8 more, u32 count, then count of: u64 next cookie, str name,
+			   attr; "." and ".." are left out */
+	FS_READLINK,    /* FILE -> str target */
+	FS_OPEN,        /* FILE, u32 flags (O_ACCMODE|O_TRUNC|O_APPEND) -> u32 handle, attr */
+	FS_CREATE,      /* NAME, u32 flags, u32 mode, u32 uid, u32 gid -> u32 handle, attr */
 	FS_READ,  /* u32 handle, u64 offset, u32 size (<= PROTO_DATA_MAX) -> the bytes, rest of the payload */
 	FS_WRITE, /* u32 handle, u64 offset, then the bytes, rest of the payload -> u32 written */
 	FS_CLOSE, /* u32 handle */
 	FS_FSYNC, /* u32 handle */
-	FS_MKDIR, /* str path, u32 mode, u32 uid, u32 gid -> attr */
-	FS_UNLINK,  /* str path */
-	FS_RMDIR,   /* str path */
-	FS_RENAME,  /* str from, str to, u32 flags (renameat2) */
-	FS_SYMLINK, /* str path, str target, u32 uid, u32 gid -> attr */
-	FS_LINK,    /* str existing, str path -> attr */
-	FS_MKNOD,   /* str path, u32 mode, u64 rdev, u32 uid, u32 gid -> attr */
-	/* str path -> u64 bsize, u64 blocks, u64 bfree, u64 bavail, u64 files, u64 ffree, u32 namemax */
+	FS_MKDIR, /* NAME, u32 mode, u32 uid, u32 gid -> attr */
+	FS_UNLINK,  /* NAME */
+	FS_RMDIR,   /* NAME */
+	FS_RENAME,  /* NAME from, NAME to, u32 flags (renameat2) */
+	FS_SYMLINK, /* NAME, str target, u32 uid, u32 gid -> attr */
+	FS_LINK,    /* FILE existing, NAME -> attr */
+	FS_MKNOD,   /* NAME, u32 mode, u64 rdev, u32 uid, u32 gid -> attr */
+	/* FILE -> u64 bsize, u64 blocks, u64 bfree, u64 bavail, u64 files, u64 ffree, u32 namemax */
 	FS_STATFS,
-	FS_SYNC, /* what was written to the root filesystem reaches the disk */
+	FS_SYNC,   /* what was written to the root filesystem reaches the disk */
+	FS_LOOKUP, /* NAME -> attr */
+	/* FILE -> u32 handle (0: the directory is to be read by its path), then as READDIR for cookie 0 */
+	FS_OPENDIR,
 };
 
 /* "getattr" */
@@ -169,11 +177,36 @@ const char *fs_op_name(enum fs_op op);
 
 enum fs_valid { FSV_MODE = 1, FSV_UID = 2, FSV_GID = 4, FSV_SIZE = 8, FSV_ATIME = 16, FSV_MTIME = 32 };
 
-struct fs_attr {
-	uint64_t ino;
-	uint32_t mode, nlink, uid, gid;
-	uint64_t rdev, size, blocks, atime_ns, mtime_ns, ctime_ns;
+enum fs_attr_flags { FSA_XATTR = 1 /* it may have extended attributes */ };
+
+/* Above every errno of Linux, so that no file of a guest can say it. */
+enum { PROTO_STALE = 4096 };
+
+struct fs_id {
+	uint64_t dev, ino, gen;
 };
+
+struct fs_time {
+	int64_t sec;
+	uint32_t nsec;
+};
+
+struct fs_attr {
+	struct fs_id id;
+	uint32_t mode, nlink, uid, gid;
+	uint64_t rdev, size, blocks;
+	struct fs_time atime, mtime, ctime;
+	uint32_t flags;
+};
+
+static inline bool fs_id_same(const struct fs_id *a, const struct fs_id *b)
+{
+	return a->dev == b->dev && a->ino == b->ino && a->gen == b->gen;
+}
+
+/* A FILE. id: NULL where it is not checked. */
+void fs_file_put(struct buf *buf, uint32_t handle, const char *path, const struct fs_id *id);
+void fs_id_get(struct reader *r, struct fs_id *id);
 void fs_attr_put(struct buf *buf, const struct fs_attr *attr);
 void fs_attr_get(struct reader *r, struct fs_attr *attr);
 

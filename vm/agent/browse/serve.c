@@ -20,8 +20,9 @@
 #include "vm/agent/browse/journal.h"
 #include "vm/agent/proto.h"
 
-/* Entries of a directory listing go on until the reply is this large; a name and its attr fit above it. */
-enum { READDIR_FULL = PROTO_PAYLOAD_MAX - 1024, NAME_LEN_MAX = 255 };
+/* Entries of a directory listing go on until the reply is this large; a name, its attr
+ * and a link's target fit above it. */
+enum { READDIR_FULL = PROTO_PAYLOAD_MAX - 8192, NAME_LEN_MAX = 255 };
 
 static int from_ext2(errcode_t rc)
 {
@@ -71,15 +72,9 @@ void server_close(struct browse_server *server)
 
 /* ---- paths and attributes */
 
-static int get_path(struct reader *args, char path[PATH_MAX])
+/* A path below a directory. */
+static int find(ext2_filsys fs, const char *path, ext2_ino_t at, ext2_ino_t *ret)
 {
-	get_str(args, path, PATH_MAX);
-	return args->bad || path[0] != '/' ? -EINVAL : 0;
-}
-
-static int find(ext2_filsys fs, const char *path, ext2_ino_t *ret)
-{
-	ext2_ino_t at = EXT2_ROOT_INO;
 	errcode_t rc;
 
 	for (;;) {
@@ -102,6 +97,32 @@ static int find(ext2_filsys fs, const char *path, ext2_ino_t *ret)
 	return 0;
 }
 
+static ext2_file_t handle_file(const struct browse_server *server, uint32_t id)
+{
+	const uint32_t slot = id % BROWSE_FILES_MAX;
+
+	return id && server->open[slot].id == id ? server->open[slot].file : NULL;
+}
+
+/* A FILE. What is checked is what was said of it before, and nothing changes. */
+static int get_file(struct browse_server *server, struct reader *args, ext2_ino_t *ret)
+{
+	const uint32_t handle = get_u32(args);
+	const ext2_file_t file = handle_file(server, handle);
+	char path[PATH_MAX];
+	struct fs_id id;
+
+	get_str(args, path, PATH_MAX);
+	get_u8(args);
+	fs_id_get(args, &id);
+	if (args->bad || (!handle && path[0] != '/'))
+		return -EINVAL;
+	if (!handle)
+		return find(server->fs, path, EXT2_ROOT_INO, ret);
+	*ret = file ? ext2fs_file_get_inode_num(file) : 0;
+	return file ? 0 : -EBADF;
+}
+
 static int read_inode(ext2_filsys fs, ext2_ino_t ino, struct ext2_inode_large *ret)
 {
 	*ret = (struct ext2_inode_large){ 0 };
@@ -112,14 +133,15 @@ static int read_inode(ext2_filsys fs, ext2_ino_t ino, struct ext2_inode_large *r
 
 /* Seconds are 32 bits and two more in `extra`, whose other 30 are nanoseconds ("Inode Timestamps" in the
  * kernel's ext4 documentation). */
-static uint64_t time_ns(uint32_t seconds, uint32_t extra, bool has_extra)
+static struct fs_time time_of(uint32_t seconds, uint32_t extra, bool has_extra)
 {
-	int64_t s = (int32_t)seconds;
+	struct fs_time time = { (int32_t)seconds, 0 };
 
-	if (!has_extra)
-		return (uint64_t)s * 1000000000u;
-	s += (int64_t)(extra & 3) << 32;
-	return (uint64_t)s * 1000000000u + (extra >> 2);
+	if (has_extra) {
+		time.sec += (int64_t)(extra & 3) << 32;
+		time.nsec = extra >> 2;
+	}
+	return time;
 }
 
 static uint64_t device_of(const struct ext2_inode_large *inode)
@@ -139,7 +161,7 @@ static void put_attr(struct buf *reply, ext2_filsys fs, ext2_ino_t ino, const st
 	bool extra = inode->i_extra_isize >= 24; /* up to i_crtime_extra */
 	uint64_t blocks = ext2fs_get_stat_i_blocks(fs, (struct ext2_inode *)(void *)(uintptr_t)small);
 	const struct fs_attr attr = {
-		.ino = ino,
+		.id = { .dev = 1, .ino = ino, .gen = inode->i_generation },
 		.mode = inode->i_mode,
 		.nlink = inode->i_links_count,
 		.uid = inode->i_uid | (uint32_t)inode->i_uid_high << 16,
@@ -147,9 +169,9 @@ static void put_attr(struct buf *reply, ext2_filsys fs, ext2_ino_t ino, const st
 		.rdev = device_of(inode),
 		.size = EXT2_I_SIZE(inode),
 		.blocks = blocks,
-		.atime_ns = time_ns(inode->i_atime, inode->i_atime_extra, extra),
-		.mtime_ns = time_ns(inode->i_mtime, inode->i_mtime_extra, extra),
-		.ctime_ns = time_ns(inode->i_ctime, inode->i_ctime_extra, extra),
+		.atime = time_of(inode->i_atime, inode->i_atime_extra, extra),
+		.mtime = time_of(inode->i_mtime, inode->i_mtime_extra, extra),
+		.ctime = time_of(inode->i_ctime, inode->i_ctime_extra, extra),
 	};
 
 	fs_attr_put(reply, &attr);
@@ -158,11 +180,8 @@ static void put_attr(struct buf *reply, ext2_filsys fs, ext2_ino_t ino, const st
 static int look_up(struct browse_server *server, struct reader *args, ext2_ino_t *ret_ino,
 		   struct ext2_inode_large *ret)
 {
-	char path[PATH_MAX];
-	int rc = get_path(args, path);
+	int rc = get_file(server, args, ret_ino);
 
-	if (!rc)
-		rc = find(server->fs, path, ret_ino);
 	return rc ? rc : read_inode(server->fs, *ret_ino, ret);
 }
 
@@ -205,19 +224,41 @@ static int put_target(struct buf *reply, ext2_filsys fs, ext2_ino_t ino, const s
 	return 0;
 }
 
+/* With a link's target. */
+static int put_attr_of(struct buf *reply, ext2_filsys fs, ext2_ino_t ino,
+		       const struct ext2_inode_large *inode)
+{
+	put_attr(reply, fs, ino, inode);
+	/* One that is damaged is seen, and cannot be followed. */
+	if (LINUX_S_ISLNK(inode->i_mode) && put_target(reply, fs, ino, inode))
+		buf_put_str(reply, "");
+	return 0;
+}
+
 static int op_getattr(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	struct ext2_inode_large inode;
 	ext2_ino_t ino = 0;
 	int rc = look_up(server, args, &ino, &inode);
 
-	if (rc)
-		return rc;
-	put_attr(reply, server->fs, ino, &inode);
-	/* One that is damaged is seen, and cannot be followed. */
-	if (LINUX_S_ISLNK(inode.i_mode))
-		(void)put_target(reply, server->fs, ino, &inode);
-	return 0;
+	return rc ? rc : put_attr_of(reply, server->fs, ino, &inode);
+}
+
+static int op_lookup(struct browse_server *server, struct reader *args, struct buf *reply)
+{
+	char name[NAME_LEN_MAX + 1];
+	struct ext2_inode_large inode;
+	ext2_ino_t ino = 0;
+	int rc = get_file(server, args, &ino);
+
+	get_str(args, name, sizeof(name));
+	if (!rc && (args->bad || !*name || strchr(name, '/')))
+		rc = -EINVAL;
+	if (!rc)
+		rc = find(server->fs, name, ino, &ino);
+	if (!rc)
+		rc = read_inode(server->fs, ino, &inode);
+	return rc ? rc : put_attr_of(reply, server->fs, ino, &inode);
 }
 
 static int op_readlink(struct browse_server *server, struct reader *args, struct buf *reply)
@@ -272,26 +313,17 @@ static int add_entry(ext2_ino_t dir, int entry, struct ext2_dir_entry *dirent, i
 	name[n] = '\0';
 	buf_put_u64(listing->entries, listing->at);
 	buf_put_str(listing->entries, name);
-	put_attr(listing->entries, listing->fs, dirent->inode, &inode);
+	put_attr_of(listing->entries, listing->fs, dirent->inode, &inode);
 	listing->count++;
 	return 0;
 }
 
-static int op_readdir(struct browse_server *server, struct reader *args, struct buf *reply)
+static int list(struct browse_server *server, ext2_ino_t ino, uint64_t from, struct buf *reply)
 {
 	struct buf entries = { 0 };
-	struct dirents listing = { .fs = server->fs, .entries = &entries };
-	struct ext2_inode_large inode;
-	ext2_ino_t ino = 0;
-	int rc = look_up(server, args, &ino, &inode);
+	struct dirents listing = { .fs = server->fs, .entries = &entries, .from = from };
+	int rc = from_ext2(ext2fs_dir_iterate2(server->fs, ino, 0, NULL, add_entry, &listing));
 
-	listing.from = get_u64(args);
-	if (args->bad)
-		return -EINVAL;
-	if (!rc && !LINUX_S_ISDIR(inode.i_mode))
-		rc = -ENOTDIR;
-	if (!rc)
-		rc = from_ext2(ext2fs_dir_iterate2(server->fs, ino, 0, NULL, add_entry, &listing));
 	if (!rc)
 		rc = listing.rc;
 	if (!rc && entries.failed)
@@ -303,6 +335,22 @@ static int op_readdir(struct browse_server *server, struct reader *args, struct 
 	}
 	buf_release(&entries);
 	return rc;
+}
+
+static int op_readdir(struct browse_server *server, bool opens, struct reader *args, struct buf *reply)
+{
+	struct ext2_inode_large inode;
+	ext2_ino_t ino = 0;
+	int rc = look_up(server, args, &ino, &inode);
+	const uint64_t from = opens ? 0 : get_u64(args);
+
+	if (args->bad)
+		return -EINVAL;
+	if (!rc && !LINUX_S_ISDIR(inode.i_mode))
+		rc = -ENOTDIR;
+	if (!rc && opens)
+		buf_put_u32(reply, 0); /* a path is as good as a handle, where nothing changes */
+	return rc ? rc : list(server, ino, from, reply);
 }
 
 /* ---- contents */
@@ -367,7 +415,7 @@ static int op_read(struct browse_server *server, struct reader *args, struct buf
 
 	if (args->bad || size > PROTO_DATA_MAX)
 		return -EINVAL;
-	if (!id || server->open[slot].id != id)
+	if (!handle_file(server, id))
 		return -EBADF;
 	if (offset >= server->open[slot].size)
 		return 0;
@@ -384,7 +432,7 @@ static int op_close(struct browse_server *server, struct reader *args)
 {
 	const uint32_t id = get_u32(args), slot = id % BROWSE_FILES_MAX;
 
-	if (args->bad || !id || server->open[slot].id != id)
+	if (args->bad || !handle_file(server, id))
 		return -EBADF;
 	server->open[slot].id = 0;
 	ext2fs_file_close(server->open[slot].file);
@@ -409,12 +457,11 @@ static int op_statfs(const struct browse_server *server, struct buf *reply)
 static int op_setattr(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	struct reader again = *args;
-	char path[PATH_MAX];
+	ext2_ino_t ino;
+	int rc = get_file(server, &again, &ino);
 
-	get_str(&again, path, sizeof(path));
-	get_u32(&again);
-	if (again.bad)
-		return -EINVAL;
+	if (rc)
+		return rc;
 	return get_u32(&again) ? -EROFS : op_getattr(server, args, reply);
 }
 
@@ -430,7 +477,13 @@ int serve(struct browse_server *server, uint8_t op, struct reader *args, struct 
 		rc = op_setattr(server, args, reply);
 		break;
 	case FS_READDIR:
-		rc = op_readdir(server, args, reply);
+		rc = op_readdir(server, false, args, reply);
+		break;
+	case FS_OPENDIR:
+		rc = op_readdir(server, true, args, reply);
+		break;
+	case FS_LOOKUP:
+		rc = op_lookup(server, args, reply);
 		break;
 	case FS_READLINK:
 		rc = op_readlink(server, args, reply);

@@ -24,7 +24,7 @@
 
 enum {
 	GUEST_JOBS_MAX = 1024,
-	GUEST_FILES_MAX = 1024,
+	GUEST_FILES_MAX = 128 << 10, /* slots of the table, half of which are used */
 	GUEST_POLL_MAX = 3 + 4 * GUEST_JOBS_MAX,
 	GUEST_SPECS_MAX = 16 << 20, /* bytes of commands and their environments that are kept for forks */
 	GUEST_BACKLOG = 512 * 1024, /* above it nothing more is read, neither from the host nor from jobs */
@@ -58,11 +58,14 @@ struct guest_machine {
 	bool host_returns;
 };
 
+struct guest_open {
+	uint32_t id; /* 0: free */
+	int fd;
+};
+
 struct guest_files {
-	struct {
-		uint32_t id; /* 0: free */
-		int fd;
-	} open[GUEST_FILES_MAX];
+	struct guest_open *open; /* size of them, n in use */
+	uint32_t size, n;
 	uint32_t last;
 };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* files.h - shared by files.c and names.c, which answer F_FS */
+/* files.h - shared by files.c, attr.c, listing.c and names.c, which answer F_FS */
 #ifndef SBX_VM_AGENT_GUEST_FILES_H
 #define SBX_VM_AGENT_GUEST_FILES_H
 
@@ -15,26 +15,49 @@ struct guest_request {
 	struct buf reply;
 };
 
-/* A directory, open, and the name of an entry in it. The caller closes dir where it is not -1. */
-struct guest_place {
-	char path[PATH_MAX];
-	const char *name;
-	int dir;
+/* A FILE of the host's: its descriptor, of an open file, or O_PATH and to be closed. -1: none. */
+struct guest_ref {
+	int fd;
+	bool ours;
 };
+
+/* A NAME of the host's: a directory and the name of an entry in it. */
+struct guest_place {
+	struct guest_ref dir;
+	char name[NAME_MAX + 1];
+};
+
+enum { GUEST_PROC_PATH = 32 };
+/* Where /proc has a descriptor. */
+void guest_proc_path(char ret[GUEST_PROC_PATH], int fd);
+
+/* What op_* tell the host for "not the file you know" (PROTO_STALE). */
+#define GUEST_STALE (-PROTO_STALE)
 
 /* Absolute, without empty, "." and ".." components; "/" itself is fine. */
 bool guest_path_valid(const char *path);
-/* The next argument, a valid path; 0 or -EINVAL. */
-int guest_path_get(struct reader *r, char ret[PATH_MAX]);
-/* An O_PATH descriptor, or a negative errno. */
-int guest_path_open(const char *path, int flags);
-/* The next argument as a place. -EBUSY: it is the root itself. */
-int guest_place_get(struct reader *r, struct guest_place *ret);
+/* The next arguments; with O_DIRECTORY it is a directory. Sets *ret also when it fails. 0 or a negative errno. */
+int guest_file_get(struct guest_request *rq, int flags, struct guest_ref *ret);
+int guest_place_get(struct guest_request *rq, struct guest_place *ret);
+void guest_ref_close(struct guest_ref *ref);
 
-void guest_put_stat(struct buf *reply, const struct stat *st);
-/* The target of a link, by name, or of an O_PATH descriptor of one ("") */
+/* Open files by their numbers, which are not used again for long. Does not consume fd where it fails. */
+int guest_handle_new(struct guest_files *files, int fd, uint32_t *ret);
+int guest_handle_fd(const struct guest_files *files, uint32_t id);
+int guest_handle_close(struct guest_files *files, uint32_t id);
+
+/* What a name in a directory, or a descriptor itself (""), is; links are not followed. */
+int guest_attr(int dir, const char *name, struct fs_attr *ret);
+/* The same as attr in a reply, with a link's target. */
+int guest_put_attr(struct buf *reply, int dir, const char *name);
 int guest_put_target(struct buf *reply, int dir, const char *name);
 
+int guest_op_getattr(struct guest_request *rq);
+int guest_op_lookup(struct guest_request *rq);
+int guest_op_setattr(struct guest_request *rq);
+int guest_op_readlink(struct guest_request *rq);
+int guest_op_readdir(struct guest_request *rq);
+int guest_op_opendir(struct guest_request *rq);
 int guest_op_mkdir(struct guest_request *rq);
 int guest_op_mknod(struct guest_request *rq);
 int guest_op_symlink(struct guest_request *rq);

@@ -108,7 +108,7 @@ static const struct guest_machine machine = {
 static void become_prompt(void)
 {
 	const struct sched_param param = { .sched_priority = 1 };
-	const struct rlimit files = { 16384, 16384 };
+	const struct rlimit files = { 128 << 10, 128 << 10 };
 
 	sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &param);
 	setrlimit(RLIMIT_NOFILE, &files);

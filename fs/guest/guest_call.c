@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT */
+/* guest_call.c - fs/: requests that wait for a guest's agent */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "fs/guest/guest_errno.h"
+#include "fs/guest/guest_names.h"
+#include "util/log.h"
+
+struct agent *guest_agent(const struct guest_node *gn)
+{
+	return gn->guest->ops->agent(gn->guest->obj);
+}
+
+uint64_t guest_epoch(const struct guest_node *gn)
+{
+	return gn->guest->ops->epoch(gn->guest->obj);
+}
+
+int guest_errno(const struct guest_node *gn, enum fs_op op, int err)
+{
+	return err == -EHOSTDOWN ? gn->guest->ops->lost : guest_errno_allowed(op, err);
+}
+
+int guest_usable(const struct guest_node *gn)
+{
+	return gn->guest->ops->usable(gn->guest->obj);
+}
+
+void guest_call_free(struct guest_call *gc)
+{
+	timer_stop(&gc->lock_timer);
+	guest_unref(gc->node);
+	guest_unref(gc->node2);
+	free(gc->name);
+	free(gc->name2);
+	free(gc);
+}
+
+static void on_interrupt(void *arg)
+{
+	struct guest_call *gc = arg;
+
+	gc->request = NULL;
+	if (gc->opens)
+		return; /* the handle in the answer has to be closed */
+	agent_fs_cancel(gc->call);
+	guest_call_free(gc);
+}
+
+void guest_call_give_up(struct guest_call *gc)
+{
+	struct reader nothing = reader_init("", 0);
+
+	agent_fs_give_up(gc->call, GUEST_LOCKED_MS);
+	gc->done(gc, -ETIMEDOUT, &nothing);
+}
+
+static void on_reply(void *arg, int err, struct reader *results)
+{
+	struct guest_call *gc = arg;
+
+	struct guest_node *gn = gc->node;
+	struct guest_name *name = list_first(&gn->names, struct guest_name, link);
+
+	timer_stop(&gc->lock_timer);
+	/* The name it was asked by is another file's, or none's: the kernel asks again, by another or a handle. */
+	if (err == -ESTALE && name)
+		guest_name_free(name);
+	gc->done(gc, guest_errno(gn, gc->op, err), results);
+}
+
+struct guest_call *guest_call_new(fuse_req_t req, struct guest_node *gn, const char *name,
+				  void (*done)(struct guest_call *gc, int err, struct reader *results))
+{
+	struct request *request = request_new(req, 0);
+	struct guest_call *gc;
+
+	if (!request)
+		return NULL;
+	gc = calloc(1, sizeof(*gc));
+	if (gc && name)
+		gc->name = strdup(name);
+	if (!gc || (name && !gc->name)) {
+		free(gc);
+		request_err(request, -ENOMEM);
+		return NULL;
+	}
+	gc->request = request;
+	gc->node = guest_ref(gn);
+	gc->done = done;
+	gc->caller = fuse_req_ctx(req)->pid;
+	return gc;
+}
+
+void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args)
+{
+	const struct guest_name *name = list_first(&gc->node->names, struct guest_name, link);
+	unsigned timeout_ms;
+
+	if (!rc)
+		rc = guest_usable(gc->node);
+	if (!rc && args->failed)
+		rc = -ENOMEM;
+	gc->op = op;
+	if (log_verbose() && gc->request)
+		log_debug("request %" PRIu64 ": %s %s in fs/ of %s", gc->request->number, fs_op_name(op),
+			  gc->name ? gc->name
+			  : name   ? name->name
+				   : "/",
+			  gc->node->guest->obj->name);
+	if (!rc) {
+		timeout_ms = op == FS_RENAME && gc->node != gc->node2 ? GUEST_LOCKED_MS : GUEST_TIMEOUT_MS;
+		gc->call = agent_fs(guest_agent(gc->node), op, args, timeout_ms, on_reply, gc);
+		if (!gc->call)
+			rc = -ENOMEM;
+	}
+	buf_release(args);
+	if (rc) {
+		request_err(gc->request, rc);
+		guest_call_free(gc);
+		return;
+	}
+	gc->request->cancel = on_interrupt;
+	gc->request->arg = gc;
+	guest_lock_watch(gc);
+}
+
+void guest_done_err(struct guest_call *gc, int err, struct reader *results)
+{
+	(void)results;
+	request_err(gc->request, err);
+	guest_call_free(gc);
+}
+
+/* ---- entries */
+
+int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry_param *ret,
+		struct guest_node **ret_node)
+{
+	struct guest_node *dir = gc->node2 ? gc->node2 : gc->node, *gn;
+	struct fs_attr attr;
+
+	if (guest_attr_get(results, &attr) || (gc->type && (attr.mode & S_IFMT) != gc->type))
+		return -EIO;
+	guest_link_attr(dir, results, &attr);
+	if (!attr.nlink)
+		attr.nlink = 1; /* it was found by its name */
+	gn = guest_found(dir, gc->name, &attr.id, attr.mode & S_IFMT);
+	if (!gn)
+		return -ENOMEM;
+	gn->fifo |= gc->fifo;
+	*ret = (struct fuse_entry_param){
+		.ino = node_id(guest_known(gn)),
+		.generation = 1,
+		.attr_timeout = GUEST_CACHE_S,
+		.entry_timeout = GUEST_CACHE_S,
+	};
+	guest_stat(gn, &attr, &ret->attr);
+	*ret_node = gn;
+	guest_unref(gn);
+	return 0;
+}
