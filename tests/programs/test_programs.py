@@ -4,6 +4,7 @@
 Each is one pytest item, so that one summary line covers everything.
 """
 import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -55,6 +56,11 @@ LAB_TESTS = [
     f"tests/e2e/test_{name}.py"
     for name in ("fork", "snapshot", "lifecycle", "rollback", "resize", "memory", "identity", "pool", "jail")
 ]
+# But for these, in which several guests have several CPUs each: now and then QEMU 7.2's SVM stops the lab with them, for
+# good and at full load, and when it does not, a second CPU costs ten seconds of the lab's. `make check-lab` has them.
+LAB_WITHOUT = [
+    f"e2e/test_resize.py::{name}[" for name in ("test_size_is_captured", "test_overrides", "test_twenty_times_without_drift")
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +72,8 @@ def lab(request):
     if KVM_WORKS or not any(item.name == test_suite_in_the_lab.__name__ for item in request.session.items):
         yield None
         return
-    command = "for t in build/unit/test_kvm_*; do $t || exit; done; exec " + " ".join(suite("build", "kvm", "--durations=15", tests=LAB_TESTS))
+    tests = suite("build", "kvm", "-vv", "--durations=15", *(f"--deselect={t}" for t in LAB_WITHOUT), tests=LAB_TESTS)
+    command = "for t in build/unit/test_kvm_*; do $t || exit; done; exec " + " ".join(map(shlex.quote, tests))
     log = TOP / "build/lab.log"
     with open(log, "wb") as out:
         argv = [TOP / "tests/lab/lab", "-t", str(LAB_SECONDS), "sh", "-c", command]
