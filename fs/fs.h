@@ -19,17 +19,20 @@
 struct browsing;
 struct compaction;
 struct pool;
+struct room_watch;
 struct session;
 struct workers;
 
 /* What the command line decides. */
 struct options {
-	struct shape shape;       /* of a new sandbox */
-	unsigned pool;            /* machines kept ready for each template that is forked */
-	unsigned pool_total;      /* and for all of them together */
-	unsigned max_sandboxes;   /* in all */
-	unsigned max_per_user;    /* sandboxes of one owner */
-	unsigned max_jobs;        /* of a sandbox, with those behind an open `run` */
+	struct shape shape;     /* of a new sandbox */
+	unsigned pool;          /* machines kept ready for each template that is forked */
+	unsigned pool_total;    /* and for all of them together */
+	unsigned max_sandboxes; /* in all */
+	unsigned max_per_user;  /* sandboxes of one owner */
+	unsigned max_jobs;      /* of a sandbox, with those behind an open `run` */
+	bool has_reserve;
+	uint64_t reserve;         /* bytes of the store that are kept free (room.h) */
 	uint64_t pool_memory;     /* no more of them once they have so many bytes of their own */
 	unsigned boot_timeout_ms; /* power-on until the guest's agent answers */
 	unsigned fork_timeout_ms; /* start of a fork's machine until it answers */
@@ -67,11 +70,14 @@ struct fs {
 
 	/* What belongs to one file alone, by the name of its header. */
 	struct pool *pool;
+	struct room_watch *room;
 	struct workers *workers;
 	struct browsing *browsing;
 	struct compaction *compaction;
 	/* A disk layer was frozen, or came with an archive. */
 	void (*layer_frozen)(struct fs *fs);
+	/* What writes to the store, and is no machine, has to end. */
+	void (*store_full)(struct fs *fs);
 };
 
 #endif

@@ -61,6 +61,7 @@ enum {
 	OPT_POOL,
 	OPT_POOL_TOTAL,
 	OPT_POOL_MEMORY,
+	OPT_STORE_RESERVE,
 	OPT_MAX_SANDBOXES,
 	OPT_MAX_PER_USER,
 	OPT_MAX_JOBS,
@@ -89,6 +90,9 @@ static const struct program_option option_table[] = {
 	{ OPT_POOL_MEMORY, "pool-memory", "SIZE",
 	  "keep no further machine ready once those that are have this much\n"
 	  "memory of their own (default: 1G)" },
+	{ OPT_STORE_RESERVE, "store-reserve", "SIZE",
+	  "below so much free space in the store, machines that go on filling\nit are paused (default: a "
+	  "twentieth of it, at most 1G)" },
 	{ OPT_MAX_SANDBOXES, "max-sandboxes", "N", "how many sandboxes there may be (default: 4096)" },
 	{ OPT_MAX_PER_USER, "max-per-user", "N", "and how many of one owner (default: 4096)" },
 	{ OPT_MAX_JOBS, "max-jobs", "N", "how many jobs a sandbox may have (default: 1024; at most 4096)" },
@@ -265,6 +269,10 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 			break;
 		case OPT_POOL_MEMORY:
 			rc = set_size("--pool-memory", optarg, &options->pool_memory);
+			break;
+		case OPT_STORE_RESERVE:
+			rc = set_size("--store-reserve", optarg, &options->reserve);
+			options->has_reserve = true;
 			break;
 		case OPT_MAX_SANDBOXES:
 			rc = set_number("--max-sandboxes", optarg, 1000000, &options->max_sandboxes);
@@ -488,6 +496,8 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	if (!rc)
 		rc = workers_open(fs, err);
 	if (!rc)
+		rc = room_open(fs, err);
+	if (!rc)
 		rc = browsing_open(fs, err);
 	if (!rc)
 		rc = compaction_open(fs, err);
@@ -532,6 +542,7 @@ static void fs_release(struct fs *fs)
 		loop_once(fs->loop, -1);
 	while ((sb = list_first(&fs->sandboxes, struct sandbox, link)))
 		sandbox_remove(sb);
+	room_close(fs);
 	snapshots_cancel(fs);
 	pool_drop(fs);
 	compaction_cancel(fs);
@@ -553,6 +564,7 @@ out:
 	compaction_close(fs);
 	browsing_close(fs);
 	workers_close(fs);
+	room_close(fs);
 	pool_close(fs);
 }
 

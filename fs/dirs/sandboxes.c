@@ -88,9 +88,12 @@ static void verb_pause(struct object *obj, const struct words *words, struct com
 static void verb_resume(struct object *obj, const struct words *words, struct command *command)
 {
 	struct sandbox *sb = sandbox_of(obj);
+	struct err err;
 
 	(void)words;
-	if (begin(sb, "resume", command))
+	if (sb->stalled && room_check(sb, &err))
+		command_done(command, &err);
+	else if (begin(sb, "resume", command))
 		machine_resume(sb, true, NULL, NULL);
 }
 

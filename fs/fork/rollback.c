@@ -66,6 +66,7 @@ static int replace(struct rollback *r, struct source *source, done_fn done, stru
 	}
 	layer_unref(sb->disk);
 	sb->disk = NULL;
+	room_begin(sb);
 	return source_machine(source, sb, NULL, done, r, err);
 }
 

@@ -97,6 +97,7 @@ static void on_frozen(void *arg)
 {
 	struct capture *c = arg;
 
+	room_frozen(c->sb);
 	c->disk = c->sb->disk;
 	c->sb->disk = c->next;
 	c->next = NULL;
@@ -148,8 +149,7 @@ static void take(struct capture *c)
 /* What the guest has written and the disk has no room for is in the VMM, where no capture finds it. */
 static int refuse_stalled(const struct sandbox *sb, struct err *err)
 {
-	return err_set(err, -ENOSPC, "%s is paused, since the store is full; make room, then resume it",
-		       sb->obj.name);
+	return err_set(err, -ENOSPC, "%s is paused, since %s", sb->obj.name, sandbox_stall_reason(sb));
 }
 
 static void on_paused(void *arg, const struct err *err)

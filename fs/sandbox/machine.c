@@ -82,7 +82,7 @@ void machine_drop(struct sandbox *sb)
 	sb->task.step = (struct step){ 0 };
 	timer_stop(&sb->task.timer);
 	timer_stop(&sb->task.limit);
-	sb->stalled = false;
+	sb->stalled = sb->at_limit = false;
 	if (!vm)
 		return;
 	sb->vm = NULL;
@@ -138,6 +138,19 @@ static void on_exited(void *owner, bool clean, const char *why)
 	object_unref(&sb->obj);
 }
 
+/* The machine stands, and its disk takes no more. */
+static void stalled(struct sandbox *sb, const struct err *err)
+{
+	object_ref(&sb->obj);
+	sb->stalled = true;
+	sb->at_limit = sb->room.max && room_used(sb) >= sb->room.max;
+	sb->quiesced = false; /* it may have been in the middle of a frame */
+	sandbox_set_state(sb, SANDBOX_PAUSED);
+	object_report(&sb->obj, err);
+	agent_give_up(sb->agent, err); /* whatever is under way need not wait for the guest */
+	object_unref(&sb->obj);
+}
+
 /*
  * The guest wrote more than the store has room for. Failing its writes would lose data that it believes written:
  * the machine stands still instead, and repeats them when it is resumed.
@@ -158,12 +171,54 @@ static void on_stalled(void *owner, const char *why)
 		fail_start(sb, &err);
 		return;
 	}
+	stalled(sb, &err);
+}
+
+static void on_stopped(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+	struct err why;
+
+	if (!sb->vm)
+		return;
+	machine_expect(sb, 0);
+	if (err->code || sb->task.answered) {
+		task_end(sb, err); /* the next look tries again */
+		return;
+	}
+	why = sb->task.why;
+	task_end(sb, err);
+	if (sb->vm)
+		stalled(sb, &why);
+}
+
+static void stall_end(void *arg, const struct err *err)
+{
+	(void)arg;
+	(void)err;
+}
+
+int machine_stall(struct sandbox *sb, const struct err *why)
+{
+	const int rc = task_begin(sb, "pause", stall_end, sb, NULL);
+
+	if (rc)
+		return rc;
+	sb->task.why = *why;
+	err_prefix(&sb->task.why, "%s is paused", sb->obj.name);
+	log_error("%s", sb->task.why.text);
+	machine_expect(sb, VMM_MS);
+	sb->obj.fs->engine->pause(sb->vm, on_stopped, sb);
+	return 0;
+}
+
+void machine_end(struct sandbox *sb, const struct err *why)
+{
 	object_ref(&sb->obj);
-	sb->stalled = true;
-	sb->quiesced = false; /* it may have been in the middle of a frame */
-	sandbox_set_state(sb, SANDBOX_PAUSED);
-	object_report(&sb->obj, &err);
-	agent_give_up(sb->agent, &err); /* whatever is under way need not wait for the guest */
+	machine_drop(sb);
+	sandbox_set_state(sb, SANDBOX_CRASHED);
+	task_end(sb, why);
+	object_report(&sb->obj, why);
 	object_unref(&sb->obj);
 }
 
@@ -183,6 +238,7 @@ static void on_attached(void *arg, const struct err *err)
 	}
 	sb->boot_ns = now_mono_ns() - sb->began_ns;
 	sandbox_set_state(sb, SANDBOX_RUNNING);
+	room_watch(sb->obj.fs);
 	step_end(sb, err);
 }
 
@@ -322,6 +378,7 @@ static void on_fork_answer(void *arg, const struct err *err)
 	if (--sb->task.awaited)
 		return;
 	sandbox_set_state(sb, SANDBOX_RUNNING);
+	room_watch(sb->obj.fs);
 	step_end(sb, err);
 }
 
@@ -441,6 +498,7 @@ static void resumed(struct sandbox *sb, bool long_pause, const struct err *err)
 		return;
 	}
 	sandbox_set_state(sb, SANDBOX_RUNNING);
+	room_watch(sb->obj.fs);
 	/* It stood by itself: no byte of the channel is missing, so nothing of jobs may be dropped either. */
 	if (sb->task.unstalled) {
 		agent_unquiesce(sb->agent);

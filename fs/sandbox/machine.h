@@ -37,6 +37,13 @@ void machine_resume(struct sandbox *sb, bool long_pause, done_fn done, void *arg
 void machine_resize(struct sandbox *sb, const struct shape *want, done_fn done, void *arg);
 /* Ask the guest to power off; kill it after the time the options give. */
 void machine_stop(struct sandbox *sb, done_fn done, void *arg);
+/*
+ * Stop the machine, which runs, where it is: its disk may grow no further. It counts as stalled, as one does that
+ * found no room at all, and why is in `error`. -EBUSY: something else is under way.
+ */
+int machine_stall(struct sandbox *sb, const struct err *why);
+/* The same where it cannot be stopped: it is killed, and the sandbox has crashed. */
+void machine_end(struct sandbox *sb, const struct err *why);
 /* Kill it at once, if there is one. The task, if any, is left for the caller to end; its callbacks will not
  * come. */
 void machine_drop(struct sandbox *sb);

@@ -173,14 +173,19 @@ void sandbox_set_state(struct sandbox *sb, enum sandbox_state state)
 	object_changed(&sb->obj);
 }
 
+const char *sandbox_stall_reason(const struct sandbox *sb)
+{
+	return sb->at_limit ? "its disk is full up to its limit; allow it more (limits), then resume it"
+			    : "the store is full; make room, then resume it";
+}
+
 int sandbox_usable(const struct sandbox *sb, struct err *err)
 {
 	if (sb->obj.gone)
 		return err_set(err, -ENODEV, "the sandbox was removed");
 	if (sb->state == SANDBOX_PAUSED && sb->stalled)
-		return err_set(err, -EAGAIN,
-			       "%s is paused, since the store is full; make room, then resume it",
-			       sb->obj.name);
+		return err_set(err, -EAGAIN, "%s is paused, since %s", sb->obj.name,
+			       sandbox_stall_reason(sb));
 	if (sb->state == SANDBOX_PAUSED)
 		return err_set(err, -EAGAIN, "%s is paused; resume it first", sb->obj.name);
 	if (sb->state != SANDBOX_RUNNING || !sb->agent)

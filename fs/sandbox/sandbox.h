@@ -12,6 +12,7 @@
 #include "fs/fs.h"
 #include "fs/sandbox/console.h"
 #include "fs/sandbox/network.h"
+#include "fs/sandbox/room.h"
 #include "fs/tree/object.h"
 #include "fs/tree/request.h"
 #include "fs/tree/tree.h"
@@ -40,6 +41,7 @@ struct task {
 	bool unstalled;  /* it had stalled */
 	done_fn late;
 	struct shape want; /* of a resize under way */
+	struct err why;    /* of a pause that nobody asked for */
 	/* The step of machine.c that it waits for. */
 	struct step step;
 	unsigned awaited; /* answers of the guest's that the step waits for */
@@ -62,8 +64,10 @@ struct sandbox {
 	struct agent *agent; /* with vm */
 	uint32_t generation; /* of the agent channel, and of the identity */
 	bool quiesced;       /* while paused: the channel is empty */
-	bool stalled;        /* paused by itself: its disk had no room for what the guest wrote */
-	uint64_t epoch;      /* counts machines: what belongs to an earlier one is stale */
+	bool stalled;        /* paused, since its disk had no room for what the guest wrote... */
+	bool at_limit;       /* ...within its limit */
+	struct room room;
+	uint64_t epoch; /* counts machines: what belongs to an earlier one is stale */
 	struct task task;
 	struct console console;
 	struct network network;
@@ -100,6 +104,8 @@ void sandbox_remove(struct sandbox *sb);
 /* -ENOENT, -EINVAL, or -EBUSY once it has a disk. */
 int sandbox_set_image(struct sandbox *sb, const char *name, struct err *err);
 void sandbox_set_state(struct sandbox *sb, enum sandbox_state state);
+/* Why it is `stalled`, and what to do about it. */
+const char *sandbox_stall_reason(const struct sandbox *sb);
 const char *sandbox_state_name(enum sandbox_state state);
 /* May commands and files of the guest be used? 0, -EAGAIN (paused), -EHOSTDOWN or -ENODEV (gone). */
 int sandbox_usable(const struct sandbox *sb, struct err *err);

@@ -255,7 +255,7 @@ static void end_import(struct worker *worker, int result, struct err *err)
 }
 
 static const struct work_kind import_kind = {
-	.doing = "importing", .waits = true, .run = run_import, .end = end_import
+	.doing = "importing", .waits = true, .writes = true, .run = run_import, .end = end_import
 };
 
 /* Hand on what was written, as far as the worker takes it. */
@@ -309,6 +309,8 @@ static int start_import(struct file *file, struct err *err)
 	if (!snapshot_is_empty(snap) || worker_busy(snap))
 		return err_set(err, -EBUSY, "archive: another import into %s came first", snap->obj.name);
 	rc = worker_room(snap, err);
+	if (!rc)
+		rc = room_to_save(snap->obj.fs, err);
 	if (rc)
 		return rc;
 	transfer = transfer_new(snap->obj.fs);

@@ -16,12 +16,26 @@ struct workers {
 	struct timer timer; /* tells how far they are */
 };
 
+/* The store is almost full: those that write to it end with -ENOSPC. */
+static void workers_full(struct fs *fs)
+{
+	struct worker *worker;
+
+	list_for_each (worker, &fs->workers->all, all) {
+		if (!worker->kind->writes)
+			continue;
+		worker->full = true;
+		worker_cancel(worker);
+	}
+}
+
 int workers_open(struct fs *fs, struct err *err)
 {
 	fs->workers = calloc(1, sizeof(*fs->workers));
 	if (!fs->workers)
 		return err_sys(err, -ENOMEM, "cannot make the workers");
 	list_init(&fs->workers->all);
+	fs->store_full = workers_full;
 	return 0;
 }
 
@@ -123,6 +137,10 @@ static void finished(void *arg, int result)
 	if (list_empty(&fs->workers->all))
 		timer_stop(&fs->workers->timer);
 	worker->kind->end(worker, result, &err);
+	if (err.code == -ECANCELED && worker->full)
+		err_set(&err, -ENOSPC,
+			"snapshot %s: the store is almost full, and what is left is for others",
+			*worker->name ? worker->name : snap->obj.name);
 	if (err.code && !*err.text) /* it never began */
 		err_sys(&err, err.code, "snapshot %s", snap->obj.name);
 	object_changed(&snap->obj); /* its status */
@@ -149,6 +167,8 @@ void worker_start(struct worker *worker)
 	fs->working++;
 	if (!timer_running(&fs->workers->timer))
 		timer_start(fs->loop, &fs->workers->timer, TELL_MS * 1000000ull, tell, fs);
+	if (worker->kind->writes)
+		room_watch(fs);
 	object_changed(&worker->snap->obj);
 	if ((worker->kind->waits ? loop_thread : loop_work)(fs->loop, run, finished, worker))
 		timer_start(fs->loop, &worker->timer, 0, no_thread, worker);
@@ -204,7 +224,9 @@ static void end_save(struct worker *worker, int result, struct err *err)
 		err_set(err, -ECANCELED, "saving %s was cancelled", worker->name);
 }
 
-static const struct work_kind save_kind = { .doing = "saving", .run = run_save, .end = end_save };
+static const struct work_kind save_kind = {
+	.doing = "saving", .writes = true, .run = run_save, .end = end_save
+};
 
 int snapshot_name_check(struct fs *fs, const char *name, struct err *err)
 {
@@ -232,6 +254,9 @@ int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *a
 		return rc;
 	if (worker_busy(snap))
 		return err_set(err, -EBUSY, "snapshot %s is already being saved", snap->obj.name);
+	rc = room_to_save(fs, err);
+	if (rc)
+		return rc;
 	worker = worker_new(snap, &save_kind, done, arg);
 	if (!worker)
 		return err_sys(err, -ENOMEM, "cannot save a snapshot");

@@ -14,6 +14,7 @@
 struct work_kind {
 	const char *doing; /* in status; NULL: the snapshot is ready meanwhile */
 	bool waits;        /* for others: on a thread of its own */
+	bool writes;       /* to the store */
 	int (*run)(struct worker *worker);
 	/* End what was begun; err says how that went. */
 	void (*end)(struct worker *worker, int result, struct err *err);
@@ -37,6 +38,7 @@ struct worker {
 	struct timer timer;            /* it could not be started */
 	char name[STORE_NAME_MAX + 1]; /* a save's: the name to be */
 	struct sandbox *source;        /* a save's: whose snapshot it is; a reference, or NULL */
+	bool full;                     /* it is ended, since the store is almost full */
 	bool promised; /* whoever wanted it was told that it is done: only a removal ends it */
 	done_fn done;  /* NULL: nobody waits */
 	void *arg;

@@ -195,16 +195,27 @@ def own_mount(engine, build, guest, new_state, tmp_path_factory):
 
 
 @pytest.fixture
-def small_store(own_mount, build, tmp_path):
-    """A daemon whose store is a tmpfs; yields its mount and the directory of the tmpfs."""
+def store_of(own_mount, build, tmp_path):
+    """A function: a daemon whose store is a tmpfs of so many MiB; its mount and the directory of the tmpfs."""
     small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", small], check=True)
-    try:
+    mounted = []
+
+    def make(mib, options=()):
+        small.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", small], check=True)
+        mounted.append(small)
         subprocess.run([build / "sbx", "image", "build", "base", "--state", small / "state"], check=True, capture_output=True)
-        yield own_mount(small / "state"), small
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
+        return own_mount(small / "state", options=options), small
+
+    yield make
+    for path in mounted:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.fixture
+def small_store(store_of):
+    """A store that gets full to its last byte."""
+    return store_of(96, ("--store-reserve", "0"))
 
 
 @pytest.fixture

@@ -225,7 +225,7 @@ def test_a_full_disk(own_mount, base_state, tmp_path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", small], check=True)
     try:
         subprocess.run(["cp", "-a", "--sparse=always", base_state, small / "s"], check=True)
-        mount = own_mount(small / "s")
+        mount = own_mount(small / "s", options=("--store-reserve", "0"))
         vm = mount.create("vm")
         vm.ctl("checkpoint first")
         room = os.statvfs(small).f_bavail * 4096
