@@ -76,7 +76,7 @@ static void on_reply(void *arg, int err, struct reader *results)
 struct guest_call *guest_call_new(fuse_req_t req, struct guest_node *gn, const char *name,
 				  void (*done)(struct guest_call *gc, int err, struct reader *results))
 {
-	struct request *request = request_new(req, 0);
+	struct request *request = request_new_ending(req, 0);
 	struct guest_call *gc;
 
 	if (!request)

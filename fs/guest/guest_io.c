@@ -291,7 +291,7 @@ static struct io *io_new(fuse_req_t req, const struct guest_file *file, size_t s
 		fuse_reply_err(req, -rc);
 		return NULL;
 	}
-	request = request_new(req, size);
+	request = request_new_ending(req, size);
 	if (!request)
 		return NULL;
 	io = calloc(1, sizeof(*io));

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,44 @@ mode_t caller_umask(const struct caller *caller)
 		umask = (mode_t)strtoul(value, NULL, 8) & 0777;
 	buf_release(&text);
 	return umask;
+}
+
+/* A mask of signals in `text`, which has all of a status file; true: it is there. */
+static bool mask_of(const struct buf *text, const char *key, uint64_t *ret)
+{
+	const char *at = strstr((const char *)buf_bytes(text), key);
+
+	*ret = at ? strtoull(at + strlen(key), NULL, 16) : 0;
+	return at;
+}
+
+static uint64_t bit(int signal)
+{
+	return (uint64_t)1 << (signal - 1);
+}
+
+enum caller_signal caller_signal(const struct caller *caller)
+{
+	/* signal(7): what is dropped unless there is a handler, and what only stops. */
+	const uint64_t dropped = bit(SIGCHLD) | bit(SIGCONT) | bit(SIGURG) | bit(SIGWINCH);
+	const uint64_t stops = bit(SIGSTOP) | bit(SIGTSTP) | bit(SIGTTIN) | bit(SIGTTOU);
+	const uint64_t counted = dropped | bit(SIGPROF) | bit(SIGVTALRM);
+	uint64_t own, shared, blocked, ignored, caught, pending;
+	struct buf text = { 0 };
+	enum caller_signal ret = CALLER_UNKNOWN;
+
+	if (status_value(caller, "\n", &text) && mask_of(&text, "\nSigPnd:", &own) &&
+	    mask_of(&text, "\nShdPnd:", &shared) && mask_of(&text, "\nSigBlk:", &blocked) &&
+	    mask_of(&text, "\nSigIgn:", &ignored) && mask_of(&text, "\nSigCgt:", &caught)) {
+		pending = (own | shared) & ~blocked;
+		/* A signal that kills is SIGKILL to all threads at once, but for those that leave a core. */
+		if ((own | shared) & bit(SIGKILL) || pending & ~(dropped | stops | ignored | caught))
+			ret = CALLER_DYING;
+		else
+			ret = pending & ~counted & ~ignored ? CALLER_SIGNALED : CALLER_GOES_ON;
+	}
+	buf_release(&text);
+	return ret;
 }
 
 static bool in_group(const struct caller *caller, gid_t gid)

@@ -30,6 +30,15 @@ enum { CALLER_SEARCH = 1, CALLER_MAKE = 3 };
 /* Does `mode` of something of this owner's allow all of `want`? Root may everything. Reads /proc of the
  * caller if its supplementary groups decide. */
 bool caller_may(const struct caller *caller, const struct owner *owner, mode_t mode, unsigned want);
+/* What has come to a thread that waits for us, and will act on it when it is answered. */
+enum caller_signal {
+	CALLER_GOES_ON,  /* nothing, or what programs keep count by: SIGCHLD, SIGWINCH, a profiler's clock */
+	CALLER_SIGNALED, /* it has a handler, or stops */
+	CALLER_DYING,    /* it is killed */
+	CALLER_UNKNOWN,
+};
+/* Reads /proc. */
+enum caller_signal caller_signal(const struct caller *caller);
 /* Its umask; 077 where that cannot be learnt. Reads /proc, which a process that waits for us cannot leave. */
 mode_t caller_umask(const struct caller *caller);
 

@@ -16,11 +16,15 @@
 #include "fs/fs.h"
 #include "util/log.h"
 
+/* How often it is asked whether a caller that was interrupted, and waits on, is being killed. */
+enum { RECHECK_MS = 50 };
+
 static void request_free(struct request *request)
 {
 	if (log_verbose())
 		log_debug("request %" PRIu64 ": answered after %.3f ms", request->number,
 			  (double)(now_mono_ns() - request->began_ns) * 1e-6);
+	timer_stop(&request->recheck);
 	list_del(&request->link);
 	list_del(&request->all);
 	free(request->data);
@@ -39,20 +43,47 @@ static void interrupt(struct request *request, int err)
 	request_free(request);
 }
 
+static bool gives_up(const struct caller *caller, bool ends)
+{
+	switch (caller_signal(caller)) {
+	case CALLER_GOES_ON:
+		return false;
+	case CALLER_DYING:
+		return true;
+	default:
+		return !ends;
+	}
+}
+
+/* A caller that was interrupted may be killed later, of which the kernel says nothing any more. */
+static void check_caller(void *arg)
+{
+	struct request *request = arg;
+	struct fs *fs = fuse_req_userdata(request->req);
+
+	if (gives_up(&request->caller, request->ends)) {
+		log_debug("request %" PRIu64 ": interrupted", request->number);
+		interrupt(request, EINTR);
+	} else {
+		timer_start(fs->loop, &request->recheck, RECHECK_MS * 1000000ull, check_caller, request);
+	}
+}
+
 static void on_interrupt(fuse_req_t req, void *data)
 {
 	(void)req;
-	log_debug("request %" PRIu64 ": interrupted", ((struct request *)data)->number);
-	interrupt(data, EINTR);
+	check_caller(data);
 }
 
-struct request *request_new(fuse_req_t req, size_t size)
+static struct request *new_request(fuse_req_t req, size_t size, bool ends)
 {
 	struct fs *fs = fuse_req_userdata(req);
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	const struct caller caller = { ctx->uid, ctx->gid, ctx->pid, true };
+	const bool interrupted = fuse_req_interrupted(req);
 	struct request *request;
 
-	if (fuse_req_interrupted(req)) {
+	if (interrupted && gives_up(&caller, ends)) {
 		fuse_reply_err(req, EINTR);
 		return NULL;
 	}
@@ -62,8 +93,9 @@ struct request *request_new(fuse_req_t req, size_t size)
 		return NULL;
 	}
 	request->req = req;
-	request->caller = (struct caller){ ctx->uid, ctx->gid, ctx->pid, true };
+	request->caller = caller;
 	request->size = size;
+	request->ends = ends;
 	if (log_verbose()) {
 		static uint64_t number;
 
@@ -72,8 +104,21 @@ struct request *request_new(fuse_req_t req, size_t size)
 	}
 	list_init(&request->link);
 	list_add(&fs->requests, &request->all);
-	fuse_req_interrupt_func(req, on_interrupt, request);
+	if (interrupted)
+		timer_start(fs->loop, &request->recheck, RECHECK_MS * 1000000ull, check_caller, request);
+	else
+		fuse_req_interrupt_func(req, on_interrupt, request);
 	return request;
+}
+
+struct request *request_new(fuse_req_t req, size_t size)
+{
+	return new_request(req, size, false);
+}
+
+struct request *request_new_ending(fuse_req_t req, size_t size)
+{
+	return new_request(req, size, true);
 }
 
 void request_err(struct request *request, int err)

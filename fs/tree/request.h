@@ -3,7 +3,10 @@
  * request.h - a FUSE request that may have to wait for its answer
  *
  * The kernel makes a caller whose request was read uninterruptible until the answer comes, so every request
- * that waits must answer an interrupt itself with EINTR. A request is answered exactly once, by one
+ * that waits must be able to answer an interrupt itself with EINTR. It does so if the caller is being killed,
+ * or has a handler for the signal and waits for something that may never come. A caller that goes on is given
+ * the outcome: for signals that programs only count by, like a shell's SIGCHLD, and for all of them where the
+ * wait `ends`, since then EINTR would say that nothing was done. A request is answered exactly once, by one
  * of the replies below or by the interrupt; either frees it. Who keeps a pointer to a waiting request sets
  * `cancel`, which is called when the interrupt was the answer, or uses `link`, which is unlinked then.
  */
@@ -18,6 +21,7 @@
 #include "fs/tree/object.h"
 #include "util/err.h"
 #include "util/list.h"
+#include "util/loop.h"
 
 struct request {
 	fuse_req_t req;
@@ -31,9 +35,13 @@ struct request {
 	void *data;      /* of a write that waits: a copy, freed with the request */
 	uint64_t number; /* of the story that -v tells: which request, and since when it waits */
 	uint64_t began_ns;
+	bool ends;            /* set by who makes it: the answer comes soon, or a time limit */
+	struct timer recheck; /* the caller was interrupted, which the kernel says once, and goes on so far */
 	size_t partial; /* of a write: bytes that are gone already; an interrupt then answers with them */
 };
 
+/* As request_new, for one that `ends`. */
+struct request *request_new_ending(fuse_req_t req, size_t size);
 /* NULL: it was interrupted already, or memory is out, and is answered. */
 struct request *request_new(fuse_req_t req, size_t size);
 

@@ -10,9 +10,11 @@ import errno
 import os
 import random
 import re
+import signal
 import stat
 import struct
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -360,6 +362,34 @@ def test_a_rename_between_directories_ends_soon(sbx, captive, neighbour):
     again = "the guest answers again, and nobody hears it"
     eventually(lambda: not outcome(os.rename, files / "f", files / "d-to/f"), 30, again)
     served(neighbour)
+
+
+BLOCKED = """
+import os, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: None)
+print("goes", flush=True)
+os.stat(sys.argv[1]) if sys.argv[2] == "stat" else os.read(os.open(sys.argv[1], os.O_RDONLY), 1)
+"""
+
+
+@pytest.mark.parametrize("name,how", [("f:20=silent", "stat"), ("f:5=silent", "read"), ("f:7=silent", "read")])
+def test_who_waits_for_a_silent_guest_can_be_killed(sbx, captive, name, how):
+    """At once, also after a signal that it has a handler for, and goes on waiting after."""
+    for signals in [signal.SIGTERM], [signal.SIGKILL], [signal.SIGQUIT], [signal.SIGUSR1, signal.SIGKILL]:
+        command = [sys.executable, "-c", BLOCKED, captive / "fs" / name, how]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout.readline() == b"goes\n"
+            stat = Path(f"/proc/{process.pid}/stat")
+            eventually(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "S", 10, "it does not wait")
+            time.sleep(0.1)  # in the file's call, and not in one of the interpreter's
+            for number in signals[:-1]:
+                process.send_signal(number)
+                time.sleep(0.2)
+                assert process.poll() is None
+            start = time.monotonic()
+            process.send_signal(signals[-1])
+            assert process.wait(limit(10)) == -signals[-1]
+            assert time.monotonic() - start < limit(1)
 
 
 @pytest.mark.timeout(limit(200))
