@@ -114,6 +114,7 @@ static void file_free(struct file *file)
 	if (file->poll)
 		fuse_pollhandle_destroy(file->poll);
 	buf_release(&file->text);
+	buf_release(&file->written);
 	object_unref(file->obj);
 	free(file);
 }
@@ -310,6 +311,19 @@ static int append(const struct file *file, size_t size, struct buf *text, struct
 	return rc;
 }
 
+/*
+ * A write goes on where this open's last one ended: a shell's builtins write a line at a time, and what `>` writes is
+ * all of them.
+ */
+static int go_on(const struct file *file, size_t size, struct buf *text, struct err *err)
+{
+	if (file->written.len + size > write_max(file->entry))
+		return err_set(err, -E2BIG, "%s has at most %zu bytes", file->entry->name,
+			       write_max(file->entry));
+	buf_add(text, buf_bytes(&file->written), file->written.len);
+	return 0;
+}
+
 static int file_store(struct file *file, const char *data, size_t size, bool add, struct err *err)
 {
 	struct buf text = { 0 };
@@ -321,6 +335,8 @@ static int file_store(struct file *file, const char *data, size_t size, bool add
 			       write_max(file->entry));
 	if (add && file->entry->flags & ENTRY_APPEND)
 		rc = append(file, size, &text, err);
+	else
+		rc = go_on(file, size, &text, err);
 	buf_add(&text, data, size);
 	n = text.len;
 	buf_add(&text, "", 1);
@@ -344,7 +360,6 @@ void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, o
 	int rc;
 
 	(void)ino;
-	(void)off; /* each write is a whole: `>` and `>>` are the same */
 	if (file->obj->gone) {
 		fuse_reply_err(req, ENODEV);
 		return;
@@ -372,8 +387,13 @@ void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, o
 		return;
 	}
 	file->emptied = false;
+	/* Each write is a whole, `>` and `>>` are the same; but for texts of lines. */
+	if (!(entry->flags & ENTRY_APPEND) || fi->flags & O_APPEND || (size_t)off != file->written.len)
+		buf_clear(&file->written);
 	rc = file_store(file, data, size, fi->flags & O_APPEND, &err);
 	object_report(file->obj, &err);
+	if (!rc && entry->flags & ENTRY_APPEND)
+		buf_add(&file->written, data, size);
 	if (rc) {
 		fuse_reply_err(req, -rc);
 	} else if (entry->settle) {

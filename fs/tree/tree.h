@@ -28,6 +28,7 @@ struct file {
 	gid_t gid;
 	struct buf text; /* what `show` gave when it was last read from its beginning */
 	bool shown;
+	struct buf written;           /* to a text of lines, in one piece so far */
 	bool emptied;                 /* opened with O_TRUNC, and nothing was written since */
 	uint64_t seen;                /* obj->version then */
 	struct list link;             /* in obj->files, or in a list of the stream's */
