@@ -18,6 +18,7 @@
 
 struct browsing;
 struct compaction;
+struct net_helpers;
 struct pool;
 struct room_watch;
 struct session;
@@ -50,18 +51,19 @@ struct fs {
 	struct session *session;
 	const char *mountpoint; /* absolute, without links */
 
-	struct object root;      /* never gone, never freed */
-	uint64_t objects;        /* how many there ever were: the next inode number */
-	struct list nodes;       /* struct node: what the kernel knows */
-	struct list files;       /* struct file: open ones */
-	struct list guest_files; /* struct guest_file: open ones */
-	uint32_t guest_mounts;   /* how many there ever were */
-	struct list requests;    /* struct request: those that wait */
-	struct list images;      /* struct object, by siblings: images that were looked at */
-	struct list sandboxes;   /* struct sandbox */
-	struct list snapshots;   /* struct snapshot: named ones */
-	unsigned forking;        /* forks and rollbacks under way */
-	unsigned working;        /* threads at work on the store */
+	struct object root;              /* never gone, never freed */
+	uint64_t objects;                /* how many there ever were: the next inode number */
+	struct list nodes;               /* struct node: what the kernel knows */
+	struct list files;               /* struct file: open ones */
+	struct list guest_files;         /* struct guest_file: open ones */
+	uint32_t guest_mounts;           /* how many there ever were */
+	struct list requests;            /* struct request: those that wait */
+	struct list images;              /* struct object, by siblings: images that were looked at */
+	struct list sandboxes;           /* struct sandbox */
+	struct net_helpers *net_helpers; /* ready ones */
+	struct list snapshots;           /* struct snapshot: named ones */
+	unsigned forking;                /* forks and rollbacks under way */
+	unsigned working;                /* threads at work on the store */
 	uint64_t forks_made;
 	struct {
 		uint64_t until_ns, resident, private;

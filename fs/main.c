@@ -38,6 +38,7 @@
 #include "util/size.h"
 #include "vm/agent/channel.h"
 #include "vm/jail/jail.h"
+#include "vm/net/helper.h"
 #include "vm/probe.h"
 #include "vm/traced.h"
 
@@ -506,6 +507,9 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	fs->loop = loop_new();
 	if (!fs->loop)
 		return err_sys(err, -errno, "cannot make an event loop");
+	fs->net_helpers = net_helpers_new(fs->loop);
+	if (!fs->net_helpers)
+		return err_sys(err, -ENOMEM, "cannot keep helpers ready");
 	fs->mountpoint = args->mountpoint;
 	fs->env = (struct engine_env){
 		.loop = fs->loop,
@@ -543,6 +547,7 @@ static void fs_release(struct fs *fs)
 	while ((sb = list_first(&fs->sandboxes, struct sandbox, link)))
 		sandbox_remove(sb);
 	room_close(fs);
+	net_helpers_free(fs->net_helpers);
 	snapshots_cancel(fs);
 	pool_drop(fs);
 	compaction_cancel(fs);

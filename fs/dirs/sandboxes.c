@@ -245,6 +245,7 @@ static int sandbox_info(struct object *obj, struct buf *text, struct err *err)
 		info_number(text, "fork_us", sb->fork_ns / 1000);
 	info_number(text, "generation", sb->generation);
 	info_number(text, "pid", pid > 0 ? (uint64_t)pid : 0);
+	info_number(text, "net_pid", (uint64_t)network_pid(sb));
 	buf_printf(text, "jail %s\n", launcher_how());
 	return 0;
 }
@@ -452,7 +453,8 @@ static const struct entry files[] = {
 	{ "state", S_IFREG | 0444, ENTRY_POLL,
 	  "created | running | paused | stopped | crashed; poll wakes when it changes", .show = state_show },
 	{ "info", S_IFREG | 0444, 0,
-	  "name, engine, image, parent, created, boot_us or fork_us, generation, pid of its VMM",
+	  "name, engine, image, parent, created, boot_us or fork_us, generation, pid of its VMM, net_pid of "
+	  "its sbx-net",
 	  .show = sandbox_info },
 	{ "image", S_IFREG | 0644, ENTRY_SHARED, "the image its disk begins with; set before the start",
 	  .show = image_show, .store = image_store },

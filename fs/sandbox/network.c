@@ -10,6 +10,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "fs/sandbox/sandbox.h"
 #include "util/log.h"
@@ -63,7 +64,7 @@ void network_init(struct sandbox *sb)
 	struct network *network = &sb->network;
 
 	network->mode = sb->obj.fs->options.net;
-	network->fd = -1;
+	network->fd = network->board = -1;
 	network->addr = next_addr(sb->obj.fs);
 	tail_init(&network->denied, DENIED_KEEP);
 	list_init(&network->settling);
@@ -149,7 +150,7 @@ static void on_again(void *arg)
 {
 	struct sandbox *sb = arg;
 
-	if (sb->network.ports.n)
+	if (sb->network.ports.n || sb->network.left)
 		start_helper(sb);
 	else
 		await_frame(sb);
@@ -160,6 +161,7 @@ static void on_ended(void *owner, const char *why)
 	struct sandbox *sb = owner;
 
 	log_warn("%s: %s", sb->obj.name, why);
+	sb->network.left = flows_any(net_helper_board(sb->network.helper));
 	net_helper_free(sb->network.helper);
 	sb->network.helper = NULL;
 	sb->network.publishing = 0;
@@ -190,11 +192,13 @@ static void start_helper(struct sandbox *sb)
 
 	watch_free(network->watch);
 	network->watch = NULL;
-	if (net_helper_start(fs->loop, network->fd, &net_events, sb, &network->helper, &err)) {
+	if (net_helper_start(fs->net_helpers, network->fd, &network->board, &net_events, sb, &network->helper,
+			     &err)) {
 		log_warn("%s: no network: %s", sb->obj.name, err.text);
 		timer_start(fs->loop, &network->again, AGAIN_NS, on_again, sb);
 		return;
 	}
+	network->left = false;
 	net_helper_policy(network->helper, network->mode, &network->allow);
 	publish_all(network);
 }
@@ -238,6 +242,7 @@ int network_attach(struct sandbox *sb, struct err *err)
 	uint8_t byte;
 	int i;
 
+	net_helpers_want(sb->obj.fs->net_helpers);
 	network->fd = sb->obj.fs->engine->net_fd(sb->vm);
 	/* What a rehearsal's processes sent; a bound, since the guest may be running. */
 	for (i = 0; i < FRAMES_QUEUED && recv(network->fd, &byte, 1, MSG_DONTWAIT) >= 0; i++)
@@ -259,7 +264,10 @@ void network_detach(struct sandbox *sb)
 	network->watch = NULL;
 	net_helper_free(network->helper);
 	network->helper = NULL;
-	network->fd = -1;
+	if (network->board >= 0)
+		close(network->board);
+	network->fd = network->board = -1;
+	network->left = false;
 	network->publishing = 0;
 	settle(sb, sb->obj.gone ? -ENODEV : 0);
 }
@@ -346,6 +354,13 @@ void network_settle(struct sandbox *sb, struct request *request)
 		list_add(&sb->network.settling, &request->link);
 	else
 		request_written(request);
+}
+
+pid_t network_pid(const struct sandbox *sb)
+{
+	const pid_t pid = sb->network.helper ? net_helper_pid(sb->network.helper) : 0;
+
+	return pid > 0 ? pid : 0;
 }
 
 void network_connections(const struct sandbox *sb, struct buf *text)

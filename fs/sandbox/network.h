@@ -26,6 +26,8 @@ struct network {
 	int fd;              /* the machine's link; -1: no machine */
 	struct watch *watch; /* for its first frame; NULL: there is a helper, or there shall be none yet */
 	struct net_helper *helper; /* NULL: none */
+	int board;                 /* the machine's table of connections; -1: it had no helper yet */
+	bool left;                 /* one has ended and left connections, which another has to end */
 	struct timer again;        /* until the next one may be tried */
 	unsigned publishing;       /* ports that the helper was told to listen at and has not answered for */
 	struct list settling;      /* struct request: who waits for those */
@@ -45,6 +47,8 @@ int network_set_allow(struct sandbox *sb, const char *text, size_t n, struct err
 int network_set_publish(struct sandbox *sb, const char *text, size_t n, struct err *err);
 /* Answer the request when the ports of `publish` are listened at, or will be by the next machine. */
 void network_settle(struct sandbox *sb, struct request *request);
+/* Of its helper; 0: it has none. */
+pid_t network_pid(const struct sandbox *sb);
 /* Its open connections, one a line. */
 void network_connections(const struct sandbox *sb, struct buf *text);
 

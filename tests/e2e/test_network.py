@@ -192,6 +192,10 @@ def test_bad_values_are_refused(sbx, vm):
     with open(vm / "net/allow", "a") as allow:
         allow.write("two.test\n")
     assert read(vm / "net/allow") == "one.test\ntwo.test\n"
+    # A shell writes each line by itself.
+    for line in "printf 'a.test\\nb.test\\n' > \"$1\"", "{ echo a.test; echo b.test; } > \"$1\"", "exec 3> \"$1\"; echo a.te >&3; echo x >&3; exec 3> \"$1\"; printf a.t >&3; printf 'est\\nb.test' >&3":
+        subprocess.run(["bash", "-c", line, "-", vm / "net/allow"], check=True)
+        assert read(vm / "net/allow") == "a.test\nb.test\n", line
 
 
 # ---- frames that a driver would not send
@@ -433,18 +437,36 @@ def test_a_fork_inherits_the_policy_unless_told_otherwise(sbx, vm):
 # ---- the helper
 
 
+def helper(vm):
+    """The process of its network; 0: there is none."""
+    return int(vm.info["net_pid"])
+
+
 def helpers(sbx):
     return sbx.helpers("sbx-net")
 
 
 def test_a_fork_that_does_not_talk_has_no_helper(sbx, vm):
-    before = helpers(sbx)
     quiet = vm.fork("quiet")
-    assert quiet.sh("echo up; sleep 1") == "up\n" and helpers(sbx) <= before
+    assert quiet.sh("echo up; sleep 1") == "up\n" and helper(quiet) == 0
+    ready = helpers(sbx)
     ask(quiet, 80)
-    (pid,) = helpers(sbx) - before
+    pid = helper(quiet)
+    assert pid in ready, "none was ready"
+    eventually(lambda: len(helpers(sbx)) > len(ready), 10, "none is made ready in its place")
     quiet.remove()
     eventually(lambda: pid not in helpers(sbx), 10, "a helper outlives its sandbox")
+
+
+def test_helpers_that_are_ready_and_end(sbx, vm, server):
+    """Those that nobody has yet may be killed: who comes next has one all the same."""
+    hello = server(greet)
+    write(vm / "net/allow", f"host:{hello.port}\n")
+    eventually(lambda: helpers(sbx), 10, "none is ready")
+    for pid in helpers(sbx):
+        os.kill(pid, signal.SIGKILL)
+    assert ask(vm, hello.port) == "hello\n"
+    eventually(lambda: len(helpers(sbx)) > 1, 10, "none is made ready again")
 
 
 def test_a_helper_that_is_killed_comes_back(sbx, vm, server):
@@ -453,14 +475,13 @@ def test_a_helper_that_is_killed_comes_back(sbx, vm, server):
     neighbour = vm.fork("neighbour")
     write(neighbour / "net/allow", f"host:{other.port}\n")
     held = hold(neighbour, other.port, 1)
-    before = helpers(sbx)
     assert ask(vm, hello.port) == "hello\n"
-    (pid,) = helpers(sbx) - before
+    pid = helper(vm)
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: ask(vm, hello.port) == "hello\n", 20, "no new helper")
     assert pid not in helpers(sbx) and other.living() == 1
     # One that is stopped holds up nobody else, and its sandbox goes as others do.
-    (pid,) = helpers(sbx) - before
+    pid = helper(vm)
     os.kill(pid, signal.SIGSTOP)
     job = vm.job(f"ping -c 20 -i 0.01 -w 1 10.0.2.2; exec nc -w 3 10.0.2.2 {hello.port}")
     assert neighbour.sh("echo up") == "up\n"
@@ -469,6 +490,31 @@ def test_a_helper_that_is_killed_comes_back(sbx, vm, server):
     vm.remove()
     eventually(lambda: pid not in helpers(sbx), 10, "a stopped helper outlives its sandbox")
     held.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_who_reads_hears_of_a_helper_that_died_or_stalled(vm, server, how):
+    """Readers in the guest end, which would wait for ever, without a word of theirs; then the network is back."""
+    back = server(echo)
+    write(vm / "net/allow", f"host:{back.port}\n")
+    neighbour = vm.fork("neighbour")
+    others = hold(neighbour, back.port, 3)
+    held = hold(vm, back.port, 40)
+    eventually(lambda: len(back.connections) == 43, 20, "not all connected")
+    pid = helper(vm)
+    os.kill(pid, how)
+    if how == signal.SIGSTOP:  # it has to have something to do
+        job = vm.job("exec ping -c 100 -i 0.1 10.0.2.2")
+    eventually(lambda: held.ask()[0] == 40, 30, "some wait for a helper that is gone")
+    ended, other, _, inner = held.ask()
+    assert (ended, other, inner) == (40, 0, "alive")
+    if how == signal.SIGSTOP:
+        job.ctl("kill")
+    assert helper(vm) not in (0, pid)
+    assert vm.sh(f"/root/netprobe many {back.port} 10") == "10\n"
+    assert others.ask()[::3] == (0, "alive") and back.living() == 3
+    held.close()
+    others.close()
 
 
 # ---- through the agent
@@ -526,7 +572,9 @@ def test_a_port_is_a_file(vm):
     assert "tcp/8080" in read(vm / "error") and "refused" in read(vm / "error")
     vm.sh("mkdir -p /srv && echo vm > /srv/name && httpd -p 127.0.0.1:8080 -h /srv && httpd -p '[::1]:8081' -h /srv; httpd -p 10.0.2.15:8082 -h /srv")
     assert sorted(os.listdir(tcp)) == ["8080", "8081"]  # and not what has another address only
-    before = vm.sh("ls -d /proc/[0-9]* | wc -l")
+    # Each connection is a child of the agent's, by its name: other processes come and go.
+    agents = "n=0; for i in /proc/[0-9]*; do [ \"$(cat $i/comm 2>&1)\" != \"$(cat /proc/1/comm)\" ] || n=$((n + 1)); done; echo $n"
+    before = vm.sh(agents)
     for port in "8080", "8081":
         fd = connect(tcp / port)
         os.write(fd, b"GET /name HTTP/1.0\r\n\r\n")
@@ -542,7 +590,7 @@ def test_a_port_is_a_file(vm):
     assert {name: (tcp / name).stat().st_ino for name in listed} == listed
     with fails(errno.EACCES):
         connect(tcp / "x", os.O_RDWR | os.O_CREAT)
-    eventually(lambda: vm.sh("ls -d /proc/[0-9]* | wc -l") == before, 20, "connections outlive their files")
+    eventually(lambda: vm.sh(agents) == before, 20, "connections outlive their files")
     assert read(vm / "net/connections") == "" and denied(vm) == []
 
 

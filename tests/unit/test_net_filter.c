@@ -242,6 +242,47 @@ static void a_changed_rule_ends_connections(void)
 	CHECK(!filter.flows.n);
 }
 
+/* A helper has ended with what was open; another takes its board. */
+static void what_a_former_helper_left_ends(void)
+{
+	static const struct filter_calls calls = { on_guest, on_stack, on_denied, on_query, shift, NULL };
+	struct packet p;
+
+	begin(NET_PUBLIC, "");
+	guest(tcp(LINK_GUEST, 40000, "1.1.1.1", 443, TCP_F_SYN, 100, 0));
+	filter_from_stack(&filter, frame,
+			  tcp("1.1.1.1", 443, LINK_GUEST, 40000, TCP_F_SYN | TCP_F_ACK, 64001, 101), now);
+	guest(tcp(LINK_GUEST, 40000, "1.1.1.1", 443, TCP_F_ACK, 101, 64002 + shift(NULL)));
+	guest(tcp(LINK_GUEST6, 40001, "2606:4700::1", 443, TCP_F_SYN, 500, 0));
+	guest(udp("1.1.1.1", 123, "ntp", 3));
+	CHECK(flows_any(&board) && board.flow[2].state);
+	/* A helper may have written anything there. */
+	board.flow[3] = (struct flow){ .state = FLOW_OPEN, .proto = IPPROTO_TCP, .peer.family = 77 };
+	memset(&seen, 0, sizeof(seen));
+	filter_release(&filter);
+	filter_init(&filter, &calls, &board, nobody);
+	filter_end_former(&filter);
+	CHECK(seen.to_guest == 2 && !seen.to_stack && !flows_any(&board) && !board.flow[2].state);
+	packet_parse(seen.guest[0], seen.guest_len[0], &p);
+	CHECK(p.flags == (TCP_F_RST | TCP_F_ACK) && p.seq == 64002 + shift(NULL) && p.ack == 101 &&
+	      p.from_port == 443 && p.to_port == 40000 && sum_is_right(seen.guest[0]));
+	/* One that has not opened yet believes a reset for its SYN. */
+	p = last_to_guest();
+	CHECK(p.ack == 501 && p.to_port == 40001 && p.from.family == AF_INET6 &&
+	      sum_is_right(seen.guest[1]) && !memcmp(seen.guest[1], guest_mac, 6));
+	/* Who has more to say is told as well. */
+	guest(tcp(LINK_GUEST, 40000, "1.1.1.1", 443, TCP_F_ACK, 101, 64002));
+	CHECK(last_to_guest().flags == TCP_F_RST && !seen.to_stack);
+}
+
+static void names_have_no_tcp(void)
+{
+	begin(NET_ALL, "");
+	guest(tcp(LINK_GUEST, 40000, LINK_RESOLVER, 53, TCP_F_SYN, 77, 0));
+	CHECK(last_to_guest().flags & TCP_F_RST && !seen.to_stack && seen.denied == 1);
+	CHECK(!strcmp(seen.denial.why, "names are answered over UDP only"));
+}
+
 static void somebody_connects_to_the_guest(void)
 {
 	begin(NET_NONE, "");
@@ -492,6 +533,8 @@ int main(void)
 	TEST(a_connection_opens_and_closes);
 	TEST(segments_of_no_connection_are_reset);
 	TEST(a_changed_rule_ends_connections);
+	TEST(what_a_former_helper_left_ends);
+	TEST(names_have_no_tcp);
 	TEST(somebody_connects_to_the_guest);
 	TEST(udp_and_ping);
 	TEST(tftp_is_never_allowed);

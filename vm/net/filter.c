@@ -193,32 +193,55 @@ static void tcp_from_stack(struct filter *filter, uint8_t *frame, const struct p
 	note_end(filter, flow, p);
 }
 
-/* End a flow at both ends. */
+/* End a flow for the guest. */
+static void reset_guest(struct filter *filter, const struct flow *flow)
+{
+	struct tcp_segment s = { .from = flow->peer,
+				 .from_port = flow->peer_port,
+				 .to_port = flow->guest_port,
+				 .seq = flow->guest_ack,
+				 .ack = flow->guest_next,
+				 .flags = TCP_F_RST | TCP_F_ACK };
+	uint8_t frame[PACKET_MADE_MAX];
+
+	net_addr_parse(flow->peer.family == AF_INET ? LINK_GUEST : LINK_GUEST6, &s.to);
+	/* If the guest has data that it has not acknowledged, it asks back, and is told again. */
+	filter->calls.to_guest(filter->calls.arg, frame,
+			       packet_tcp(filter->stack_mac, filter->guest_mac, &s, frame));
+}
+
+/* And at both ends. */
 static void cut_tcp(struct filter *filter, const struct flow *flow)
 {
-	struct net_addr guest;
-	struct tcp_segment s = { .flags = TCP_F_RST | TCP_F_ACK };
+	struct tcp_segment s = { .to = flow->peer,
+				 .from_port = flow->guest_port,
+				 .to_port = flow->peer_port,
+				 .seq = flow->guest_next,
+				 .ack = flow->guest_ack - flow->shift,
+				 .flags = TCP_F_RST | TCP_F_ACK };
 	uint8_t frame[PACKET_MADE_MAX];
-	size_t n;
 
-	net_addr_parse(flow->peer.family == AF_INET ? LINK_GUEST : LINK_GUEST6, &guest);
-	s.from = guest;
-	s.to = flow->peer;
-	s.from_port = flow->guest_port;
-	s.to_port = flow->peer_port;
-	s.seq = flow->guest_next;
-	s.ack = flow->guest_ack - flow->shift;
-	n = packet_tcp(filter->guest_mac, filter->stack_mac, &s, frame);
-	filter->calls.to_stack(filter->calls.arg, frame, n);
-	s.from = flow->peer;
-	s.to = guest;
-	s.from_port = flow->peer_port;
-	s.to_port = flow->guest_port;
-	s.seq = flow->guest_ack;
-	s.ack = flow->guest_next;
-	n = packet_tcp(filter->stack_mac, filter->guest_mac, &s, frame);
-	/* If the guest has data that it has not acknowledged, it asks back, and is told again. */
-	filter->calls.to_guest(filter->calls.arg, frame, n);
+	net_addr_parse(flow->peer.family == AF_INET ? LINK_GUEST : LINK_GUEST6, &s.from);
+	filter->calls.to_stack(filter->calls.arg, frame,
+			       packet_tcp(filter->guest_mac, filter->stack_mac, &s, frame));
+	reset_guest(filter, flow);
+}
+
+void filter_end_former(struct filter *filter)
+{
+	static const uint8_t guest_mac[6] = LINK_MAC_BYTES;
+	struct flow_board *board = filter->flows.board;
+	struct flow former;
+	unsigned i;
+
+	memcpy(filter->guest_mac, guest_mac, sizeof(guest_mac));
+	for (i = 0; i < FLOWS_MAX; i++) {
+		memcpy(&former, &board->flow[i], sizeof(former));
+		if (former.state != FLOW_FREE && former.proto == IPPROTO_TCP &&
+		    (former.peer.family == AF_INET || former.peer.family == AF_INET6))
+			reset_guest(filter, &former);
+	}
+	memset(board, 0, sizeof(*board));
 }
 
 void filter_set_policy(struct filter *filter, enum net_mode mode, struct rules *rules, uint64_t now_ns)

@@ -53,6 +53,11 @@ struct filter {
 void filter_init(struct filter *filter, const struct filter_calls *calls, struct flow_board *board,
 		 bool (*own)(const struct net_addr *addr));
 void filter_release(struct filter *filter);
+/*
+ * In place of filter_init's zeroed board: one that another helper of this machine has left. What was open there
+ * ends for the guest, who would wait for ever where it only reads, and the board is zeroed.
+ */
+void filter_end_former(struct filter *filter);
 /* Takes the rules over. Flows that it no longer allows end. */
 void filter_set_policy(struct filter *filter, enum net_mode mode, struct rules *rules, uint64_t now_ns);
 

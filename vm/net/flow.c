@@ -84,6 +84,16 @@ void flow_free(struct flows *flows, struct flow *flow)
 	flows->n--;
 }
 
+bool flows_any(const struct flow_board *board)
+{
+	const struct flow *flow;
+
+	for (flow = board->flow; flow < board->flow + FLOWS_MAX; flow++)
+		if (flow->state != FLOW_FREE && flow->proto == IPPROTO_TCP)
+			return true;
+	return false;
+}
+
 static uint64_t lasts(const struct flow *flow)
 {
 	if (flow->proto != IPPROTO_TCP)

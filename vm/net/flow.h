@@ -35,6 +35,7 @@ struct flow {
 
 struct flow_board {
 	_Atomic uint64_t sent, received; /* bytes of all, ended ones too */
+	_Atomic uint64_t turns;          /* of the helper's loop: one that stands still has stalled */
 	struct flow flow[FLOWS_MAX];
 };
 
@@ -56,6 +57,8 @@ void flow_free(struct flows *flows, struct flow *flow);
 /* Forget what nobody has used for longer than its kind lasts. */
 void flows_sweep(struct flows *flows, uint64_t now_ns);
 
+/* Has a connection begun that has not ended, as far as the guest can know? */
+bool flows_any(const struct flow_board *board);
 /* One line for each that is open: "tcp 10.0.2.15:40000 > 192.0.2.1:443 open sent 10 received 20". The board may
  * be written meanwhile. */
 struct buf;

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,17 +20,45 @@
 #include <unistd.h>
 
 #include "util/io.h"
+#include "util/log.h"
 #include "vm/net/flow.h"
 #include "vm/net/resolvers.h"
 #include "vm/process.h"
 
+enum {
+	READY_MAX = 3,
+	/* Not in the way of who took the last one, and not all at once. */
+	REFILL_NS = 20 * 1000 * 1000,
+	/* One that cannot be started is tried again so much later. */
+	RETRY_NS = 1000 * 1000 * 1000,
+	/* So often in a row a helper may be found where it was, with frames to take. */
+	STALLS_MAX = 3,
+};
+
+#define LOOK_NS UINT64_C(2000000000)
+
 struct net_helper {
-	struct process *process; /* NULL when it has ended */
+	struct loop *loop;
+	struct net_helpers *pool; /* while it is nobody's */
+	struct list link;         /* pool->ready */
+	struct process *process;  /* NULL when it has ended */
 	int control;
 	struct watch *watch;
 	struct flow_board *board;
 	const struct net_events *events;
 	void *owner;
+	int frames;         /* the machine's link */
+	struct timer look;  /* does it do its work? */
+	uint64_t turns;     /* of the board, at the last look */
+	unsigned stalls;    /* looks at which it was found where it was */
+	const char *killed; /* why we did that; NULL: we did not */
+};
+
+struct net_helpers {
+	struct loop *loop;
+	struct list ready;
+	unsigned n;
+	struct timer refill;
 };
 
 static void break_off(struct net_helper *helper)
@@ -116,10 +145,33 @@ static void on_exit_process(void *arg, int status, const char *reason)
 
 	(void)status;
 	helper->process = NULL;
+	timer_stop(&helper->look);
 	watch_free(helper->watch);
 	helper->watch = NULL;
-	snprintf(why, sizeof(why), "sbx-net %s", reason);
+	snprintf(why, sizeof(why), "sbx-net %s", helper->killed ? helper->killed : reason);
 	helper->events->ended(helper->owner, why);
+}
+
+static bool frames_wait(const struct net_helper *helper)
+{
+	struct pollfd fd = { .fd = helper->frames, .events = POLLIN };
+
+	return poll(&fd, 1, 0) == 1 && fd.revents & POLLIN;
+}
+
+static void on_look(void *arg)
+{
+	struct net_helper *helper = arg;
+	const uint64_t turns = helper->board->turns;
+
+	helper->stalls = turns == helper->turns && frames_wait(helper) ? helper->stalls + 1 : 0;
+	helper->turns = turns;
+	if (helper->stalls == STALLS_MAX) {
+		helper->killed = "did not take the machine's frames, and was ended";
+		break_off(helper);
+		return;
+	}
+	timer_start(helper->loop, &helper->look, LOOK_NS, on_look, helper);
 }
 
 /* ---- its life */
@@ -128,6 +180,8 @@ void net_helper_free(struct net_helper *helper)
 {
 	if (!helper)
 		return;
+	list_del(&helper->link);
+	timer_stop(&helper->look);
 	if (helper->process)
 		process_abandon(helper->process);
 	watch_free(helper->watch);
@@ -138,25 +192,26 @@ void net_helper_free(struct net_helper *helper)
 	free(helper);
 }
 
-/* The table of connections, shared; *ret_fd is for the process. */
-static int make_board(struct net_helper *helper, int *ret_fd, struct err *err)
+/* The table of connections, shared; *fd is for the process. */
+static int map_board(struct net_helper *helper, int *fd, struct err *err)
 {
 	void *board;
 
-	*ret_fd = memfd_new("sbx-net", sizeof(*helper->board));
-	if (*ret_fd < 0)
-		return err_sys(err, *ret_fd, "cannot make a table of connections");
-	/* The process could shorten it otherwise, and reading it would kill us. */
-	if (fcntl(*ret_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+	if (*fd < 0)
+		*fd = memfd_new("sbx-net", sizeof(*helper->board));
+	if (*fd < 0)
+		return err_sys(err, *fd, "cannot make a table of connections");
+	/* The process could shorten it otherwise, and reading it would kill us. One that was used has them. */
+	if (fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 && errno != EPERM)
 		return err_sys(err, -errno, "cannot seal a table of connections");
-	board = mmap(NULL, sizeof(*helper->board), PROT_READ, MAP_SHARED, *ret_fd, 0);
+	board = mmap(NULL, sizeof(*helper->board), PROT_READ, MAP_SHARED, *fd, 0);
 	if (board == MAP_FAILED)
 		return err_sys(err, -errno, "cannot map a table of connections");
 	helper->board = board;
 	return 0;
 }
 
-static int spawn(struct net_helper *helper, struct loop *loop, int control_fd, struct err *err)
+static int spawn(struct net_helper *helper, int control_fd, struct err *err)
 {
 	char number[16];
 	const char *const args[] = { "--control", number, NULL };
@@ -165,46 +220,153 @@ static int spawn(struct net_helper *helper, struct loop *loop, int control_fd, s
 	};
 
 	snprintf(number, sizeof(number), "%d", PROCESS_FD);
-	return process_spawn(loop, &spec, on_exit_process, helper, &helper->process, err);
+	return process_spawn(helper->loop, &spec, on_exit_process, helper, &helper->process, err);
 }
 
-int net_helper_start(struct loop *loop, int link, const struct net_events *events, void *owner,
-		     struct net_helper **ret, struct err *err)
+/* A process that is nobody's yet. */
+static int helper_new(struct net_helpers *helpers, struct net_helper **ret, struct err *err)
 {
 	struct net_helper *helper = calloc(1, sizeof(*helper));
-	int control[2] = { -1, -1 }, board = -1, rc;
-	struct buf hello = { 0 };
+	int control[2] = { -1, -1 }, rc = 0;
 
 	if (!helper)
 		return err_set(err, -ENOMEM, "out of memory");
-	helper->control = -1;
-	helper->events = events;
-	helper->owner = owner;
-	rc = make_board(helper, &board, err);
-	if (!rc && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, control) < 0)
+	helper->loop = helpers->loop;
+	list_init(&helper->link);
+	helper->control = helper->frames = -1;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, control) < 0)
 		rc = err_sys(err, -errno, "cannot connect sbx-net");
-	if (rc)
-		goto out;
 	helper->control = control[0];
-	helper->watch = watch_new(loop, helper->control, EPOLLIN, on_message, helper);
-	if (!helper->watch)
-		rc = err_sys(err, -errno, "cannot watch sbx-net");
-	else
-		rc = spawn(helper, loop, control[1], err);
 	if (!rc) {
-		buf_put_u8(&hello, NET_LINK);
-		send_message(helper, &hello, (const int[]){ link, board }, 2);
+		helper->watch = watch_new(helper->loop, helper->control, EPOLLIN, on_message, helper);
+		rc = helper->watch ? spawn(helper, control[1], err)
+				   : err_sys(err, -errno, "cannot watch sbx-net");
 	}
-out:
 	if (control[1] >= 0)
 		close(control[1]);
-	if (board >= 0)
-		close(board);
 	if (rc)
 		net_helper_free(helper);
 	else
 		*ret = helper;
 	return rc;
+}
+
+/* ---- those that are ready */
+
+static void on_refill(void *arg);
+
+/* One that was nobody's has ended by itself, or said something: it is no good. */
+static void on_ready_ended(void *owner, const char *why)
+{
+	struct net_helper *helper = owner;
+	struct net_helpers *helpers = helper->pool;
+
+	log_warn("%s before it was used", why);
+	net_helper_free(helper);
+	helpers->n--;
+	timer_start(helpers->loop, &helpers->refill, RETRY_NS, on_refill, helpers);
+}
+
+static void on_ready_denied(void *owner, const struct net_denial *denial)
+{
+	(void)denial;
+	break_off(owner);
+}
+
+static void on_ready_published(void *owner, uint32_t tag, int code)
+{
+	(void)tag;
+	(void)code;
+	break_off(owner);
+}
+
+static const struct net_events ready_events = { .denied = on_ready_denied,
+						.published = on_ready_published,
+						.ended = on_ready_ended };
+
+static void on_refill(void *arg)
+{
+	struct net_helpers *helpers = arg;
+	struct net_helper *helper;
+	struct err err;
+	int rc = helper_new(helpers, &helper, &err);
+
+	if (!rc) {
+		helper->events = &ready_events;
+		helper->owner = helper;
+		helper->pool = helpers;
+		list_add(&helpers->ready, &helper->link);
+		helpers->n++;
+	}
+	if (helpers->n < READY_MAX)
+		timer_start(helpers->loop, &helpers->refill, rc ? RETRY_NS : REFILL_NS, on_refill, helpers);
+}
+
+struct net_helpers *net_helpers_new(struct loop *loop)
+{
+	struct net_helpers *helpers = calloc(1, sizeof(*helpers));
+
+	if (helpers) {
+		helpers->loop = loop;
+		list_init(&helpers->ready);
+	}
+	return helpers;
+}
+
+void net_helpers_free(struct net_helpers *helpers)
+{
+	struct net_helper *helper;
+
+	if (!helpers)
+		return;
+	timer_stop(&helpers->refill);
+	while ((helper = list_first(&helpers->ready, struct net_helper, link)))
+		net_helper_free(helper);
+	free(helpers);
+}
+
+void net_helpers_want(struct net_helpers *helpers)
+{
+	if (helpers->n < READY_MAX && !timer_running(&helpers->refill))
+		timer_start(helpers->loop, &helpers->refill, REFILL_NS, on_refill, helpers);
+}
+
+static int take_ready(struct net_helpers *helpers, struct net_helper **ret, struct err *err)
+{
+	struct net_helper *helper = list_first(&helpers->ready, struct net_helper, link);
+
+	net_helpers_want(helpers);
+	if (!helper)
+		return helper_new(helpers, ret, err);
+	list_del(&helper->link);
+	helpers->n--;
+	net_helpers_want(helpers);
+	*ret = helper;
+	return 0;
+}
+
+int net_helper_start(struct net_helpers *helpers, int link, int *board, const struct net_events *events,
+		     void *owner, struct net_helper **ret, struct err *err)
+{
+	struct net_helper *helper;
+	struct buf hello = { 0 };
+	int rc = take_ready(helpers, &helper, err);
+
+	if (rc)
+		return rc;
+	helper->events = events;
+	helper->owner = owner;
+	helper->frames = link;
+	rc = map_board(helper, board, err);
+	if (rc) {
+		net_helper_free(helper);
+		return rc;
+	}
+	buf_put_u8(&hello, NET_LINK);
+	send_message(helper, &hello, (const int[]){ link, *board }, 2);
+	timer_start(helper->loop, &helper->look, LOOK_NS, on_look, helper);
+	*ret = helper;
+	return 0;
 }
 
 void net_helper_policy(struct net_helper *helper, enum net_mode mode, const struct buf *rules)

@@ -20,6 +20,16 @@
 struct flow_board;
 struct net_helper;
 
+/*
+ * Processes that are ready: started, in their jails, and nobody's yet. The first word of a machine then waits for no
+ * start of a program. There are none until net_helpers_want says that a network may be used; then as many as
+ * READY_MAX are kept.
+ */
+struct net_helpers;
+struct net_helpers *net_helpers_new(struct loop *loop); /* NULL: out of memory */
+void net_helpers_free(struct net_helpers *helpers);
+void net_helpers_want(struct net_helpers *helpers);
+
 /* What it refused. The strings are printable, whatever the helper sent. */
 struct net_denial {
 	uint8_t proto;      /* IPPROTO_*; 0: not known */
@@ -37,9 +47,15 @@ struct net_events {
 	void (*ended)(void *owner, const char *why);
 };
 
-/* `link` stays the caller's, who reads nothing from it while there is a helper. */
-int net_helper_start(struct loop *loop, int link, const struct net_events *events, void *owner,
-		     struct net_helper **ret, struct err *err);
+/*
+ * `link` stays the caller's, who reads nothing from it while there is a helper. *board is the descriptor of the
+ * machine's table of connections: -1 for its first helper, then what that left there. It is the caller's to close
+ * when the machine has ended. A later helper ends, for the machine, what the one before left open.
+ *
+ * A helper that leaves frames untaken and does nothing for some seconds is ended: `ended` follows.
+ */
+int net_helper_start(struct net_helpers *helpers, int link, int *board, const struct net_events *events,
+		     void *owner, struct net_helper **ret, struct err *err);
 /* NULL is allowed; nobody is told. */
 void net_helper_free(struct net_helper *helper);
 /* The rules were parsed once, and are sent as text. A helper that does not listen is ended: `ended` follows. */

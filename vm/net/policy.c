@@ -103,6 +103,8 @@ const char *policy_refuses(const struct policy *policy, const struct names *name
 		return "mode none";
 	if (net_addr_is_gateway(to))
 		return rule_for_host(&policy->rules, proto, port) ? NULL : "no rule host:PORT";
+	if (proto == IPPROTO_TCP && port == 53 && net_addr_is_resolver(to))
+		return "names are answered over UDP only";
 	if (on_link(to))
 		return "nobody there";
 	if (net_addr_never(to))

@@ -301,6 +301,7 @@ static int take_link(struct stack *s, int fds[NET_FDS_MAX], struct err *err)
 	(void)setsockopt(s->link, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	filter_init(&s->filter, &(struct filter_calls){ to_guest, to_stack, denied, query, random32, s },
 		    s->board, is_own);
+	filter_end_former(&s->filter);
 	return start_slirp(s, err);
 }
 
@@ -485,6 +486,8 @@ static int turn(struct stack *s, struct err *err)
 	int timeout = -1, rc;
 	short ready;
 
+	if (s->board)
+		s->board->turns++;
 	s->fds[CONTROL] = (struct pollfd){ .fd = s->control, .events = POLLIN };
 	s->fds[LINK] = (struct pollfd){ .fd = s->told ? s->link : -1, .events = POLLIN };
 	if (s->queue.len)
