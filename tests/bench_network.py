@@ -1,6 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""bench_network.py: bytes through sbx-net and through QEMU's own -netdev user, both ways, in one run
+"""bench_network: what a network costs a fork; and, run by itself, its throughput
+
+Rows of tests/bench:
+
+    fork, net=none            as `fork, ready`, of a snapshot whose network may reach nothing; and with net=public,
+    fork, net=public          by turns
+    idle fork, net=...        memory of its processes that have run one command and sent nothing
+    fork that talked          the same, once it has exchanged a line with this host: with its sbx-net; and that alone
+    fork: a connection        from the first frame of a fork to the answer of a server on this host; and a second time
+    fork to HTTP              mkdir, publish, and the answer of the web server that was captured running
+
+By itself it measures bytes through sbx-net and through QEMU's own -netdev user, both ways, in one run
 
 The same guest for both: the kernel of the sandboxes, an initramfs of busybox and netprobe made here, no disk and no
 daemon. So it is the network that differs and nothing else. Data is checked. Servers listen on loopback.
@@ -14,10 +25,16 @@ import re
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "e2e"))
+
+import bench_forks  # noqa: E402
+from harness import Snapshot  # noqa: E402
 
 TOP = Path(__file__).resolve().parents[1]
 NET_LINK, NET_POLICY, ALLOW = 1, 2, 1  # vm/net/net_messages.h, policy.h
@@ -151,6 +168,77 @@ def tsc_khz():
 def usable_kvm():
     out = subprocess.run([TOP / "build/sbx", "doctor"], capture_output=True, text=True, check=False).stdout
     return "KVM on" in out
+
+
+# ---- rows of tests/bench
+
+
+def answer_lines():
+    """A server on loopback that says a line to whoever comes; returns its port."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+
+    def serve():
+        while True:
+            with listener.accept()[0] as connection:
+                connection.sendall(b"hello\n")
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener.getsockname()[1]
+
+
+def memory_of(vm):
+    """Bytes that its processes have alone: its VMM, and its sbx-net if there is one."""
+    pids = [vm.pid, int(vm.info["net_pid"])]
+    return sum(bench_forks.memory(pid)[0] for pid in pids if pid)
+
+
+def http(address, port):
+    """The answer, as soon as there is one: who publishes listens when the write has returned."""
+    with socket.create_connection((address, port), timeout=60) as connection:
+        connection.sendall(b"GET /name HTTP/1.0\r\n\r\n")
+        text = b""
+        while data := connection.recv(65536):
+            text += data
+    assert text.endswith(b"web\n"), text
+
+
+def forks(mount, samples, n):
+    port = answer_lines()
+    vm = mount.create("web")
+    vm.run("mkdir -p /srv && echo web > /srv/name && httpd -p 8080 -h /srv")
+    (vm / "net/allow").write_text(f"host:{port}\n")
+    snaps = {}
+    for mode in "none", "public":
+        (vm / "net/mode").write_text(mode)
+        vm.ctl(f"checkpoint net-{mode}")
+        snaps[mode] = Snapshot(mount / f"snapshots/net-{mode}")
+        snaps[mode].fork("first").remove()
+    say = f"nc -w 20 10.0.2.2 {port} < /dev/null"
+    for i in range(n):
+        for mode, snap in snaps.items():
+            bench_forks.until_ready(mount)
+            fork = bench_forks.fork(samples, snap, f"net={mode}", f"n{i}")
+            assert int(fork.info["net_pid"]) == 0, "a fork that sent nothing has a helper"
+            samples.add_bytes(f"idle fork, net={mode}: its own", memory_of(fork))
+            for what in ["a connection", "another connection"] if mode == "public" else []:
+                assert samples.time(f"fork: {what}", fork.run, say) == "hello\n"
+            if mode == "public":
+                samples.add_bytes("fork that talked: its own", memory_of(fork))
+                samples.add_bytes("fork that talked: its sbx-net", bench_forks.memory(int(fork.info["net_pid"]))[0])
+            fork.remove()
+        bench_forks.until_ready(mount)
+        start = time.perf_counter()
+        fork = snaps["public"].fork(f"h{i}")
+        samples.time("publish a port", (fork / "net/publish").write_text, "8080\n")
+        http((fork / "net/ip").read_text().strip(), 8080)
+        samples.add("fork to HTTP through publish", time.perf_counter() - start)
+        fork.remove()
+    vm.remove()
+    for snap in snaps.values():
+        snap.remove()
+
+
+# ---- by itself
 
 
 def show(what, mib, times):

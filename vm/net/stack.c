@@ -255,6 +255,23 @@ static const SlirpCb slirp_calls = {
 	.notify = on_notify,
 };
 
+/*
+ * The guest's hardware address is known: libslirp, which would ask for it before the first connection to a published
+ * port, keeps the frame until it has something else to do. An announcement is how it learns one unasked.
+ */
+static void introduce_guest(Slirp *slirp)
+{
+	static const uint8_t mac[6] = LINK_MAC_BYTES;
+	uint8_t frame[60] = { [12] = 8, 6, 0, 1, 8, 0, 6, 4, 0, 1 };
+
+	memset(frame, 0xff, 6);
+	memcpy(frame + 6, mac, 6);
+	memcpy(frame + 22, mac, 6);
+	inet_pton(AF_INET, LINK_GUEST, frame + 28);
+	inet_pton(AF_INET, LINK_GUEST, frame + 38);
+	slirp_input(slirp, frame, sizeof(frame));
+}
+
 static int start_slirp(struct stack *s, struct err *err)
 {
 	SlirpConfig config = {
@@ -277,7 +294,10 @@ static int start_slirp(struct stack *s, struct err *err)
 	inet_pton(AF_INET6, LINK_GATEWAY6, &config.vhost6);
 	inet_pton(AF_INET6, LINK_RESOLVER6, &config.vnameserver6);
 	s->slirp = slirp_new(&config, &slirp_calls, s);
-	return s->slirp ? 0 : err_set(err, -ENOMEM, "libslirp did not start");
+	if (!s->slirp)
+		return err_set(err, -ENOMEM, "libslirp did not start");
+	introduce_guest(s->slirp);
+	return 0;
 }
 
 /* ---- what the daemon says */
