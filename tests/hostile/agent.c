@@ -19,7 +19,8 @@
  *     handle=N    the handle that OPEN and CREATE give
  *
  * A name that is no such thing does not exist. Asked for "m:ms=N", the agent answers nothing for so long, that
- * name included. What it holds back it tells the serial console, one line each.
+ * name included; for "m:flood=N", it sends frames that nobody asked for, for so long; from "m:jobs" on it lists more
+ * jobs than there can be. What it holds back it tells the serial console, one line each.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -43,7 +44,8 @@ static int port;
 static uint16_t generation;
 static char *handles[HANDLES]; /* the names they were opened under */
 static uint32_t last_handle;
-static long long muted_until;
+static long long muted_until, flood_until;
+static bool endless_jobs;
 static bool link_read;
 
 static struct held {
@@ -466,6 +468,9 @@ static void request(const struct frame *frame)
 		code = ENOENT;
 	if (*name == 'm' && get(name, "ms"))
 		muted_until = now_ms() + (long long)number(name, "ms", 0, 0);
+	if (*name == 'm' && get(name, "flood"))
+		flood_until = now_ms() + (long long)number(name, "flood", 0, 0);
+	endless_jobs |= !strcmp(name, "m:jobs");
 	if (now_ms() < muted_until) {
 		buf_release(&results);
 		return;
@@ -526,6 +531,37 @@ static void request(const struct frame *frame)
 		release(true);
 }
 
+/* ---- floods */
+
+static void put_jobs(uint32_t tag, unsigned n)
+{
+	char cmd[900];
+	struct job_info info = { .spec = { .cmd = cmd, .cmd_len = sizeof(cmd) } };
+	struct buf record = { 0 };
+
+	memset(cmd, 'x', sizeof(cmd));
+	for (; n; n--) {
+		info.id = n;
+		snprintf(info.spec.name, sizeof(info.spec.name), "job%u", n);
+		buf_clear(&record);
+		job_info_put(&record, &info);
+		put_frame(F_JOB_INFO, tag, buf_bytes(&record), record.len);
+	}
+	buf_release(&record);
+}
+
+/* Answers to nothing, and parts of what never ends. */
+static void put_nonsense(void)
+{
+	static const uint16_t types[] = { F_JOB_STDOUT,    F_JOB_STDERR, F_JOB_EXIT, F_JOB_PART, F_FS_REPLY,
+					  F_JOB_STDIN_MAX, F_ATTACHED,   F_READY,    F_PONG };
+	static char bytes[16000];
+	static uint32_t n;
+
+	put_frame(types[n % (sizeof(types) / sizeof(*types))], n / 2, bytes, 16 << n % 10);
+	put_jobs(n++, 1);
+}
+
 static void handle(const struct frame *frame)
 {
 	generation = frame->generation;
@@ -535,6 +571,12 @@ static void handle(const struct frame *frame)
 		put_frame(F_QUIESCED, frame->id, NULL, 0);
 	else if (frame->type == F_PING)
 		put_frame(F_PONG, frame->id, NULL, 0);
+	else if (frame->type == F_ATTACH)
+		put_frame(F_ATTACHED, 0, "\0\0\0\0\0\0\0", 8);
+	else if (frame->type == F_JOB_LIST) {
+		put_jobs(frame->id, endless_jobs ? 20000 : 0);
+		put_frame(F_JOB_LIST_END, frame->id, NULL, 0);
+	}
 }
 
 int main(void)
@@ -551,7 +593,11 @@ int main(void)
 	say("serves", 0);
 	fd.fd = port;
 	for (;;) {
-		if (poll(&fd, 1, 50) > 0) {
+		const bool floods = now_ms() < flood_until;
+
+		if (floods)
+			put_nonsense();
+		if (poll(&fd, 1, floods ? 0 : 50) > 0) {
 			n = read(port, bytes, sizeof(bytes));
 			if (n > 0)
 				frame_parser_feed(&parser, bytes, (size_t)n);

@@ -30,6 +30,7 @@
 enum {
 	DRAINED = 256 * 1024,
 	READ_MAX = 64 * 1024,
+	KEPT_MAX = 1 << 20, /* of an empty buffer */
 };
 
 /* ---- the end */
@@ -76,6 +77,8 @@ void channel_write(struct agent *agent)
 			break;
 		buf_consume(&agent->out, (size_t)n);
 	}
+	if (!agent->out.len && agent->out.size > KEPT_MAX)
+		buf_release(&agent->out);
 	if (agent->writing != (agent->out.len > 0)) {
 		agent->writing = agent->out.len > 0;
 		watch_set(agent->watch, EPOLLIN | (agent->writing ? EPOLLOUT : 0));
