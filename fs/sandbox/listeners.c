@@ -161,7 +161,7 @@ static void open_table(struct asking *asking)
 	struct buf args = { 0 };
 
 	asking->offset = asking->len = 0;
-	buf_put_str(&args, path);
+	fs_file_put(&args, 0, path, NULL);
 	buf_put_u32(&args, O_RDONLY);
 	ask(asking, FS_OPEN, &args, on_open);
 }
