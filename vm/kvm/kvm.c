@@ -16,10 +16,10 @@
 #include <unistd.h>
 
 #include "snap/qcow2/chain.h"
-#include "util/pending.h"
+#include "util/list.h"
 #include "vm/cpu_flags.h"
 #include "vm/disk_files.h"
-#include "vm/engine.h"
+#include "vm/handle.h"
 #include "vm/kernel_args.h"
 #include "vm/kvm/blank.h"
 #include "vm/probe.h"
@@ -34,57 +34,27 @@
 	"console=ttyS0 quiet panic=-1 reboot=a edd=off pci=off nowatchdog cryptomgr.notests "                \
 	"random.trust_cpu=on"
 
-struct vm {
-	const struct engine_env *env;
-	const struct vm_events *events; /* NULL: prepared, nobody's yet */
-	void *owner;
-	unsigned holds; /* the caller's, and of callbacks in progress */
-	bool destroyed;
-	struct shape shape;
-	struct template *base; /* of a fork: its RAM is mapped */
+struct kvm_machine {
+	struct vm common;
 	struct blank *blank;
 	struct process_memory memory;
 	bool dead;
-	struct err why;         /* if dead */
-	bool loaded;            /* boot or prepare has been answered, for good or bad */
-	struct pending loading; /* of those */
-	struct pending op;      /* of start, pause or resume */
-	struct err op_err;      /* what answer_later says */
-	struct timer defer;
+	struct err why; /* if dead */
+	bool loaded;    /* boot or prepare has been answered, for good or bad */
 	bool capturing;
 	struct vm_capture capture;
-	uint64_t began_ns; /* the operation, or the capture */
-	uint64_t stop_ns;  /* how long the last stop took */
-	uint64_t pause_ns; /* that and the freeze */
+	uint64_t pause_ns; /* the stop and the freeze */
 	bool stopping;     /* the operation is a stop */
 };
 
-static void vm_release(struct vm *vm)
+static struct kvm_machine *kvm_of(const struct vm *vm)
 {
-	if (--vm->holds)
-		return;
-	template_unref(vm->base);
-	free(vm);
-}
-
-static void answer_later(void *arg)
-{
-	struct vm *vm = arg;
-
-	vm->holds++;
-	pending_end(&vm->op, &vm->op_err);
-	vm_release(vm);
-}
-
-static void defer_answer(struct vm *vm, const struct err *err)
-{
-	vm->op_err = *err;
-	timer_start(vm->env->loop, &vm->defer, 0, answer_later, vm);
+	return container_of(vm, struct kvm_machine, common);
 }
 
 /* ---- captures */
 
-static void capture_finish(struct vm *vm, const struct err *err, struct template *template)
+static void capture_finish(struct kvm_machine *vm, const struct err *err, struct template *template)
 {
 	const struct vm_capture calls = vm->capture;
 
@@ -92,13 +62,13 @@ static void capture_finish(struct vm *vm, const struct err *err, struct template
 	calls.done(calls.arg, err, template);
 }
 
-static void on_frozen(struct vm *vm)
+static void on_frozen(struct kvm_machine *vm)
 {
-	vm->pause_ns = vm->stop_ns + now_mono_ns() - vm->began_ns;
+	vm->pause_ns = vm->common.stop_ns + now_mono_ns() - vm->common.began_ns;
 	vm->capture.frozen(vm->capture.arg);
 }
 
-static void on_captured(struct vm *vm, const struct err *failure, int fds[CONTROL_REPLY_FDS])
+static void on_captured(struct kvm_machine *vm, const struct err *failure, int fds[CONTROL_REPLY_FDS])
 {
 	struct template *template = NULL;
 	struct err err = *failure;
@@ -111,8 +81,8 @@ static void on_captured(struct vm *vm, const struct err *failure, int fds[CONTRO
 		err_set(&err, -ENOMEM, "out of memory for a template");
 	if (template) {
 		snprintf(template->engine, sizeof(template->engine), "%s", engine_kvm.name);
-		template->shape = vm->shape;
-		template->ram_size = vm->shape.memory_max;
+		template->shape = vm->common.shape;
+		template->ram_size = vm->common.shape.memory_max;
 		template->pause_ns = vm->pause_ns;
 		if (!template_adopt(template, fds[0], fds[1], &err)) {
 			fds[0] = fds[1] = -1;
@@ -126,60 +96,53 @@ static void on_captured(struct vm *vm, const struct err *failure, int fds[CONTRO
 
 /* ---- what the process says */
 
-static void on_done(struct vm *vm, const struct err *err)
+static void on_done(struct kvm_machine *vm, const struct err *err)
 {
 	if (!vm->loaded) {
 		vm->loaded = true;
-		pending_end(&vm->loading, err);
+		pending_end(&vm->common.loading, err);
 		return;
 	}
 	if (vm->stopping)
-		vm->stop_ns = now_mono_ns() - vm->began_ns;
+		vm->common.stop_ns = now_mono_ns() - vm->common.began_ns;
 	vm->stopping = false;
-	pending_end(&vm->op, err);
+	pending_end(&vm->common.op, err);
 }
 
 static void on_reply(void *owner, const struct control_reply *reply, int fds[CONTROL_REPLY_FDS])
 {
-	struct vm *vm = owner;
+	struct kvm_machine *vm = owner;
 	struct err err = { 0 };
 	int i;
 
 	if (reply->code)
 		err_set(&err, reply->code, "%s", reply->text);
-	vm->holds++;
+	vm_hold(&vm->common);
 	if (reply->type == CONTROL_DONE)
 		on_done(vm, &err);
 	else if (reply->type == CONTROL_FROZEN && vm->capturing)
 		on_frozen(vm);
 	else if (reply->type == CONTROL_CAPTURED && vm->capturing)
 		on_captured(vm, &err, fds);
-	else if (reply->type == CONTROL_STALLED && !vm->destroyed && vm->events && vm->events->stalled)
-		vm->events->stalled(vm->owner, "there is no room left in the store");
+	else if (reply->type == CONTROL_STALLED)
+		vm_stalled(&vm->common);
 	for (i = 0; i < CONTROL_REPLY_FDS; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
-	vm_release(vm);
+	vm_release(&vm->common);
 }
 
 static void on_ended(void *owner, bool clean, const struct err *why)
 {
-	struct vm *vm = owner;
+	struct kvm_machine *vm = owner;
 
-	vm->holds++;
+	vm_hold(&vm->common);
 	vm->dead = true;
 	vm->why = *why;
 	if (vm->capturing)
 		capture_finish(vm, why, NULL);
-	if (!vm->destroyed)
-		pending_end(&vm->loading, why);
-	if (!vm->destroyed) {
-		timer_stop(&vm->defer);
-		pending_end(&vm->op, why);
-	}
-	if (!vm->destroyed && vm->events)
-		vm->events->exited(vm->owner, clean, why->text);
-	vm_release(vm);
+	vm_gone(&vm->common, clean, why);
+	vm_release(&vm->common);
 }
 
 static const struct blank_events blank_events = { .reply = on_reply, .ended = on_ended };
@@ -225,50 +188,45 @@ static int put_disk(struct parcel *parcel, const char *path, struct err *err)
 	return 0;
 }
 
-static void free_vm(struct vm *vm)
+static void free_vm(struct kvm_machine *vm)
 {
 	blank_free(vm->blank);
 	vm->blank = NULL;
-	vm_release(vm);
+	vm_release(&vm->common);
 }
 
 static int vm_new(const struct engine_env *env, const struct shape *shape, struct template *base,
-		  struct vm **ret, struct err *err)
+		  struct kvm_machine **ret, struct err *err)
 {
-	struct vm *vm = calloc(1, sizeof(*vm));
+	struct kvm_machine *vm = calloc(1, sizeof(*vm));
 	int rc;
 
 	if (!vm)
 		return err_set(err, -ENOMEM, "out of memory");
-	vm->holds = 1;
-	vm->env = env;
-	vm->shape = *shape;
-	vm->base = base ? template_ref(base) : NULL;
+	vm_init(&vm->common, env, shape, base, NULL);
 	rc = blank_get(env, shape->memory_max, shape->cpus_max, &blank_events, vm, &vm->blank, err);
 	if (rc)
-		vm_release(vm);
+		vm_release(&vm->common);
 	else
 		*ret = vm;
 	return rc;
 }
 
-/* Send the first request to a new machine; done is called when it is answered. */
-static int vm_begin(const struct engine_env *env, const struct shape *shape, struct template *base,
-		    const struct parcel *parcel, struct pending loading, struct vm **ret, struct err *err)
+/* A new machine that has its first request. */
+static int make(const struct engine_env *env, const struct shape *shape, struct template *base,
+		const struct parcel *parcel, struct kvm_machine **ret, struct err *err)
 {
-	struct vm *vm;
+	struct kvm_machine *vm;
 	int rc = vm_new(env, shape, base, &vm, err);
 
 	if (rc)
 		return rc;
 	rc = blank_send(vm->blank, &parcel->request, parcel->fds, parcel->n, err);
-	if (rc) {
+	if (rc)
 		free_vm(vm);
-		return rc;
-	}
-	vm->loading = loading;
-	*ret = vm;
-	return 0;
+	else
+		*ret = vm;
+	return rc;
 }
 
 static int kvm_boot(const struct engine_env *env, const struct shape *shape, const char *disk,
@@ -277,6 +235,7 @@ static int kvm_boot(const struct engine_env *env, const struct shape *shape, con
 {
 	struct parcel parcel = { .request.type = CONTROL_BOOT, .files = { -1, -1 } };
 	char args[KERNEL_ARGS_SIZE];
+	struct kvm_machine *vm;
 	int rc;
 
 	kernel_args(shape, args);
@@ -287,12 +246,12 @@ static int kvm_boot(const struct engine_env *env, const struct shape *shape, con
 	if (!rc)
 		rc = put_disk(&parcel, disk, err);
 	if (!rc)
-		rc = vm_begin(env, shape, NULL, &parcel, (struct pending){ done, arg }, ret, err);
+		rc = make(env, shape, NULL, &parcel, &vm, err);
 	parcel_close(&parcel);
 	if (rc)
 		return rc;
-	(*ret)->events = events;
-	(*ret)->owner = owner;
+	vm_own(&vm->common, events, owner, done, arg);
+	*ret = &vm->common;
 	return 0;
 }
 
@@ -304,68 +263,70 @@ static int kvm_prepare(const struct engine_env *env, struct template *template, 
 				 .fds = { template->ram_fd, template->state_fd },
 				 .n = 2,
 				 .files = { -1, -1 } };
+	struct kvm_machine *vm;
 	int rc = put_disk(&parcel, disk, err);
 
 	if (!rc)
-		rc = vm_begin(env, &template->shape, template, &parcel, (struct pending){ done, arg }, ret,
-			      err);
+		rc = make(env, &template->shape, template, &parcel, &vm, err);
 	parcel_close(&parcel);
 	if (rc)
 		return rc;
 	blank_pool_want(env, template->shape.memory_max, template->shape.cpus_max);
-	(*ret)->events = events;
-	(*ret)->owner = owner;
+	vm_own(&vm->common, events, owner, done, arg);
+	*ret = &vm->common;
 	return 0;
 }
 
 /* Send a request whose answer the caller waits for. */
-static void request(struct vm *vm, enum control_type type, done_fn done, void *arg)
+static void request(struct kvm_machine *vm, enum control_type type, done_fn done, void *arg)
 {
 	const struct control_request message = { .type = type };
 	struct err err;
 
-	vm->op = (struct pending){ done, arg };
-	vm->began_ns = now_mono_ns();
+	vm_begin(&vm->common, done, arg);
 	vm->stopping = type == CONTROL_STOP;
 	if (vm->dead)
-		defer_answer(vm, &vm->why);
+		vm_fail(&vm->common, &vm->why);
 	else if (blank_send(vm->blank, &message, NULL, 0, &err))
 		blank_break(vm->blank, &err);
 }
 
-static void kvm_background(struct vm *vm, bool background)
+static void kvm_background(struct vm *handle, bool background)
 {
-	blank_background(vm->blank, background);
+	blank_background(kvm_of(handle)->blank, background);
 }
 
-static void kvm_start(struct vm *vm, const struct vm_events *events, void *owner, done_fn done, void *arg)
+static void kvm_start(struct vm *handle, const struct vm_events *events, void *owner, done_fn done, void *arg)
 {
-	vm->events = events;
-	vm->owner = owner;
+	struct kvm_machine *vm = kvm_of(handle);
+
+	handle->events = events;
+	handle->owner = owner;
 	request(vm, CONTROL_RUN, done, arg);
 }
 
-static void kvm_pause(struct vm *vm, done_fn done, void *arg)
+static void kvm_pause(struct vm *handle, done_fn done, void *arg)
 {
-	request(vm, CONTROL_STOP, done, arg);
+	request(kvm_of(handle), CONTROL_STOP, done, arg);
 }
 
-static void kvm_resume(struct vm *vm, done_fn done, void *arg)
+static void kvm_resume(struct vm *handle, done_fn done, void *arg)
 {
-	request(vm, CONTROL_RUN, done, arg);
+	request(kvm_of(handle), CONTROL_RUN, done, arg);
 }
 
 static void fail_capture(void *arg)
 {
-	struct vm *vm = arg;
+	struct kvm_machine *vm = arg;
 
-	vm->holds++;
-	capture_finish(vm, &vm->op_err, NULL);
-	vm_release(vm);
+	vm_hold(&vm->common);
+	capture_finish(vm, &vm->common.failed, NULL);
+	vm_release(&vm->common);
 }
 
-static void kvm_capture(struct vm *vm, const char *next_disk, const struct vm_capture *capture)
+static void kvm_capture(struct vm *handle, const char *next_disk, const struct vm_capture *capture)
 {
+	struct kvm_machine *vm = kvm_of(handle);
 	struct control_request message = { .type = CONTROL_CAPTURE };
 	const char *slash = strrchr(next_disk, '/');
 	struct err err = { 0 };
@@ -373,7 +334,7 @@ static void kvm_capture(struct vm *vm, const char *next_disk, const struct vm_ca
 
 	vm->capturing = true;
 	vm->capture = *capture;
-	vm->began_ns = now_mono_ns();
+	vm->common.began_ns = now_mono_ns();
 	snprintf(message.disk, sizeof(message.disk), "%s", slash ? slash + 1 : next_disk);
 	if (vm->dead)
 		err = vm->why;
@@ -384,8 +345,8 @@ static void kvm_capture(struct vm *vm, const char *next_disk, const struct vm_ca
 			blank_break(vm->blank, &err);
 		close(fd);
 	} else {
-		vm->op_err = err;
-		timer_start(vm->env->loop, &vm->defer, 0, fail_capture, vm);
+		vm->common.failed = err;
+		timer_start(vm->common.env->loop, &vm->common.defer, 0, fail_capture, vm);
 	}
 }
 
@@ -395,31 +356,32 @@ static void kvm_destroy(struct vm *vm)
 		return;
 	vm->destroyed = true;
 	timer_stop(&vm->defer);
-	free_vm(vm);
+	free_vm(kvm_of(vm));
 }
 
-static int kvm_agent_fd(const struct vm *vm)
+static int kvm_agent_fd(const struct vm *handle)
 {
-	return blank_agent_fd(vm->blank);
+	return blank_agent_fd(kvm_of(handle)->blank);
 }
 
-static int kvm_console_fd(const struct vm *vm)
+static int kvm_console_fd(const struct vm *handle)
 {
-	return blank_console_fd(vm->blank);
+	return blank_console_fd(kvm_of(handle)->blank);
 }
 
-static int kvm_net_fd(const struct vm *vm)
+static int kvm_net_fd(const struct vm *handle)
 {
-	return blank_net_fd(vm->blank);
+	return blank_net_fd(kvm_of(handle)->blank);
 }
 
-static pid_t kvm_pid(const struct vm *vm)
+static pid_t kvm_pid(const struct vm *handle)
 {
-	return blank_pid(vm->blank);
+	return blank_pid(kvm_of(handle)->blank);
 }
 
-static int kvm_usage(struct vm *vm, struct vm_usage *ret)
+static int kvm_usage(struct vm *handle, struct vm_usage *ret)
 {
+	struct kvm_machine *vm = kvm_of(handle);
 	const pid_t pid = blank_pid(vm->blank);
 	int rc = pid < 0 ? -ESRCH : process_usage(pid, &vm->memory, ret);
 

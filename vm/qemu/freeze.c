@@ -54,7 +54,7 @@ static void clear(struct qemu_capture *capture)
 }
 
 /* The end, with a template or with capture->err. */
-static void finish(struct vm *vm)
+static void finish(struct qemu_machine *vm)
 {
 	struct qemu_capture *capture = &vm->capture;
 	const struct vm_capture calls = capture->calls;
@@ -77,23 +77,23 @@ static void ignore_reply(void *arg, const struct err *err, const cJSON *ret)
 }
 
 /* What still uses a descriptor of the set keeps it. */
-static void remove_fdset(struct vm *vm, unsigned set)
+static void remove_fdset(struct qemu_machine *vm, unsigned set)
 {
 	vm_command_with(vm, "remove-fd", -1, ignore_reply, NULL, "{\"fdset-id\":%u}", set);
 }
 
-static void add_to_fdset(struct vm *vm, unsigned set, int fd, qmp_reply_fn reply)
+static void add_to_fdset(struct qemu_machine *vm, unsigned set, int fd, qmp_reply_fn reply)
 {
 	vm_command_with(vm, "add-fd", fd, reply, vm, "{\"fdset-id\":%u}", set);
 }
 
-static void close_state_set(struct vm *vm)
+static void close_state_set(struct qemu_machine *vm)
 {
 	vm->capture.fd_passed = false;
 	remove_fdset(vm, FDSET);
 }
 
-static void delete_node(struct vm *vm, unsigned n)
+static void delete_node(struct qemu_machine *vm, unsigned n)
 {
 	char name[QEMU_NODE_NAME_MAX];
 
@@ -101,13 +101,13 @@ static void delete_node(struct vm *vm, unsigned n)
 	vm_command_with(vm, "blockdev-del", -1, ignore_reply, NULL, "{\"node-name\":\"%s\"}", name);
 }
 
-void sets_retire(struct vm *vm, unsigned first, unsigned n)
+void sets_retire(struct qemu_machine *vm, unsigned first, unsigned n)
 {
 	for (; n; n--, first++)
 		buf_add(&vm->stale, &first, sizeof(first));
 }
 
-void sets_flush(struct vm *vm)
+void sets_flush(struct qemu_machine *vm)
 {
 	unsigned set;
 	size_t at;
@@ -120,7 +120,7 @@ void sets_flush(struct vm *vm)
 }
 
 /* Undo what was done and leave the machine on its old disk; capture->err says why. */
-static void fail(struct vm *vm)
+static void fail(struct qemu_machine *vm)
 {
 	if (vm->capture.fd_passed)
 		close_state_set(vm);
@@ -130,7 +130,7 @@ static void fail(struct vm *vm)
 	finish(vm);
 }
 
-static bool failed(struct vm *vm, const struct err *err)
+static bool failed(struct qemu_machine *vm, const struct err *err)
 {
 	if (!err->code)
 		return false;
@@ -141,27 +141,28 @@ static bool failed(struct vm *vm, const struct err *err)
 
 static int run_live(void *arg)
 {
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 
 	return ram_copy_live(vm->capture.ram);
 }
 
 static int run_rest(void *arg)
 {
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 
 	return ram_copy_rest(vm->capture.ram);
 }
 
-static void start_work(struct vm *vm, int (*run)(void *arg), void (*done)(void *arg, int result))
+static void start_work(struct qemu_machine *vm, int (*run)(void *arg), void (*done)(void *arg, int result))
 {
 	vm->capture.working = true;
-	if (loop_work(vm->env->loop, run, done, vm_hold(vm)))
+	vm_hold(&vm->common);
+	if (loop_work(vm->common.env->loop, run, done, vm))
 		done(vm, -ENOMEM);
 }
 
 /* The thread has returned; false if meanwhile the capture was aborted. */
-static bool end_work(struct vm *vm, int result)
+static bool end_work(struct qemu_machine *vm, int result)
 {
 	struct qemu_capture *capture = &vm->capture;
 
@@ -176,7 +177,7 @@ static bool end_work(struct vm *vm, int result)
 static void on_rest(void *arg, int result)
 {
 	static const int seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 	struct qemu_capture *capture = &vm->capture;
 	struct err *err = &capture->err;
 
@@ -191,12 +192,12 @@ static void on_rest(void *arg, int result)
 		}
 		finish(vm);
 	}
-	vm_release(vm);
+	vm_release(&vm->common);
 }
 
 /* The machine has its disk open twice: let go of the chain it had, from the top, since each holds the
  * next. */
-static void drop_old_nodes(struct vm *vm)
+static void drop_old_nodes(struct qemu_machine *vm)
 {
 	unsigned n = vm->overlays;
 
@@ -207,7 +208,7 @@ static void drop_old_nodes(struct vm *vm)
 
 static void on_switched(void *arg, const struct err *err, const cJSON *ret)
 {
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 	struct qemu_capture *capture = &vm->capture;
 
 	(void)ret;
@@ -220,17 +221,17 @@ static void on_switched(void *arg, const struct err *err, const cJSON *ret)
 	if (capture->anew)
 		drop_old_nodes(vm);
 	capture->frozen = true;
-	capture->template->pause_ns = vm->stop_ns + now_mono_ns() - capture->began_ns;
-	vm_hold(vm);
+	capture->template->pause_ns = vm->common.stop_ns + now_mono_ns() - capture->began_ns;
+	vm_hold(&vm->common);
 	capture->calls.frozen(capture->calls.arg);
 	if (capture->active)
 		start_work(vm, run_rest, on_rest);
-	vm_release(vm);
+	vm_release(&vm->common);
 }
 
 static void on_live(void *arg, int result)
 {
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 	char node[QEMU_NODE_NAME_MAX], overlay[QEMU_NODE_NAME_MAX];
 
 	if (!end_work(vm, result))
@@ -248,12 +249,12 @@ static void on_live(void *arg, int result)
 		vm_command_with(vm, "blockdev-snapshot", -1, on_switched, vm,
 				"{\"node\":\"%s\",\"overlay\":\"%s\"}", node, overlay);
 out:
-	vm_release(vm);
+	vm_release(&vm->common);
 }
 
 static void on_saved(void *arg, const struct err *err, const cJSON *ret)
 {
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 
 	(void)ret;
 	if (failed(vm, err))
@@ -267,7 +268,7 @@ static void on_saved(void *arg, const struct err *err, const cJSON *ret)
 
 static void on_fd_passed(void *arg, const struct err *err, const cJSON *ret)
 {
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 
 	(void)ret;
 	if (failed(vm, err))
@@ -279,7 +280,7 @@ static void on_fd_passed(void *arg, const struct err *err, const cJSON *ret)
 }
 
 /* QEMU picks a descriptor of a set by its access mode, and asks for a write-only one. */
-static int open_state(struct vm *vm, struct err *err)
+static int open_state(struct qemu_machine *vm, struct err *err)
 {
 	char path[64];
 	int fd;
@@ -294,7 +295,7 @@ static int open_state(struct vm *vm, struct err *err)
 
 static void on_node_added(void *arg, const struct err *err, const cJSON *ret)
 {
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 	int fd;
 
 	(void)ret;
@@ -309,7 +310,7 @@ static void on_node_added(void *arg, const struct err *err, const cJSON *ret)
 }
 
 /* Hand over the next disk's files; where that fails, adding the node will. */
-static void pass_disk(struct vm *vm, const struct disk *disk, int reading_fd)
+static void pass_disk(struct qemu_machine *vm, const struct disk *disk, int reading_fd)
 {
 	const unsigned first = vm->next_set;
 	unsigned i;
@@ -322,7 +323,7 @@ static void pass_disk(struct vm *vm, const struct disk *disk, int reading_fd)
 	add_to_fdset(vm, first, reading_fd, ignore_reply);
 }
 
-static void add_node(struct vm *vm)
+static void add_node(struct qemu_machine *vm)
 {
 	struct qemu_capture *capture = &vm->capture;
 	struct disk disk;
@@ -350,7 +351,7 @@ static void add_node(struct vm *vm)
 		finish(vm);
 }
 
-static int set_up(struct vm *vm, const char *next_disk)
+static int set_up(struct qemu_machine *vm, const char *next_disk)
 {
 	struct qemu_capture *capture = &vm->capture;
 	struct err *err = &capture->err;
@@ -361,18 +362,18 @@ static int set_up(struct vm *vm, const char *next_disk)
 	if (!template || !capture->next_disk)
 		return err_sys(err, -ENOMEM, "cannot capture the machine");
 	snprintf(template->engine, sizeof(template->engine), "%s", engine_qemu.name);
-	template->shape = vm->shape;
+	template->shape = vm->common.shape;
 	template->ram_size = vm->ram_size;
 	capture->state_fd = memfd_create("sbx-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (capture->state_fd < 0)
 		return err_sys(err, -errno, "cannot create memory for the state");
-	return ram_copy_new(process_pid(vm->process), vm->ram_fd, vm->ram_size, !vm->base, &capture->ram,
-			    err);
+	return ram_copy_new(process_pid(vm->process), vm->ram_fd, vm->ram_size, !vm->common.base,
+			    &capture->ram, err);
 }
 
 static void begin(void *arg)
 {
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 	struct qemu_capture *capture = &vm->capture;
 
 	if (capture->err.code) {
@@ -383,8 +384,9 @@ static void begin(void *arg)
 	add_node(vm);
 }
 
-void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture *calls)
+void qemu_capture(struct vm *handle, const char *next_disk, const struct vm_capture *calls)
 {
+	struct qemu_machine *vm = qemu_of(handle);
 	struct qemu_capture *capture = &vm->capture;
 
 	capture->active = true;
@@ -395,10 +397,10 @@ void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture 
 	else
 		set_up(vm, next_disk);
 	/* Through a timer, which needs no memory, since an answer may not come from inside this call. */
-	timer_start(vm->env->loop, &capture->defer, 0, begin, vm);
+	timer_start(vm->common.env->loop, &capture->defer, 0, begin, vm);
 }
 
-void capture_abort(struct vm *vm, const struct err *err)
+void capture_abort(struct qemu_machine *vm, const struct err *err)
 {
 	struct qemu_capture *capture = &vm->capture;
 	const struct vm_capture calls = capture->calls;

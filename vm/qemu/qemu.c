@@ -36,24 +36,16 @@
 /* Descriptors in QEMU's process. */
 enum { QMP_FD = PROCESS_FD, AGENT_FD, CONSOLE_FD, NET_FD, RAM_FD, STATE_FD, DISK_READING_FD, DISK_FD };
 
-struct vm *vm_hold(struct vm *vm)
+static void release(struct vm *handle)
 {
-	vm->holds++;
-	return vm;
-}
+	struct qemu_machine *vm = qemu_of(handle);
 
-void vm_release(struct vm *vm)
-{
-	if (--vm->holds)
-		return;
-	if (!vm->base)
+	if (!handle->base)
 		close_fd(&vm->ram_fd);
-	template_unref(vm->base);
 	buf_release(&vm->stale);
-	free(vm);
 }
 
-void vm_break(struct vm *vm, const struct err *err)
+void vm_break(struct qemu_machine *vm, const struct err *err)
 {
 	if (!vm->process)
 		return;
@@ -63,8 +55,8 @@ void vm_break(struct vm *vm, const struct err *err)
 	process_kill(vm->process, SIGKILL);
 }
 
-void vm_command(struct vm *vm, const char *command, cJSON *arguments, int pass_fd, qmp_reply_fn reply,
-		void *arg)
+void vm_command(struct qemu_machine *vm, const char *command, cJSON *arguments, int pass_fd,
+		qmp_reply_fn reply, void *arg)
 {
 	struct err err;
 	int rc = -EPIPE;
@@ -79,7 +71,7 @@ void vm_command(struct vm *vm, const char *command, cJSON *arguments, int pass_f
 	}
 }
 
-void vm_command_with(struct vm *vm, const char *command, int pass_fd, qmp_reply_fn reply, void *arg,
+void vm_command_with(struct qemu_machine *vm, const char *command, int pass_fd, qmp_reply_fn reply, void *arg,
 		     const char *fmt, ...)
 {
 	char text[256];
@@ -101,7 +93,7 @@ void vm_command_with(struct vm *vm, const char *command, int pass_fd, qmp_reply_
 
 /* ---- the end of a process */
 
-static void explain_exit(const struct vm *vm, const char *why, struct err *err)
+static void explain_exit(const struct qemu_machine *vm, const char *why, struct err *err)
 {
 	if (vm->broken.code)
 		*err = vm->broken;
@@ -115,10 +107,11 @@ static void explain_exit(const struct vm *vm, const char *why, struct err *err)
 
 static void on_exit_process(void *arg, int status, const char *why)
 {
-	struct vm *vm = vm_hold(arg);
+	struct qemu_machine *vm = arg;
 	struct err err;
 
 	(void)status;
+	vm_hold(&vm->common);
 	vm->process = NULL;
 	/* Why the guest went may still be in the socket. */
 	while (vm->qmp && qmp_poll(vm->qmp))
@@ -127,27 +120,20 @@ static void on_exit_process(void *arg, int status, const char *why)
 	vm->qmp = NULL;
 	explain_exit(vm, why, &err);
 	vm->broken = err;
-	if (!vm->destroyed)
+	if (!vm->common.destroyed)
 		capture_abort(vm, &err);
-	if (!vm->destroyed)
-		pending_end(&vm->loading, &err);
-	if (!vm->destroyed) {
-		timer_stop(&vm->defer);
-		pending_end(&vm->op, &err);
-	}
-	if (!vm->destroyed && vm->events)
-		vm->events->exited(vm->owner, vm->guest_off, err.text);
-	vm_release(vm);
+	vm_gone(&vm->common, vm->guest_off, &err);
+	vm_release(&vm->common);
 }
 
 /* ---- what QEMU says */
 
 static void on_op_reply(void *arg, const struct err *err, const cJSON *ret)
 {
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 
 	(void)ret;
-	pending_end(&vm->op, err);
+	pending_end(&vm->common.op, err);
 }
 
 static void on_running(void *arg, const struct err *err, const cJSON *ret)
@@ -159,24 +145,24 @@ static void on_running(void *arg, const struct err *err, const cJSON *ret)
 
 static void on_stopped(void *arg, const struct err *err, const cJSON *ret)
 {
-	struct vm *vm = arg;
+	struct qemu_machine *vm = arg;
 
-	vm->stop_ns = now_mono_ns() - vm->op_began_ns;
+	vm->common.stop_ns = now_mono_ns() - vm->common.began_ns;
 	on_op_reply(vm, err, ret);
 }
 
-static void set_ready(struct vm *vm)
+static void set_ready(struct qemu_machine *vm)
 {
 	const struct err ok = { 0 };
 
-	vm_hold(vm);
+	vm_hold(&vm->common);
 	vm->ready = true;
-	if (!vm->base)
+	if (!vm->common.base)
 		sets_flush(vm);
-	pending_end(&vm->loading, &ok);
-	if (vm->start_wanted && !vm->destroyed)
+	pending_end(&vm->common.loading, &ok);
+	if (vm->start_wanted && !vm->common.destroyed)
 		vm_command(vm, "cont", NULL, -1, on_running, vm);
-	vm_release(vm);
+	vm_release(&vm->common);
 }
 
 static void on_incoming(void *arg, const struct err *err, const cJSON *ret)
@@ -188,12 +174,12 @@ static void on_incoming(void *arg, const struct err *err, const cJSON *ret)
 
 static void on_qmp_ready(void *owner, const char *version)
 {
-	struct vm *vm = owner;
+	struct qemu_machine *vm = owner;
 	struct err err;
 
 	snprintf(vm->version, sizeof(vm->version), "%s", version);
 	qemu_version_seen(version);
-	if (!vm->base) {
+	if (!vm->common.base) {
 		set_ready(vm);
 		return;
 	}
@@ -206,26 +192,26 @@ static void on_qmp_ready(void *owner, const char *version)
 
 static void on_qmp_event(void *owner, const char *name, const cJSON *data)
 {
-	struct vm *vm = vm_hold(owner); /* an owner who hears of it may destroy it */
+	struct qemu_machine *vm = owner;
 	const char *reason = qmp_string(data, "reason");
 
+	vm_hold(&vm->common); /* an owner who hears of it may destroy it */
 	if (!strcmp(name, "SHUTDOWN")) {
 		vm->guest_off = !strcmp(reason, "guest-shutdown");
 		vm->guest_reset = !strcmp(reason, "guest-reset") || !strcmp(reason, "guest-panic");
 	} else if (!strcmp(name, "BLOCK_IO_ERROR") && !strcmp(qmp_string(data, "action"), "stop")) {
 		/* werror=enospc (cmdline.c): the CPUs stop next, and the requests are kept for cont. */
-		if (!vm->destroyed && vm->events && vm->events->stalled)
-			vm->events->stalled(vm->owner, "there is no room left in the store");
+		vm_stalled(&vm->common);
 	} else if (!strcmp(name, "MIGRATION") && !strcmp(qmp_string(data, "status"), "completed")) {
-		if (vm->base && !vm->ready)
+		if (vm->common.base && !vm->ready)
 			set_ready(vm);
 	}
-	vm_release(vm);
+	vm_release(&vm->common);
 }
 
 static void on_qmp_lost(void *owner, const struct err *err)
 {
-	struct vm *vm = owner;
+	struct qemu_machine *vm = owner;
 
 	qmp_free(vm->qmp);
 	vm->qmp = NULL;
@@ -256,7 +242,7 @@ static int open_state(const struct template *template, struct err *err)
 	return fd;
 }
 
-static void vm_free_descriptors(struct vm *vm)
+static void vm_free_descriptors(struct qemu_machine *vm)
 {
 	close_fd(&vm->agent[0]);
 	close_fd(&vm->agent[1]);
@@ -278,15 +264,16 @@ int qemu_open_reading(int fd, struct err *err)
 	return reading < 0 ? err_sys(err, -errno, "cannot open a disk to read it") : reading;
 }
 
-static int spawn_with(struct vm *vm, int qmp_fd, const struct disk *disk, int reading_fd, struct err *err)
+static int spawn_with(struct qemu_machine *vm, int qmp_fd, const struct disk *disk, int reading_fd,
+		      struct err *err)
 {
 	const struct qemu_config config = {
-		.shape = &vm->shape,
+		.shape = &vm->common.shape,
 		.ram_size = vm->ram_size,
 		.kvm = vm->kvm,
-		.fork = vm->base,
-		.kernel = launcher_jails() ? JAIL_KERNEL : vm->env->kernel,
-		.initrd = launcher_jails() ? JAIL_INITRD : vm->env->initrd,
+		.fork = vm->common.base,
+		.kernel = launcher_jails() ? JAIL_KERNEL : vm->common.env->kernel,
+		.initrd = launcher_jails() ? JAIL_INITRD : vm->common.env->initrd,
 		.disk = disk,
 		.disk_fd = DISK_FD,
 		.disk_reading_fd = DISK_READING_FD,
@@ -298,7 +285,7 @@ static int spawn_with(struct vm *vm, int qmp_fd, const struct disk *disk, int re
 	};
 	int keep[DISK_FD - PROCESS_FD + DISK_FILES_MAX] = {
 		qmp_fd,     vm->agent[1], vm->console[1],
-		vm->net[1], vm->ram_fd,   vm->base ? vm->state_fd : vm->ram_fd,
+		vm->net[1], vm->ram_fd,   vm->common.base ? vm->state_fd : vm->ram_fd,
 		reading_fd
 	};
 	struct process_spec spec = {
@@ -318,12 +305,12 @@ static int spawn_with(struct vm *vm, int qmp_fd, const struct disk *disk, int re
 		err_sys(err, rc, "cannot start QEMU");
 	spec.args = (const char *const *)args.argv;
 	if (!rc)
-		rc = process_spawn(vm->env->loop, &spec, on_exit_process, vm, &vm->process, err);
+		rc = process_spawn(vm->common.env->loop, &spec, on_exit_process, vm, &vm->process, err);
 	qemu_args_release(&args);
 	return rc;
 }
 
-static int spawn(struct vm *vm, int qmp_fd, const char *path, struct err *err)
+static int spawn(struct qemu_machine *vm, int qmp_fd, const char *path, struct err *err)
 {
 	struct disk disk;
 	int rc = disk_open(&disk, path, 0, err);
@@ -351,9 +338,9 @@ static const struct qmp_events qmp_events = {
 
 /* A machine with its process started; base is NULL for a boot. */
 static int vm_new(const struct engine_env *env, const struct shape *shape, struct template *base,
-		  const char *disk, struct vm **ret, struct err *err)
+		  const char *disk, struct qemu_machine **ret, struct err *err)
 {
-	struct vm *vm = calloc(1, sizeof(*vm));
+	struct qemu_machine *vm = calloc(1, sizeof(*vm));
 	int qmp[2] = { -1, -1 };
 	int rc;
 
@@ -361,14 +348,11 @@ static int vm_new(const struct engine_env *env, const struct shape *shape, struc
 		err_sys(err, -ENOMEM, "cannot make a machine");
 		return -ENOMEM;
 	}
-	vm->holds = 1;
-	vm->env = env;
-	vm->shape = *shape;
+	vm_init(&vm->common, env, shape, base, release);
 	vm->kvm = !kvm_probe()->err.code;
 	vm->agent[0] = vm->agent[1] = vm->console[0] = vm->console[1] = vm->net[0] = vm->net[1] = -1;
 	vm->state_fd = vm->ram_fd = vm->capture.state_fd = -1;
 	if (base) {
-		vm->base = template_ref(base);
 		vm->ram_size = base->ram_size;
 		vm->ram_fd = base->ram_fd;
 		rc = vm->state_fd = open_state(base, err);
@@ -408,7 +392,7 @@ fail:
 	close_fd(&qmp[0]);
 	close_fd(&qmp[1]);
 	vm_free_descriptors(vm);
-	vm_release(vm);
+	vm_release(&vm->common);
 	return rc;
 }
 
@@ -418,15 +402,13 @@ static int qemu_boot(const struct engine_env *env, const struct shape *shape, co
 		     const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		     struct err *err)
 {
-	struct vm *vm;
+	struct qemu_machine *vm;
 	int rc = vm_new(env, shape, NULL, disk, &vm, err);
 
 	if (rc)
 		return rc;
-	vm->events = events;
-	vm->owner = owner;
-	vm->loading = (struct pending){ done, arg };
-	*ret = vm;
+	vm_own(&vm->common, events, owner, done, arg);
+	*ret = &vm->common;
 	return 0;
 }
 
@@ -434,51 +416,40 @@ static int qemu_prepare(const struct engine_env *env, struct template *template,
 			const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 			struct err *err)
 {
-	struct vm *vm;
+	struct qemu_machine *vm;
 	int rc = vm_new(env, &template->shape, template, disk, &vm, err);
 
 	if (rc)
 		return rc;
-	vm->events = events;
-	vm->owner = owner;
-	vm->loading = (struct pending){ done, arg };
-	*ret = vm;
+	vm_own(&vm->common, events, owner, done, arg);
+	*ret = &vm->common;
 	return 0;
 }
 
-static void answer_later(void *arg)
+/* False if the machine is dead, and the answer on its way. */
+static bool begin(struct qemu_machine *vm, done_fn done, void *arg)
 {
-	struct vm *vm = arg;
-
-	pending_end(&vm->op, &vm->op_err);
-}
-
-static void defer_answer(struct vm *vm, const struct err *err)
-{
-	vm->op_err = *err;
-	timer_start(vm->env->loop, &vm->defer, 0, answer_later, vm);
-}
-
-/* Note who waits for an operation; false if the machine is dead and the answer is on its way. */
-static bool begin(struct vm *vm, done_fn done, void *arg)
-{
-	vm->op = (struct pending){ done, arg };
-	vm->op_began_ns = now_mono_ns();
+	vm_begin(&vm->common, done, arg);
 	if (!vm->process)
-		defer_answer(vm, &vm->broken);
+		vm_fail(&vm->common, &vm->broken);
 	return vm->process;
 }
 
-static void qemu_background(struct vm *vm, bool background)
+static void qemu_background(struct vm *handle, bool background)
 {
+	struct qemu_machine *vm = qemu_of(handle);
+
 	if (vm->process)
 		process_background(vm->process, background);
 }
 
-static void qemu_start(struct vm *vm, const struct vm_events *events, void *owner, done_fn done, void *arg)
+static void qemu_start(struct vm *handle, const struct vm_events *events, void *owner, done_fn done,
+		       void *arg)
 {
-	vm->events = events;
-	vm->owner = owner;
+	struct qemu_machine *vm = qemu_of(handle);
+
+	handle->events = events;
+	handle->owner = owner;
 	if (!begin(vm, done, arg))
 		return;
 	if (vm->ready)
@@ -487,56 +458,73 @@ static void qemu_start(struct vm *vm, const struct vm_events *events, void *owne
 		vm->start_wanted = true;
 }
 
-static void qemu_pause(struct vm *vm, done_fn done, void *arg)
+static void qemu_pause(struct vm *handle, done_fn done, void *arg)
 {
+	struct qemu_machine *vm = qemu_of(handle);
+
 	if (begin(vm, done, arg))
 		vm_command(vm, "stop", NULL, -1, on_stopped, vm);
 }
 
-static void qemu_resume(struct vm *vm, done_fn done, void *arg)
+static void qemu_resume(struct vm *handle, done_fn done, void *arg)
 {
+	struct qemu_machine *vm = qemu_of(handle);
+
 	if (begin(vm, done, arg))
 		vm_command(vm, "cont", NULL, -1, on_running, vm);
 }
 
-static void qemu_destroy(struct vm *vm)
+static void qemu_destroy(struct vm *handle)
 {
-	if (!vm)
+	struct qemu_machine *vm;
+
+	if (!handle)
 		return;
-	vm->destroyed = true;
+	vm = qemu_of(handle);
+	vm->common.destroyed = true;
 	capture_abort(vm, NULL);
-	timer_stop(&vm->defer);
+	timer_stop(&vm->common.defer);
 	if (vm->process)
 		process_abandon(vm->process);
 	vm->process = NULL;
 	qmp_free(vm->qmp);
 	vm->qmp = NULL;
 	vm_free_descriptors(vm);
-	vm_release(vm);
+	vm_release(handle);
 }
 
-static int qemu_agent_fd(const struct vm *vm)
+static int qemu_agent_fd(const struct vm *handle)
 {
+	const struct qemu_machine *vm = qemu_of(handle);
+
 	return vm->agent[0];
 }
 
-static int qemu_console_fd(const struct vm *vm)
+static int qemu_console_fd(const struct vm *handle)
 {
+	const struct qemu_machine *vm = qemu_of(handle);
+
 	return vm->console[0];
 }
 
-static int qemu_net_fd(const struct vm *vm)
+static int qemu_net_fd(const struct vm *handle)
 {
+	const struct qemu_machine *vm = qemu_of(handle);
+
 	return vm->net[0];
 }
 
-static pid_t qemu_pid(const struct vm *vm)
+static pid_t qemu_pid(const struct vm *handle)
 {
+	const struct qemu_machine *vm = qemu_of(handle);
+
 	return vm->process ? process_pid(vm->process) : -1;
 }
 
-static int qemu_usage(struct vm *vm, struct vm_usage *ret)
+static int qemu_usage(struct vm *handle, struct vm_usage *ret)
 {
+	struct qemu_machine *vm = qemu_of(handle);
+
 	return vm->process ? process_usage(process_pid(vm->process), &vm->memory, ret) : -ESRCH;
 }
 

@@ -23,7 +23,7 @@ static const char *accel_name(bool kvm)
 	return kvm ? "kvm" : "tcg";
 }
 
-int state_header_write(int fd, const struct vm *vm, struct err *err)
+int state_header_write(int fd, const struct qemu_machine *vm, struct err *err)
 {
 	char line[STATE_HEADER] = { 0 };
 	int rc;
@@ -33,7 +33,7 @@ int state_header_write(int fd, const struct vm *vm, struct err *err)
 	return rc ? err_sys(err, rc, "cannot write the captured state") : 0;
 }
 
-int state_header_check(int fd, const struct vm *vm, struct err *err)
+int state_header_check(int fd, const struct qemu_machine *vm, struct err *err)
 {
 	char line[STATE_HEADER + 1] = { 0 };
 	char accel[8];

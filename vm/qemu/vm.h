@@ -6,8 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "util/pending.h"
-#include "vm/engine.h"
+#include "util/list.h"
+#include "vm/handle.h"
 #include "vm/process.h"
 #include "vm/qemu/qmp.h"
 #include "vm/usage.h"
@@ -33,17 +33,10 @@ struct qemu_capture {
 	struct timer defer;
 };
 
-struct vm {
-	const struct engine_env *env;
-	const struct vm_events *events; /* NULL: prepared, nobody's yet */
-	void *owner;
-	unsigned holds; /* who needs the struct, its RAM and its base: freed when none is left */
-	bool destroyed;
-
-	struct shape shape;
+struct qemu_machine {
+	struct vm common;
 	uint64_t ram_size;
 	int ram_fd; /* the memfd its process maps: its own after a boot, the template's in a fork */
-	struct template *base; /* of a fork */
 	bool kvm;
 
 	struct process *process; /* NULL when it has ended */
@@ -54,35 +47,34 @@ struct vm {
 	char version[32]; /* QEMU's */
 	int state_fd;     /* of a fork: at the start of QEMU's stream, which its process reads */
 
-	bool ready;             /* runs (boot) or is loaded (fork) */
-	bool start_wanted;      /* start came before ready */
-	bool guest_off;         /* the guest powered off */
-	bool guest_reset;       /* the guest reset the machine */
-	struct err broken;      /* why we gave it up; code 0: we did not */
-	struct pending loading; /* of boot or prepare */
-	struct pending op;      /* of start, pause, resume or resize */
-	struct err op_err;      /* what answer_later says */
-	uint64_t op_began_ns;
-	uint64_t stop_ns;  /* how long the last stop took */
+	bool ready;        /* runs (boot) or is loaded (fork) */
+	bool start_wanted; /* start came before ready */
+	bool guest_off;    /* the guest powered off */
+	bool guest_reset;  /* the guest reset the machine */
+	struct err broken; /* why we gave it up; code 0: we did not */
 	unsigned overlays; /* the number of the disk node it writes to */
 	unsigned oldest;   /* the number of the first that it has open, with all below it */
 	unsigned top_set; /* the fdset of the file it writes to, which will be opened once more, to be read */
 	unsigned next_set; /* a number that no fdset has had */
 	struct buf stale;  /* numbers of fdsets that are not needed any more: unsigned each */
-	struct timer defer;
 	struct qemu_capture capture;
 };
 
+static inline struct qemu_machine *qemu_of(const struct vm *vm)
+{
+	return container_of(vm, struct qemu_machine, common);
+}
+
 /* Give the machine up: its process is killed, and what is pending ends with this error once it is dead. */
-void vm_break(struct vm *vm, const struct err *err);
+void vm_break(struct qemu_machine *vm, const struct err *err);
 
 /* Send a command; if that fails the machine is broken. */
-void vm_command(struct vm *vm, const char *command, cJSON *arguments, int pass_fd, qmp_reply_fn reply,
-		void *arg);
+void vm_command(struct qemu_machine *vm, const char *command, cJSON *arguments, int pass_fd,
+		qmp_reply_fn reply, void *arg);
 
 /* The same with arguments, as JSON: names and numbers of ours, together less than 256 bytes. Whole or not
  * sent: a command without one of its arguments would be another. */
-void vm_command_with(struct vm *vm, const char *command, int pass_fd, qmp_reply_fn reply, void *arg,
+void vm_command_with(struct qemu_machine *vm, const char *command, int pass_fd, qmp_reply_fn reply, void *arg,
 		     const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 
 /*
@@ -90,26 +82,23 @@ void vm_command_with(struct vm *vm, const char *command, int pass_fd, qmp_reply_
  * QEMU's stream after them.
  */
 enum { STATE_HEADER = 64 };
-int state_header_write(int fd, const struct vm *vm, struct err *err);
+int state_header_write(int fd, const struct qemu_machine *vm, struct err *err);
 /* -EINVAL: this QEMU cannot load it. Called when vm->version is known. */
-int state_header_check(int fd, const struct vm *vm, struct err *err);
+int state_header_check(int fd, const struct qemu_machine *vm, struct err *err);
 
 /*
  * fdsets that are not needed any more are removed once the machine runs: before that QEMU would keep their
  * descriptors for ever (monitor_fdset_cleanup).
  */
-void sets_retire(struct vm *vm, unsigned first, unsigned n);
-void sets_flush(struct vm *vm);
+void sets_retire(struct qemu_machine *vm, unsigned first, unsigned n);
+void sets_flush(struct qemu_machine *vm);
 
 /* The same file, for reading only; a descriptor. */
 int qemu_open_reading(int fd, struct err *err);
 
-struct vm *vm_hold(struct vm *vm);
-void vm_release(struct vm *vm);
-
-void qemu_capture(struct vm *vm, const char *next_disk, const struct vm_capture *calls);
+void qemu_capture(struct vm *handle, const char *next_disk, const struct vm_capture *calls);
 /* The machine has died (err says why), or is being destroyed (NULL: nobody is told). */
-void capture_abort(struct vm *vm, const struct err *err);
+void capture_abort(struct qemu_machine *vm, const struct err *err);
 
 /* ---- version.c, for the engine's table */
 
