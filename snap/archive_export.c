@@ -62,18 +62,12 @@ static bool in_chain(const struct layer *layer, const struct layer *top)
 
 static int list_layers(struct export *export, const struct layer *base_disk, struct err *err)
 {
-	for (struct layer *layer = export->disk; layer; layer = layer->base) {
-		char(*more)[LAYER_FILE_MAX];
+	int rc = 0;
 
-		if (in_chain(layer, base_disk))
-			break;
-		more = realloc(export->layers, (export->nlayers + 1) * sizeof(*more));
-		if (!more)
-			return err_set(err, -ENOMEM, "out of memory");
-		export->layers = more;
-		memcpy(more[export->nlayers++], layer->file, LAYER_FILE_MAX);
-	}
-	return 0;
+	for (struct layer *layer = export->disk; layer && !rc && !in_chain(layer, base_disk);
+	     layer = layer->base)
+		rc = layer_names_add(&export->layers, &export->nlayers, layer, err);
+	return rc;
 }
 
 /* NULL with the reason in *ret_rc and err. */

@@ -200,19 +200,13 @@ static int load_entry(struct published *entry, struct err *err)
 
 int catalogue_load(struct store *store, struct err *err)
 {
-	int fd = openat(store->snapshots_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	DIR *dir = opendir_at(store->snapshots_fd, ".");
 	struct dirent *found;
 	struct published *entry;
-	int rc;
+	int rc = 0;
 
-	if (!dir) {
-		rc = -errno;
-		if (fd >= 0)
-			close(fd);
-		return err_sys(err, rc, "cannot list the snapshots");
-	}
-	rc = 0;
+	if (!dir)
+		return err_sys(err, -errno, "cannot list the snapshots");
 	while (!rc && (errno = 0, found = readdir(dir))) {
 		if (!name_valid(found->d_name))
 			continue;

@@ -214,15 +214,11 @@ int compact_end(struct compact *compact, int result, struct err *err)
 
 void compact_recover(struct store *store)
 {
-	int fd = openat(store->sums_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	DIR *dir = opendir_at(store->sums_fd, ".");
 	struct dirent *entry;
 
-	if (!dir) {
-		if (fd >= 0)
-			close(fd);
+	if (!dir)
 		return;
-	}
 	while ((entry = readdir(dir))) {
 		char file[LAYER_FILE_MAX], next[SUMS_NEXT_MAX];
 

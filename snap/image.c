@@ -108,19 +108,12 @@ out:
 /* Call each for every name in images/; stops at the first that is not 0, which it returns. */
 static int each_name(int images, int (*each)(void *arg, const char *name), void *arg)
 {
-	int fd = openat(images, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = opendir_at(images, ".");
 	struct dirent *entry;
-	DIR *dir = NULL;
 	int rc = 0;
 
-	if (fd >= 0)
-		dir = fdopendir(fd);
-	if (!dir) {
-		rc = -errno;
-		if (fd >= 0)
-			close(fd);
-		return rc;
-	}
+	if (!dir)
+		return -errno;
 	while (!rc && (errno = 0, entry = readdir(dir)))
 		if (name_valid(entry->d_name))
 			rc = each(arg, entry->d_name);

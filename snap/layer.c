@@ -56,6 +56,17 @@ struct layer *layer_find(struct store *store, const char *file)
 	return NULL;
 }
 
+int layer_names_add(char (**names)[LAYER_FILE_MAX], unsigned *n, const struct layer *layer, struct err *err)
+{
+	char(*more)[LAYER_FILE_MAX] = realloc(*names, (*n + 1) * sizeof(*more));
+
+	if (!more)
+		return err_set(err, -ENOMEM, "out of memory");
+	*names = more;
+	memcpy(more[(*n)++], layer->file, LAYER_FILE_MAX);
+	return 0;
+}
+
 /* What the file itself says: its size and the name of its base. */
 static int inspect(struct store *store, const char *file, struct qcow2_info *ret, struct err *err)
 {

@@ -17,7 +17,6 @@
 #include "snap/sums.h"
 #include "util/io.h"
 
-/* One under way. `load` and `verify` of store.h are this. */
 struct visit {
 	struct store *store;
 	struct progress *progress;
@@ -31,52 +30,34 @@ struct visit {
 	int ram_fd, state_fd; /* memfds the worker made */
 	struct err err;       /* the worker's */
 };
-struct load {
-	struct visit visit;
-};
-struct verify {
-	struct visit visit;
-};
-
-static void visit_release(struct visit *visit)
+static void visit_free(struct visit *visit)
 {
-	if (visit->ram_fd >= 0)
-		close(visit->ram_fd);
-	if (visit->state_fd >= 0)
-		close(visit->state_fd);
+	close_fd(&visit->ram_fd);
+	close_fd(&visit->state_fd);
 	layer_unref(visit->disk);
 	pin_release(&visit->pin, visit->store);
 	snapshot_manifest_release(&visit->manifest);
 	free(visit->layers);
+	free(visit);
 }
 
 static int list_layers(struct visit *visit, struct err *err)
 {
-	for (struct layer *layer = visit->disk; layer; layer = layer->base) {
-		char(*more)[LAYER_FILE_MAX];
+	int rc = 0;
 
-		if (layer->checked && !visit->only_verify)
-			continue;
-		more = realloc(visit->layers, (visit->nlayers + 1) * sizeof(*more));
-		if (!more)
-			return err_set(err, -ENOMEM, "out of memory");
-		visit->layers = more;
-		memcpy(more[visit->nlayers++], layer->file, LAYER_FILE_MAX);
-	}
-	return 0;
+	for (struct layer *layer = visit->disk; layer && !rc; layer = layer->base)
+		if (!layer->checked || visit->only_verify)
+			rc = layer_names_add(&visit->layers, &visit->nlayers, layer, err);
+	return rc;
 }
 
-static int visit_begin(struct visit *visit, struct store *store, const char *name, struct progress *progress,
-		       struct err *err)
+/* Find out what is to be read; *visit has a store and nothing else. */
+static int prepare(struct visit *visit, const char *name, struct err *err)
 {
+	struct store *store = visit->store;
 	struct published *entry = catalogue_find(store, name);
 	int rc;
 
-	*visit = (struct visit){ .store = store,
-				 .progress = progress,
-				 .ram_fd = -1,
-				 .state_fd = -1,
-				 .only_verify = visit->only_verify };
 	if (!entry)
 		return err_set(err, -ENOENT, "there is no snapshot \"%.70s\"", name);
 	if (entry->broken.code)
@@ -92,6 +73,38 @@ static int visit_begin(struct visit *visit, struct store *store, const char *nam
 	if (!rc && pin_init(&visit->pin, store, entry->id, entry->nsources, entry->sources))
 		rc = err_set(err, -ENOMEM, "out of memory");
 	return rc;
+}
+
+static int begin(struct store *store, const char *name, bool only_verify, struct progress *progress,
+		 struct visit **ret, struct err *err)
+{
+	struct visit *visit = calloc(1, sizeof(*visit));
+	int rc;
+
+	if (!visit)
+		return err_set(err, -ENOMEM, "out of memory");
+	visit->store = store;
+	visit->progress = progress;
+	visit->only_verify = only_verify;
+	visit->ram_fd = visit->state_fd = -1;
+	rc = prepare(visit, name, err);
+	if (rc)
+		visit_free(visit);
+	else
+		*ret = visit;
+	return rc;
+}
+
+int snapshot_load_begin(struct store *store, const char *name, struct progress *progress, struct visit **ret,
+			struct err *err)
+{
+	return begin(store, name, false, progress, ret, err);
+}
+
+int snapshot_verify_begin(struct store *store, const char *name, struct progress *progress,
+			  struct visit **ret, struct err *err)
+{
+	return begin(store, name, true, progress, ret, err);
 }
 
 /* ---- on a worker */
@@ -154,7 +167,7 @@ static int visit_image(struct visit *visit, const char *file, uint64_t size, str
 	return rc;
 }
 
-static int visit_run(struct visit *visit)
+int snapshot_visit_run(struct visit *visit)
 {
 	struct store *store = visit->store;
 	int rc = 0;
@@ -181,29 +194,6 @@ static int visit_end(struct visit *visit, int result, struct err *err)
 	return 0;
 }
 
-int snapshot_load_begin(struct store *store, const char *name, struct progress *progress, struct load **ret,
-			struct err *err)
-{
-	struct load *load = calloc(1, sizeof(*load));
-	int rc;
-
-	if (!load)
-		return err_set(err, -ENOMEM, "out of memory");
-	rc = visit_begin(&load->visit, store, name, progress, err);
-	if (rc) {
-		visit_release(&load->visit);
-		free(load);
-		return rc;
-	}
-	*ret = load;
-	return 0;
-}
-
-int snapshot_load_run(struct load *load)
-{
-	return visit_run(&load->visit);
-}
-
 /* The template takes over what the visit made. NULL when out of memory. */
 static struct template *visit_template(struct visit *visit)
 {
@@ -226,52 +216,26 @@ static struct template *visit_template(struct visit *visit)
 	return template;
 }
 
-int snapshot_load_end(struct load *load, int result, struct template **ret, struct err *err)
+int snapshot_load_end(struct visit *visit, int result, struct template **ret, struct err *err)
 {
 	struct template *template = NULL;
-	int rc = visit_end(&load->visit, result, err);
+	int rc = visit_end(visit, result, err);
 
 	if (!rc) {
-		template = visit_template(&load->visit);
+		template = visit_template(visit);
 		if (template)
 			*ret = template;
 		else
 			rc = err_set(err, -ENOMEM, "out of memory");
 	}
-	visit_release(&load->visit);
-	free(load);
+	visit_free(visit);
 	return rc;
 }
 
-int snapshot_verify_begin(struct store *store, const char *name, struct progress *progress,
-			  struct verify **ret, struct err *err)
+int snapshot_verify_end(struct visit *visit, int result, struct err *err)
 {
-	struct verify *verify = calloc(1, sizeof(*verify));
-	int rc;
+	int rc = visit_end(visit, result, err);
 
-	if (!verify)
-		return err_set(err, -ENOMEM, "out of memory");
-	verify->visit.only_verify = true;
-	rc = visit_begin(&verify->visit, store, name, progress, err);
-	if (rc) {
-		visit_release(&verify->visit);
-		free(verify);
-		return rc;
-	}
-	*ret = verify;
-	return 0;
-}
-
-int snapshot_verify_run(struct verify *verify)
-{
-	return visit_run(&verify->visit);
-}
-
-int snapshot_verify_end(struct verify *verify, int result, struct err *err)
-{
-	int rc = visit_end(&verify->visit, result, err);
-
-	visit_release(&verify->visit);
-	free(verify);
+	visit_free(visit);
 	return rc;
 }

@@ -98,16 +98,11 @@ static int fill_manifest(struct save *save, const struct snapshot_meta *meta, st
 static int list_layers(struct save *save, struct err *err)
 {
 	struct layer *layer;
+	int rc = 0;
 
-	for (layer = save->template->disk; layer && !layer->sealed; layer = layer->base) {
-		char(*more)[LAYER_FILE_MAX] = realloc(save->layers, (save->nlayers + 1) * sizeof(*more));
-
-		if (!more)
-			return err_set(err, -ENOMEM, "out of memory");
-		save->layers = more;
-		memcpy(more[save->nlayers++], layer->file, LAYER_FILE_MAX);
-	}
-	return 0;
+	for (layer = save->template->disk; layer && !layer->sealed && !rc; layer = layer->base)
+		rc = layer_names_add(&save->layers, &save->nlayers, layer, err);
+	return rc;
 }
 
 int snapshot_save_begin(struct store *store, const struct snapshot_meta *meta, struct template *template,

@@ -124,21 +124,16 @@ static uint64_t allocated(int dir_fd, const char *name)
 	struct dirent *entry;
 	struct stat st;
 	DIR *dir;
-	int fd;
 
 	if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW))
 		return 0;
 	if (!S_ISDIR(st.st_mode))
 		return (uint64_t)st.st_blocks * 512;
-	fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir) {
-		if (fd >= 0)
-			close(fd);
+	dir = opendir_at(dir_fd, name);
+	if (!dir)
 		return 0;
-	}
 	while ((entry = readdir(dir)))
-		if (!fstatat(fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode))
+		if (!fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode))
 			total += (uint64_t)st.st_blocks * 512;
 	closedir(dir);
 	return total;
@@ -146,17 +141,12 @@ static uint64_t allocated(int dir_fd, const char *name)
 
 static int sweep_run(struct sweep *sweep, struct err *err)
 {
-	int fd = openat(sweep->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	DIR *dir = opendir_at(sweep->dir_fd, ".");
 	struct dirent *entry;
 	int rc;
 
-	if (!dir) {
-		rc = -errno;
-		if (fd >= 0)
-			close(fd);
-		return err_sys(err, rc, "cannot list a directory of the store");
-	}
+	if (!dir)
+		return err_sys(err, -errno, "cannot list a directory of the store");
 	while ((entry = readdir(dir))) {
 		const char *name = entry->d_name;
 		uint64_t size;

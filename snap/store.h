@@ -128,19 +128,17 @@ int snapshot_save_begin(struct store *store, const struct snapshot_meta *meta, s
 int snapshot_save_run(struct save *save); /* [worker] writes and syncs everything under tmp/ */
 int snapshot_save_end(struct save *save, int result, struct err *err); /* frees save */
 
-/* Loading likewise: begin, run [worker], end, which yields a template with one reference. */
-struct load;
-int snapshot_load_begin(struct store *store, const char *name, struct progress *progress, struct load **ret,
+/*
+ * Loading likewise: begin, run [worker], end, which yields a template with one reference. Or only checking every
+ * block and layer: it ends with nothing but how that went. -EIO names the file and block.
+ */
+struct visit;
+int snapshot_load_begin(struct store *store, const char *name, struct progress *progress, struct visit **ret,
 			struct err *err);
-int snapshot_load_run(struct load *load);
-int snapshot_load_end(struct load *load, int result, struct template **ret,
-		      struct err *err); /* -EIO names the file and block */
-
-/* Check every block and layer of one snapshot. begin/run/end as above. */
-struct verify;
 int snapshot_verify_begin(struct store *store, const char *name, struct progress *progress,
-			  struct verify **ret, struct err *err);
-int snapshot_verify_run(struct verify *verify);
-int snapshot_verify_end(struct verify *verify, int result, struct err *err);
+			  struct visit **ret, struct err *err);
+int snapshot_visit_run(struct visit *visit);
+int snapshot_load_end(struct visit *visit, int result, struct template **ret, struct err *err);
+int snapshot_verify_end(struct visit *visit, int result, struct err *err);
 
 #endif

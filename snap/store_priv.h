@@ -83,6 +83,8 @@ void store_discard(struct store *store, int dir_fd, const char *name);
  * ours. */
 int layer_open(struct store *store, const char *file, struct layer **ret, struct err *err);
 struct layer *layer_find(struct store *store, const char *file);
+/* Add its file to *names, an array of *n that free() takes: for a worker, which may not look at layers. -ENOMEM. */
+int layer_names_add(char (**names)[LAYER_FILE_MAX], unsigned *n, const struct layer *layer, struct err *err);
 
 /* owner.c */
 /* [worker] Write and sync the file dir_fd/name, which must not be there. */

@@ -42,17 +42,16 @@ void err_record_sys(struct err *err, int code, const char *fmt, ...)
 	append(err, strerror(-code));
 }
 
-int err_prefix(struct err *err, const char *fmt, ...)
+void err_prefix(struct err *err, const char *fmt, ...)
 {
 	char rest[ERR_TEXT_MAX];
 	va_list ap;
 
 	if (!err)
-		return 0;
+		return;
 	memcpy(rest, err->text, sizeof(rest));
 	va_start(ap, fmt);
 	put(err, err->code, fmt, ap);
 	va_end(ap);
 	append(err, rest);
-	return err->code;
 }

@@ -52,7 +52,7 @@ static inline bool err_shortage(int code)
 	return code == -ENOMEM || code == -EMFILE || code == -ENFILE;
 }
 
-/* Put "prefix: " before the sentence already in err; returns err's code. */
-int err_prefix(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Put "prefix: " before the sentence already in err; its code stays. */
+void err_prefix(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

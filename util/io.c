@@ -2,7 +2,6 @@
 /* io.c - whole reads and writes, and small files */
 #include "util/io.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -136,25 +135,31 @@ int open_dir_at(int dir, const char *name)
 	return fd < 0 ? -errno : fd;
 }
 
+DIR *opendir_at(int dir, const char *name)
+{
+	int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+	const int error = errno;
+
+	if (!stream)
+		close_fd(&fd);
+	errno = error;
+	return stream;
+}
+
 int remove_tree_at(int dir, const char *name)
 {
 	struct dirent *entry;
 	DIR *stream;
-	int fd, rc = 0;
+	int rc = 0;
 
 	if (!unlinkat(dir, name, 0) || errno == ENOENT)
 		return 0;
 	if (errno != EISDIR && errno != EPERM)
 		return -errno;
-	fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0)
+	stream = opendir_at(dir, name);
+	if (!stream)
 		return errno == ENOENT ? 0 : -errno;
-	stream = fdopendir(fd);
-	if (!stream) {
-		rc = -errno;
-		close(fd);
-		return rc;
-	}
 	while (!rc && (entry = readdir(stream))) {
 		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
 			rc = remove_tree_at(dirfd(stream), entry->d_name);
@@ -184,4 +189,20 @@ int memfd_seal(int fd)
 {
 	return fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0 ? -errno
 												    : 0;
+}
+
+int memfd_share(const char *name, size_t size, int *ret_fd, void **ret)
+{
+	const int fd = *ret_fd = memfd_new(name, size);
+	void *map;
+
+	if (fd < 0)
+		return fd;
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return -errno;
+	map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		return -errno;
+	*ret = map;
+	return 0;
 }

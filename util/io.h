@@ -3,6 +3,7 @@
 #ifndef SBX_UTIL_IO_H
 #define SBX_UTIL_IO_H
 
+#include <dirent.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -30,6 +31,8 @@ int write_file_at(int dir, const char *name, const void *data, size_t n);
 
 /* An opened directory below dir, created when it is missing; a descriptor or a negative errno. */
 int open_dir_at(int dir, const char *name);
+/* opendir(3) of one below dir that is there, and no link; NULL with errno. */
+DIR *opendir_at(int dir, const char *name);
 /* Remove a file or a directory with what is in it; what is gone already is no error. */
 int remove_tree_at(int dir, const char *name);
 
@@ -37,6 +40,9 @@ int remove_tree_at(int dir, const char *name);
 int memfd_new(const char *name, uint64_t size);
 /* Nobody can write or resize it any more. */
 int memfd_seal(int fd);
+/* One of a size that stays, mapped here to be read: *ret_fd is for another process, which writes it. It could
+ * shorten it otherwise, and reading it would kill us. *ret_fd is the caller's also when this fails, unless -1. */
+int memfd_share(const char *name, size_t size, int *ret_fd, void **ret);
 
 /* If it is one, and not -1; and from then on it is -1. */
 static inline void close_fd(int *fd)

@@ -71,6 +71,8 @@ int message_recv(int fd, void *data, size_t size, size_t *ret_size, int *fds, un
 	unsigned i, got;
 	ssize_t n;
 
+	for (i = 0; i < max; i++)
+		fds[i] = -1;
 	do
 		n = recvmsg(fd, &msg, flags | MSG_CMSG_CLOEXEC);
 	while (n < 0 && errno == EINTR);

@@ -12,7 +12,7 @@ enum { MESSAGE_FDS_MAX = 253 }; /* the kernel's SCM_MAX_FD */
 int message_send(int fd, const void *data, size_t size, const int *fds, unsigned nfds);
 /*
  * One message of exactly `size` bytes, or with ret_size of at most so many, and at most `max` descriptors,
- * which are close-on-exec; flags as recvmsg(2) has them. Returns how many came, -EPIPE at the end, -EPROTO
+ * which are close-on-exec; those of fds that did not come are -1. flags as recvmsg(2) has them. Returns how many came, -EPIPE at the end, -EPROTO
  * for a message of another size, of which nothing is kept.
  */
 int message_recv(int fd, void *data, size_t size, size_t *ret_size, int *fds, unsigned max, int flags);

@@ -24,33 +24,31 @@ static int read_only_dir(int dir)
 		       : -1;
 }
 
-static int open_files(struct disk *disk, int dir, unsigned flags, struct err *err)
+static int open_chain(struct disk *disk, int dir, bool writable, struct err *err)
 {
-	const int layers = read_only_dir(dir);
-	struct qcow2_info info = { 0 };
-	const char *name = disk->name;
-	bool writable, raw;
-	int fd, rc = 0;
+	const int layers = read_only_dir(dir), lower = layers < 0 ? dir : layers;
+	int rc = chain_open_from(writable ? dir : lower, lower, disk->name, writable, &disk->chain, err);
 
-	do {
-		if (disk->n == DISK_FILES_MAX)
-			return err_set(err, -EINVAL, "disk %s has more than %d files", disk->name,
-				       DISK_FILES_MAX);
-		if (!qcow2_name_valid(name))
-			return err_set(err, -EINVAL, "'%s' is not the name of a layer", name);
-		writable = !disk->n && !(flags & DISK_READ_ONLY);
-		raw = qcow2_name_raw(name);
-		fd = qcow2_open_file(writable || layers < 0 ? dir : layers, name, writable, err);
-		if (fd < 0)
-			return fd;
-		disk->files[disk->n].fd = fd;
-		disk->files[disk->n++].raw = raw;
-		rc = qcow2_inspect(fd, raw, &info, err);
-		if (rc)
-			return err_prefix(err, "layer %s", name);
-		name = info.backing;
-	} while (!(flags & DISK_ALONE) && !raw && *name);
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < chain_length(disk->chain); i++)
+		disk->files[disk->n++] =
+			(struct disk_file){ chain_fd(disk->chain, i), chain_raw(disk->chain, i) };
 	return 0;
+}
+
+static int open_alone(struct disk *disk, int dir, struct err *err)
+{
+	struct qcow2_info info;
+	int fd = qcow2_open_file(dir, disk->name, true, err), rc;
+
+	if (fd < 0)
+		return fd;
+	disk->files[disk->n++] = (struct disk_file){ fd, false };
+	rc = qcow2_inspect(fd, false, &info, err);
+	if (rc)
+		err_prefix(err, "layer %s", disk->name);
+	return rc;
 }
 
 int disk_open(struct disk *disk, const char *path, unsigned flags, struct err *err)
@@ -60,6 +58,7 @@ int disk_open(struct disk *disk, const char *path, unsigned flags, struct err *e
 	int fd, rc;
 
 	disk->n = 0;
+	disk->chain = NULL;
 	if (!slash || slash - path >= PATH_MAX || strlen(slash + 1) > QCOW2_NAME_MAX)
 		return err_set(err, -EINVAL, "%s is not the path of a disk", path);
 	snprintf(disk->name, sizeof(disk->name), "%s", slash + 1);
@@ -67,7 +66,8 @@ int disk_open(struct disk *disk, const char *path, unsigned flags, struct err *e
 	fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return err_sys(err, -errno, "cannot open %s", dir);
-	rc = open_files(disk, fd, flags, err);
+	rc = flags & DISK_ALONE ? open_alone(disk, fd, err)
+				: open_chain(disk, fd, !(flags & DISK_READ_ONLY), err);
 	close(fd);
 	if (rc)
 		disk_close(disk);
@@ -76,6 +76,9 @@ int disk_open(struct disk *disk, const char *path, unsigned flags, struct err *e
 
 void disk_close(struct disk *disk)
 {
-	while (disk->n)
-		close(disk->files[--disk->n].fd);
+	if (!disk->chain && disk->n)
+		close(disk->files[0].fd);
+	chain_free(disk->chain);
+	disk->chain = NULL;
+	disk->n = 0;
 }

@@ -17,16 +17,19 @@
 
 enum { DISK_FILES_MAX = QCOW2_CHAIN_MAX };
 
-struct disk {
-	char name[QCOW2_NAME_MAX + 1]; /* of the topmost file */
-	unsigned n;
-	struct {
-		int fd; /* read-only, but for the first one */
-		bool raw;
-	} files[DISK_FILES_MAX]; /* the topmost first */
+struct disk_file {
+	int fd; /* read-only, but for the first one */
+	bool raw;
 };
 
-enum { DISK_ALONE = 1, /* only the topmost file */ DISK_READ_ONLY = 2 };
+struct disk {
+	char name[QCOW2_NAME_MAX + 1]; /* of the topmost file */
+	struct chain *chain;           /* has the files; NULL: there is only the topmost */
+	unsigned n;
+	struct disk_file files[DISK_FILES_MAX]; /* the topmost first */
+};
+
+enum { DISK_ALONE = 1, /* only the topmost file, to be written */ DISK_READ_ONLY = 2 };
 
 /* All files of the disk at `path`; flags say what not. */
 int disk_open(struct disk *disk, const char *path, unsigned flags, struct err *err);

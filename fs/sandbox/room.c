@@ -116,7 +116,9 @@ int room_check(const struct sandbox *sb, struct err *err)
 
 	if (!rc)
 		rc = check_reserve(left, reserve, err);
-	return rc ? err_prefix(err, "%s cannot go on", sb->obj.name) : 0;
+	if (rc)
+		err_prefix(err, "%s cannot go on", sb->obj.name);
+	return rc;
 }
 
 int room_to_save(const struct fs *fs, struct err *err)

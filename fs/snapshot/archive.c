@@ -189,22 +189,32 @@ static void on_exported(void *arg, const struct err *err)
 		transfer_free(transfer);
 }
 
+/* A transfer and its worker, if there is room for one more. */
+static int prepare(struct snapshot *snap, const struct work_kind *kind, done_fn done, struct transfer **ret,
+		   struct worker **ret_worker, struct err *err)
+{
+	int rc = worker_room(snap, err);
+
+	if (rc)
+		return rc;
+	*ret = transfer_new(snap->obj.fs);
+	*ret_worker = *ret ? worker_new(snap, kind, done, *ret) : NULL;
+	if (*ret_worker)
+		return 0;
+	free(*ret);
+	return err_sys(err, -ENOMEM, "archive");
+}
+
 static int start_export(struct file *file, struct err *err)
 {
 	const char *since;
 	struct snapshot *snap = snapshot_at(file->obj, &since);
 	struct transfer *transfer;
 	struct worker *worker;
-	int rc = worker_room(snap, err);
+	int rc = prepare(snap, &export_kind, on_exported, &transfer, &worker, err);
 
 	if (rc)
 		return rc;
-	transfer = transfer_new(snap->obj.fs);
-	worker = transfer ? worker_new(snap, &export_kind, on_exported, transfer) : NULL;
-	if (!worker) {
-		free(transfer);
-		return err_sys(err, -ENOMEM, "archive");
-	}
 	rc = make_pipe(transfer, worker, true, on_readable, err);
 	if (!rc)
 		rc = archive_export_begin(snap->obj.fs->store, snap->obj.name, since, &worker->progress,
@@ -308,17 +318,11 @@ static int start_import(struct file *file, struct err *err)
 
 	if (!snapshot_is_empty(snap) || worker_busy(snap))
 		return err_set(err, -EBUSY, "archive: another import into %s came first", snap->obj.name);
-	rc = worker_room(snap, err);
+	rc = room_to_save(snap->obj.fs, err);
 	if (!rc)
-		rc = room_to_save(snap->obj.fs, err);
+		rc = prepare(snap, &import_kind, on_imported, &transfer, &worker, err);
 	if (rc)
 		return rc;
-	transfer = transfer_new(snap->obj.fs);
-	worker = transfer ? worker_new(snap, &import_kind, on_imported, transfer) : NULL;
-	if (!worker) {
-		free(transfer);
-		return err_sys(err, -ENOMEM, "archive");
-	}
 	memcpy(worker->name, snap->obj.name, sizeof(worker->name));
 	rc = make_pipe(transfer, worker, false, on_writable, err);
 	if (!rc)

@@ -278,17 +278,17 @@ int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *a
 
 /* ---- checking */
 
-static int run_verify(struct worker *worker)
+static int run_visit(struct worker *worker)
 {
-	return snapshot_verify_run(worker->verify);
+	return snapshot_visit_run(worker->visit);
 }
 
 static void end_verify(struct worker *worker, int result, struct err *err)
 {
-	snapshot_verify_end(worker->verify, result, err);
+	snapshot_verify_end(worker->visit, result, err);
 }
 
-static const struct work_kind verify_kind = { .doing = "verifying", .run = run_verify, .end = end_verify };
+static const struct work_kind verify_kind = { .doing = "verifying", .run = run_visit, .end = end_verify };
 
 int snapshot_verify(struct snapshot *snap, done_fn done, void *arg, struct worker **ret_worker,
 		    struct err *err)
@@ -302,7 +302,7 @@ int snapshot_verify(struct snapshot *snap, done_fn done, void *arg, struct worke
 	worker = worker_new(snap, &verify_kind, done, arg);
 	if (!worker)
 		return err_sys(err, -ENOMEM, "verify");
-	rc = snapshot_verify_begin(snap->obj.fs->store, snap->obj.name, &worker->progress, &worker->verify,
+	rc = snapshot_verify_begin(snap->obj.fs->store, snap->obj.name, &worker->progress, &worker->visit,
 				   err);
 	if (rc) {
 		free(worker);
@@ -321,18 +321,13 @@ struct snapshot_wait {
 	void *arg;
 };
 
-static int run_load(struct worker *worker)
-{
-	return snapshot_load_run(worker->load);
-}
-
 static void end_load(struct worker *worker, int result, struct err *err)
 {
 	struct snapshot *snap = worker->snap;
 	struct snapshot_wait *wait;
 	struct template *template = NULL;
 
-	if (!snapshot_load_end(worker->load, result, &template, err))
+	if (!snapshot_load_end(worker->visit, result, &template, err))
 		snap->template = template;
 	while ((wait = list_first(&snap->waiting, struct snapshot_wait, link))) {
 		list_del(&wait->link);
@@ -341,7 +336,7 @@ static void end_load(struct worker *worker, int result, struct err *err)
 	}
 }
 
-static const struct work_kind load_kind = { .doing = "loading", .run = run_load, .end = end_load };
+static const struct work_kind load_kind = { .doing = "loading", .run = run_visit, .end = end_load };
 
 static int load(struct snapshot *snap, struct err *err)
 {
@@ -350,7 +345,7 @@ static int load(struct snapshot *snap, struct err *err)
 
 	if (!worker)
 		return err_sys(err, -ENOMEM, "cannot load snapshot %s", snap->obj.name);
-	rc = snapshot_load_begin(snap->obj.fs->store, snap->obj.name, &worker->progress, &worker->load, err);
+	rc = snapshot_load_begin(snap->obj.fs->store, snap->obj.name, &worker->progress, &worker->visit, err);
 	if (rc) {
 		free(worker);
 		return rc;

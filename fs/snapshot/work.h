@@ -29,8 +29,7 @@ struct worker {
 	unsigned told; /* percent, when pollers were last woken */
 	union {        /* what the store's begin function gave */
 		struct save *save;
-		struct load *load;
-		struct verify *verify;
+		struct visit *visit;
 		struct export *export;
 		struct import *import;
 	};

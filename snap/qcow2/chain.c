@@ -134,7 +134,8 @@ static int check_next(const struct chain *chain, const char *name, struct err *e
 	return 0;
 }
 
-int chain_open(int dir_fd, const char *file, bool writable, struct chain **ret, struct err *err)
+int chain_open_from(int dir_fd, int lower_fd, const char *file, bool writable, struct chain **ret,
+		    struct err *err)
 {
 	struct chain *chain = chain_new(writable);
 	char below[QCOW2_NAME_MAX + 1];
@@ -147,7 +148,7 @@ int chain_open(int dir_fd, const char *file, bool writable, struct chain **ret, 
 		rc = check_next(chain, name, err);
 		if (rc)
 			break;
-		fd = qcow2_open_file(dir_fd, name, writable && !chain->n, err);
+		fd = qcow2_open_file(chain->n ? lower_fd : dir_fd, name, writable && !chain->n, err);
 		rc = fd < 0 ? fd : append(chain, name, fd, below, err);
 		if (rc && fd >= 0)
 			close(fd);
@@ -158,6 +159,11 @@ int chain_open(int dir_fd, const char *file, bool writable, struct chain **ret, 
 	else
 		*ret = chain;
 	return rc;
+}
+
+int chain_open(int dir_fd, const char *file, bool writable, struct chain **ret, struct err *err)
+{
+	return chain_open_from(dir_fd, dir_fd, file, writable, ret, err);
 }
 
 int chain_open_path(const char *path, bool writable, struct chain **ret, struct err *err)
@@ -280,6 +286,11 @@ const char *chain_file(const struct chain *chain, unsigned i)
 int chain_fd(const struct chain *chain, unsigned i)
 {
 	return nth(chain, i)->fd;
+}
+
+bool chain_raw(const struct chain *chain, unsigned i)
+{
+	return nth(chain, i)->raw;
 }
 
 int chain_read_iov(struct chain *chain, uint64_t offset, uint64_t len, struct cursor *to, struct err *err)

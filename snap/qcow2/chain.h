@@ -30,6 +30,9 @@ struct chain;
 
 /* Open dir_fd/file and all it builds on, all in the same directory; `writable` is of the topmost file. */
 int chain_open(int dir_fd, const char *file, bool writable, struct chain **ret, struct err *err);
+/* The same with what is below the topmost file opened in lower_fd: that directory again, as it is mounted elsewhere. */
+int chain_open_from(int dir_fd, int lower_fd, const char *file, bool writable, struct chain **ret,
+		    struct err *err);
 /* The same by the path of the topmost file. */
 int chain_open_path(const char *path, bool writable, struct chain **ret, struct err *err);
 /*
@@ -43,9 +46,10 @@ void chain_free(struct chain *chain); /* NULL is allowed */
 uint64_t chain_size(const struct chain *chain); /* bytes of the disk */
 unsigned chain_length(const struct chain *chain);
 bool chain_writable(const struct chain *chain);
-/* The file name and the descriptor of a layer; 0 is the topmost. */
+/* The file name and the descriptor of a layer, and whether it is raw; 0 is the topmost. */
 const char *chain_file(const struct chain *chain, unsigned i);
 int chain_fd(const struct chain *chain, unsigned i);
+bool chain_raw(const struct chain *chain, unsigned i);
 
 /* n bytes of the disk at offset; all must lie in it (-EINVAL). -EIO: a layer's tables are damaged. */
 int chain_read(struct chain *chain, void *data, size_t n, uint64_t offset, struct err *err);

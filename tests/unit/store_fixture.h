@@ -173,19 +173,19 @@ static inline int save(struct store *store, const char *name, const char *parent
 static inline int load(struct store *store, const char *name, struct template **ret, struct err *err)
 {
 	struct progress progress = { 0 };
-	struct load *work;
+	struct visit *work;
 	int rc = snapshot_load_begin(store, name, &progress, &work, err);
 
-	return rc ? rc : snapshot_load_end(work, snapshot_load_run(work), ret, err);
+	return rc ? rc : snapshot_load_end(work, snapshot_visit_run(work), ret, err);
 }
 
 static inline int verify(struct store *store, const char *name, struct err *err)
 {
 	struct progress progress = { 0 };
-	struct verify *work;
+	struct visit *work;
 	int rc = snapshot_verify_begin(store, name, &progress, &work, err);
 
-	return rc ? rc : snapshot_verify_end(work, snapshot_verify_run(work), err);
+	return rc ? rc : snapshot_verify_end(work, snapshot_visit_run(work), err);
 }
 
 static inline void check_same(int a, int b)

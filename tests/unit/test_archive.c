@@ -205,7 +205,7 @@ static void check_snapshot(struct store *store, const char *name, unsigned numbe
 	struct snapshot_meta meta;
 	struct err err = { 0 };
 	struct chain *chain;
-	struct load *work;
+	struct visit *work;
 	uint8_t bytes[6];
 	int ram = ram_of(number), state = make_memfd(RAM_PAGE, 0, RAM_PAGE, 99);
 
@@ -213,7 +213,7 @@ static void check_snapshot(struct store *store, const char *name, unsigned numbe
 	CHECK(!strcmp(meta.source, "vm1") && meta.env.len == 4);
 	snapshot_meta_release(&meta);
 	CHECK(!snapshot_load_begin(store, name, NULL, &work, &err));
-	CHECK(!snapshot_load_end(work, snapshot_load_run(work), &template, &err));
+	CHECK(!snapshot_load_end(work, snapshot_visit_run(work), &template, &err));
 	CHECK(same_content(template->ram_fd, ram, RAM));
 	CHECK(same_content(template->state_fd, state, RAM_PAGE));
 	CHECK(!chain_open(store->layers_fd, template->disk->file, false, &chain, &err));
@@ -432,10 +432,10 @@ static void forge(const char *from, const char *to, const struct forgery *forger
 static void verify(struct store *store, const char *name)
 {
 	struct err err = { 0 };
-	struct verify *work;
+	struct visit *work;
 
 	CHECK(!snapshot_verify_begin(store, name, NULL, &work, &err));
-	CHECK(!snapshot_verify_end(work, snapshot_verify_run(work), &err));
+	CHECK(!snapshot_verify_end(work, snapshot_visit_run(work), &err));
 }
 
 /* Bytes of its disk. */

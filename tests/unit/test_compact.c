@@ -46,10 +46,10 @@ static void save(struct store *store, const char *name, struct layer *disk)
 
 static int verify(struct store *store, const char *name, struct err *err)
 {
-	struct verify *work;
+	struct visit *work;
 	int rc = snapshot_verify_begin(store, name, NULL, &work, err);
 
-	return rc ? rc : snapshot_verify_end(work, snapshot_verify_run(work), err);
+	return rc ? rc : snapshot_verify_end(work, snapshot_visit_run(work), err);
 }
 
 /* LAYERS overlays on an image; every one writes, zeroes and discards somewhere. */

@@ -115,18 +115,18 @@ static int save(const char *name, const char *parent, struct template *template,
 
 static int load(const char *name, struct template **ret, struct err *err)
 {
-	struct load *work;
+	struct visit *work;
 	int rc = snapshot_load_begin(store, name, NULL, &work, err);
 
-	return rc ? rc : snapshot_load_end(work, snapshot_load_run(work), ret, err);
+	return rc ? rc : snapshot_load_end(work, snapshot_visit_run(work), ret, err);
 }
 
 static int verify(const char *name, struct err *err)
 {
-	struct verify *work;
+	struct visit *work;
 	int rc = snapshot_verify_begin(store, name, NULL, &work, err);
 
-	return rc ? rc : snapshot_verify_end(work, snapshot_verify_run(work), err);
+	return rc ? rc : snapshot_verify_end(work, snapshot_visit_run(work), err);
 }
 
 static int export_to(int fd, const char *name, const char *since, struct err *err)

@@ -6,6 +6,7 @@
  * captured and forked at any time. What counts here: every callback comes once or, after a destroy, not at
  * all, and neither a descriptor nor a process is left.
  */
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -164,6 +165,7 @@ static void a_killed_machine_says_so_once(void)
 
 static void a_boot_that_fails_gives_qemus_reason(void)
 {
+	const uint32_t entries = htobe32(INT32_MAX);
 	const uint64_t nowhere = ~0ull;
 	char disk[PATH_MAX];
 	struct vm *vm;
@@ -174,14 +176,20 @@ static void a_boot_that_fails_gives_qemus_reason(void)
 	CHECK(engine_qemu.boot(&env, &shape, "/none/disk.qcow2", &events, NULL, on_done, NULL, &vm, &err) ==
 	      -ENOENT);
 	CHECK(strstr(err.text, "/none"));
-	/* A refcount table at a place where none can be, which only who writes looks at. */
+	/* A refcount table at a place where none can be: whoever asks for the reason or not, it is no disk. */
 	make_overlay(NULL, disk);
 	fd = open(disk, O_WRONLY | O_CLOEXEC);
 	CHECK(pwrite(fd, &nowhere, sizeof(nowhere), 48) == sizeof(nowhere));
+	CHECK(engine_qemu.boot(&env, &shape, disk, &events, NULL, on_done, NULL, &vm, NULL) == -EINVAL);
+	close(fd);
+	/* An L1 table with more entries than any disk of ours needs, and than QEMU takes. */
+	make_overlay(NULL, disk);
+	fd = open(disk, O_WRONLY | O_CLOEXEC);
+	CHECK(pwrite(fd, &entries, sizeof(entries), 36) == sizeof(entries));
 	close(fd);
 	CHECK(!engine_qemu.boot(&env, &shape, disk, &events, NULL, on_done, NULL, &vm, NULL));
 	await(&ndone);
-	CHECK(done_err.code < 0 && strstr(done_err.text, "eference count table"));
+	CHECK(done_err.code < 0 && strstr(done_err.text, "L1 table"));
 	CHECK(nexited == 1);
 	engine_qemu.destroy(vm);
 	settle();
