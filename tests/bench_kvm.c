@@ -35,6 +35,7 @@
 
 #include "tests/die.h"
 #include "util/loop.h"
+#include "util/message.h"
 #include "vm/vmm/boot.h"
 #include "vm/vmm/control.h"
 #include "vm/vmm/freeze.h"
@@ -341,8 +342,8 @@ static void expect(struct child *child, enum control_type type)
 	struct control_reply reply;
 	int fds[CONTROL_REPLY_FDS];
 
-	if (poll(&pfd, 1, 10000) != 1 ||
-	    control_recv(child->control, &reply, sizeof(reply), fds, CONTROL_REPLY_FDS) < 0)
+	if (poll(&pfd, 1, 10000) != 1 || message_recv(child->control, &reply, sizeof(reply), NULL, fds,
+						      CONTROL_REPLY_FDS, MSG_DONTWAIT) < 0)
 		die("sbx-vmm does not answer");
 	if (reply.type != (uint32_t)type || reply.code)
 		die("sbx-vmm: %s", reply.text);
@@ -353,7 +354,7 @@ static void send_request(struct child *child, enum control_type type, const stru
 	const struct control_request request = { .type = type };
 	const int fds[] = { bench->ram_fd, bench->state_fd };
 
-	if (control_send(child->control, &request, sizeof(request), fds, type == CONTROL_LOAD ? 2 : 0))
+	if (message_send(child->control, &request, sizeof(request), fds, type == CONTROL_LOAD ? 2 : 0))
 		die("cannot send to sbx-vmm");
 }
 

@@ -191,16 +191,18 @@ int memfd_seal(int fd)
 												    : 0;
 }
 
-int memfd_share(const char *name, size_t size, int *ret_fd, void **ret)
+int memfd_share(const char *name, size_t size, int *fd, void **ret)
 {
-	const int fd = *ret_fd = memfd_new(name, size);
 	void *map;
 
-	if (fd < 0)
-		return fd;
-	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+	if (*fd < 0)
+		*fd = memfd_new(name, size);
+	if (*fd < 0)
+		return *fd;
+	/* One that was used has its seals. */
+	if (fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 && errno != EPERM)
 		return -errno;
-	map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+	map = mmap(NULL, size, PROT_READ, MAP_SHARED, *fd, 0);
 	if (map == MAP_FAILED)
 		return -errno;
 	*ret = map;

@@ -40,9 +40,12 @@ int remove_tree_at(int dir, const char *name);
 int memfd_new(const char *name, uint64_t size);
 /* Nobody can write or resize it any more. */
 int memfd_seal(int fd);
-/* One of a size that stays, mapped here to be read: *ret_fd is for another process, which writes it. It could
- * shorten it otherwise, and reading it would kill us. *ret_fd is the caller's also when this fails, unless -1. */
-int memfd_share(const char *name, size_t size, int *ret_fd, void **ret);
+/*
+ * One of a size that stays, mapped here to be read: *fd is for another process, which writes it. It could shorten it
+ * otherwise, and reading it would kill us. *fd may be one that was made by this before; -1: it is made. It is the
+ * caller's, also when this fails.
+ */
+int memfd_share(const char *name, size_t size, int *fd, void **ret);
 
 /* If it is one, and not -1; and from then on it is -1. */
 static inline void close_fd(int *fd)

@@ -226,7 +226,8 @@ static const struct vm_events vm_events = { .exited = on_exited, .stalled = on_s
 
 /* ---- the agent */
 
-static void on_attached(void *arg, const struct err *err)
+/* What a machine that starts was waited for; the last of it is the end of its step. */
+static void on_answer(void *arg, const struct err *err)
 {
 	struct sandbox *sb = arg;
 
@@ -236,10 +237,20 @@ static void on_attached(void *arg, const struct err *err)
 		fail_start(sb, err);
 		return;
 	}
-	sb->boot_ns = now_mono_ns() - sb->began_ns;
+	if (--sb->task.awaited)
+		return;
 	sandbox_set_state(sb, SANDBOX_RUNNING);
 	room_watch(sb->obj.fs);
 	step_end(sb, err);
+}
+
+static void on_attached(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	if (sb->vm && !err->code)
+		sb->boot_ns = now_mono_ns() - sb->began_ns;
+	on_answer(sb, err);
 }
 
 /* Its identity, as an attachment of this kind says it. */
@@ -356,6 +367,7 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 		machine_drop(sb);
 		return rc;
 	}
+	sb->task.awaited = 1;
 	step_begin(sb, "boot", done, arg);
 	timer_start(fs->loop, &sb->task.timer, fs->options.boot_timeout_ms * 1000000ull, on_start_timeout,
 		    sb);
@@ -363,24 +375,6 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 }
 
 /* ---- fork */
-
-/* It runs, or its identity is confirmed and its jobs are known. */
-static void on_fork_answer(void *arg, const struct err *err)
-{
-	struct sandbox *sb = arg;
-
-	if (!sb->vm)
-		return;
-	if (err->code) {
-		fail_start(sb, err);
-		return;
-	}
-	if (--sb->task.awaited)
-		return;
-	sandbox_set_state(sb, SANDBOX_RUNNING);
-	room_watch(sb->obj.fs);
-	step_end(sb, err);
-}
 
 /* Who it is, and which jobs it has. */
 static void introduce(struct sandbox *sb)
@@ -391,8 +385,8 @@ static void introduce(struct sandbox *sb)
 	char **env = env_array(&sb->env);
 
 	identity.env = env;
-	agent_introduce(sb->agent, &identity, sb->obj.fs->options.fork_timeout_ms, job_inherit,
-			on_fork_answer, sb);
+	agent_introduce(sb->agent, &identity, sb->obj.fs->options.fork_timeout_ms, job_inherit, on_answer,
+			sb);
 	free(env);
 }
 
@@ -405,7 +399,7 @@ static void on_unloaded_started(void *arg, const struct err *err)
 		sb->obj.fs->engine->background(sb->vm, false);
 		introduce(sb);
 	}
-	on_fork_answer(arg, err);
+	on_answer(arg, err);
 }
 
 int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, bool loaded, done_fn done,
@@ -437,7 +431,7 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 	/* What a loaded machine is told before it runs is there when it looks. */
 	if (loaded)
 		introduce(sb);
-	fs->engine->start(sb->vm, &vm_events, sb, loaded ? on_fork_answer : on_unloaded_started, sb);
+	fs->engine->start(sb->vm, &vm_events, sb, loaded ? on_answer : on_unloaded_started, sb);
 	return 0;
 }
 

@@ -23,6 +23,7 @@
 
 #include "util/io.h"
 #include "util/list.h"
+#include "util/message.h"
 #include "vm/process.h"
 #include "vm/vmm/vmm.h"
 
@@ -64,7 +65,7 @@ static struct {
 int blank_send(struct blank *blank, const struct control_request *request, const int *fds, unsigned nfds,
 	       struct err *err)
 {
-	const int rc = control_send(blank->control, request, sizeof(*request), fds, nfds);
+	const int rc = message_send(blank->control, request, sizeof(*request), fds, nfds);
 
 	return rc ? err_sys(err, rc, "cannot send a request to sbx-vmm") : 0;
 }
@@ -106,7 +107,7 @@ static void on_message(void *arg, uint32_t events)
 	int fds[CONTROL_REPLY_FDS], rc;
 
 	(void)events;
-	rc = control_recv(blank->control, &reply, sizeof(reply), fds, CONTROL_REPLY_FDS);
+	rc = message_recv(blank->control, &reply, sizeof(reply), NULL, fds, CONTROL_REPLY_FDS, MSG_DONTWAIT);
 	if (rc == -EAGAIN)
 		return;
 	if (rc < 0) {
@@ -135,7 +136,8 @@ static void explain_end(struct blank *blank, const char *why)
 	int fds[CONTROL_REPLY_FDS];
 
 	/* Its last words may still be in the socket; answers before them are nobody's any more. */
-	while (control_recv(blank->control, &reply, sizeof(reply), fds, CONTROL_REPLY_FDS) >= 0) {
+	while (message_recv(blank->control, &reply, sizeof(reply), NULL, fds, CONTROL_REPLY_FDS,
+			    MSG_DONTWAIT) >= 0) {
 		reply.text[sizeof(reply.text) - 1] = '\0';
 		if (reply.type == CONTROL_ENDED)
 			note_end(blank, &reply);
@@ -213,24 +215,6 @@ static int spawn(struct blank *blank, const struct engine_env *env, int control_
 	return process_spawn(env->loop, &spec, on_exit_process, blank, &blank->process, err);
 }
 
-/* Shared counters; *ret_fd is for the process. */
-static int make_stats(struct blank *blank, int *ret_fd, struct err *err)
-{
-	void *stats;
-
-	*ret_fd = memfd_new("sbx-stats", sizeof(*blank->stats));
-	if (*ret_fd < 0)
-		return err_sys(err, *ret_fd, "cannot make a machine's counters");
-	/* The process could shorten it otherwise, and reading it would kill us. */
-	if (fcntl(*ret_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-		return err_sys(err, -errno, "cannot seal a machine's counters");
-	stats = mmap(NULL, sizeof(*blank->stats), PROT_READ, MAP_SHARED, *ret_fd, 0);
-	if (stats == MAP_FAILED)
-		return err_sys(err, -errno, "cannot map a machine's counters");
-	blank->stats = stats;
-	return 0;
-}
-
 static int pair(int type, int fds[2], struct err *err)
 {
 	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0)
@@ -243,6 +227,7 @@ static int blank_new(const struct engine_env *env, uint64_t memory, unsigned cpu
 {
 	struct blank *blank = calloc(1, sizeof(*blank));
 	int control[2] = { -1, -1 }, stats_fd = -1;
+	void *stats;
 	int rc;
 
 	if (!blank)
@@ -260,20 +245,22 @@ static int blank_new(const struct engine_env *env, uint64_t memory, unsigned cpu
 	if (!rc)
 		rc = pair(SOCK_SEQPACKET, control, err);
 	blank->control = control[0];
-	if (!rc)
-		rc = make_stats(blank, &stats_fd, err);
 	if (rc)
 		goto out;
+	rc = memfd_share("sbx-stats", sizeof(*blank->stats), &stats_fd, &stats);
+	if (rc) {
+		err_sys(err, rc, "cannot share a machine's counters");
+		goto out;
+	}
+	blank->stats = stats;
 	blank->watch = watch_new(env->loop, blank->control, EPOLLIN, on_message, blank);
 	if (!blank->watch)
 		rc = err_sys(err, -errno, "cannot watch a machine");
 	else
 		rc = spawn(blank, env, control[1], stats_fd, err);
 out:
-	if (control[1] >= 0)
-		close(control[1]);
-	if (stats_fd >= 0)
-		close(stats_fd);
+	close_fd(&control[1]);
+	close_fd(&stats_fd);
 	if (rc)
 		blank_free(blank);
 	else

@@ -196,17 +196,10 @@ void net_helper_free(struct net_helper *helper)
 static int map_board(struct net_helper *helper, int *fd, struct err *err)
 {
 	void *board;
+	const int rc = memfd_share("sbx-net", sizeof(*helper->board), fd, &board);
 
-	if (*fd < 0)
-		*fd = memfd_new("sbx-net", sizeof(*helper->board));
-	if (*fd < 0)
-		return err_sys(err, *fd, "cannot make a table of connections");
-	/* The process could shorten it otherwise, and reading it would kill us. One that was used has them. */
-	if (fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 && errno != EPERM)
-		return err_sys(err, -errno, "cannot seal a table of connections");
-	board = mmap(NULL, sizeof(*helper->board), PROT_READ, MAP_SHARED, *fd, 0);
-	if (board == MAP_FAILED)
-		return err_sys(err, -errno, "cannot map a table of connections");
+	if (rc)
+		return err_sys(err, rc, "cannot share a table of connections");
 	helper->board = board;
 	return 0;
 }

@@ -13,9 +13,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "snap/qcow2/chain.h"
+#include "util/message.h"
 #include "vm/vmm/freeze.h"
 #include "vm/vmm/seccomp.h"
 #include "vm/vmm/vmm.h"
@@ -36,7 +38,7 @@ static void reply(struct control_server *server, enum control_type type, int cod
 	struct control_reply message = { .type = type, .code = code };
 
 	snprintf(message.text, sizeof(message.text), "%s", text);
-	if (control_send(server->fd, &message, sizeof(message), fds, nfds) < 0) {
+	if (message_send(server->fd, &message, sizeof(message), fds, nfds) < 0) {
 		server->failed = true;
 		loop_stop(server->loop);
 	}
@@ -168,7 +170,7 @@ static void on_request(void *arg, uint32_t events)
 	unsigned i;
 
 	(void)events;
-	rc = control_recv(server->fd, &request, sizeof(request), fds, CONTROL_FDS_MAX);
+	rc = message_recv(server->fd, &request, sizeof(request), NULL, fds, CONTROL_FDS_MAX, MSG_DONTWAIT);
 	if (rc == -EAGAIN)
 		return;
 	if (rc < 0) {

@@ -2,7 +2,7 @@
 /*
  * control.h - what sbxfs and sbx-vmm say to each other
  *
- * A SOCK_SEQPACKET socket pair; one struct a message, in host byte order, since both ends are built together.
+ * A SOCK_SEQPACKET socket pair; one struct a message (util/message.h), in host byte order, since both ends are built together.
  * The daemon sends one request and waits for its reply; CONTROL_FROZEN, _STALLED and _ENDED come by themselves.
  * A VMM whose daemon closes the socket ends.
  *
@@ -66,12 +66,6 @@ struct control_reply {
 	int32_t code;            /* DONE, CAPTURED: 0 or a negative errno. ENDED: 0 if the guest wanted it */
 	char text[ERR_TEXT_MAX]; /* the sentence, if code is not 0, and of ENDED */
 };
-
-/* One message of `size` bytes and up to CONTROL_FDS_MAX descriptors; -EAGAIN as the socket's. */
-int control_send(int fd, const void *message, size_t size, const int *fds, unsigned nfds);
-/* Returns how many descriptors came, at most `max`, -1 for those that did not; -EPIPE at the end, -EPROTO for a
- * message of another size. */
-int control_recv(int fd, void *message, size_t size, int *fds, unsigned max);
 
 struct control_fds {
 	int control, agent, console, net; /* all sockets, inherited; all but control may be -1 */

@@ -117,12 +117,7 @@ static void ioapic_write(void *opaque, uint64_t offset, unsigned size, uint64_t 
 struct mmio_region irq_region(struct irqchip *irqchip)
 {
 	return (struct mmio_region){
-		.name = "I/O APIC",
-		.base = IOAPIC_BASE,
-		.len = REGION_SIZE,
-		.read = ioapic_read,
-		.write = ioapic_write,
-		.opaque = irqchip,
+		"I/O APIC", IOAPIC_BASE, REGION_SIZE, ioapic_read, ioapic_write, irqchip
 	};
 }
 

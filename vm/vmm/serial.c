@@ -282,14 +282,7 @@ void serial_release(struct serial *s)
 
 struct mmio_region serial_region(struct serial *s, uint64_t port)
 {
-	return (struct mmio_region){
-		.name = "serial port",
-		.base = port,
-		.len = REGS,
-		.read = serial_read,
-		.write = serial_write,
-		.opaque = s,
-	};
+	return (struct mmio_region){ "serial port", port, REGS, serial_read, serial_write, s };
 }
 
 void serial_save(const struct serial *s, struct buf *buf)

@@ -337,7 +337,7 @@ static int list(struct browse_server *server, ext2_ino_t ino, uint64_t from, str
 	return rc;
 }
 
-static int op_readdir(struct browse_server *server, bool opens, struct reader *args, struct buf *reply)
+static int list_dir(struct browse_server *server, bool opens, struct reader *args, struct buf *reply)
 {
 	struct ext2_inode_large inode;
 	ext2_ino_t ino = 0;
@@ -369,6 +369,16 @@ static int new_handle(struct browse_server *server, ext2_file_t file, uint64_t s
 		return 0;
 	}
 	return -ENFILE;
+}
+
+static int op_readdir(struct browse_server *server, struct reader *args, struct buf *reply)
+{
+	return list_dir(server, false, args, reply);
+}
+
+static int op_opendir(struct browse_server *server, struct reader *args, struct buf *reply)
+{
+	return list_dir(server, true, args, reply);
 }
 
 static int op_open(struct browse_server *server, struct reader *args, struct buf *reply)
@@ -428,10 +438,11 @@ static int op_read(struct browse_server *server, struct reader *args, struct buf
 	return rc < 0 ? rc : 0;
 }
 
-static int op_close(struct browse_server *server, struct reader *args)
+static int op_close(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	const uint32_t id = get_u32(args), slot = id % BROWSE_FILES_MAX;
 
+	(void)reply;
 	if (args->bad || !handle_file(server, id))
 		return -EBADF;
 	server->open[slot].id = 0;
@@ -439,10 +450,11 @@ static int op_close(struct browse_server *server, struct reader *args)
 	return 0;
 }
 
-static int op_statfs(const struct browse_server *server, struct buf *reply)
+static int op_statfs(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	struct ext2_super_block *super = server->fs->super;
 
+	(void)args;
 	buf_put_u64(reply, server->fs->blocksize);
 	buf_put_u64(reply, ext2fs_blocks_count(super));
 	buf_put_u64(reply, ext2fs_free_blocks_count(super));
@@ -465,47 +477,28 @@ static int op_setattr(struct browse_server *server, struct reader *args, struct 
 	return get_u32(&again) ? -EROFS : op_getattr(server, args, reply);
 }
 
+static int op_fsync(struct browse_server *server, struct reader *args, struct buf *reply)
+{
+	(void)server;
+	(void)args;
+	(void)reply;
+	return 0;
+}
+
+typedef int (*op_fn)(struct browse_server *server, struct reader *args, struct buf *reply);
+
+static const op_fn ops[] = {
+	[FS_GETATTR] = op_getattr, [FS_SETATTR] = op_setattr, [FS_LOOKUP] = op_lookup,
+	[FS_READDIR] = op_readdir, [FS_OPENDIR] = op_opendir, [FS_READLINK] = op_readlink,
+	[FS_OPEN] = op_open,       [FS_READ] = op_read,       [FS_CLOSE] = op_close,
+	[FS_FSYNC] = op_fsync,     [FS_STATFS] = op_statfs,
+};
+
+/* Whatever else there is changes something. */
 int serve(struct browse_server *server, uint8_t op, struct reader *args, struct buf *reply)
 {
-	int rc;
+	const bool known = op < sizeof(ops) / sizeof(ops[0]) && ops[op];
+	const int rc = known ? ops[op](server, args, reply) : -EROFS;
 
-	switch (op) {
-	case FS_GETATTR:
-		rc = op_getattr(server, args, reply);
-		break;
-	case FS_SETATTR:
-		rc = op_setattr(server, args, reply);
-		break;
-	case FS_READDIR:
-		rc = op_readdir(server, false, args, reply);
-		break;
-	case FS_OPENDIR:
-		rc = op_readdir(server, true, args, reply);
-		break;
-	case FS_LOOKUP:
-		rc = op_lookup(server, args, reply);
-		break;
-	case FS_READLINK:
-		rc = op_readlink(server, args, reply);
-		break;
-	case FS_OPEN:
-		rc = op_open(server, args, reply);
-		break;
-	case FS_READ:
-		rc = op_read(server, args, reply);
-		break;
-	case FS_CLOSE:
-		rc = op_close(server, args);
-		break;
-	case FS_FSYNC:
-		rc = 0;
-		break;
-	case FS_STATFS:
-		rc = op_statfs(server, reply);
-		break;
-	default:
-		rc = -EROFS;
-		break;
-	}
 	return rc ? rc : reply->failed ? -ENOMEM : 0;
 }

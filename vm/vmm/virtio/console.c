@@ -25,9 +25,10 @@
 #include <linux/virtio_ids.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "vm/vmm/virtio/socket.h"
 
 enum { RX, TX, CONTROL_RX, CONTROL_TX, NQUEUES };
 enum { CHAINS_A_TURN = 32 };
@@ -38,29 +39,16 @@ enum { SAY_ADD = 1 << 0, SAY_NAME = 1 << 1, SAY_OPEN = 1 << 2, SAY_ALL = 7 };
 struct virtio_console {
 	struct virtio_device dev;
 	const char *name;
-	int fd; /* -1: the other end is gone */
-	struct watch *watch;
+	struct socket socket;
 	bool guest_open; /* a program in the guest has the port open */
 	uint8_t say;
 	uint32_t tx_sent; /* bytes of the first chain in TX that are sent */
-	bool want_in, want_out;
-	bool held;
 	struct virtq_chain chain;
 };
 
 static struct virtio_console *console_of(struct virtio_device *dev)
 {
 	return container_of(dev, struct virtio_console, dev);
-}
-
-static void hang_up(struct virtio_console *con)
-{
-	watch_free(con->watch);
-	con->watch = NULL;
-	if (con->fd >= 0)
-		close(con->fd);
-	con->fd = -1;
-	con->want_in = con->want_out = false;
 }
 
 /* ---- data */
@@ -73,28 +61,28 @@ static void receive(struct virtio_console *con)
 	unsigned i;
 	ssize_t n;
 
-	con->want_in = false;
-	for (i = 0; i < CHAINS_A_TURN && con->fd >= 0 && con->guest_open && !con->held; i++) {
+	con->socket.want_in = false;
+	for (i = 0; i < CHAINS_A_TURN && con->socket.fd >= 0 && con->guest_open && !con->socket.held; i++) {
 		if (!virtq_pop(vq, chain))
 			return;
 		if (!chain->nin) {
 			virtio_break(&con->dev, "a receive buffer that cannot be written");
 			return;
 		}
-		n = readv(con->fd, virtq_in(chain), (int)chain->nin);
+		n = readv(con->socket.fd, virtq_in(chain), (int)chain->nin);
 		if (n > 0) {
 			virtq_push(vq, chain->head, chain->epoch, (uint32_t)n);
 			continue;
 		}
 		virtq_unpop(vq);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
-			con->want_in = true;
+			con->socket.want_in = true;
 		else
-			hang_up(con);
+			socket_hang_up(&con->socket);
 		return;
 	}
 	/* It is another's turn, and the socket may have more. */
-	con->want_in = con->fd >= 0 && con->guest_open;
+	con->socket.want_in = con->socket.fd >= 0 && con->guest_open;
 }
 
 /* Send what is left of a chain. True: all of it is gone. */
@@ -105,12 +93,12 @@ static bool send_chain(struct virtio_console *con, const struct virtq_chain *cha
 	ssize_t n;
 
 	/* The driver may have made the chain shorter meanwhile. */
-	if (con->fd < 0 || con->tx_sent >= chain->out_len)
+	if (con->socket.fd < 0 || con->tx_sent >= chain->out_len)
 		return true;
 	msg.msg_iovlen = iov_slice(chain->iov, chain->nout, con->tx_sent, chain->out_len - con->tx_sent, iov);
-	n = sendmsg(con->fd, &msg, MSG_NOSIGNAL);
+	n = sendmsg(con->socket.fd, &msg, MSG_NOSIGNAL);
 	if (n < 0 && errno != EAGAIN && errno != EINTR) {
-		hang_up(con);
+		socket_hang_up(&con->socket);
 		return true;
 	}
 	if (n > 0)
@@ -126,7 +114,7 @@ static void transmit(struct virtio_console *con)
 	struct virtq_chain *chain = &con->chain;
 	unsigned i;
 
-	con->want_out = false;
+	con->socket.want_out = false;
 	for (i = 0; i < CHAINS_A_TURN; i++) {
 		if (!virtq_pop(vq, chain))
 			return;
@@ -136,7 +124,7 @@ static void transmit(struct virtio_console *con)
 		}
 		if (!send_chain(con, chain)) {
 			virtq_unpop(vq);
-			con->want_out = true;
+			con->socket.want_out = true;
 			return;
 		}
 		con->tx_sent = 0;
@@ -145,37 +133,25 @@ static void transmit(struct virtio_console *con)
 	virtio_ring_doorbell(&con->dev);
 }
 
-static void set_watch(struct virtio_console *con)
-{
-	const uint32_t in = con->want_in && !con->held ? EPOLLIN : 0, out = con->want_out ? EPOLLOUT : 0;
-
-	if (con->watch)
-		watch_set(con->watch, in | out);
-}
-
 static void socket_ready(void *arg, uint32_t events)
 {
 	struct virtio_console *con = arg;
 
-	if (con->want_in)
+	if (con->socket.want_in)
 		receive(con);
-	if (con->want_out)
+	if (con->socket.want_out)
 		transmit(con);
-	/* A hang-up is reported whether or not it is asked for; while the guest does not read, the bytes that
-	 * came before it would be reported for ever. */
-	if (events & (EPOLLHUP | EPOLLERR) && (!con->want_in || con->held))
-		hang_up(con);
-	set_watch(con);
+	socket_settle(&con->socket, events);
 }
 
 void virtio_console_hold(struct virtio_device *dev, bool held)
 {
 	struct virtio_console *con = console_of(dev);
 
-	con->held = held;
-	if (con->want_in && !held)
+	con->socket.held = held;
+	if (con->socket.want_in && !held)
 		receive(con);
-	set_watch(con);
+	socket_watch(&con->socket);
 }
 
 /* ---- control */
@@ -278,7 +254,7 @@ static void console_notify(struct virtio_device *dev, unsigned queue)
 		receive(con);
 		break;
 	}
-	set_watch(con);
+	socket_watch(&con->socket);
 }
 
 static void console_config(struct virtio_device *dev, uint8_t *ret, size_t size)
@@ -296,8 +272,8 @@ static void console_reset(struct virtio_device *dev)
 	con->guest_open = false;
 	con->say = 0;
 	con->tx_sent = 0;
-	con->want_in = con->want_out = false;
-	set_watch(con);
+	con->socket.want_in = con->socket.want_out = false;
+	socket_watch(&con->socket);
 }
 
 static void console_save(const struct virtio_device *dev, struct buf *buf)
@@ -325,7 +301,7 @@ static void console_free(struct virtio_device *dev)
 {
 	struct virtio_console *con = console_of(dev);
 
-	hang_up(con);
+	socket_hang_up(&con->socket);
 	virtio_release(dev);
 	free(con);
 }
@@ -358,13 +334,10 @@ int virtio_console_new(const struct virtio_host *host, int fd, const char *name,
 		return rc;
 	}
 	con->name = name;
-	con->watch = watch_new(host->loop, fd, 0, socket_ready, con);
-	if (!con->watch) {
-		con->fd = -1;
+	if (socket_open(&con->socket, host->loop, fd, socket_ready, con)) {
 		console_free(&con->dev);
 		return err_set(err, -ENOMEM, "no memory or descriptors for device virtio-console");
 	}
-	con->fd = fd;
 	*ret = &con->dev;
 	return 0;
 }

@@ -18,11 +18,11 @@
 #include <linux/virtio_net.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "vm/net/link.h"
+#include "vm/vmm/virtio/socket.h"
 
 enum { RX, TX, NQUEUES };
 enum { CHAINS_A_TURN = 64, HEADER = sizeof(struct virtio_net_hdr_mrg_rxbuf) };
@@ -32,11 +32,8 @@ enum { BUFFERS_MAX = 64 };
 
 struct virtio_net {
 	struct virtio_device dev;
-	int fd; /* -1: the other end is gone */
-	struct watch *watch;
-	bool want_in, want_out; /* the socket decides when to go on */
-	bool held;
-	size_t frame_len; /* of a frame that waits for buffers; 0: none does */
+	struct socket socket; /* decides when to go on */
+	size_t frame_len;     /* of a frame that waits for buffers; 0: none does */
 	struct virtq_chain chain, first;
 	uint8_t frame[LINK_FRAME_MAX];
 };
@@ -44,16 +41,6 @@ struct virtio_net {
 static struct virtio_net *net_of(struct virtio_device *dev)
 {
 	return container_of(dev, struct virtio_net, dev);
-}
-
-static void hang_up(struct virtio_net *net)
-{
-	watch_free(net->watch);
-	net->watch = NULL;
-	if (net->fd >= 0)
-		close(net->fd);
-	net->fd = -1;
-	net->want_in = net->want_out = false;
 }
 
 /* ---- socket to guest */
@@ -101,16 +88,16 @@ static bool deliver(struct virtio_net *net)
 /* The next frame of the socket's into `frame`; false: none is there. */
 static bool take_frame(struct virtio_net *net)
 {
-	const ssize_t n = recv(net->fd, net->frame, sizeof(net->frame), MSG_TRUNC);
+	const ssize_t n = recv(net->socket.fd, net->frame, sizeof(net->frame), MSG_TRUNC);
 
 	if (n > 0) {
 		net->frame_len = (size_t)n <= sizeof(net->frame) ? (size_t)n : 0;
 		return true;
 	}
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		net->want_in = true;
+		net->socket.want_in = true;
 	else
-		hang_up(net);
+		socket_hang_up(&net->socket);
 	return false;
 }
 
@@ -118,8 +105,8 @@ static void receive(struct virtio_net *net)
 {
 	unsigned i;
 
-	net->want_in = false;
-	for (i = 0; i < CHAINS_A_TURN && net->fd >= 0 && !net->held; i++) {
+	net->socket.want_in = false;
+	for (i = 0; i < CHAINS_A_TURN && net->socket.fd >= 0 && !net->socket.held; i++) {
 		if (!net->frame_len && !take_frame(net))
 			return;
 		if (net->frame_len && !deliver(net))
@@ -127,7 +114,7 @@ static void receive(struct virtio_net *net)
 		net->frame_len = 0;
 	}
 	/* It is another's turn, and the socket may have more. */
-	net->want_in = net->fd >= 0;
+	net->socket.want_in = net->socket.fd >= 0;
 }
 
 /* ---- guest to socket */
@@ -139,13 +126,13 @@ static bool send_frame(struct virtio_net *net, const struct virtq_chain *chain)
 	struct msghdr msg = { .msg_iov = iov };
 	const uint64_t len = chain->out_len > HEADER ? chain->out_len - HEADER : 0;
 
-	if (net->fd < 0 || len < LINK_FRAME_MIN || len > LINK_FRAME_MAX)
+	if (net->socket.fd < 0 || len < LINK_FRAME_MIN || len > LINK_FRAME_MAX)
 		return true;
 	msg.msg_iovlen = iov_slice(chain->iov, chain->nout, HEADER, len, iov);
-	if (sendmsg(net->fd, &msg, MSG_NOSIGNAL) >= 0)
+	if (sendmsg(net->socket.fd, &msg, MSG_NOSIGNAL) >= 0)
 		return true;
 	if (errno == EPIPE || errno == ECONNRESET)
-		hang_up(net);
+		socket_hang_up(&net->socket);
 	return errno != EAGAIN && errno != EINTR;
 }
 
@@ -155,13 +142,13 @@ static void transmit(struct virtio_net *net)
 	struct virtq_chain *chain = &net->chain;
 	unsigned i;
 
-	net->want_out = false;
+	net->socket.want_out = false;
 	for (i = 0; i < CHAINS_A_TURN; i++) {
 		if (!virtq_pop(vq, chain))
 			return;
 		if (!send_frame(net, chain)) {
 			virtq_unpop(vq);
-			net->want_out = true;
+			net->socket.want_out = true;
 			return;
 		}
 		virtq_push(vq, chain->head, chain->epoch, 0);
@@ -169,36 +156,25 @@ static void transmit(struct virtio_net *net)
 	virtio_ring_doorbell(&net->dev);
 }
 
-static void set_watch(struct virtio_net *net)
-{
-	const uint32_t in = net->want_in && !net->held ? EPOLLIN : 0, out = net->want_out ? EPOLLOUT : 0;
-
-	if (net->watch)
-		watch_set(net->watch, in | out);
-}
-
 static void socket_ready(void *arg, uint32_t events)
 {
 	struct virtio_net *net = arg;
 
-	if (net->want_in)
+	if (net->socket.want_in)
 		receive(net);
-	if (net->want_out)
+	if (net->socket.want_out)
 		transmit(net);
-	/* A hang-up is reported whether or not it is asked for. */
-	if (events & (EPOLLHUP | EPOLLERR) && (!net->want_in || net->held))
-		hang_up(net);
-	set_watch(net);
+	socket_settle(&net->socket, events);
 }
 
 void virtio_net_hold(struct virtio_device *dev, bool held)
 {
 	struct virtio_net *net = net_of(dev);
 
-	net->held = held;
+	net->socket.held = held;
 	if (!held && virtio_running(dev) && dev->queues[RX].ready)
 		receive(net);
-	set_watch(net);
+	socket_watch(&net->socket);
 }
 
 /* ---- the device */
@@ -211,7 +187,7 @@ static void net_notify(struct virtio_device *dev, unsigned queue)
 		receive(net);
 	else
 		transmit(net);
-	set_watch(net);
+	socket_watch(&net->socket);
 }
 
 static void net_config(struct virtio_device *dev, uint8_t *ret, size_t size)
@@ -231,16 +207,16 @@ static void net_reset(struct virtio_device *dev)
 {
 	struct virtio_net *net = net_of(dev);
 
-	net->want_in = net->want_out = false;
+	net->socket.want_in = net->socket.want_out = false;
 	net->frame_len = 0;
-	set_watch(net);
+	socket_watch(&net->socket);
 }
 
 static void net_free(struct virtio_device *dev)
 {
 	struct virtio_net *net = net_of(dev);
 
-	hang_up(net);
+	socket_hang_up(&net->socket);
 	virtio_release(dev);
 	free(net);
 }
@@ -271,13 +247,10 @@ int virtio_net_new(const struct virtio_host *host, int fd, struct virtio_device 
 		free(net);
 		return rc;
 	}
-	net->watch = watch_new(host->loop, fd, 0, socket_ready, net);
-	if (!net->watch) {
-		net->fd = -1;
+	if (socket_open(&net->socket, host->loop, fd, socket_ready, net)) {
 		net_free(&net->dev);
 		return err_set(err, -ENOMEM, "no memory or descriptors for device virtio-net");
 	}
-	net->fd = fd;
 	*ret = &net->dev;
 	return 0;
 }
