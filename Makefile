@@ -116,7 +116,7 @@ guest: build/guest/initramfs
 
 # In unit programs system calls, and all of malloc(3), can be made to fail (tests/unit/failing.h).
 FAILING := open64 openat64 mmap64 memfd_create socketpair pipe2 epoll_create1 epoll_ctl eventfd ftruncate64 \
-	clone pthread_create
+	fork clone pthread_create
 
 $(B)/unit/%: $(B)/obj/tests/unit/%.o $(call obj,tests/unit/failing.c $(FS_SRC) $(CLI_SRC)) $(B)/libsbx.a
 	@mkdir -p $(@D)

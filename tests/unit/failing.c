@@ -352,6 +352,7 @@ WRAP(int, pipe2, EMFILE, -1, (int fds[2], int flags), (fds, flags))
 WRAP(int, epoll_create1, EMFILE, -1, (int flags), (flags))
 WRAP(int, eventfd, EMFILE, -1, (unsigned count, int flags), (count, flags))
 WRAP(int, ftruncate64, ENOSPC, -1, (int fd, off_t size), (fd, size))
+WRAP(pid_t, fork, EAGAIN, -1, (void), ())
 
 /* Only the first of these asks for memory. */
 int __real_epoll_ctl(int epoll, int op, int fd, struct epoll_event *event);
@@ -473,6 +474,12 @@ static void run_once(void (*body)(void), enum round round, long n)
 	running = false;
 }
 
+/* In a child nothing fails: what it is refused, the parent could not know. */
+static void disarm(void)
+{
+	armed = false;
+}
+
 void failing_run(const char *name, void (*body)(void), bool libraries)
 {
 	static bool ready;
@@ -483,6 +490,7 @@ void failing_run(const char *name, void (*body)(void), bool libraries)
 		CHECK(dl_iterate_phdr(find_range, &linker) && dl_iterate_phdr(find_range, &program));
 		nframes = backtrace(frames, FRAMES); /* what it loads, it loads now */
 		atexit(tell);
+		CHECK(!pthread_atfork(NULL, NULL, disarm));
 		if (!__interceptor_malloc) { /* a sanitizer tells more */
 			signal(SIGSEGV, tell_of_signal);
 			signal(SIGABRT, tell_of_signal);

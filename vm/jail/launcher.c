@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "util/io.h"
 #include "util/message.h"
 #include "vm/jail/priv.h"
 #include "vm/jail/protocol.h"
@@ -47,7 +48,15 @@ int launcher_start(const struct jail_config *config, struct err *err)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return err_sys(err, -errno, "cannot start the launcher");
 	launcher.null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	launcher.pid = fork();
+	launcher.pid = launcher.null_fd < 0 ? -1 : fork();
+	if (launcher.pid < 0) {
+		rc = err_sys(err, -errno, "cannot start the launcher");
+		launcher.pid = 0;
+		close_fd(&launcher.null_fd);
+		close(ends[0]);
+		close(ends[1]);
+		return rc;
+	}
 	if (!launcher.pid) {
 		close(ends[0]);
 		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != self)
@@ -55,11 +64,6 @@ int launcher_start(const struct jail_config *config, struct err *err)
 		launcher_serve(config, ends[1]);
 	}
 	close(ends[1]);
-	if (launcher.pid < 0 || launcher.null_fd < 0) {
-		close(ends[0]);
-		launcher.pid = 0;
-		return err_sys(err, -errno, "cannot start the launcher");
-	}
 	launcher.fd = ends[0];
 	rc = message_recv(launcher.fd, &ready, sizeof(ready), NULL, &none, 1, 0);
 	if (rc < 0)
