@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cli/image.h"
+#include "cli/images.h"
 
 static const char busybox[] = "/bin/busybox";
 

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cli/image.h"
+#include "cli/images.h"
 
 enum { BLOCK = 128 * 1024 };
 

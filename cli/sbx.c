@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli/image.h"
+#include "cli/images.h"
 
 static const struct command {
 	const struct program *program;

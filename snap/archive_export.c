@@ -16,8 +16,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "snap/archive.h"
 #include "snap/archive_priv.h"
+#include "snap/archive_transfer.h"
 #include "snap/member.h"
 #include "snap/ramimage.h"
 #include "snap/store_priv.h"

@@ -18,9 +18,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "snap/archive.h"
 #include "snap/archive_layers.h"
 #include "snap/archive_priv.h"
+#include "snap/archive_transfer.h"
 #include "snap/background.h"
 #include "snap/manifest.h"
 #include "snap/member.h"

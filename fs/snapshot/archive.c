@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "fs/snapshot/work.h"
-#include "snap/archive.h"
+#include "snap/archive_transfer.h"
 
 enum { PIPE_SIZE = 1 << 20 };
 

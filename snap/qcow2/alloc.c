@@ -11,7 +11,7 @@
  * the first of them, so that it needs room nowhere else. The table is one cluster, which is enough for twice
  * QCOW2_FILE_MAX.
  */
-#include "snap/qcow2/priv.h"
+#include "snap/qcow2/chain_priv.h"
 
 #include <endian.h>
 #include <errno.h>

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snap/qcow2/priv.h"
+#include "snap/qcow2/chain_priv.h"
 
 static void qfile_free(struct qfile *file)
 {

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "snap/qcow2/chain.h"
-#include "snap/qcow2/priv.h"
+#include "snap/qcow2/chain_priv.h"
 
 struct qcow2 {
 	struct qdisk disk;

@@ -7,7 +7,7 @@
  * is asked. Entries are checked where they are used, since a file may hold anything; one that makes no sense
  * is -EIO.
  */
-#include "snap/qcow2/priv.h"
+#include "snap/qcow2/chain_priv.h"
 
 #include <endian.h>
 #include <errno.h>

@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 #include "snap/qcow2/chain.h"
+#include "snap/qcow2/chain_priv.h"
 #include "snap/qcow2/create.h"
 #include "snap/qcow2/format.h"
-#include "snap/qcow2/priv.h"
 #include "util/io.h"
 
 /* Where things go in the file; all in clusters. The refcount table is cluster 1, and refcount blocks follow. */

@@ -7,7 +7,7 @@
  * and only then links it; meanwhile the guest cluster is on the list `allocating`, and other writes to it
  * wait.
  */
-#include "snap/qcow2/priv.h"
+#include "snap/qcow2/chain_priv.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "snap/archive.h"
+#include "snap/archive_transfer.h"
 #include "snap/member.h"
 #include "snap/qcow2/create.h"
 #include "snap/qcow2/header.h"

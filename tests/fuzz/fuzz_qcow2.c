@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "snap/qcow2/chain.h"
-#include "snap/qcow2/priv.h"
+#include "snap/qcow2/chain_priv.h"
 #include "tests/fuzz/qcow2_image.h"
 #include "util/buf.h"
 #include "util/log.h"

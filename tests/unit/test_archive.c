@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* test_archive.c - snapshots that travel between stores */
-#include "snap/archive.h"
+#include "snap/archive_transfer.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -12,7 +12,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "cli/image.h"
+#include "cli/images.h"
 #include "tests/unit/unit.h"
 
 enum { MIB = 1 << 20 };

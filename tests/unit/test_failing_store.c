@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snap/archive.h"
+#include "snap/archive_transfer.h"
 #include "snap/compact.h"
 #include "snap/image.h"
 #include "snap/qcow2/chain.h"

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "snap/archive.h"
+#include "snap/archive_transfer.h"
 #include "snap/compact.h"
 #include "tests/unit/store_fixture.h"
 #include "tests/unit/unit.h"

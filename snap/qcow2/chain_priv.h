@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * priv.h - what the parts of the qcow2 code share
+ * chain_priv.h - what the parts of the qcow2 code share
  *
  * header.c says what a file is, chain.c opens the files of a disk, map.c finds where the guest's bytes are in
  * them, alloc.c gives out clusters of the topmost, rw.c does one request in the thread that calls it, disk.c
@@ -11,8 +11,8 @@
  * there is nothing to write back at a flush, a capture or a close. The price is two small writes, to the page
  * cache, for each new cluster.
  */
-#ifndef SBX_SNAP_QCOW2_PRIV_H
-#define SBX_SNAP_QCOW2_PRIV_H
+#ifndef SBX_SNAP_QCOW2_CHAIN_PRIV_H
+#define SBX_SNAP_QCOW2_CHAIN_PRIV_H
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * image.c - `sbx image`
+ * images.c - `sbx image`
  *
  * A new image is an ext4 filesystem in a temporary file, which has no name already while it is written, so
  * that nothing is left of it whatever happens. Publishing copies what is not zero into the store.
  */
-#include "cli/image.h"
+#include "cli/images.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* image.h - `sbx image`: images in a state directory, beside a running daemon or without one */
-#ifndef SBX_CLI_IMAGE_H
-#define SBX_CLI_IMAGE_H
+/* images.h - `sbx image`: images in a state directory, beside a running daemon or without one */
+#ifndef SBX_CLI_IMAGES_H
+#define SBX_CLI_IMAGES_H
 
 #include "cli/ext4.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * archive.h - a snapshot as one stream of bytes, to another store or another host
+ * archive_transfer.h - a snapshot as one stream of bytes, to another store or another host
  *
  * Export and import are begin and end on the loop's thread, and run [worker] in between, which blocks on one
  * end of a pipe: the caller moves the bytes at the other end, and closes it to say that it gives up (a reader
@@ -10,8 +10,8 @@
  * snapshot of that name has, and can be imported only where that snapshot is, under any name. What is read is
  * checked as if it came from an enemy. The stream is documented in docs/format.md.
  */
-#ifndef SBX_SNAP_ARCHIVE_H
-#define SBX_SNAP_ARCHIVE_H
+#ifndef SBX_SNAP_ARCHIVE_TRANSFER_H
+#define SBX_SNAP_ARCHIVE_TRANSFER_H
 
 #include "snap/store.h"
 #include "util/err.h"
