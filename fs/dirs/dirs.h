@@ -5,6 +5,7 @@
 
 #include "fs/tree/tree.h"
 
+extern const struct dir_ops images_dir;       /* /sbx/images */
 extern const struct dir_ops exec_dir;         /* /sbx/VM/exec */
 extern const struct dir_ops net_dir;          /* /sbx/VM/net */
 extern const struct dir_ops tcp_dir;          /* /sbx/VM/tcp */

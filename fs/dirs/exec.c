@@ -360,7 +360,7 @@ static const struct entry job_files[] = {
 	  "writing a shell command line starts it; text with NUL bytes is an argv. One write, up to 1020K",
 	  .show = cmd_show, .store = cmd_store },
 	{ "error", S_IFREG | 0400, 0, "why the last write here failed; empty if it did not",
-	  .show = error_show },
+	  .show = object_error },
 	{ "cwd", S_IFREG | 0600, 0, "its working directory; set before the start, like env, user and tty",
 	  .show = cwd_show, .store = cwd_store },
 	{ "env", S_IFREG | 0600, ENTRY_APPEND | ENTRY_LONG,

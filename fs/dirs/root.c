@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* root.c - the root of the tree: images, sandboxes, the verbs create and gc, and the README */
+/* root.c - the root of the tree: sandboxes, the verbs create and gc, and the README */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -114,97 +114,6 @@ static const struct verb verbs[] = {
 	  1, CTL_WORDS, 1, 0, verb_create },
 	{ "gc", "", "delete what nothing in the store needs any more", 0, 0, 1, 0, verb_gc },
 	{ 0 },
-};
-
-/* ---- images */
-
-static int image_info(struct object *obj, struct buf *text, struct err *err)
-{
-	struct image image;
-	int rc = image_get(obj->fs->store, obj->name, &image, err);
-
-	if (rc)
-		return rc;
-	info_word(text, "name", image.name);
-	info_number(text, "size", image.size);
-	info_number(text, "stored", image.stored);
-	info_time(text, "created", image.created);
-	info_word(text, "source", image.source);
-	image_release(&image);
-	return 0;
-}
-
-static const struct entry image_files[] = {
-	{ "info", S_IFREG | 0444, 0, "size, stored, created, source", .show = image_info },
-	{ 0 },
-};
-
-static const struct dir_ops image_dir = { .entries = image_files };
-
-static const struct entry image_entry = {
-	"NAME", S_IFDIR, ENTRY_VOLATILE, "an image, a disk to begin with; `sbx image` makes and removes them",
-	.dir = &image_dir
-};
-
-static void image_free(struct object *obj)
-{
-	list_del(&obj->siblings);
-	free(obj);
-}
-
-/* Images come and go on disk. An object is made at the first look and kept: there are few. */
-static struct object *image_object(struct fs *fs, const char *name)
-{
-	const struct owner owner = { fs->root.owner.uid, fs->root.owner.gid, 0755 };
-	struct object *obj;
-
-	list_for_each (obj, &fs->images, siblings)
-		if (!strcmp(obj->name, name))
-			return obj;
-	obj = calloc(1, sizeof(*obj));
-	if (!obj)
-		return NULL;
-	object_init(obj, OBJECT_IMAGE, fs, name, &owner, image_free);
-	list_add(&fs->images, &obj->siblings);
-	return obj;
-}
-
-static struct object *images_find(struct object *dir, const char *name, const struct entry **ret)
-{
-	struct image image;
-
-	if (!name_valid(name) || image_get(dir->fs->store, name, &image, NULL))
-		return NULL;
-	image_release(&image);
-	*ret = &image_entry;
-	return image_object(dir->fs, name);
-}
-
-struct image_listing {
-	struct fs *fs;
-	struct listing *listing;
-};
-
-static void list_image(void *arg, const char *name)
-{
-	const struct image_listing *il = arg;
-	struct object *obj = image_object(il->fs, name);
-
-	if (obj)
-		listing_add(il->listing, name, obj, &image_entry);
-}
-
-static void images_list(struct object *dir, struct listing *listing)
-{
-	struct image_listing il = { dir->fs, listing };
-
-	(void)image_list(dir->fs->store, list_image, &il);
-}
-
-static const struct dir_ops images_dir = {
-	.child = &image_entry,
-	.find = images_find,
-	.list = images_list,
 };
 
 /* ---- the root */
@@ -330,7 +239,7 @@ static const struct entry root_files[] = {
 	{ "status", S_IFREG | 0444, ENTRY_COSTLY, "the engine in use and why, version, counts, memory",
 	  .show = root_status },
 	{ "error", S_IFREG | 0444, 0, "why the last command, mkdir or rmdir here failed, like every error",
-	  .show = error_show },
+	  .show = object_error },
 	{ "images", S_IFDIR | 0755, 0, "what the disks of sandboxes begin with", .dir = &images_dir },
 	{ "snapshots", S_IFDIR | 0755, ENTRY_SHARED,
 	  "named snapshots: mv one here to save it, rmdir to delete it", .dir = &snapshots_dir },

@@ -449,7 +449,7 @@ static const struct entry files[] = {
 	{ "ctl", S_IFREG | 0644, ENTRY_FRESH | ENTRY_SHARED,
 	  "takes the verbs below; reading lists those possible now", .verbs = verbs, .state = verb_state },
 	{ "error", S_IFREG | 0444, 0, "why the last command here failed; empty if it did not fail",
-	  .show = error_show },
+	  .show = object_error },
 	{ "state", S_IFREG | 0444, ENTRY_POLL,
 	  "created | running | paused | stopped | crashed; poll wakes when it changes", .show = state_show },
 	{ "info", S_IFREG | 0444, 0,

@@ -116,7 +116,7 @@ static int snapshot_info(struct object *obj, struct buf *text, struct err *err)
 static const struct entry files[] = {
 	{ "ctl", S_IFREG | 0644, ENTRY_FRESH | ENTRY_SHARED, "takes the verbs below", .verbs = verbs,
 	  .state = verb_state },
-	{ "error", S_IFREG | 0444, 0, "why the last command or fork here failed", .show = error_show },
+	{ "error", S_IFREG | 0444, 0, "why the last command or fork here failed", .show = object_error },
 	{ "info", S_IFREG | 0444, ENTRY_POLL,
 	  "source, parent, created, engine, memory, cpus, pause_us, sizes, status", .show = snapshot_info },
 	{ "status", S_IFREG | 0444, ENTRY_POLL,

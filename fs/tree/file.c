@@ -22,13 +22,6 @@ static struct file *file_of(const struct fuse_file_info *fi)
 	return (struct file *)(uintptr_t)fi->fh;
 }
 
-int error_show(struct object *obj, struct buf *text, struct err *err)
-{
-	(void)err;
-	buf_add(text, buf_bytes(&obj->error), obj->error.len);
-	return 0;
-}
-
 static unsigned state_of(const struct object *obj, const struct entry *entry, const char **name)
 {
 	*name = "";

@@ -83,3 +83,10 @@ int object_gone_errno(const struct object *obj, int otherwise)
 	/* On ESTALE the kernel walks the path once more and believes no name it has cached (path_openat). */
 	return obj->stale ? ESTALE : otherwise;
 }
+
+int object_error(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_add(text, buf_bytes(&obj->error), obj->error.len);
+	return 0;
+}

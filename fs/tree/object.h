@@ -74,5 +74,7 @@ int object_gone_errno(const struct object *obj, int otherwise);
 void object_report(struct object *obj, const struct err *err);
 /* The same with several sentences, each with its newline. */
 void object_report_lines(struct object *obj, const struct buf *lines);
+/* And what that file shows (struct entry). */
+int object_error(struct object *obj, struct buf *text, struct err *err);
 
 #endif

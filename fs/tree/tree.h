@@ -163,7 +163,4 @@ extern const struct fuse_lowlevel_ops tree_ops;
 /* The root's table, in root.c. */
 extern const struct entry root_entry;
 
-/* Text files that several directories have. */
-int error_show(struct object *obj, struct buf *text, struct err *err);
-
 #endif

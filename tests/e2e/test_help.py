@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The command lines of all programs: help, versions, and what is said of mistakes."""
 import subprocess
+from pathlib import Path
 
 import pytest
 
-PROGRAMS = "sbxfs", "sbx", "sbx-vmm", "sbx-browse", "sbx-net"
+PROGRAMS = "sbxfs", "sbx", "sbx-vmm", "sbx-browse", "sbx-net", "sbx-agent"
+AGENT = Path(__file__).parents[2] / "build/guest/sbx-agent"  # in no directory of programs
 COMMANDS = "exec", "dial", "forward", "image", "snapshot", "doctor"
 ALL = [(name,) for name in PROGRAMS] + [("sbx", command) for command in COMMANDS]
 
@@ -12,7 +14,7 @@ ALL = [(name,) for name in PROGRAMS] + [("sbx", command) for command in COMMANDS
 @pytest.fixture
 def call(build):
     def run(program, *args):
-        argv = [build / program, *args]
+        argv = [(AGENT if program == AGENT.name else build / program), *args]
         return subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20, check=False)
 
     return run

@@ -25,6 +25,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "util/program.h"
+
 /* Why the machine cannot be used; told to the host in answer to ATTACH. */
 static struct err boot_failure;
 
@@ -114,17 +116,33 @@ static void become_prompt(void)
 	setrlimit(RLIMIT_NOFILE, &files);
 }
 
-int main(void)
+static const char *const forms[] = { "[OPTION]", NULL };
+
+static const struct program program = {
+	.name = "sbx-agent",
+	.forms = forms,
+	.about = "Process 1 of every sandbox's guest. sbxfs boots it.\n",
+};
+
+/* On a host it can only say what it is. */
+static int tell_what_it_is(int argc, char **argv)
+{
+	int status;
+
+	if (program_next(&program, argc, argv, &status) == PROGRAM_EXIT)
+		return status;
+	return program_refuse(&program, "it runs as the init of a sandbox's kernel only");
+}
+
+int main(int argc, char **argv)
 {
 	struct boot_args args;
 	struct err err = { 0 };
 	char text[ERR_TEXT_MAX + 32];
 	int port;
 
-	if (getpid() != 1) {
-		fprintf(stderr, "sbx-agent: runs as the init of a sandbox's kernel only\n");
-		return 2;
-	}
+	if (getpid() != 1)
+		return tell_what_it_is(argc, argv);
 	umask(0);
 	if (boot_machine(&args, &boot_failure)) {
 		snprintf(text, sizeof(text), "cannot boot: %s", boot_failure.text);
