@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include "fs/guest/guest_names.h"
+#include "fs/tree/session.h"
 
 enum { OVERFLOW_ID = 65534 };
 
@@ -108,6 +109,36 @@ void guest_put_maker(struct buf *args, const struct guest_node *dir, fuse_req_t 
 
 	buf_put_u32(args, is_root ? 0 : ctx->uid);
 	buf_put_u32(args, is_root ? 0 : ctx->gid);
+}
+
+void guest_told(struct guest_node *gn)
+{
+	const uint64_t now = now_mono_ns();
+	struct guest_mount *guest = gn->guest;
+	struct guest_node *old;
+
+	list_del(&gn->fresh);
+	list_add(&guest->fresh, &gn->fresh);
+	gn->told_ns = now;
+	/* Twice as long, for an answer that is still on its way. */
+	while ((old = list_first(&guest->fresh, struct guest_node, fresh)) &&
+	       now - old->told_ns > (uint64_t)(2 * GUEST_CACHE_S * 1e9))
+		list_del(&old->fresh);
+}
+
+/*
+ * Attributes alone, since the kernel takes no lock for them that a request of ours may hold; for a name it would
+ * take the directory's. A name that is another file's now is found out when it is used: the guest is asked for
+ * the file's attributes, by that name, and answers that it is not there.
+ */
+void guestfs_changed(struct guest_mount *guest)
+{
+	struct guest_node *gn;
+
+	while (guest->number && (gn = list_first(&guest->fresh, struct guest_node, fresh))) {
+		list_del(&gn->fresh);
+		session_forget_attr(guest->obj->fs->session, (uintptr_t)&gn->node);
+	}
 }
 
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret)

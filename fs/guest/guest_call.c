@@ -157,8 +157,12 @@ int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry
 		.ino = node_id(guest_known(gn)),
 		.generation = 1,
 		.attr_timeout = GUEST_CACHE_S,
-		.entry_timeout = GUEST_CACHE_S,
+		/* One that has other names, or is open, is there also when this name is not. */
+		.entry_timeout = attr.nlink > 1 || !list_empty(&gn->files) ? 0 : GUEST_CACHE_S,
 	};
+	if (S_ISDIR(gn->type))
+		ret->entry_timeout = GUEST_CACHE_S;
+	guest_told(gn);
 	guest_stat(gn, &attr, &ret->attr);
 	*ret_node = gn;
 	guest_unref(gn);

@@ -71,6 +71,7 @@ static void done_attr(struct guest_call *gc, int err, struct reader *results)
 		request_err(gc->request, err);
 	} else {
 		guest_stat(gc->node, &attr, &st);
+		guest_told(gc->node);
 		request_attr(gc->request, &st, GUEST_CACHE_S);
 	}
 	guest_call_free(gc);

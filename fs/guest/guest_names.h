@@ -62,6 +62,8 @@ struct guest_node {
 	uint32_t type;
 	bool shared;             /* found by its id, in guest->files */
 	struct guest_node *next; /* in that bucket */
+	struct list fresh;       /* guest->fresh */
+	uint64_t told_ns;        /* when the kernel was told its attributes */
 	bool fifo; /* one that was made through the mount: the host's programs may open it, and meet there */
 };
 
@@ -102,6 +104,8 @@ extern const struct fuse_lowlevel_ops guestfs_ops;
 
 /* The mount is gone: what is still open is closed. */
 void guestfs_close_all(struct fs *fs);
+/* A command of the guest's has said something, or ended: what it did to files before is to be seen. */
+void guestfs_changed(struct guest_mount *guest);
 
 /* ---- guest_node.c */
 
@@ -141,6 +145,8 @@ uint32_t guest_uid(const struct guest_node *gn, uid_t uid);
 uint32_t guest_gid(const struct guest_node *gn, gid_t gid);
 /* Append the owner, in the guest, of what req makes in dir. */
 void guest_put_maker(struct buf *args, const struct guest_node *dir, fuse_req_t req);
+/* The kernel is told its attributes, and may keep them for GUEST_CACHE_S. */
+void guest_told(struct guest_node *gn);
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret);
 
 /* ---- guest_call.c */

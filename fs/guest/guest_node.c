@@ -243,6 +243,7 @@ void guest_unref(struct guest_node *gn)
 	if (gn->guest->root == gn)
 		gn->guest->root = NULL;
 	list_del(&gn->node.link);
+	list_del(&gn->fresh);
 	if (gn->buckets != &gn->first)
 		free((void *)gn->buckets);
 	object_unref(gn->guest->obj);
@@ -271,6 +272,7 @@ static struct guest_node *guest_node_new(struct guest_mount *guest)
 	object_ref(guest->obj);
 	list_init(&gn->names);
 	list_init(&gn->files);
+	list_init(&gn->fresh);
 	gn->buckets = &gn->first;
 	gn->n_buckets = 1;
 	return gn;
@@ -294,8 +296,10 @@ struct node *guestfs_root(struct guest_mount *guest, const struct entry *entry)
 	gn = guest_node_new(guest);
 	if (!gn)
 		return NULL;
-	if (!guest->number)
+	if (!guest->number) {
 		guest->number = ++guest->obj->fs->guest_mounts;
+		list_init(&guest->fresh);
+	}
 	gn->entry = entry;
 	gn->type = S_IFDIR;
 	guest->root = gn;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/guest/guest_names.h"
 #include "fs/sandbox/job.h"
 #include "util/log.h"
 
@@ -290,7 +291,10 @@ static void on_job_started(void *owner, uint32_t job, int err, const char *reaso
 
 static void on_job_output(void *owner, uint32_t job, int stream, const void *data, size_t n)
 {
-	job_output(owner, job, stream, data, n);
+	struct sandbox *sb = owner;
+
+	guestfs_changed(&sb->files);
+	job_output(sb, job, stream, data, n);
 }
 
 static void on_job_stdin_max(void *owner, uint32_t job, uint64_t offset)
@@ -300,7 +304,10 @@ static void on_job_stdin_max(void *owner, uint32_t job, uint64_t offset)
 
 static void on_job_exit(void *owner, uint32_t job, bool signaled, uint32_t code, const uint64_t written[2])
 {
-	job_exit(owner, job, signaled, code, written);
+	struct sandbox *sb = owner;
+
+	guestfs_changed(&sb->files);
+	job_exit(sb, job, signaled, code, written);
 }
 
 static const struct agent_events agent_events = {

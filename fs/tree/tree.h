@@ -111,6 +111,8 @@ struct guest_mount {
 	uint32_t number;               /* of the mounts there ever were, from 1 on: in its inode numbers */
 	uint64_t devs[GUEST_DEVS_MAX]; /* the guest's filesystems, in the order they were seen in */
 	unsigned n_devs;
+	struct list
+		fresh; /* struct guest_node: whose attributes the kernel may still have, the oldest first */
 };
 
 struct listing;
