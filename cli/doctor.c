@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/host.h"
 #include "cli/sbx.h"
 #include "util/loop.h"
 #include "vm/engine.h"
@@ -23,7 +24,7 @@
 
 static void finding(bool ok, const char *what, const char *why)
 {
-	printf("%s  %-10s %s\n", ok ? "ok" : "no", what, why);
+	printf("%s  %-11s %s\n", ok ? "ok" : "no", what, why);
 }
 
 static void check_device(const char *path)
@@ -107,6 +108,8 @@ static void check_jail(const struct engine_env *env)
 	const bool ok = !launcher_start(&config, &err);
 
 	finding(ok, "jail", ok ? launcher_how() : err.text);
+	if (ok)
+		finding(launcher_may_limit(LIMIT_MEMORY), "limits", launcher_limits());
 	launcher_stop();
 }
 
@@ -200,6 +203,7 @@ int cmd_doctor(int argc, char **argv)
 	check_file("guest", kernel);
 	check_file("guest", initrd);
 	check_jail(&env);
+	host_check("", finding);
 	status = check_engines(&env);
 	loop_free(env.loop);
 	return status;

@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "fs/sandbox/limits.h"
 #include "fs/sandbox/settings.h"
 #include "fs/tree/node.h"
 #include "fs/tree/object.h"
@@ -38,6 +39,7 @@ struct options {
 	unsigned boot_timeout_ms; /* power-on until the guest's agent answers */
 	unsigned fork_timeout_ms; /* start of a fork's machine until it answers */
 	enum net_mode net;        /* of a new sandbox */
+	struct limits limits;     /* of a new sandbox; more is for root to give */
 	unsigned stop_timeout_ms; /* how long `stop` asks before it kills */
 };
 

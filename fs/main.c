@@ -66,6 +66,7 @@ enum {
 	OPT_MAX_SANDBOXES,
 	OPT_MAX_PER_USER,
 	OPT_MAX_JOBS,
+	OPT_LIMITS,
 	OPT_BOOT,
 	OPT_FORK,
 	OPT_JAIL,
@@ -97,6 +98,10 @@ static const struct program_option option_table[] = {
 	{ OPT_MAX_SANDBOXES, "max-sandboxes", "N", "how many sandboxes there may be (default: 4096)" },
 	{ OPT_MAX_PER_USER, "max-per-user", "N", "and how many of one owner (default: 4096)" },
 	{ OPT_MAX_JOBS, "max-jobs", "N", "how many jobs a sandbox may have (default: 1024; at most 4096)" },
+	{ OPT_LIMITS, "limits", "K=V,...",
+	  "what a new sandbox may use of this host: memory, cpu, pids, io; more\nis for root to give "
+	  "(default: "
+	  "max)" },
 	{ OPT_BOOT, "boot-timeout", "SECONDS", "how long a guest may take to boot (default: 60)" },
 	{ OPT_FORK, "fork-timeout", "SECONDS", "how long a fork may take to answer (default: 30)" },
 	{ OPT_GUEST, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
@@ -186,6 +191,16 @@ static int set_memory(const char *text, struct shape *shape)
 	if (shape->memory > shape->memory_max)
 		shape->memory_max = shape->memory;
 	return 0;
+}
+
+static int set_limits(const char *text, struct limits *limits)
+{
+	struct err err;
+
+	if (!limits_parse(text, limits, &err))
+		return 0;
+	program_refuse(&program, "--limits: %s", err.text);
+	return -EINVAL;
 }
 
 static int set_engine(const char *text, const char **ret)
@@ -283,6 +298,9 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 			break;
 		case OPT_MAX_JOBS:
 			rc = set_number("--max-jobs", optarg, AGENT_JOBS_MAX, &options->max_jobs);
+			break;
+		case OPT_LIMITS:
+			rc = set_limits(optarg, &options->limits);
 			break;
 		case OPT_BOOT:
 			rc = set_seconds("--boot-timeout", optarg, &options->boot_timeout_ms);
@@ -584,6 +602,14 @@ static void raise_file_limit(void)
 	(void)setrlimit(RLIMIT_NOFILE, &limit); /* who then still finds too few says so */
 }
 
+/* What guests said, and memory of theirs, would be in one. With 0 a program that core_pattern names would get it. */
+static void forbid_core_dumps(void)
+{
+	const struct rlimit limit = { 1, 1 };
+
+	(void)setrlimit(RLIMIT_CORE, &limit);
+}
+
 /* TCG is no security boundary: its authors say so. */
 static int check_untrusted(const struct fs *fs, struct err *err)
 {
@@ -609,6 +635,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	raise_file_limit();
+	forbid_core_dumps();
 	/* First of all: the launcher shall have nothing that was read from anywhere. */
 	args->jail.libexec = args->libexec_dir;
 	args->jail.kernel = args->kernel;
@@ -620,6 +647,11 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	rc = fs_init(fs, args, err);
 	if (!rc && args->untrusted)
 		rc = check_untrusted(fs, err);
+	if (!rc) {
+		rc = limits_check_host(&fs->options.limits, err);
+		if (rc)
+			err_prefix(err, "--limits");
+	}
 	if (!rc)
 		rc = session_mount(fs, args->mountpoint, args->mount_options, &fs->session, err);
 	if (rc) {
@@ -668,6 +700,7 @@ int main(int argc, char **argv)
 	struct err err = { 0 };
 	int ready_fd = -1, status;
 
+	fs.options.limits = limits_none;
 	if (parse(argc, argv, &args, &fs.options, &status))
 		return status;
 	if (find_mountpoint(argv[optind], &args, &err) || find_state(&args, &err) || find_guest(&args, &err))

@@ -125,12 +125,14 @@ static void last_line(int log_fd, char ret[LINE_MAX_LOGGED])
 	snprintf(ret, LINE_MAX_LOGGED, "%.*s", LINE_MAX_LOGGED - 1, line);
 }
 
-static void explain(const struct process *process, int status, char ret[ERR_TEXT_MAX])
+static void explain(const struct process *process, int status, bool starved, char ret[ERR_TEXT_MAX])
 {
 	char line[LINE_MAX_LOGGED];
 
 	last_line(process->log_fd, line);
-	if (WIFSIGNALED(status))
+	if (WIFSIGNALED(status) && starved)
+		snprintf(ret, ERR_TEXT_MAX, "was killed, for it needs more memory than its limit allows");
+	else if (WIFSIGNALED(status))
 		snprintf(ret, ERR_TEXT_MAX, "was killed by signal %d (%s)%s%s", WTERMSIG(status),
 			 strsignal(WTERMSIG(status)), *line ? ": " : "", line);
 	else
@@ -144,9 +146,10 @@ static void reap(struct process *process)
 	void *fn_arg = process->arg;
 	char why[ERR_TEXT_MAX];
 	int status = SIGKILL; /* if the launcher is gone, everything it started was killed */
+	bool starved;
 
-	(void)launcher_reap(process->pid, &status);
-	explain(process, status, why);
+	(void)launcher_reap(process->pid, &status, &starved);
+	explain(process, status, starved, why);
 	watch_free(process->watch);
 	close(process->pidfd);
 	close(process->log_fd);
@@ -209,7 +212,7 @@ int process_spawn(struct loop *loop, const struct process_spec *spec, process_ex
 	if (!process->watch) {
 		rc = err_sys(err, -errno, "cannot watch a process");
 		launcher_kill(process->pid, SIGKILL);
-		(void)launcher_reap(process->pid, &(int){ 0 });
+		(void)launcher_reap(process->pid, &(int){ 0 }, &(bool){ false });
 		close(process->pidfd);
 		goto fail_log;
 	}

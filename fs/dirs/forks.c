@@ -37,7 +37,8 @@ void fork_verb(struct object *origin, const struct words *words, struct command 
 	else if (batch && n > BATCH_MAX)
 		err_set(&err, -ERANGE, "fork: at most %d forks at once", BATCH_MAX);
 	else if (!batch || name_valid(words->word[2]))
-		overrides_parse(words->word + (batch ? 3 : 2), false, &overrides, &err);
+		(void)(overrides_parse(words->word + (batch ? 3 : 2), false, &overrides, &err) ||
+		       limits_check(origin->fs, &command->caller, &overrides.limits, &err));
 	else
 		err_set(&err, -EINVAL, "fork: no name can begin with \"%.80s\"", words->word[2]);
 	if (err.code)

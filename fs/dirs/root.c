@@ -64,6 +64,7 @@ static int configure(struct sandbox *sb, const struct overrides *want, struct er
 		rc = env_fits(&sb->env, err);
 	if (want->has_net)
 		network_set_mode(sb, want->net);
+	limits_merge(&sb->limits, &want->limits);
 	return rc ? rc : shape_check(shape, err);
 }
 
@@ -76,6 +77,7 @@ static void verb_create(struct object *obj, const struct words *words, struct co
 	command->child.mode &= ~command_umask(command);
 	if (tree_may_make(&command->caller, obj, NULL, &err) ||
 	    overrides_parse(words->word + 2, true, &want, &err) ||
+	    limits_check(obj->fs, &command->caller, &want.limits, &err) ||
 	    sandbox_new(obj->fs, words->word[1], &command->child, &sb, &err)) {
 		command_done(command, &err);
 		goto out;
@@ -110,7 +112,7 @@ static void verb_gc(struct object *obj, const struct words *words, struct comman
 static const struct verb verbs[] = {
 	{ "create", "NAME [k=v ...]",
 	  "make, configure and start a sandbox in one step; the keys are image, memory, cpus, "
-	  "memory_max, cpus_max, net and env.NAME",
+	  "memory_max, cpus_max, net, limits.NAME and env.NAME",
 	  1, CTL_WORDS, 1, 0, verb_create },
 	{ "gc", "", "delete what nothing in the store needs any more", 0, 0, 1, 0, verb_gc },
 	{ 0 },
@@ -204,6 +206,7 @@ static int root_status(struct object *obj, struct buf *text, struct err *err)
 		n++;
 	buf_printf(text, "engine %s (%s)\n", fs->engine->name, fs->engine_how);
 	buf_printf(text, "jail %s (%s)\n", launcher_mode(), launcher_how());
+	buf_printf(text, "cgroup %s\n", launcher_limits());
 	info_word(text, "version", SBX_VERSION);
 	for (i = 0; i <= SANDBOX_CRASHED; i++)
 		info_number(text, sandbox_state_name((enum sandbox_state)i), states[i]);

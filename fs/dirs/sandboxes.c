@@ -247,6 +247,7 @@ static int sandbox_info(struct object *obj, struct buf *text, struct err *err)
 	info_number(text, "pid", pid > 0 ? (uint64_t)pid : 0);
 	info_number(text, "net_pid", (uint64_t)network_pid(sb));
 	buf_printf(text, "jail %s\n", launcher_how());
+	buf_printf(text, "cgroup %s\n", launcher_limits());
 	return 0;
 }
 
@@ -466,6 +467,9 @@ static const struct entry files[] = {
 	  .store = memory_max_store },
 	{ "cpus_max", S_IFREG | 0644, ENTRY_SHARED, "the same for cpus", .show = cpus_max_show,
 	  .store = cpus_max_store },
+	{ "limits", S_IFREG | 0644, ENTRY_SHARED,
+	  "memory, cpu, pids, io: what it may use of the host; a line changes one, and max ends it",
+	  .show = limits_show, .command = limits_write },
 	{ "env", S_IFREG | 0600, ENTRY_APPEND | ENTRY_LONG,
 	  "K=V lines for commands run from now on; as exec/J/env, up to 32K", .show = env_show,
 	  .store = env_store },

@@ -140,6 +140,7 @@ void fork_batch(struct object *origin, unsigned n, const char *prefix, const str
 	batch->overrides.shape = overrides->shape;
 	batch->overrides.has_net = overrides->has_net;
 	batch->overrides.net = overrides->net;
+	batch->overrides.limits = overrides->limits;
 	buf_add(&batch->overrides.env, buf_bytes(&overrides->env), overrides->env.len);
 	snprintf(batch->prefix, sizeof(batch->prefix), "%s", prefix);
 	batch->n = n;

@@ -86,6 +86,7 @@ int fork_new(struct object *origin, const char *name, const struct owner *owner,
 		fork->want = overrides->shape;
 		fork->has_net = overrides->has_net;
 		fork->net = overrides->net;
+		limits_merge(&fork->sb->limits, &overrides->limits);
 		buf_add(&fork->env, buf_bytes(&overrides->env), overrides->env.len);
 	}
 	fork->done = done;

@@ -369,7 +369,9 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 			      &sb->vm, err);
 	if (rc)
 		return rc;
-	rc = connect_machine(sb, err);
+	rc = limits_apply(sb, fs->engine->pid(sb->vm), err);
+	if (!rc)
+		rc = connect_machine(sb, err);
 	if (rc) {
 		machine_drop(sb);
 		return rc;
@@ -425,6 +427,8 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 			rc = fs->engine->prepare(&fs->env, template, layer_path(sb->disk), NULL, NULL, NULL,
 						 NULL, &sb->vm, err);
 	}
+	if (!rc)
+		rc = limits_apply(sb, fs->engine->pid(sb->vm), err);
 	if (!rc)
 		rc = connect_machine(sb, err);
 	if (rc) {

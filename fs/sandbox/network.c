@@ -193,7 +193,10 @@ static void start_helper(struct sandbox *sb)
 	watch_free(network->watch);
 	network->watch = NULL;
 	if (net_helper_start(fs->net_helpers, network->fd, &network->board, &net_events, sb, &network->helper,
-			     &err)) {
+			     &err) ||
+	    limits_apply(sb, net_helper_pid(network->helper), &err)) {
+		net_helper_free(network->helper);
+		network->helper = NULL;
 		log_warn("%s: no network: %s", sb->obj.name, err.text);
 		timer_start(fs->loop, &network->again, AGAIN_NS, on_again, sb);
 		return;

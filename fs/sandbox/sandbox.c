@@ -87,6 +87,7 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 	sb->obj.to_root = "../../";
 	snprintf(sb->image, sizeof(sb->image), "base");
 	sb->shape = fs->options.shape;
+	sb->limits = fs->options.limits;
 	sb->next_job = 1;
 	sb->next_snapshot = 1;
 	console_init(&sb->console);

@@ -56,6 +56,7 @@ struct sandbox {
 
 	char image[STORE_NAME_MAX + 1];
 	struct shape shape;
+	struct limits limits;
 	struct buf env;      /* lines K=V */
 	struct buf requires; /* of a fork: what its origin needs of a host (requirements.h) */
 	struct layer *disk;  /* its own overlay, kept from one start to the next; NULL before the first */

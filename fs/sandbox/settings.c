@@ -286,10 +286,10 @@ char **env_array(const struct buf *env)
 
 static int parse_one(const char *word, bool fresh, struct overrides *ret, struct err *err)
 {
-	static const char env_prefix[] = "env.";
+	static const char env_prefix[] = "env.", limits_prefix[] = "limits.";
 	const char *value = strchr(word, '=');
 	struct buf line = { 0 };
-	char key[16];
+	char key[24];
 	size_t n;
 
 	if (!value)
@@ -312,6 +312,8 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 		return err_set(err, -EINVAL, "there is no key \"%.64s\"", word);
 	memcpy(key, word, n);
 	key[n] = 0;
+	if (!strncmp(key, limits_prefix, strlen(limits_prefix)))
+		return limits_set(&ret->limits, key + strlen(limits_prefix), value, err);
 	if (!strcmp(key, "image") && fresh) {
 		ret->image = value;
 		return 0;
@@ -325,7 +327,8 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 	if (!strcmp(key, "memory") || !strcmp(key, "cpus") ||
 	    (fresh && (!strcmp(key, "memory_max") || !strcmp(key, "cpus_max"))))
 		return shape_set(&ret->shape, key, value, err);
-	return err_set(err, -EINVAL, "there is no key \"%s\"; the keys are %smemory, cpus, net and env.NAME",
+	return err_set(err, -EINVAL,
+		       "there is no key \"%s\"; the keys are %smemory, cpus, net, limits.NAME and env.NAME",
 		       key, fresh ? "image, memory_max, cpus_max, " : "");
 }
 

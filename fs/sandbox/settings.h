@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "fs/sandbox/limits.h"
 #include "snap/template.h"
 #include "util/buf.h"
 #include "util/err.h"
@@ -57,6 +58,7 @@ struct overrides {
 	struct buf env;     /* lines */
 	bool has_net;
 	enum net_mode net;
+	struct limits limits;
 };
 /* words ends with NULL. image, memory_max and cpus_max are only taken where `fresh`. */
 int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err);

@@ -50,6 +50,13 @@ def test_what_a_machine_may(vm):
         (root / "left").write_text("")
 
 
+def test_no_core_dumps(vm, sbx):
+    """With a limit of 0 the kernel would hand one to the program that core_pattern names."""
+    for pid in (vm.pid, sbx.process.pid):
+        line = next(line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "core file" in line)
+        assert line.split()[4:6] == ["1", "1"]
+
+
 def test_two_machines_share_nothing(prepared):
     one, two = prepared.fork("one"), prepared.fork("two")
     assert status(one.pid)["Uid"] != status(two.pid)["Uid"]

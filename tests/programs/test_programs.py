@@ -54,7 +54,7 @@ LAB_SECONDS = 2700
 # all of the suite takes it hours (`make check-lab`).
 LAB_TESTS = [
     f"tests/e2e/test_{name}.py"
-    for name in ("fork", "snapshot", "lifecycle", "rollback", "resize", "memory", "identity", "pool", "jail")
+    for name in ("fork", "snapshot", "lifecycle", "rollback", "resize", "memory", "identity", "pool", "jail", "cgroups")
 ]
 # But for these, in which several guests have several CPUs each: now and then QEMU 7.2's SVM stops the lab with them, for
 # good and at full load, and when it does not, a second CPU costs ten seconds of the lab's. `make check-lab` has them.

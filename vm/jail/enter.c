@@ -113,9 +113,25 @@ static void limit(int resource, rlim_t value, const char *what)
 	must(!setrlimit(resource, &limit), what);
 }
 
+/* Where the host runs out of memory, machines and helpers go first: all of them depend on the daemon. */
+static void be_spared_last(void)
+{
+	static const char score[] = "900";
+	int fd;
+
+	/* Who may not be looked at may not write there either, unless root. */
+	must(!prctl(PR_SET_DUMPABLE, 1), "be looked at");
+	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	must(fd >= 0 && write(fd, score, strlen(score)) == (ssize_t)strlen(score),
+	     "give way when memory runs out");
+	close(fd);
+	must(!prctl(PR_SET_DUMPABLE, 0), "be hidden again");
+}
+
 static void set_limits(const struct jail_entry *entry)
 {
-	limit(RLIMIT_CORE, 0, "limit core dumps");
+	/* With 0 the kernel still gives one to a program, if core_pattern names one; with 1 to nobody (core(5)). */
+	limit(RLIMIT_CORE, 1, "limit core dumps");
 	limit(RLIMIT_NOFILE, entry->jail->max_fds, "limit its descriptors");
 	limit(RLIMIT_MEMLOCK, 0, "limit locked memory");
 	limit(RLIMIT_MSGQUEUE, 0, "limit message queues");
@@ -214,6 +230,7 @@ void jail_enter(const struct jail_entry *from)
 	arrange_fds(&entry, &root_fd, &dir_fd);
 	die_with_launcher(&entry);
 	make_environment(environment, 8);
+	be_spared_last();
 	if (!entry.none) {
 		enter_namespaces(&entry, root_fd, dir_fd);
 		set_limits(&entry);

@@ -12,6 +12,8 @@
  *   - for a daemon that is root a user id of its own; for others a user namespace with their own id only
  *   - no capabilities and none to be had, no_new_privs, no terminal, an environment of ours, limits, a
  *     system call filter; descriptors 0, 1, 2 and those it is given
+ *   - where the launcher may make them (cgroup.h), a cgroup for each machine; and everywhere the first place among
+ *     those that the kernel ends when the host runs out of memory
  *
  * Every step must succeed: a program whose jail cannot be made does not start, and says why.
  *
@@ -22,6 +24,7 @@
 #define SBX_VM_JAIL_JAIL_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "util/err.h"
@@ -47,6 +50,12 @@ int jail_find_program(const char *program, char *ret);
 /* What QEMU's jail calls the guest's files. */
 #define JAIL_KERNEL "/vmlinuz"
 #define JAIL_INITRD "/initramfs"
+
+/*
+ * What a process and all that it starts may use of the host: bytes of memory; thousandths of a CPU; processes and threads; bytes a second that it reads, and that it writes, on the disk of the store.
+ */
+enum limit { LIMIT_MEMORY, LIMIT_CPU, LIMIT_PIDS, LIMIT_IO, LIMITS };
+#define LIMIT_NONE UINT64_MAX
 
 /* Fails where jails cannot be made. */
 int launcher_start(const struct jail_config *config, struct err *err);
@@ -80,7 +89,16 @@ int launcher_spawn(const struct launch *launch, pid_t *ret_pid, int *ret_pidfd, 
  */
 void launcher_kill(pid_t pid, int signal);
 void launcher_nice(pid_t pid, int value);
-/* The status, as waitpid(2) has it, of one that has ended. -ESRCH: nobody knows. */
-int launcher_reap(pid_t pid, int *ret_status);
+/*
+ * The status, as waitpid(2) has it, of one that has ended, and whether it was for want of memory within its limit.
+ * -ESRCH: nobody knows.
+ */
+int launcher_reap(pid_t pid, int *ret_status, bool *ret_starved);
+
+/* -EOPNOTSUPP where there are no cgroups for it. LIMIT_NONE takes the limit away. */
+int launcher_limit(pid_t pid, enum limit limit, uint64_t value, struct err *err);
+/* May there be such a limit here? And which there may be, or why there are none, in words. */
+bool launcher_may_limit(enum limit limit);
+const char *launcher_limits(void);
 
 #endif

@@ -19,7 +19,8 @@
 static struct {
 	pid_t pid; /* 0: not started */
 	int fd, null_fd, layers_fd;
-	char mode[16], how[ERR_TEXT_MAX];
+	char mode[16], how[ERR_TEXT_MAX], limits[ERR_TEXT_MAX];
+	unsigned may_limit; /* bits of enum limit */
 } launcher = { .fd = -1, .null_fd = -1, .layers_fd = -1 };
 
 static int ask(const struct launch_request *request, const int *fds, unsigned nfds,
@@ -37,6 +38,27 @@ static int ask(const struct launch_request *request, const int *fds, unsigned nf
 	if (!rc)
 		*ret_fd = -1;
 	return 0;
+}
+
+static int call(const struct launch_head *head, struct launch_reply *reply)
+{
+	static struct launch_request request;
+	int fd, rc;
+
+	request.head = *head;
+	rc = ask(&request, NULL, 0, reply, &fd);
+	if (fd >= 0)
+		close(fd);
+	return rc ? rc : reply->code;
+}
+
+static void learn_limits(void)
+{
+	struct launch_reply reply;
+	const int rc = call(&(struct launch_head){ .op = LAUNCH_LIMITS }, &reply);
+
+	launcher.may_limit = rc ? 0 : (unsigned)reply.value;
+	snprintf(launcher.limits, sizeof(launcher.limits), "%s", rc ? "none" : reply.text);
 }
 
 int launcher_start(const struct jail_config *config, struct err *err)
@@ -76,6 +98,7 @@ int launcher_start(const struct jail_config *config, struct err *err)
 	}
 	snprintf(launcher.mode, sizeof(launcher.mode), "%.15s", ready.mode);
 	snprintf(launcher.how, sizeof(launcher.how), "%.*s", ERR_TEXT_MAX - 1, ready.text);
+	learn_limits();
 	return 0;
 }
 
@@ -181,16 +204,33 @@ void launcher_nice(pid_t pid, int value)
 	tell(LAUNCH_NICE, pid, value);
 }
 
-int launcher_reap(pid_t pid, int *ret_status)
+int launcher_reap(pid_t pid, int *ret_status, bool *ret_starved)
 {
-	static struct launch_request request;
 	struct launch_reply reply;
-	int fd, rc;
+	const int rc = call(&(struct launch_head){ .op = LAUNCH_REAP, .pid = pid }, &reply);
 
-	request.head = (struct launch_head){ .op = LAUNCH_REAP, .pid = pid };
-	rc = ask(&request, NULL, 0, &reply, &fd);
-	if (rc)
-		return rc;
-	*ret_status = reply.value;
-	return reply.code;
+	*ret_status = rc ? *ret_status : reply.value;
+	*ret_starved = !rc && reply.text[0];
+	return rc;
+}
+
+int launcher_limit(pid_t pid, enum limit limit, uint64_t value, struct err *err)
+{
+	struct launch_reply reply;
+	const struct launch_head head = {
+		.op = LAUNCH_LIMIT, .pid = pid, .value = (int32_t)limit, .amount = value
+	};
+	const int rc = call(&head, &reply);
+
+	return rc ? err_set(err, rc, "%s", reply.text[0] ? reply.text : "the launcher does not answer") : 0;
+}
+
+bool launcher_may_limit(enum limit limit)
+{
+	return launcher.may_limit & 1u << limit;
+}
+
+const char *launcher_limits(void)
+{
+	return launcher.limits;
 }

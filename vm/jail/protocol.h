@@ -7,7 +7,9 @@
  *
  *   SPAWN  kind, arguments; descriptors: standard input, log, and what the program keeps.
  *          Reply: pid, and a pidfd. The launcher starts nothing but the programs of its table.
- *   REAP   pid. Waits for its end. Reply: status.
+ *   REAP   pid. Waits for its end. Reply: status, and in text whether it ran out of memory.
+ *   LIMIT  pid, value: enum limit, amount. Reply: whether it holds.
+ *   LIMITS Reply: bits of the limits there can be; text says how.
  *   LAYERS Reply: the directory of layers on a read-only mount.
  *   KILL   pid, signal. No reply.
  *   NICE   pid, value. No reply.
@@ -23,7 +25,15 @@
 
 #include "util/err.h"
 
-enum launch_op { LAUNCH_SPAWN = 1, LAUNCH_REAP, LAUNCH_KILL, LAUNCH_NICE, LAUNCH_LAYERS };
+enum launch_op {
+	LAUNCH_SPAWN = 1,
+	LAUNCH_REAP,
+	LAUNCH_KILL,
+	LAUNCH_NICE,
+	LAUNCH_LAYERS,
+	LAUNCH_LIMIT,
+	LAUNCH_LIMITS
+};
 
 enum { LAUNCH_ARGS_MAX = 640, LAUNCH_TEXT_MAX = 96 << 10, LAUNCH_FDS_MAX = 253, LAUNCH_FDS_MIN = 2 };
 
@@ -31,7 +41,8 @@ struct launch_head {
 	uint32_t op;
 	int32_t kind; /* enum jail_kind */
 	int32_t pid;
-	int32_t value;            /* signal or nice value */
+	int32_t value;            /* signal, nice value or limit */
+	uint64_t amount;          /* of a limit */
 	uint32_t nargs, text_len; /* of a SPAWN */
 };
 

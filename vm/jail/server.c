@@ -25,12 +25,14 @@
 
 #include "util/io.h"
 #include "util/message.h"
+#include "vm/jail/cgroup.h"
 #include "vm/jail/priv.h"
 #include "vm/jail/protocol.h"
 
 struct jailed {
 	pid_t pid;
-	uid_t uid; /* the place in the range, also where nobody takes it */
+	uid_t uid;            /* the place in the range, also where nobody takes it */
+	struct cgroup *group; /* NULL: none, as for all of them */
 };
 
 struct server {
@@ -41,6 +43,7 @@ struct server {
 	struct jailed *children;
 	unsigned n, size;
 	uid_t next_uid;
+	struct cgroups groups;
 };
 
 static const char nowhere[] = "; --jail=none starts machines without one";
@@ -98,12 +101,13 @@ static int reserve_child(struct server *server, struct err *err)
 }
 
 /* fork(2), in a pid namespace of its own, with a pidfd. */
-static pid_t clone_child(bool namespace, int *ret_pidfd)
+static pid_t clone_child(bool namespace, const struct cgroup *group, int *ret_pidfd)
 {
 	struct clone_args args = {
-		.flags = CLONE_PIDFD | (namespace ? CLONE_NEWPID : 0),
+		.flags = CLONE_PIDFD | (namespace ? CLONE_NEWPID : 0) | (group ? CLONE_INTO_CGROUP : 0),
 		.pidfd = (uintptr_t)ret_pidfd,
 		.exit_signal = SIGCHLD,
+		.cgroup = group ? (uint64_t)group->fd : 0,
 	};
 
 	return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
@@ -122,7 +126,7 @@ static int start(struct server *server, const struct jail *jail, const int *fds,
 		.nfds = nfds,
 		.argv = argv,
 	};
-	pid_t pid;
+	struct jailed child = { 0 };
 	int rc;
 
 	if (!jail->program)
@@ -130,27 +134,37 @@ static int start(struct server *server, const struct jail *jail, const int *fds,
 	rc = reserve_child(server, err);
 	if (!rc)
 		rc = take_uid(server, &entry.uid, err);
+	if (!rc)
+		rc = cgroup_take(&server->groups, &child.group, err);
 	if (rc)
 		return rc;
-	pid = clone_child(!entry.none, ret_pidfd);
-	if (!pid)
+	child.uid = entry.uid;
+	child.pid = clone_child(!entry.none, child.group, ret_pidfd);
+	if (!child.pid)
 		jail_enter(&entry);
-	if (pid < 0)
-		return err_sys(err, -errno, "cannot start %s", jail->name);
-	server->children[server->n++] = (struct jailed){ pid, entry.uid };
-	return pid;
+	if (child.pid < 0) {
+		rc = err_sys(err, -errno, "cannot start %s", jail->name);
+		cgroup_drop(&server->groups, child.group);
+		return rc;
+	}
+	server->children[server->n++] = child;
+	return child.pid;
 }
 
 static int reap(struct server *server, pid_t pid)
 {
 	struct jailed *child = find(server, pid);
+	struct cgroup *group;
 	int status = 0;
 
 	if (!child)
 		return 0;
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
+	group = child->group;
+	cgroup_kill(group); /* without a PID namespace something may be left of it */
 	*child = server->children[--server->n];
+	cgroup_drop(&server->groups, group);
 	return status;
 }
 
@@ -198,6 +212,7 @@ static void spawn(struct server *server, const struct launch_request *request, c
 	reply(server, pid, pidfd, &err);
 	if (pidfd >= 0)
 		close(pidfd);
+	cgroups_spare(&server->groups); /* for the next one, while nobody waits */
 }
 
 /* A mount of our own on the directory, attached to nothing. */
@@ -217,11 +232,45 @@ static void send_layers(struct server *server)
 		close(fd);
 }
 
+/* What a limit ended. */
+static void send_end(struct server *server, pid_t pid)
+{
+	static const struct err unknown = { -ESRCH, "the launcher does not know this process" };
+	const struct jailed *child = find(server, pid);
+	struct err err = { 0 };
+
+	if (!child) {
+		reply(server, 0, -1, &unknown);
+		return;
+	}
+	if (cgroup_starved(child->group))
+		snprintf(err.text, sizeof(err.text), "out of memory");
+	reply(server, reap(server, pid), -1, &err);
+}
+
+static void send_limit(struct server *server, const struct launch_head *head)
+{
+	static const struct err unknown = { -ESRCH, "the launcher does not know this process" };
+	const struct jailed *child = find(server, head->pid);
+	struct err err = { 0 };
+
+	if (child)
+		(void)cgroup_limit(&server->groups, child->group, (enum limit)head->value, head->amount,
+				   server->config->layers, &err);
+	reply(server, 0, -1, child ? &err : &unknown);
+}
+
+static void send_limits(struct server *server)
+{
+	struct err err = { 0 };
+
+	snprintf(err.text, sizeof(err.text), "%s", server->groups.how);
+	reply(server, (int)server->groups.have, -1, &err);
+}
+
 static void serve(struct server *server, const struct launch_request *request, const int *fds, unsigned nfds)
 {
-	const struct err ok = { 0 };
-	const struct err unknown = { -ESRCH, "the launcher does not know this process" };
-	const bool known = find(server, request->head.pid);
+	const struct jailed *child = find(server, request->head.pid);
 
 	switch (request->head.op) {
 	case LAUNCH_SPAWN:
@@ -231,16 +280,24 @@ static void serve(struct server *server, const struct launch_request *request, c
 		send_layers(server);
 		break;
 	case LAUNCH_REAP:
-		reply(server, reap(server, request->head.pid), -1, known ? &ok : &unknown);
+		send_end(server, request->head.pid);
+		break;
+	case LAUNCH_LIMIT:
+		send_limit(server, &request->head);
+		break;
+	case LAUNCH_LIMITS:
+		send_limits(server);
 		break;
 	case LAUNCH_KILL:
-		if (known)
+		if (child && request->head.value == SIGKILL)
+			cgroup_kill(child->group);
+		if (child)
 			kill(request->head.pid, request->head.value);
 		break;
 	case LAUNCH_NICE:
 		/* Its group is it, with all of its threads; but one that has not come to its setsid yet is alone,
 		 * and its threads will be as nice as it is. */
-		if (known) {
+		if (child) {
 			(void)setpriority(PRIO_PROCESS, (id_t)request->head.pid, request->head.value);
 			(void)setpriority(PRIO_PGRP, (id_t)request->head.pid, request->head.value);
 		}
@@ -390,6 +447,7 @@ static int prepare(struct server *server, struct err *err)
 	server->self_fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	if (server->null_fd < 0 || server->self_fd < 0)
 		return err_sys(err, -errno, "cannot make a launcher");
+	cgroups_open(&server->groups);
 	if (server->config->none)
 		return 0;
 	/* The keys of who started the daemon are nobody's business in a jail; kernels may have no keys. */
@@ -464,5 +522,6 @@ void launcher_serve(const struct jail_config *config, int fd)
 	for (kind = 0; kind < JAIL_KINDS; kind++)
 		jail_release(&server.jails[kind]);
 	free(server.children);
+	cgroups_close(&server.groups);
 	_exit(rc ? 1 : 0);
 }
