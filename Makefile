@@ -20,7 +20,7 @@ Q := $(if $(V),,@)
 CC := gcc
 CLANG := clang
 
-PKGS := fuse3 liblz4 libxxhash libcjson libseccomp libarchive ext2fs com_err
+PKGS := fuse3 liblz4 libxxhash libcjson libseccomp libarchive ext2fs com_err nettle
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wvla \
 	-Wwrite-strings -Wpointer-arith -Wformat=2 -Wundef -fno-common -Werror
 CFLAGS ?= -O2 -g
@@ -38,7 +38,7 @@ sources = $(filter-out $(MAINS),$(sort $(shell find $(1) -name '*.c')))
 LIB_SRC := $(call sources,util snap vm)
 FS_SRC := $(call sources,fs)
 CLI_SRC := $(call sources,cli)
-AGENT_SRC := $(wildcard vm/agent/guest/*.c) vm/agent/proto.c util/buf.c util/err.c util/program.c
+AGENT_SRC := $(wildcard vm/agent/guest/*.c) vm/agent/proto.c snap/image_config.c util/buf.c util/err.c util/program.c
 UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
@@ -98,7 +98,7 @@ $(B)/sbx-net: $(call obj,vm/net/main.c) $(B)/libsbx.a
 
 # ---- the guest: never sanitized, it runs as PID 1 of another kernel
 
-build/guest/sbx-agent: $(AGENT_SRC) $(wildcard vm/agent/*.h vm/agent/guest/*.h util/*.h) | $(DEPS)
+build/guest/sbx-agent: $(AGENT_SRC) $(wildcard vm/agent/*.h vm/agent/guest/*.h util/*.h) snap/image_config.h | $(DEPS)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC    $@")
 	$(Q)$(CC) $(BASE_CFLAGS) -static -o $@ $(AGENT_SRC) && strip $@

@@ -2,29 +2,30 @@
 /*
  * images.c - `sbx image`
  *
- * A new image is an ext4 filesystem in a temporary file, which has no name already while it is written, so
- * that nothing is left of it whatever happens. Publishing copies what is not zero into the store.
+ * A new image is an ext4 filesystem in a file of the store that has no name while it is written, so that
+ * nothing is left of it whatever happens.
  */
 #include "cli/images.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/bar.h"
 #include "cli/sbx.h"
 #include "snap/image.h"
+#include "snap/image/import.h"
 #include "util/size.h"
 
 static const uint64_t default_size = 2ull << 30, min_size = 16ull << 20, max_size = 1ull << 40;
 
 struct image_options {
 	const char *state;
-	uint64_t size; /* bytes of a new image's disk */
+	uint64_t size; /* bytes of a new image's disk; 0: as many as it takes */
 	int argc;      /* what is not an option */
 	char **argv;
 };
@@ -41,7 +42,7 @@ static const struct program_option option_table[] = {
 
 static const char *const forms[] = {
 	"build base [--size SIZE] [--state DIR]",
-	"import NAME DIR|TAR [--size SIZE] [--state DIR]",
+	"import NAME SOURCE [--size SIZE] [--state DIR]",
 	"ls [--state DIR]",
 	"rm NAME... [--state DIR]",
 	NULL,
@@ -50,10 +51,13 @@ static const char *const forms[] = {
 const struct program image_program = {
 	.name = "sbx image",
 	.forms = forms,
-	.about = "Make, list and remove images, the disks that sandboxes start from.\n"
-		 "It works beside a daemon and without one. `build base` makes a small Linux of busybox; a "
-		 "TAR may\n"
-		 "be compressed.\n",
+	.about =
+		"Make, list and remove images, the disks that sandboxes start from.\n"
+		"It works beside a daemon and without one. `build base` makes a small Linux of busybox. A "
+		"SOURCE is a\n"
+		"directory, a tar, a docker archive, an OCI layout (a directory or a tar), or - for a tar on "
+		"standard\n"
+		"input; tars may be compressed, and SOURCE:TAG chooses one of several images.\n",
 	.options = option_table,
 };
 
@@ -71,89 +75,110 @@ static int failed(const struct err *err)
 
 /* ---- making */
 
-typedef int (*fill_fn)(struct ext4 *fs, const char *source, struct err *err);
-
-static int fill_base(struct ext4 *fs, const char *source, struct err *err)
-{
-	(void)source;
-	return image_base(fs, err);
-}
-
-/* A file without a name; `ret` is a path to it as long as the descriptor returned is open, for children
- * too. */
-static int open_scratch(char *ret, size_t size, struct err *err)
-{
-	const char *dir = getenv("TMPDIR");
-	char path[PATH_MAX];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/sbx-image.XXXXXX", dir && *dir ? dir : "/var/tmp");
-	fd = mkstemp(path);
-	if (fd < 0)
-		return err_sys(err, -errno, "%.200s", path);
-	unlink(path);
-	snprintf(ret, size, "/proc/self/fd/%d", fd);
-	return fd;
-}
+/* Fill a new disk; config is what its image says of commands. */
+typedef int (*fill_fn)(const struct image_options *options, const char *disk, const char *source,
+		       struct buf *config, struct err *err);
 
 static int make_image(const struct image_options *options, const char *name, const char *how, fill_fn fill,
 		      const char *source, struct err *err)
 {
-	char path[64];
-	struct ext4 *fs;
-	int rc, closed, fd;
+	struct image_draft *draft;
+	struct buf config = { 0 };
+	int rc = image_begin(options->state, name, options->size, &draft, err);
 
-	if (name_check(name, err))
-		return -EINVAL;
-	fd = open_scratch(path, sizeof(path), err);
-	if (fd < 0)
-		return fd;
-	if (ftruncate(fd, (off_t)options->size) < 0) {
-		rc = err_sys(err, -errno, "cannot make a file for the image");
-		goto out;
-	}
-	rc = ext4_new(path, options->size, &fs, err);
 	if (rc)
-		goto out;
-	rc = fill(fs, source, err);
-	closed = ext4_close(fs, !rc, rc ? NULL : err);
-	rc = rc ? rc : closed;
-	if (!rc)
-		rc = image_publish(options->state, name, path, how, err);
-out:
-	close(fd);
+		return rc;
+	rc = fill(options, image_draft_path(draft), source, &config, err);
+	if (rc)
+		image_abandon(draft);
+	else
+		rc = image_finish(draft, how, &config, err);
+	buf_release(&config);
 	return rc;
+}
+
+static int fill_base(const struct image_options *options, const char *disk, const char *source,
+		     struct buf *config, struct err *err)
+{
+	struct ext4 *fs;
+	int closed, rc = ext4_new(disk, options->size, &fs, err);
+
+	(void)source;
+	(void)config;
+	if (rc)
+		return rc;
+	rc = image_base(fs, err);
+	closed = ext4_close(fs, !rc, rc ? NULL : err);
+	return rc ? rc : closed;
 }
 
 static int cmd_build(const struct image_options *options)
 {
+	struct image_options sized = *options;
 	struct err err = { 0 };
 
 	if (options->argc != 1 || strcmp(options->argv[0], "base") != 0)
 		return wrong_form(0);
-	if (make_image(options, "base", "build base", fill_base, NULL, &err))
+	if (!sized.size)
+		sized.size = default_size;
+	if (make_image(&sized, "base", "build base", fill_base, NULL, &err))
+		return failed(&err);
+	return 0;
+}
+
+static void show_import(void *arg, uint64_t done, uint64_t total)
+{
+	(void)arg;
+	if (total)
+		bar_draw("importing", done < total ? (unsigned)(done * 100 / total) : 100);
+}
+
+static int fill_import(const struct image_options *options, const char *disk, const char *source,
+		       struct buf *config, struct err *err)
+{
+	const bool bar = isatty(STDERR_FILENO);
+	struct image_import import = {
+		.source = source,
+		.disk = disk,
+		.size = options->size,
+		.progress = bar ? show_import : NULL,
+	};
+	int rc = image_import(&import, err);
+
+	if (bar)
+		bar_clear();
+	*config = import.config;
+	return rc;
+}
+
+/* An image of what people have. `how` becomes a line of a file. */
+static int import_image(const struct image_options *options, const char *name, const char *source,
+			const char *how)
+{
+	struct image_options sized = *options;
+	struct err err = { 0 };
+	char line[256], *c;
+
+	snprintf(line, sizeof(line), "%s", how);
+	for (c = line; *c; c++)
+		if ((unsigned char)*c < ' ')
+			*c = '?';
+	if ((!sized.size && image_import_size(source, &sized.size, &err)) ||
+	    make_image(&sized, name, line, fill_import, source, &err))
 		return failed(&err);
 	return 0;
 }
 
 static int cmd_import(const struct image_options *options)
 {
-	struct err err = { 0 };
 	const char *base;
 	char how[256];
-	char *c;
 
 	if (options->argc != 2)
 		return wrong_form(1);
 	base = strrchr(options->argv[1], '/');
 	snprintf(how, sizeof(how), "import %.200s", base && base[1] ? base + 1 : options->argv[1]);
-	/* It becomes a line of a file. */
-	for (c = how; *c; c++)
-		if ((unsigned char)*c < ' ')
-			*c = '?';
-	if (make_image(options, options->argv[0], how, image_import, options->argv[1], &err))
-		return failed(&err);
-	return 0;
+	return import_image(options, options->argv[0], options->argv[1], how);
 }
 
 /* ---- what is there */
@@ -234,7 +259,7 @@ static int parse(int argc, char **argv, struct image_options *ret, int *ret_stat
 
 int cmd_image(int argc, char **argv)
 {
-	struct image_options options = { .size = default_size };
+	struct image_options options = { 0 };
 	char *state = NULL;
 	int status;
 	size_t i;

@@ -18,13 +18,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/bar.h"
 #include "cli/mount.h"
 #include "cli/sbx.h"
 #include "snap/dump.h"
 #include "snap/image.h"
 #include "snap/store.h"
 
-enum { BAR = 40, TICK_MS = 100, CHUNK = 1 << 20 };
+enum { TICK_MS = 100, CHUNK = 1 << 20 };
 
 static const char *const forms[] = { "save VM NAME", "load FILE|- NAME", "verify NAME",
 				     "dump NAME|DIR [--state DIR]", NULL };
@@ -77,20 +78,6 @@ static int failed(const char *what, const char *dir, int error)
 	return SBX_FAILED;
 }
 
-/* ---- the bar */
-
-static void draw(const char *label, unsigned percent)
-{
-	static const char full[] = "########################################";
-
-	fprintf(stderr, "\r%-10s [%-*.*s] %3u%%", label, BAR, (int)(percent * BAR / 100), full, percent);
-}
-
-static void clear_bar(void)
-{
-	fprintf(stderr, "\r\033[K");
-}
-
 /* ---- a write that takes long */
 
 struct snapshot_work {
@@ -131,14 +118,14 @@ static int show_while(struct snapshot_work *work, const char *dir)
 	do {
 		if (bar && !read_line(dir, "status", status, sizeof(status)) &&
 		    sscanf(status, "%31s %u%%", label, &percent) == 2 && percent <= 100)
-			draw(label, percent);
+			bar_draw(label, percent);
 		clock_gettime(CLOCK_REALTIME, &until);
 		until.tv_nsec += TICK_MS * 1000000;
 		until.tv_sec += until.tv_nsec / 1000000000;
 		until.tv_nsec %= 1000000000;
 	} while (pthread_timedjoin_np(thread, NULL, &until));
 	if (bar)
-		clear_bar();
+		bar_clear();
 	return work->error;
 }
 
@@ -196,10 +183,10 @@ static int copy(int from, int to, uint64_t size)
 		error = n < 0 || done < n ? errno : 0;
 		sum += n > 0 ? (uint64_t)n : 0;
 		if (bar)
-			draw("loading", (unsigned)(sum < size ? sum * 100 / size : 100));
+			bar_draw("loading", (unsigned)(sum < size ? sum * 100 / size : 100));
 	}
 	if (bar)
-		clear_bar();
+		bar_clear();
 	free(chunk);
 	return error;
 }

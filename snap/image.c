@@ -2,8 +2,8 @@
 /*
  * image.c - images: raw disks with names
  *
- * images/NAME is a record that names a raw layer. Publishing copies the disk under tmp/, where a lock on the
- * file tells a daemon that starts meanwhile that it is no leftover; then, under the lock that collection
+ * images/NAME is a record that names a raw layer. A new disk is a file below tmp/ without a name. To be
+ * published it gets one there, where a lock on it tells a daemon that starts meanwhile that it is no leftover; then, under the lock that collection
  * takes too, the layer gets its place and the record its name. So there is no moment at which collection
  * finds the layer without the record that needs it, and after a crash there is at most a file that nothing
  * names.
@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "snap/image_config.h"
 #include "snap/manifest.h"
 #include "snap/qcow2/header.h"
 #include "snap/store_priv.h"
@@ -30,7 +31,13 @@
 #include "util/size.h"
 #include "util/zero.h"
 
-enum { IMAGE_VERSION = 1, IMAGE_RECORD_MAX = 4096, COPY_BLOCK = 64 * 1024 };
+/* Version 1 had no config. */
+enum {
+	IMAGE_VERSION = 2,
+	IMAGE_VERSION_PLAIN = 1,
+	IMAGE_RECORD_MAX = IMAGE_CONFIG_MAX + 4096,
+	COPY_BLOCK = 64 * 1024
+};
 
 #define IMAGE_KIND "sbxfs-image"
 
@@ -58,9 +65,10 @@ char *store_default_dir(void)
 
 /* ---- records */
 
-/* What images/name says: *ret without name and disk, and the file of its layer. */
+/* What images/name says: *ret without name, disk and config, the file of its layer, and, if asked for, its
+ * config. */
 static int read_record(int images, const char *name, struct image *ret, char file[LAYER_FILE_MAX],
-		       struct err *err)
+		       struct buf *config, struct err *err)
 {
 	char label[sizeof("image ") + STORE_NAME_MAX];
 	struct buf text = { 0 };
@@ -91,12 +99,18 @@ static int read_record(int images, const char *name, struct image *ret, char fil
 			rc = number_parse(value, &ret->created);
 		else if (!strcmp(key, "source"))
 			snprintf(ret->source, sizeof(ret->source), "%s", value);
-		else
+		else if (!image_config_key(key))
 			rc = -EINVAL;
+		else if (config)
+			buf_printf(config, "%s %s\n", key, value);
 		if (rc) {
 			rc = err_set(err, -EINVAL, "image %s has an unknown key: %.32s", name, key);
 			goto out;
 		}
+	}
+	if (config && config->failed) {
+		rc = err_set(err, -ENOMEM, "out of memory");
+		goto out;
 	}
 	if (!id_valid(file, ".raw") || !has_size)
 		rc = err_set(err, -EINVAL, "%s does not say which layer it is, and how large", label);
@@ -135,7 +149,7 @@ static int name_to_layer(void *arg, const char *name)
 	const struct each_layer *walk = arg;
 	char file[LAYER_FILE_MAX];
 	struct image image;
-	int rc = read_record(walk->images, name, &image, file, walk->err);
+	int rc = read_record(walk->images, name, &image, file, NULL, walk->err);
 
 	return rc ? rc : walk->each(walk->arg, file);
 }
@@ -173,23 +187,28 @@ int image_layers(int images_fd, int (*each)(void *arg, const char *file), void *
 int image_get(struct store *store, const char *name, struct image *ret, struct err *err)
 {
 	char file[LAYER_FILE_MAX];
+	struct buf config = { 0 };
 	struct image image;
 	int rc;
 
 	if (name_check(name, err))
 		return -EINVAL;
-	rc = read_record(store->images_fd, name, &image, file, err);
+	rc = read_record(store->images_fd, name, &image, file, &config, err);
 	if (!rc)
 		rc = layer_open(store, file, &image.disk, err);
-	if (rc)
+	if (rc) {
+		buf_release(&config);
 		return rc;
+	}
 	if (image.size != layer_virtual_size(image.disk)) {
 		layer_unref(image.disk);
+		buf_release(&config);
 		return err_set(err, -EIO, "image %s: layer %s does not have the size it should have", name,
 			       file);
 	}
 	snprintf(image.name, sizeof(image.name), "%s", name);
 	image.stored = layer_stored(image.disk);
+	image.config = config;
 	*ret = image;
 	return 0;
 }
@@ -198,6 +217,7 @@ void image_release(struct image *image)
 {
 	layer_unref(image->disk);
 	image->disk = NULL;
+	buf_release(&image->config);
 }
 
 struct list_walk {
@@ -283,6 +303,193 @@ static int dirs_open(const char *dir, struct dirs *ret, struct err *err)
 	return rc;
 }
 
+/* ---- a new one */
+
+struct image_draft {
+	struct dirs dirs;
+	char name[STORE_NAME_MAX + 1], file[LAYER_FILE_MAX]; /* its own, and its layer's */
+	char path[32];
+	int fd; /* holds the lock that keeps it from being taken for a leftover */
+};
+
+/* A file without a name where the filesystem can do that, else one whose name is `file`. Programs that fill it
+ * open it through /proc/self/fd, so they inherit it. */
+static int open_nameless(int dir, const char *file)
+{
+	int fd = openat(dir, ".", O_TMPFILE | O_RDWR, 0600);
+
+	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL))
+		fd = openat(dir, file, O_RDWR | O_CREAT | O_EXCL, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
+static int check_new(const struct dirs *dirs, const char *name, struct err *err)
+{
+	if (!faccessat(dirs->images, name, F_OK, AT_SYMLINK_NOFOLLOW))
+		return err_set(err, -EEXIST, "there is already an image %s", name);
+	return 0;
+}
+
+int image_begin(const char *dir, const char *name, uint64_t size, struct image_draft **ret, struct err *err)
+{
+	struct image_draft *draft;
+	char id[ID_SIZE];
+	int rc;
+
+	if (name_check(name, err))
+		return -EINVAL;
+	if (!size || size % 512 || size > QCOW2_DISK_MAX)
+		return err_set(err, -EINVAL, "an image cannot have %llu bytes, which is the size of no disk",
+			       (unsigned long long)size);
+	draft = calloc(1, sizeof(*draft));
+	if (!draft)
+		return err_set(err, -ENOMEM, "out of memory");
+	draft->fd = -1;
+	rc = dirs_open(dir, &draft->dirs, err);
+	if (rc) {
+		free(draft);
+		return rc;
+	}
+	rc = check_new(&draft->dirs, name, err);
+	if (!rc) {
+		rc = id_make(id);
+		if (rc)
+			err_sys(err, rc, "cannot get random numbers");
+	}
+	if (rc)
+		goto fail;
+	snprintf(draft->name, sizeof(draft->name), "%s", name);
+	snprintf(draft->file, sizeof(draft->file), "%s.raw", id);
+	draft->fd = open_nameless(draft->dirs.tmp, draft->file);
+	if (draft->fd < 0)
+		rc = err_sys(err, draft->fd, "cannot create the image");
+	else if (flock(draft->fd, LOCK_EX) < 0 || ftruncate(draft->fd, (off_t)size) < 0)
+		rc = err_sys(err, -errno, "cannot create the image");
+	if (rc)
+		goto fail;
+	snprintf(draft->path, sizeof(draft->path), "/proc/self/fd/%d", draft->fd);
+	*ret = draft;
+	return 0;
+fail:
+	image_abandon(draft);
+	return rc;
+}
+
+const char *image_draft_path(const struct image_draft *draft)
+{
+	return draft->path;
+}
+
+int image_draft_fd(const struct image_draft *draft)
+{
+	return draft->fd;
+}
+
+void image_abandon(struct image_draft *draft)
+{
+	if (draft->fd >= 0) {
+		unlinkat(draft->dirs.tmp, draft->file, 0);
+		close(draft->fd);
+	}
+	dirs_close(&draft->dirs);
+	free(draft);
+}
+
+static int move(int from_dir, const char *from, int to_dir, const char *to)
+{
+	if (renameat2(from_dir, from, to_dir, to, RENAME_NOREPLACE) < 0)
+		return -errno;
+	return fsync(to_dir) < 0 ? -errno : 0;
+}
+
+/* Its name below tmp/, where it has none yet. */
+static int name_draft(const struct image_draft *draft)
+{
+	if (linkat(AT_FDCWD, draft->path, draft->dirs.tmp, draft->file, AT_SYMLINK_FOLLOW) < 0 &&
+	    errno != EEXIST)
+		return -errno;
+	return 0;
+}
+
+static int write_record(const struct image_draft *draft, const char *file, const char *source,
+			const struct buf *config)
+{
+	const bool plain = !config || !config->len;
+	struct buf text = { 0 };
+	struct stat st;
+	int rc;
+
+	if (fstat(draft->fd, &st) < 0)
+		return -errno;
+	manifest_begin(&text, IMAGE_KIND, plain ? IMAGE_VERSION_PLAIN : IMAGE_VERSION);
+	manifest_add(&text, "layer", draft->file);
+	manifest_add_number(&text, "size", (uint64_t)st.st_size);
+	manifest_add_number(&text, "created", now_real_ns());
+	manifest_add(&text, "source", source);
+	if (!plain)
+		buf_add(&text, buf_bytes(config), config->len);
+	manifest_end(&text);
+	rc = text.failed ? -ENOMEM : write_file_at(draft->dirs.tmp, file, buf_bytes(&text), text.len);
+	buf_release(&text);
+	return rc;
+}
+
+/* With the lock on images/. */
+static int publish(const struct image_draft *draft, const char *record, const char *source,
+		   const struct buf *config, struct err *err)
+{
+	const struct dirs *dirs = &draft->dirs;
+	int rc = sums_write(dirs->tmp, draft->file, dirs->sums, dirs->tmp, err);
+
+	if (rc)
+		return rc;
+	rc = write_record(draft, record, source, config);
+	if (!rc && fsync(dirs->sums) < 0)
+		rc = -errno;
+	if (!rc)
+		rc = move(dirs->tmp, draft->file, dirs->layers, draft->file);
+	if (!rc)
+		rc = move(dirs->tmp, record, dirs->images, draft->name);
+	if (rc == -EEXIST)
+		return err_set(err, rc, "there is already an image %s", draft->name);
+	return rc ? err_sys(err, rc, "cannot write the image") : 0;
+}
+
+int image_finish(struct image_draft *draft, const char *source, const struct buf *config, struct err *err)
+{
+	const struct dirs *dirs = &draft->dirs;
+	char record[ID_SIZE] = "";
+	int lock = -1, rc = 0;
+
+	if (config && config->len)
+		rc = image_config_check(config, err);
+	if (!rc && fsync(draft->fd) < 0)
+		rc = err_sys(err, -errno, "cannot write the image");
+	if (!rc) {
+		rc = id_make(record);
+		if (!rc)
+			rc = name_draft(draft);
+		if (rc)
+			err_sys(err, rc, "cannot write the image");
+	}
+	if (!rc) {
+		lock = image_lock(dirs->images);
+		rc = lock < 0 ? err_sys(err, lock, "cannot lock the images") : 0;
+	}
+	if (!rc)
+		rc = publish(draft, record, source, config, err);
+	if (rc) {
+		if (*record)
+			unlinkat(dirs->tmp, record, 0);
+		unlinkat(dirs->layers, draft->file, 0);
+		unlinkat(dirs->sums, draft->file, 0);
+	}
+	if (lock >= 0)
+		close(lock);
+	image_abandon(draft);
+	return rc;
+}
+
 /* Copy size bytes into the empty file `to`, leaving holes for zeros. */
 static int copy_sparse(int from, int to, uint64_t size, struct err *err)
 {
@@ -308,21 +515,16 @@ static int copy_sparse(int from, int to, uint64_t size, struct err *err)
 			err_sys(err, rc, "cannot write the image");
 		at += n;
 	}
-	if (!rc && ftruncate(to, (off_t)size) < 0)
-		rc = err_sys(err, -errno, "cannot write the image");
-	if (!rc && fsync(to) < 0)
-		rc = err_sys(err, -errno, "cannot write the image");
 	free(block);
 	return rc;
 }
 
-/* Copy raw_file to tmp/`file`; *ret_fd holds the lock that keeps it from being taken for a leftover. */
-static int bring_disk(const struct dirs *dirs, const char *raw_file, const char *file, int *ret_fd,
-		      uint64_t *ret_size, struct err *err)
+int image_publish(const char *dir, const char *name, const char *raw_file, const char *source,
+		  struct err *err)
 {
-	int from = open(raw_file, O_RDONLY | O_CLOEXEC), to = -1;
+	int from = open(raw_file, O_RDONLY | O_CLOEXEC), rc;
+	struct image_draft *draft = NULL;
 	struct stat st;
-	int rc = 0;
 
 	if (from < 0)
 		return err_sys(err, -errno, "cannot open %s", raw_file);
@@ -330,106 +532,17 @@ static int bring_disk(const struct dirs *dirs, const char *raw_file, const char 
 		rc = err_sys(err, -errno, "cannot read %s", raw_file);
 	else if (!S_ISREG(st.st_mode))
 		rc = err_set(err, -EINVAL, "%s is not a file", raw_file);
-	else if (!st.st_size || st.st_size % 512 || (uint64_t)st.st_size > QCOW2_DISK_MAX)
-		rc = err_set(err, -EINVAL, "%s has %lld bytes, which cannot be the size of a disk", raw_file,
-			     (long long)st.st_size);
+	else
+		rc = image_begin(dir, name, (uint64_t)st.st_size, &draft, err);
+	if (rc || !draft)
+		goto out;
+	rc = copy_sparse(from, draft->fd, (uint64_t)st.st_size, err);
 	if (rc)
-		goto out;
-	to = openat(dirs->tmp, file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (to < 0 || flock(to, LOCK_EX) < 0) {
-		rc = err_sys(err, -errno, "cannot create the image");
-		goto out;
-	}
-	rc = copy_sparse(from, to, (uint64_t)st.st_size, err);
-	if (rc)
-		goto out;
-	*ret_size = (uint64_t)st.st_size;
-	*ret_fd = to;
-	to = -1;
+		image_abandon(draft);
+	else
+		rc = image_finish(draft, source, NULL, err);
 out:
 	close(from);
-	if (to >= 0)
-		close(to);
-	return rc;
-}
-
-static int move(int from_dir, const char *from, int to_dir, const char *to)
-{
-	if (renameat2(from_dir, from, to_dir, to, RENAME_NOREPLACE) < 0)
-		return -errno;
-	return fsync(to_dir) < 0 ? -errno : 0;
-}
-
-int image_publish(const char *dir, const char *name, const char *raw_file, const char *source,
-		  struct err *err)
-{
-	char id[ID_SIZE], file[LAYER_FILE_MAX], draft[ID_SIZE];
-	struct buf text = { 0 };
-	int lock = -1, fd = -1;
-	uint64_t size = 0;
-	struct dirs dirs;
-	int rc;
-
-	if (name_check(name, err))
-		return -EINVAL;
-	rc = dirs_open(dir, &dirs, err);
-	if (rc)
-		return rc;
-	rc = id_make(id);
-	if (!rc)
-		rc = id_make(draft);
-	if (rc) {
-		err_sys(err, rc, "cannot get random numbers");
-		goto close;
-	}
-	snprintf(file, sizeof(file), "%s.raw", id);
-	if (!faccessat(dirs.images, name, F_OK, AT_SYMLINK_NOFOLLOW)) {
-		rc = err_set(err, -EEXIST, "there is already an image %s", name);
-		goto close;
-	}
-	rc = bring_disk(&dirs, raw_file, file, &fd, &size, err);
-	if (rc)
-		goto out;
-	manifest_begin(&text, IMAGE_KIND, IMAGE_VERSION);
-	manifest_add(&text, "layer", file);
-	manifest_add_number(&text, "size", size);
-	manifest_add_number(&text, "created", now_real_ns());
-	manifest_add(&text, "source", source);
-	manifest_end(&text);
-
-	lock = image_lock(dirs.images);
-	if (lock < 0) {
-		rc = err_sys(err, lock, "cannot lock %s", dir);
-		goto out;
-	}
-	rc = sums_write(dirs.tmp, file, dirs.sums, dirs.tmp, err);
-	if (rc)
-		goto out;
-	rc = text.failed ? -ENOMEM : write_file_at(dirs.tmp, draft, buf_bytes(&text), text.len);
-	if (!rc && fsync(dirs.sums) < 0)
-		rc = -errno;
-	if (!rc)
-		rc = move(dirs.tmp, file, dirs.layers, file);
-	if (!rc)
-		rc = move(dirs.tmp, draft, dirs.images, name);
-	if (rc == -EEXIST)
-		err_set(err, rc, "there is already an image %s", name);
-	else if (rc)
-		err_sys(err, rc, "cannot write the image");
-out:
-	if (rc) {
-		unlinkat(dirs.tmp, draft, 0);
-		unlinkat(dirs.tmp, file, 0);
-		unlinkat(dirs.layers, file, 0);
-		unlinkat(dirs.sums, file, 0);
-	}
-	if (fd >= 0)
-		close(fd);
-	if (lock >= 0)
-		close(lock);
-	buf_release(&text);
-close:
-	dirs_close(&dirs);
 	return rc;
 }
 
@@ -477,7 +590,7 @@ static int pass_image(void *arg, const char *name)
 	struct image image;
 	struct err err = { 0 };
 	struct stat st;
-	int rc = read_record(walk->dirs->images, name, &image, file, &err);
+	int rc = read_record(walk->dirs->images, name, &image, file, NULL, &err);
 
 	if (!rc && fstatat(walk->dirs->layers, file, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		rc = err_sys(&err, -errno, "image %s lost its layer %s", name, file);

@@ -20,9 +20,23 @@
 char *store_default_dir(void);
 
 /*
- * Make the image `name` from the raw disk in raw_file, which is copied (holes and zeros are left out) and may
- * then go. `source` says how it was made, in a line. Durable on return. -EEXIST: there is one already.
+ * A new image is begun with a disk of `size` bytes, all zero, which is filled under the path image_draft_path
+ * and has no name until it is published: whatever ends this process, nothing of it is left. -EEXIST: there is
+ * an image of that name.
  */
+struct image_draft;
+int image_begin(const char *dir, const char *name, uint64_t size, struct image_draft **ret, struct err *err);
+/* Valid, for children too, as long as the draft is; image_draft_fd is the same file. */
+const char *image_draft_path(const struct image_draft *draft);
+int image_draft_fd(const struct image_draft *draft);
+/*
+ * `source` says how it was made, in a line; config is what it says of commands (snap/image_config.h) or NULL.
+ * Durable on return. Frees the draft, and so does image_abandon.
+ */
+int image_finish(struct image_draft *draft, const char *source, const struct buf *config, struct err *err);
+void image_abandon(struct image_draft *draft);
+
+/* All of it for a disk that exists: raw_file is copied (holes and zeros are left out) and may then go. */
 int image_publish(const char *dir, const char *name, const char *raw_file, const char *source,
 		  struct err *err);
 

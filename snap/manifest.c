@@ -77,7 +77,7 @@ int manifest_open(struct manifest *manifest, char *text, size_t len, const char 
 		return err_set(err, -EIO, "%s is damaged: its checksum does not match", name);
 	if (!manifest_next(&lines, &key, &value) || strcmp(key, kind) != 0 || number_parse(value, &found))
 		return err_set(err, -EINVAL, "%s is not a manifest of kind %s", name, kind);
-	if (found != version)
+	if (!found || found > version)
 		return err_set(err, -EINVAL,
 			       "%s has version %" PRIu64 " of %s, this program knows version %u", name, found,
 			       kind, version);

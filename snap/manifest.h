@@ -31,7 +31,7 @@ void manifest_add_lines(struct buf *out, const char *key, const struct buf *text
 void manifest_end(struct buf *out);
 
 /*
- * Reading: open checks the checksum (-EIO), kind and version (-EINVAL, with the version found); next yields
+ * Reading: open checks the checksum (-EIO), kind and version (-EINVAL, with the version found, if it is above `version`); next yields
  * one line after the other, in place. `name` is the file's, for err. Changes the text.
  */
 struct manifest {

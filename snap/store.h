@@ -57,6 +57,7 @@ struct image {
 	uint64_t created;   /* ns since 1970 */
 	char source[256];   /* how it was made: "build base", "import FILE" */
 	struct layer *disk; /* a reference, for the holder of the struct */
+	struct buf config;  /* what it says of commands (image_config.h) */
 };
 int image_get(struct store *store, const char *name, struct image *ret, struct err *err); /* -ENOENT */
 void image_release(struct image *image);

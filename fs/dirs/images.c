@@ -25,8 +25,26 @@ static int image_info(struct object *obj, struct buf *text, struct err *err)
 	return 0;
 }
 
+static int image_config(struct object *obj, struct buf *text, struct err *err)
+{
+	struct image image;
+	int rc = image_get(obj->fs->store, obj->name, &image, err);
+
+	if (rc)
+		return rc;
+	if (image.config.len)
+		buf_add(text, buf_bytes(&image.config), image.config.len);
+	image_release(&image);
+	return 0;
+}
+
 static const struct entry image_files[] = {
 	{ "info", S_IFREG | 0444, 0, "size, stored, created, source", .show = image_info },
+	{ "config", S_IFREG | 0444, 0,
+	  "what it says of commands: env, workdir and user hold for those that say nothing else; entrypoint "
+	  "and cmd, "
+	  "a word a line, are what `sbx run` runs",
+	  .show = image_config },
 	{ 0 },
 };
 

@@ -216,7 +216,7 @@ struct job_spec {
 	char *cmd;                     /* a shell line for /bin/sh -c, or argv separated by NULs */
 	size_t cmd_len;
 	int is_argv;      /* cmd holds at least one NUL: an argv */
-	char *cwd, *user; /* NULL: /root (or /) and root */
+	char *cwd, *user; /* NULL: what the image says, else the user's home (or /) and root */
 	char **env;       /* "K=V", NULL-terminated; added to the machine's; may be NULL */
 	int tty;          /* one terminal instead of three pipes: stderr is then empty */
 	uint16_t rows, cols;

@@ -41,6 +41,15 @@ struct guest_identity {
 	char **env; /* "K=V", NULL-terminated */
 };
 
+/* What the image says of commands that say nothing themselves; NULL where it says nothing. */
+struct guest_defaults {
+	char **env; /* "K=V", NULL-terminated */
+	char *workdir, *user;
+};
+const struct guest_defaults *guest_defaults(void);
+/* After the root disk is the root. */
+void guest_read_defaults(void);
+
 /* What the agent does to the machine it runs on. */
 struct guest_machine {
 	/* Take on an identity. May block for as long as the hooks of a fork may. */

@@ -147,7 +147,10 @@ int main(int argc, char **argv)
 	if (boot_machine(&args, &boot_failure)) {
 		snprintf(text, sizeof(text), "cannot boot: %s", boot_failure.text);
 		say(text);
-	} else if (args.cpus || args.memory) {
+	} else {
+		guest_read_defaults();
+	}
+	if (!boot_failure.code && (args.cpus || args.memory)) {
 		if (size_apply(args.cpus, args.memory, &err))
 			say(err.text);
 	}

@@ -86,8 +86,29 @@ static void find_groups(struct account *account)
 		fclose(file);
 }
 
+/* The number of a group, by name or number. */
+static int find_group(const char *name, gid_t *ret, struct err *err)
+{
+	unsigned long number = 0;
+	struct group *group = NULL;
+	FILE *file;
+
+	if (is_number(name, &number)) {
+		*ret = (gid_t)number;
+		return 0;
+	}
+	file = fopen("/etc/group", "re");
+	while (file && (group = fgetgrent(file)) && strcmp(group->gr_name, name) != 0)
+		;
+	if (group)
+		*ret = group->gr_gid;
+	if (file)
+		fclose(file);
+	return group ? 0 : err_set(err, -EINVAL, "no group %.64s in the guest's /etc/group", name);
+}
+
 /* `user` is a name or a number. Root needs no entry, so that an image without /etc/passwd works. */
-static int find_account(const char *user, struct account *ret, struct err *err)
+static int find_user(const char *user, struct account *ret, struct err *err)
 {
 	unsigned long number = 0;
 	const bool numeric = is_number(user, &number);
@@ -112,8 +133,26 @@ static int find_account(const char *user, struct account *ret, struct err *err)
 	snprintf(ret->home, sizeof(ret->home), "%s", entry ? entry->pw_dir : ret->uid ? "/" : "/root");
 	if (file)
 		fclose(file);
-	find_groups(ret);
 	return 0;
+}
+
+/* USER or USER:GROUP, as images have it. */
+static int find_account(const char *who, struct account *ret, struct err *err)
+{
+	const size_t n = strcspn(who, ":");
+	char user[64];
+	int rc;
+
+	if (n >= sizeof(user))
+		return err_set(err, -EINVAL, "%.80s is no user", who);
+	memcpy(user, who, n);
+	user[n] = '\0';
+	rc = find_user(user, ret, err);
+	if (!rc && who[n])
+		rc = find_group(who + n + 1, &ret->gid, err);
+	if (!rc)
+		find_groups(ret);
+	return rc;
 }
 
 static int become(const struct account *account, struct err *err)
@@ -130,6 +169,7 @@ static int become(const struct account *account, struct err *err)
 static void set_env(const struct job_spec *spec, const char *name, char *const *env,
 		    const struct account *account)
 {
+	char **image = guest_defaults()->env;
 	size_t i;
 
 	clearenv();
@@ -139,6 +179,8 @@ static void set_env(const struct job_spec *spec, const char *name, char *const *
 	setenv("LOGNAME", account->name, 1);
 	if (spec->tty)
 		setenv("TERM", "xterm", 1);
+	for (i = 0; image && image[i]; i++)
+		putenv(image[i]);
 	for (i = 0; env && env[i]; i++)
 		putenv(env[i]);
 	setenv("SBX_NAME", name, 1);
@@ -164,6 +206,8 @@ static int enter_directory(const struct job_spec *spec, const struct account *ac
 {
 	if (spec->cwd)
 		return chdir(spec->cwd) < 0 ? err_sys(err, -errno, "%.128s", spec->cwd) : 0;
+	if (guest_defaults()->workdir && !chdir(guest_defaults()->workdir))
+		return 0;
 	if (chdir(account->home) < 0 && chdir("/") < 0)
 		return err_sys(err, -errno, "/");
 	return 0;
@@ -216,6 +260,7 @@ static uint8_t shell_code(int err)
 static int run_child(const struct job_spec *spec, const char *name, char *const *env, const struct ends *ends,
 		     struct guest_failure *failure)
 {
+	const char *user = spec->user ? spec->user : guest_defaults()->user;
 	static struct account account;
 	struct err *err = &failure->err;
 	int rc;
@@ -224,7 +269,7 @@ static int run_child(const struct job_spec *spec, const char *name, char *const 
 	guest_child_reset();
 	rc = take_streams(spec, ends, err);
 	if (!rc)
-		rc = find_account(spec->user ? spec->user : "root", &account, err);
+		rc = find_account(user ? user : "root", &account, err);
 	if (!rc)
 		give_streams(spec, &account);
 	if (!rc)
