@@ -40,7 +40,8 @@ static void check(int rc, const struct err *err)
 static int fill(struct ext4 *fs, struct err *err)
 {
 	static const struct ext4_attr file = { S_IFREG | 0644, 1000, 1000, { 1, 0 } },
-				      link = { S_IFLNK | 0777, 0, 0, { 1, 0 } }, fifo = { S_IFIFO | 0600, 0, 0, { 1, 0 } };
+				      link = { S_IFLNK | 0777, 0, 0, { 1, 0 } },
+				      fifo = { S_IFIFO | 0600, 0, 0, { 1, 0 } };
 	int rc = ext4_file(fs, "a/b/file", &file, err);
 
 	if (!rc)
