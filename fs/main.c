@@ -39,6 +39,7 @@
 #include "vm/agent/channel.h"
 #include "vm/jail/jail.h"
 #include "vm/net/helper.h"
+#include "vm/net/resolvers.h"
 #include "vm/probe.h"
 #include "vm/traced.h"
 
@@ -59,6 +60,7 @@ enum {
 	OPT_LIBEXEC,
 	OPT_MEMORY,
 	OPT_NET,
+	OPT_RESOLVER,
 	OPT_POOL,
 	OPT_POOL_TOTAL,
 	OPT_POOL_MEMORY,
@@ -87,6 +89,8 @@ static const struct program_option option_table[] = {
 	  "snapshots (default: 0755; 1777: everybody)" },
 	{ OPT_MEMORY, "memory-default", "SIZE", "memory of a new sandbox (default: 512M)" },
 	{ OPT_NET, "net", "MODE", "network of a new sandbox: none, allow, public or all (default: public)" },
+	{ OPT_RESOLVER, "resolver", "ADDRESS[:PORT]",
+	  "who is asked for the names that guests look up (default: those of\n/etc/resolv.conf)" },
 	{ OPT_POOL, "pool", "N", "machines kept ready for each snapshot that is forked (default: 2)" },
 	{ OPT_POOL_TOTAL, "pool-total", "N", "and for all snapshots together (default: 8)" },
 	{ OPT_POOL_MEMORY, "pool-memory", "SIZE",
@@ -274,6 +278,12 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 		case OPT_NET:
 			if (!net_mode_parse(optarg, &options->net)) {
 				program_refuse(&program, "--net: there is no mode \"%s\"", optarg);
+				rc = -EINVAL;
+			}
+			break;
+		case OPT_RESOLVER:
+			if (!net_resolvers_use(optarg)) {
+				program_refuse(&program, "--resolver: \"%s\" is not an address", optarg);
 				rc = -EINVAL;
 			}
 			break;

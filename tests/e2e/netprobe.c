@@ -11,6 +11,8 @@
  *   netprobe many PORT N     N connections at once; each sends a line and reads it back
  *   netprobe serve PORT      an echo at the loopback's PORT
  *   netprobe take PORT       one connection to it: what comes, to stdout
+ *   netprobe say PORT TEXT   a datagram to the gateway's PORT
+ *   netprobe flood ADDRESS   datagrams of one byte to its ports, without an end
  *   netprobe raw             frames in hexadecimal, one a line, as they are onto the wire
  */
 #include <arpa/inet.h>
@@ -232,6 +234,28 @@ static int serve(int port, int once)
 	return 1;
 }
 
+static int say(int port, const char *text)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	inet_pton(AF_INET, "10.0.2.2", &to.sin_addr);
+	return sendto(fd, text, strlen(text), 0, (const struct sockaddr *)&to, sizeof(to)) < 0;
+}
+
+static int flood(const char *address)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET };
+	const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	uint16_t port = 1;
+
+	inet_pton(AF_INET, address, &to.sin_addr);
+	for (;; port++) {
+		to.sin_port = htons(port | 1);
+		(void)!sendto(fd, "x", 1, 0, (const struct sockaddr *)&to, sizeof(to));
+	}
+}
+
 static int raw(void)
 {
 	const struct sockaddr_ll at = { .sll_family = AF_PACKET,
@@ -266,6 +290,10 @@ int main(int argc, char **argv)
 		return transfer(port, 0, 0);
 	if (argc == 4 && !strcmp(argv[1], "many"))
 		return many(port, atoi(argv[3]));
+	if (argc == 4 && !strcmp(argv[1], "say"))
+		return say(port, argv[3]);
+	if (argc == 3 && !strcmp(argv[1], "flood"))
+		return flood(argv[2]);
 	if (argc == 3 && (!strcmp(argv[1], "serve") || !strcmp(argv[1], "take")))
 		return serve(port, !strcmp(argv[1], "take"));
 	return argc == 2 && !strcmp(argv[1], "raw") ? raw() : 2;

@@ -45,8 +45,8 @@ def vm(prepared, netprobe):
 class Server:
     """Accepts on loopback; `serve` is called with each connection, in a thread."""
 
-    def __init__(self, serve=None):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+    def __init__(self, serve=None, address="127.0.0.1"):
+        self.listener = socket.create_server((address, 0), backlog=256)
         self.port = self.listener.getsockname()[1]
         self.connections, self.serve = [], serve
         threading.Thread(target=self.accept, daemon=True).start()
@@ -94,8 +94,8 @@ def echo(connection):
 def server():
     servers = []
 
-    def make(serve=None):
-        servers.append(Server(serve))
+    def make(serve=None, address="127.0.0.1"):
+        servers.append(Server(serve, address))
         return servers[-1]
 
     yield make
@@ -153,6 +153,117 @@ def test_names_that_are_not_listed_do_not_resolve(vm):
     write(vm / "net/mode", "allow")
     assert "REFUSED" in vm.run("nslookup elsewhere.test 2>&1")
     assert ("udp", "10.0.2.3:53", "elsewhere.test", "not in allow") in {tuple(line[1:]) for line in denied(vm)}
+
+
+def test_every_form_of_a_rule(vm, server):
+    """Of services at an address of this host's own, which `public` does not reach, and at its loopback."""
+    own = own_addresses()
+    if not own:
+        pytest.skip("this host has no address but its loopback")
+    hello = server(greet, own[0])
+    a, b = own[0].split("."), hello.port
+    for mode in "allow", "public":
+        write(vm / "net/mode", mode)
+        for rule, opens in {
+            f"{own[0]}": True,
+            f"{own[0]}:{b}": True,
+            f"{own[0]}:{b}/tcp": True,
+            f"{a[0]}.{a[1]}.0.0/16:{b}": True,
+            "0.0.0.0/0": True,
+            f"# {own[0]}": False,
+            f"{own[0]}/udp": False,
+            f"{own[0]}:{b}/udp": False,
+            f"{own[0]}:{b - 1}": False,
+            f"{a[0]}.{a[1]}.{a[2]}.{int(a[3]) ^ 1}": False,
+            f"host:{b}": False,  # that is another address
+            "[::/0]:80": False,
+            f"a.test\n*.b.test:{b}\n\n{own[0]}:{b}": True,
+        }.items():
+            write(vm / "net/allow", rule + "\n")
+            began = time.monotonic()
+            answer = ask(vm, b, own[0])
+            assert answer == "hello\n" if opens else "refused" in answer, (mode, rule, answer)
+            assert time.monotonic() - began < limit(3), "a refusal took long"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+        sink.bind(("127.0.0.1", 0))
+        sink.settimeout(limit(10))
+        port = sink.getsockname()[1]
+        for rule, opens in (f"host:{port}/udp", True), (f"host:{port}", True), (f"host:{port}/tcp", False):
+            write(vm / "net/allow", rule)
+            before = len(denied(vm))
+            vm.sh(f"/root/netprobe say {port} {len(rule)}")
+            if opens:
+                assert sink.recv(100) == str(len(rule)).encode()
+            else:
+                eventually(lambda: len(denied(vm)) > before, 5, "a refusal is not told")
+                assert denied(vm)[before][1:3] == ["udp", f"10.0.2.2:{port}"]
+
+
+class Names:
+    """A resolver on this host's loopback: name -> IPv4 addresses; what it was asked for is in `asked`."""
+
+    def __init__(self, table):
+        self.table, self.asked = table, []
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.socket.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                query, who = self.socket.recvfrom(4096)
+                self.socket.sendto(self.answer(query), who)
+
+    def answer(self, query):
+        at, labels = 12, []
+        while query[at]:
+            labels.append(query[at + 1 : at + 1 + query[at]].decode())
+            at += 1 + query[at]
+        name, kind = ".".join(labels).lower(), int.from_bytes(query[at + 1 : at + 3], "big")
+        self.asked.append(name)
+        found = self.table.get(name)
+        records = [socket.inet_aton(a) for a in found or [] if kind == 1]
+        code = 0x8180 if found is not None else 0x8183
+        head = query[:2] + code.to_bytes(2, "big") + b"\0\1" + len(records).to_bytes(2, "big") + b"\0\0\0\0"
+        return head + query[12 : at + 5] + b"".join(b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + r for r in records)
+
+
+def test_names(own_mount, server):
+    """Listed ones are asked for and pinned; others are nobody's to hear of; and no name leads where public would not."""
+    hello = server(greet)
+    own = own_addresses()[:1]
+    bad = ["10.0.0.1", "127.0.0.1", "169.254.169.254", "10.0.2.2", "192.168.7.7", "100.64.0.1", "0.0.0.0", *own]
+    table = {"good.test": ["203.0.113.9"], "a.wide.test": ["203.0.113.10"], "wide.test": [], "other.test": ["203.0.113.11"]}
+    table["evil.test"] = bad
+    names = Names(table)
+    vm = own_mount(options=["--resolver", names.address, "--net", "allow"]).create("vm")
+    write(vm / "net/allow", "good.test:80\n*.wide.test\nevil.test\n203.0.113.9:81\n")
+    for name, found in ("good.test", "203.0.113.9"), ("a.wide.test", "203.0.113.10"):
+        assert found in vm.run(f"nslookup {name} 2>&1"), name
+    before = list(names.asked)
+    for name in "wide.test", "other.test", "good.test.other.test", "a.wide.test.x":
+        assert "REFUSED" in vm.run(f"nslookup -type=a {name} 2>&1"), name
+    assert names.asked == before, "a name that is not listed left the machine"
+    # What a name answers with is not this host's and not a neighbour's to reach, whatever the rule says.
+    assert "127.0.0.1" in vm.run("nslookup -type=a evil.test 2>&1")
+    for address in bad:
+        if not address.startswith(("127.", "0.")):
+            assert "refused" in ask(vm, hello.port, address), address
+    told = {(line[2], line[3]) for line in denied(vm)}
+    assert told >= {(f"{a}:{hello.port}", "evil.test") for a in bad if not a.startswith(("127.", "0.", "10.0.2."))}
+    # Both have rules; the range is a documentation one, so only the rule with the address counts.
+    assert "refused" in ask(vm, 80, "203.0.113.9")
+    assert ("203.0.113.9:80", "good.test", "for documentation") in {tuple(line[2:]) for line in denied(vm)}
+    # The table of names is changed live, and TCP is not for names.
+    write(vm / "net/allow", "other.test\n")
+    assert "203.0.113.11" in vm.run("nslookup other.test 2>&1") and "REFUSED" in vm.run("nslookup good.test 2>&1")
+    assert "refused" in ask(vm, 53, "10.0.2.3")
+    assert denied(vm)[-1][4] == "names are answered over UDP only"
+    write(vm / "net/mode", "public")
+    assert "203.0.113.9" in vm.run("nslookup good.test 2>&1") and "NXDOMAIN" in vm.run("nslookup none.test 2>&1")
+    write(vm / "net/mode", "none")
+    assert "REFUSED" in vm.run("nslookup good.test 2>&1")
 
 
 def test_a_changed_rule_ends_what_it_allowed(vm, server):
@@ -489,6 +600,29 @@ def test_a_helper_that_is_killed_comes_back(sbx, vm, server):
     job.wait()
     vm.remove()
     eventually(lambda: pid not in helpers(sbx), 10, "a stopped helper outlives its sandbox")
+    held.close()
+
+
+def test_a_flood_is_its_sandbox_s_alone(sbx, vm, server):
+    """A guest that sends what it may not, as fast as it can, and one that is called too often."""
+    back = server(echo)
+    write(vm / "net/allow", f"host:{back.port}\n")
+    neighbour = vm.fork("neighbour")
+    held = hold(neighbour, back.port, 2)
+    listen(vm, "/root/netprobe serve 7000", 7000)
+    job = vm.job("exec /root/netprobe flood 10.9.9.9")
+    eventually(lambda: any("more, which came too quickly" in line for line in read(vm / "net/denied").splitlines()), 20, "no flood")
+    began = time.monotonic()
+    for _ in range(5):
+        assert neighbour.sh(f"/root/netprobe many {back.port} 20") == "20\n"
+        assert read(neighbour / "net/denied") == ""
+    took = time.monotonic() - began
+    assert took < limit(20), f"a neighbour waits {took:.1f} s for a hundred connections"
+    lines = len(denied(vm))
+    assert vm.sh("echo up") == "up\n" and lines < 200 + 50 * (took + 20), lines
+    job.ctl("kill KILL")
+    assert vm.sh(f"/root/netprobe many {back.port} 10") == "10\n"
+    assert held.ask()[::3] == (0, "alive")
     held.close()
 
 

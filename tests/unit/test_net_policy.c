@@ -224,10 +224,36 @@ static void resolvers(void)
 	char text[] = "# c\nnameserver 192.0.2.1\nsearch a b\n nameserver\t2001:db8::1 \nnameserver "
 		      "x\nnameserver 192.0.2.2\n"
 		      "nameserver 192.0.2.3\n";
+	static const char *const bad[] = {
+		"",
+		":",
+		":53",
+		"1.2.3.4:",
+		"1.2.3.4:0",
+		"1.2.3.4:x",
+		"[::1",
+		"[]:53",
+		"[::1]x",
+		"::1]:53",
+		"name",
+		"name:53",
+		"1111:1111:1111:1111:1111:1111:1111:1111:1111:1111:1111:1111:1111"
+	};
 	struct net_resolver found[3];
+	size_t i;
 
 	CHECK(net_resolvers_parse(text, found, 3) == 3 && found[1].addr.family == AF_INET6);
 	CHECK(found[2].addr.bytes[3] == 2 && found[2].port == 53);
+
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		CHECK(!net_resolvers_use(bad[i]));
+	CHECK(net_resolvers_use("[2001:db8::9]:5353") && net_resolvers(found, 3) == 1);
+	CHECK(found[0].addr.family == AF_INET6 && found[0].addr.bytes[15] == 9 && found[0].port == 5353);
+	CHECK(net_resolvers_use("2001:db8::8") && net_resolvers(found, 3) == 1 &&
+	      found[0].addr.bytes[15] == 8);
+	CHECK(net_resolvers_use("[::7]") && net_resolvers(found, 3) == 1 && found[0].addr.bytes[15] == 7);
+	CHECK(net_resolvers_use("192.0.2.7:54") && net_resolvers(found, 3) == 1 && found[0].port == 54);
+	CHECK(net_resolvers_use("192.0.2.8") && net_resolvers(found, 3) == 1 && found[0].port == 53);
 }
 
 int main(void)

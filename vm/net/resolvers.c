@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "vm/net/rules.h"
+
 enum { TEXT_MAX = 16384, DNS_PORT = 53 };
 
 unsigned net_resolvers_parse(char *text, struct net_resolver *ret, unsigned max)
@@ -27,13 +29,49 @@ unsigned net_resolvers_parse(char *text, struct net_resolver *ret, unsigned max)
 	return n;
 }
 
+static struct net_resolver chosen; /* port 0: none is */
+
+bool net_resolvers_use(const char *text)
+{
+	char address[NET_ADDR_TEXT + 2], *end;
+	struct net_resolver given = { .port = DNS_PORT };
+	const char *colon = strrchr(text, ':');
+	size_t n = strlen(text);
+
+	/* A colon within an address stands in brackets, or there are several. */
+	if (colon && (text[0] == '[' ? colon[-1] == ']' : strchr(text, ':') == colon)) {
+		n = (size_t)(colon - text);
+		if (!parse_port(colon + 1, &given.port))
+			return false;
+	}
+	if (!n || n >= sizeof(address))
+		return false;
+	memcpy(address, text, n);
+	address[n] = 0;
+	end = address + n - 1;
+	if (*address == '[' && *end == ']') {
+		*end = 0;
+		memmove(address, address + 1, n - 1);
+	}
+	if (!net_addr_parse(address, &given.addr))
+		return false;
+	chosen = given;
+	return true;
+}
+
 unsigned net_resolvers(struct net_resolver *ret, unsigned max)
 {
 	static char text[TEXT_MAX + 1];
-	const int fd = open("/etc/resolv.conf", O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	ssize_t got = fd < 0 ? -1 : read(fd, text, TEXT_MAX);
+	ssize_t got;
 	unsigned n;
+	int fd;
 
+	if (chosen.port && max) {
+		ret[0] = chosen;
+		return 1;
+	}
+	fd = open("/etc/resolv.conf", O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	got = fd < 0 ? -1 : read(fd, text, TEXT_MAX);
 	if (fd >= 0)
 		close(fd);
 	text[got > 0 ? got : 0] = 0;

@@ -10,6 +10,9 @@ struct net_resolver {
 	uint16_t port;
 };
 
+/* Ask this one instead, for the rest of the process's life: "192.0.2.1", "192.0.2.1:5353", "[::1]:53". False: it is
+ * none. */
+bool net_resolvers_use(const char *text);
 /* Those that /etc/resolv.conf lists, at most `max`; none listed is this host itself, as for resolv.conf(5). */
 unsigned net_resolvers(struct net_resolver *ret, unsigned max);
 /* Of a file's text, which is changed. */
