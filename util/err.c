@@ -30,16 +30,10 @@ void err_record(struct err *err, int code, const char *fmt, ...)
 	va_end(ap);
 }
 
-void err_record_sys(struct err *err, int code, const char *fmt, ...)
+void err_explain(struct err *err, int code)
 {
-	va_list ap;
-
-	if (!err)
-		return;
-	va_start(ap, fmt);
-	put(err, code, fmt, ap);
-	va_end(ap);
-	append(err, strerror(-code));
+	if (err)
+		append(err, strerror(-code));
 }
 
 void err_prefix(struct err *err, const char *fmt, ...)

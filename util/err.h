@@ -38,12 +38,13 @@ typedef void (*done_fn)(void *arg, const struct err *err);
 #define err_sys(err, code, ...)                                                                              \
 	({                                                                                                   \
 		const int err_code_ = (code);                                                                \
-		err_record_sys(err, err_code_, __VA_ARGS__);                                                 \
+		err_record(err, err_code_, __VA_ARGS__);                                                     \
+		err_explain(err, err_code_);                                                                 \
 		err_code_;                                                                                   \
 	})
 
 void err_record(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-void err_record_sys(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void err_explain(struct err *err, int code); /* appends ": " and strerror(-code) */
 
 /* Whether the host is short of memory or descriptors, which says nothing about what was looked at: it is not
  * missing, and not damaged. */

@@ -96,6 +96,20 @@ struct guest_call *guest_call_new(fuse_req_t req, struct guest_node *gn, const c
 	return gc;
 }
 
+struct guest_call *guest_call_make(fuse_req_t req, fuse_ino_t parent, const char *name, uint32_t type,
+				   void (*done)(struct guest_call *gc, int err, struct reader *results),
+				   struct buf *args, int *rc)
+{
+	struct guest_node *dir = guest_node_of(req, parent);
+	struct guest_call *gc = guest_call_new(req, dir, name, done);
+
+	if (!gc)
+		return NULL;
+	gc->type = type;
+	*rc = guest_put_name(args, dir, name);
+	return gc;
+}
+
 void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args)
 {
 	const struct guest_name *name = list_first(&gc->node->names, struct guest_name, link);

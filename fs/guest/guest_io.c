@@ -139,20 +139,17 @@ void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
 {
-	struct guest_node *dir = guest_node_of(req, parent);
-	struct guest_call *gc = guest_call_new(req, dir, name, done_open);
 	struct buf args = { 0 };
 	int rc;
+	struct guest_call *gc = guest_call_make(req, parent, name, S_IFREG, done_open, &args, &rc);
 
 	if (!gc)
 		return;
 	gc->fi = *fi;
 	gc->opens = true;
-	gc->type = S_IFREG;
-	rc = guest_put_name(&args, dir, name);
 	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND | O_EXCL));
 	buf_put_u32(&args, mode);
-	guest_put_maker(&args, dir, req);
+	guest_put_maker(&args, gc->node, req);
 	guest_call_send(gc, FS_CREATE, rc, &args);
 }
 

@@ -83,16 +83,13 @@ void guest_readlink(fuse_req_t req, fuse_ino_t ino)
 
 void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-	struct guest_node *dir = guest_node_of(req, parent);
-	struct guest_call *gc = guest_call_new(req, dir, name, guest_done_entry);
 	struct buf args = { 0 };
 	int rc;
+	struct guest_call *gc = guest_call_make(req, parent, name, S_IFLNK, guest_done_entry, &args, &rc);
 
 	if (!gc)
 		return;
-	gc->type = S_IFLNK;
-	rc = guest_put_name(&args, dir, name);
-	buf_put_str(&args, symlink_written(dir->guest->obj->fs->mountpoint, target));
-	guest_put_maker(&args, dir, req);
+	buf_put_str(&args, symlink_written(gc->node->guest->obj->fs->mountpoint, target));
+	guest_put_maker(&args, gc->node, req);
 	guest_call_send(gc, FS_SYMLINK, rc, &args);
 }

@@ -158,55 +158,54 @@ static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int
 
 static void guest_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-	struct guest_node *dir = guest_node_of(req, parent);
-	struct guest_call *gc = guest_call_new(req, dir, name, guest_done_entry);
 	struct buf args = { 0 };
 	int rc;
+	struct guest_call *gc = guest_call_make(req, parent, name, S_IFDIR, guest_done_entry, &args, &rc);
 
 	if (!gc)
 		return;
-	rc = guest_put_name(&args, dir, name);
-	gc->type = S_IFDIR;
 	buf_put_u32(&args, mode);
-	guest_put_maker(&args, dir, req);
+	guest_put_maker(&args, gc->node, req);
 	guest_call_send(gc, FS_MKDIR, rc, &args);
 }
 
 static void guest_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
-	struct guest_node *dir = guest_node_of(req, parent);
-	struct guest_call *gc = guest_call_new(req, dir, name, guest_done_entry);
 	struct buf args = { 0 };
 	int rc;
+	struct guest_call *gc =
+		guest_call_make(req, parent, name, mode & S_IFMT, guest_done_entry, &args, &rc);
 
 	if (!gc)
 		return;
-	rc = guest_put_name(&args, dir, name);
-	gc->type = mode & S_IFMT;
 	gc->fifo = S_ISFIFO(mode);
 	buf_put_u32(&args, mode);
 	buf_put_u64(&args, rdev);
-	guest_put_maker(&args, dir, req);
+	guest_put_maker(&args, gc->node, req);
 	guest_call_send(gc, FS_MKNOD, rc, &args);
+}
+
+/* Another node, of the same guest as dir; NULL: it is of none or of another, and req is answered. */
+static struct guest_node *other_of(fuse_req_t req, fuse_ino_t ino, const struct guest_node *dir)
+{
+	struct node *node = node_of(req, ino);
+	struct guest_node *gn = container_of(node, struct guest_node, node);
+
+	if (node->ops == &guestfs_ops && gn->guest == dir->guest)
+		return gn;
+	fuse_reply_err(req, EXDEV);
+	return NULL;
 }
 
 static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
-	struct node *from = node_of(req, ino);
-	struct guest_node *dir = guest_node_of(req, parent), *gn;
+	struct guest_node *dir = guest_node_of(req, parent), *gn = other_of(req, ino, dir);
 	struct buf args = { 0 };
 	struct guest_call *gc;
 	int rc;
 
-	if (from->ops != &guestfs_ops) {
-		fuse_reply_err(req, EXDEV);
+	if (!gn)
 		return;
-	}
-	gn = container_of(from, struct guest_node, node);
-	if (gn->guest != dir->guest) {
-		fuse_reply_err(req, EXDEV);
-		return;
-	}
 	gc = guest_call_new(req, dir, name, guest_done_entry);
 	if (!gc)
 		return;
@@ -264,19 +263,15 @@ static void done_rename(struct guest_call *gc, int err, struct reader *results)
 static void guest_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
 			 const char *newname, unsigned flags)
 {
-	struct node *to = node_of(req, newparent);
-	struct guest_node *dir = guest_node_of(req, parent), *to_dir;
+	struct guest_node *dir = guest_node_of(req, parent), *to_dir = other_of(req, newparent, dir);
 	struct buf args = { 0 };
 	struct guest_call *gc;
 	int rc;
 
-	if (to->ops != &guestfs_ops) {
-		fuse_reply_err(req, EXDEV);
+	if (!to_dir)
 		return;
-	}
-	to_dir = container_of(to, struct guest_node, node);
-	if (to_dir->guest != dir->guest || flags & ~1u) { /* RENAME_NOREPLACE alone */
-		fuse_reply_err(req, to_dir->guest != dir->guest ? EXDEV : EINVAL);
+	if (flags & ~1u) { /* RENAME_NOREPLACE alone */
+		fuse_reply_err(req, EINVAL);
 		return;
 	}
 	gc = guest_call_new(req, dir, name, done_rename);

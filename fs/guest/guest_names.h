@@ -164,6 +164,10 @@ int guest_errno(const struct guest_node *gn, enum fs_op op, int err);
  */
 struct guest_call *guest_call_new(fuse_req_t req, struct guest_node *gn, const char *name,
 				  void (*done)(struct guest_call *gc, int err, struct reader *results));
+/* One that makes a name in a directory: args begins with that, and *rc is how it went. */
+struct guest_call *guest_call_make(fuse_req_t req, fuse_ino_t parent, const char *name, uint32_t type,
+				   void (*done)(struct guest_call *gc, int err, struct reader *results),
+				   struct buf *args, int *rc);
 void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args);
 void guest_call_free(struct guest_call *gc);
 /* Answers with the entry `name` of gc->node, whose attributes are next in results; false: it did not get

@@ -64,11 +64,6 @@ static void balloon_config(struct virtio_device *dev, uint8_t *ret, size_t size)
 	memset(ret, 0, size);
 }
 
-static void balloon_reset(struct virtio_device *dev)
-{
-	(void)dev;
-}
-
 static void balloon_free(struct virtio_device *dev)
 {
 	virtio_release(dev);
@@ -83,7 +78,6 @@ static const struct virtio_ops balloon_ops = {
 	.config = balloon_config,
 	.config_size = sizeof(struct virtio_balloon_config),
 	.notify = balloon_notify,
-	.reset = balloon_reset,
 	.free = balloon_free,
 };
 

@@ -119,7 +119,8 @@ static void reset(struct virtio_device *dev)
 {
 	unsigned i;
 
-	dev->ops->reset(dev);
+	if (dev->ops->reset)
+		dev->ops->reset(dev);
 	for (i = 0; i < dev->ops->nqueues; i++)
 		virtq_stop(&dev->queues[i]);
 	dev->isr = 0;
@@ -173,7 +174,8 @@ void virtio_stop_queue(struct virtio_device *dev, unsigned queue)
 {
 	if (!dev->queues[queue].ready)
 		return;
-	dev->ops->reset(dev);
+	if (dev->ops->reset)
+		dev->ops->reset(dev);
 	virtq_stop(&dev->queues[queue]);
 }
 

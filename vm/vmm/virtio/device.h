@@ -38,7 +38,7 @@ struct virtio_ops {
 	size_t config_size;
 	/* There may be work in this queue: it was notified, the driver became ready, or state was loaded. */
 	void (*notify)(struct virtio_device *dev, unsigned queue);
-	/* The driver resets the device: touch no guest memory from now on, forget what it said. */
+	/* The driver resets the device: touch no guest memory from now on, forget what it said. NULL: it says nothing. */
 	void (*reset)(struct virtio_device *dev);
 	/* Finish what is under way; NULL: nothing ever is, once an operation has returned. */
 	void (*drain)(struct virtio_device *dev);

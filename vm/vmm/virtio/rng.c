@@ -52,11 +52,6 @@ static void rng_notify(struct virtio_device *dev, unsigned queue)
 	virtio_ring_doorbell(dev);
 }
 
-static void rng_reset(struct virtio_device *dev)
-{
-	(void)dev;
-}
-
 static void rng_free(struct virtio_device *dev)
 {
 	virtio_release(dev);
@@ -69,7 +64,6 @@ static const struct virtio_ops rng_ops = {
 	.nqueues = 1,
 	.queue_size = 64,
 	.notify = rng_notify,
-	.reset = rng_reset,
 	.free = rng_free,
 };
 
