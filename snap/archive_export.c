@@ -18,6 +18,8 @@
 
 #include "snap/archive_priv.h"
 #include "snap/archive_transfer.h"
+#include "snap/digest.h"
+#include "snap/manifest.h"
 #include "snap/member.h"
 #include "snap/ramimage.h"
 #include "snap/store_priv.h"
@@ -37,6 +39,7 @@ struct export
 	char(*layers)[LAYER_FILE_MAX]; /* to be sent, the topmost first */
 	char base[ID_SIZE];            /* object it builds on, or "" */
 	char base_origin[ID_SIZE];
+	char common[LAYER_FILE_MAX]; /* the layer of the base that those to be sent stand on, or "" */
 	struct pin base_pin;
 	uint64_t done, total; /* bytes of files, for progress */
 	struct err err;       /* the worker's */
@@ -62,11 +65,13 @@ static bool in_chain(const struct layer *layer, const struct layer *top)
 
 static int list_layers(struct export *export, const struct layer *base_disk, struct err *err)
 {
+	struct layer *layer = export->disk;
 	int rc = 0;
 
-	for (struct layer *layer = export->disk; layer && !rc && !in_chain(layer, base_disk);
-	     layer = layer->base)
+	for (; layer && !rc && !in_chain(layer, base_disk); layer = layer->base)
 		rc = layer_names_add(&export->layers, &export->nlayers, layer, err);
+	if (!rc && layer)
+		memcpy(export->common, layer->file, LAYER_FILE_MAX);
 	return rc;
 }
 
@@ -314,6 +319,55 @@ static int plan_image(struct export *export, const struct ramimage *image, const
 	return 0;
 }
 
+/* Of those blocks that the plan leaves to the base. */
+static int digest_shared(struct export *export, const struct opened *ram, const struct ramimage *plan,
+			 char ret[DIGEST_TEXT])
+{
+	/* Every file that the image has blocks in is a source here, its own too. */
+	const struct ramimage_files files = { .fd = -1, .name = ram->path, .sources = ram->files };
+	struct ramimage shared = { .size = plan->size, .nblocks = plan->nblocks };
+	int rc;
+
+	shared.blocks = calloc(plan->nblocks + 1, sizeof(*shared.blocks));
+	if (!shared.blocks)
+		return err_set(&export->err, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < plan->nblocks; i++) {
+		if (!plan->blocks[i].source)
+			continue;
+		shared.blocks[i] = ram->image.blocks[i];
+		shared.blocks[i].source++;
+	}
+	rc = ramimage_digest_sources(&shared, &files, ret, &export->err);
+	free(shared.blocks);
+	return rc;
+}
+
+/* What the receiver has to have. */
+static int send_base(struct export *export, struct member_writer *w, const struct opened *ram,
+		     const struct ramimage *plan)
+{
+	char disk[DIGEST_TEXT], blocks[DIGEST_TEXT];
+	struct buf text = { 0 };
+	int rc = 0;
+
+	if (export->common[0])
+		rc = digest_disk(export->store->layers_fd, export->common, disk, &export->err);
+	if (!rc)
+		rc = digest_shared(export, ram, plan, blocks);
+	if (rc)
+		return rc;
+	manifest_begin(&text, ARCHIVE_BASE_KIND, ARCHIVE_BASE_VERSION);
+	manifest_add(&text, "origin", export->base_origin);
+	if (export->common[0])
+		manifest_add(&text, "disk", disk);
+	manifest_add(&text, "ram", blocks);
+	manifest_end(&text);
+	rc = text.failed ? err_set(&export->err, -ENOMEM, "out of memory")
+			 : send_bytes(export, w, ARCHIVE_BASE, buf_bytes(&text), text.len);
+	buf_release(&text);
+	return rc;
+}
+
 /* Bytes of one file, cut into chunks. */
 struct sink {
 	struct export *export;
@@ -446,7 +500,7 @@ int archive_export_run(struct export *export, int fd)
 
 	rc = member_writer_begin(&w, fd, &export->err);
 	if (!rc && export->base[0])
-		rc = send_bytes(export, &w, ARCHIVE_BASE, export->base_origin, ID_LEN);
+		rc = send_base(export, &w, &ram, &ram_plan);
 	if (!rc)
 		rc = send_manifest(export, &w);
 	for (unsigned i = export->nlayers; !rc && i > 0; i--)

@@ -199,8 +199,37 @@ static const char *name_here(const struct arrivals *arrivals, const struct chain
 	return in_chain(base, name) ? name : NULL;
 }
 
+/* A layer of the base's is built on: is it what the archive was made with? */
+static int check_base(struct arrivals *arrivals, const char *file, struct err *err)
+{
+	char here[DIGEST_TEXT];
+	int rc;
+
+	if (!strcmp(arrivals->base_checked, file))
+		return 0;
+	if (!arrivals->base_digest[0])
+		return err_set(err, -EINVAL,
+			       "the archive does not say what is in layer %s, which it builds on", file);
+	rc = digest_disk(arrivals->store->layers_fd, file, here, err);
+	if (!rc && strcmp(here, arrivals->base_digest) != 0)
+		rc = err_set(
+			err, -EIO,
+			"layer %s of the archive's base is not the one that it was made with: its content is "
+			"another",
+			file);
+	if (!rc)
+		snprintf(arrivals->base_checked, sizeof(arrivals->base_checked), "%s", file);
+	return rc;
+}
+
+/* What came stands on what came before, or on the base, which is looked at then. */
+static int check_below(struct arrivals *arrivals, const char *name, const char *here, struct err *err)
+{
+	return find(arrivals, name) ? 0 : check_base(arrivals, here, err);
+}
+
 /* Check what an arrived file says, and have it stand on what its base is called here. */
-static int stand(const struct arrivals *arrivals, const struct arrival *layer, int fd, uint64_t size,
+static int stand(struct arrivals *arrivals, const struct arrival *layer, int fd, uint64_t size,
 		 const struct chain *base, bool *ret_changed, struct err *err)
 {
 	struct qcow2_info info;
@@ -221,6 +250,9 @@ static int stand(const struct arrivals *arrivals, const struct arrival *layer, i
 	if (!below)
 		return err_set(err, -EINVAL, "layer %s builds on %s, which is not one the archive may use",
 			       layer->name, info.backing);
+	rc = check_below(arrivals, info.backing, below, err);
+	if (rc)
+		return rc;
 	*ret_changed = strcmp(below, info.backing) != 0;
 	return *ret_changed ? qcow2_rename_backing(fd, below, err) : 0;
 }
@@ -298,6 +330,8 @@ int arrivals_place(struct arrivals *arrivals, uint64_t size, const char *base_di
 		rc = place(arrivals, &arrivals->layers[i], size, base, err);
 	if (!rc) {
 		here = name_here(arrivals, base, disk);
+		if (here)
+			rc = check_below(arrivals, disk, here, err);
 		if (here)
 			memmove(disk, here, strlen(here) + 1);
 		else

@@ -5,7 +5,8 @@
  * An archive names its layers itself, and whoever made it may have named them after those of others. So a name
  * is only a word of the archive: what came is compared, byte for byte, with the layer that the store has under
  * that name, and shared if it is the same. Else it gets a place of its own, under a new name if its own is
- * taken, and what builds on it is told. What did not come can only be a layer of the disk of the archive's base.
+ * taken, and what builds on it is told. What did not come can only be a layer of the disk of the archive's base, and
+ * that has to read as it did where the archive was made: its digest is in the archive.
  */
 #ifndef SBX_SNAP_ARCHIVE_LAYERS_H
 #define SBX_SNAP_ARCHIVE_LAYERS_H
@@ -13,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "snap/digest.h"
 #include "snap/snapshot_manifest.h"
 #include "snap/store.h"
 #include "util/err.h"
@@ -28,6 +30,9 @@ struct arrivals {
 	struct store *store;
 	unsigned nheld;
 	struct layer **held; /* references to all that a snapshot may have */
+	/* Of the base's disk, as it is read through the layer that is built on; "": none may be. */
+	char base_digest[DIGEST_TEXT];
+	char base_checked[LAYER_FILE_MAX]; /* a layer that has it */
 	unsigned n;
 	struct arrival
 		*layers; /* in their order in the archive: each stands on an earlier one, or the base's */

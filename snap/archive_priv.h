@@ -4,7 +4,9 @@
  *
  * The files of an archive (member.h), in this order:
  *
- *   base       only in one made with `since`: the origin of the snapshot it builds on
+ *   base       only in one made with `since`: the snapshot it builds on, a manifest (manifest.h) with its `origin`,
+ *              and digests (digest.h) of what the receiver has to have of it: `disk`, as it is read through the
+ *              layer that those in the archive stand on, if there is one; `ram`, of the blocks that are referred to
  *   manifest   of the snapshot; its ram-source lines are not looked at
  *   ID.raw, ID.qcow2   the layers of the disk, or those that base does not have, the lowest first
  *   state      a RAM image that refers to no other
@@ -15,6 +17,8 @@
 #define SBX_SNAP_ARCHIVE_PRIV_H
 
 #define ARCHIVE_BASE "base"
+#define ARCHIVE_BASE_KIND "sbxfs-base"
+enum { ARCHIVE_BASE_VERSION = 1, ARCHIVE_BASE_MAX = 4096 };
 #define ARCHIVE_MANIFEST "manifest"
 #define ARCHIVE_STATE "state"
 #define ARCHIVE_RAM "ram"

@@ -14,13 +14,16 @@
 #include <endian.h>
 #include <errno.h>
 #include <lz4.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "util/io.h"
 
-enum { ARCHIVE_VERSION = 1 };
+enum { ARCHIVE_VERSION = 2, WITHOUT_DIGESTS = 1 };
+
+#define DIGESTS "digests"
 
 static const char archive_magic[8] = "SBXARCH";
 static const char file_magic[8] = "SBXFILE";
@@ -66,6 +69,15 @@ static bool sealed(const void *header, size_t n)
 	return le64toh(sum) == XXH3_64bits(header, n - sizeof(sum));
 }
 
+/* A line about a file that is complete. */
+static void note(struct buf *digests, const char *name, struct digest *digest)
+{
+	char text[DIGEST_TEXT];
+
+	digest_end(digest, text);
+	buf_printf(digests, "%s %s\n", name, text);
+}
+
 /* ---- writing */
 
 static int put(struct member_writer *w, const void *data, size_t n, struct err *err)
@@ -107,6 +119,8 @@ int member_begin(struct member_writer *w, const char *name, uint64_t size, struc
 	if (strlen(name) > MEMBER_NAME_MAX)
 		return err_set(err, -ENAMETOOLONG, "%s is too long a name for an archive", name);
 	w->count++;
+	snprintf(w->name, sizeof(w->name), "%s", name);
+	digest_begin(&w->digest, size);
 	return put_file_header(w, name, size, err);
 }
 
@@ -129,6 +143,7 @@ int member_chunk(struct member_writer *w, uint64_t offset, const void *data, siz
 {
 	int packed = 0, rc;
 
+	digest_block(&w->digest, offset, data, n);
 	/* One byte less than n of room: what is not smaller is not worth it. */
 	if (try_pack)
 		packed = LZ4_compress_default(data, (char *)w->packed, (int)n, (int)n - 1);
@@ -140,18 +155,34 @@ int member_chunk(struct member_writer *w, uint64_t offset, const void *data, siz
 
 int member_end(struct member_writer *w, uint64_t size, struct err *err)
 {
+	note(&w->digests, w->name, &w->digest);
 	return put_chunk_header(w, size, 0, NULL, 0, err);
 }
 
 int member_writer_end(struct member_writer *w, struct err *err)
 {
-	return put_file_header(w, "", w->count, err);
+	const struct buf digests = w->digests;
+	int rc = digests.failed ? err_set(err, -ENOMEM, "out of memory") : 0;
+	size_t at, n;
+
+	w->digests = (struct buf){ 0 };
+	if (!rc)
+		rc = member_begin(w, DIGESTS, digests.len, err);
+	for (at = 0; !rc && at < digests.len; at += n) {
+		n = digests.len - at < MEMBER_CHUNK ? digests.len - at : MEMBER_CHUNK;
+		rc = member_chunk(w, at, buf_bytes(&digests) + at, n, true, err);
+	}
+	if (!rc)
+		rc = member_end(w, digests.len, err);
+	buf_release((struct buf *)&digests);
+	return rc ? rc : put_file_header(w, "", w->count, err);
 }
 
 void member_writer_release(struct member_writer *w)
 {
 	free(w->packed);
 	w->packed = NULL;
+	buf_release(&w->digests);
 }
 
 /* ---- reading */
@@ -180,9 +211,11 @@ int member_reader_begin(struct member_reader *r, int fd, struct err *err)
 		return err_set(err, -EINVAL, "this is not an archive of a snapshot");
 	if (!sealed(&header, sizeof(header)))
 		return err_set(err, -EIO, "the archive's header is damaged");
-	if (le32toh(header.version) != ARCHIVE_VERSION || header.reserved)
-		return err_set(err, -EINVAL, "the archive has version %u, this program knows version %d",
-			       le32toh(header.version), ARCHIVE_VERSION);
+	r->version = le32toh(header.version);
+	if (r->version < WITHOUT_DIGESTS || r->version > ARCHIVE_VERSION || header.reserved)
+		return err_set(err, -EINVAL,
+			       "the archive has version %u, this program knows versions %d to %d", r->version,
+			       WITHOUT_DIGESTS, ARCHIVE_VERSION);
 	r->packed = malloc(MEMBER_CHUNK);
 	r->chunk = malloc(MEMBER_CHUNK);
 	if (!r->packed || !r->chunk) {
@@ -198,12 +231,36 @@ static int check_end(struct member_reader *r, const struct file_header *header, 
 	uint8_t more;
 	ssize_t got;
 
-	if (le64toh(header->size) != r->count)
+	if (le64toh(header->size) != r->count || (r->version > WITHOUT_DIGESTS && !r->ended))
 		return err_set(err, -EIO, "a file is missing from the archive");
 	got = read_some(r->fd, &more, 1);
 	if (got < 0)
 		return err_sys(err, (int)got, "cannot read the archive");
 	return got ? err_set(err, -EIO, "there is data after the end of the archive") : 0;
+}
+
+/* The last file says of all others what came of them. */
+static int check_digests(struct member_reader *r, struct err *err)
+{
+	struct buf found = r->digests;
+	const uint8_t *data;
+	size_t n, at = 0;
+	uint64_t offset;
+	int rc;
+
+	r->digests = (struct buf){ 0 };
+	while ((rc = member_read(r, &offset, &data, &n, err)) > 0) {
+		if (offset != at || n > found.len - at || memcmp(buf_bytes(&found) + at, data, n) != 0) {
+			rc = err_set(err, -EIO, "the archive's files do not have the digests that it gives");
+			break;
+		}
+		at += n;
+	}
+	if (!rc && at != found.len)
+		rc = err_set(err, -EIO, "the archive does not give the digests of all its files");
+	buf_release(&found);
+	r->ended = !rc;
+	return rc;
 }
 
 int member_next(struct member_reader *r, char name[MEMBER_NAME_MAX + 1], uint64_t *ret_size, struct err *err)
@@ -222,10 +279,19 @@ int member_next(struct member_reader *r, char name[MEMBER_NAME_MAX + 1], uint64_
 		return err_set(err, -EINVAL, "a file name in the archive is not terminated");
 	if (!len)
 		return check_end(r, &header, err);
-	memcpy(name, header.name, sizeof(header.name));
+	if (r->ended)
+		return err_set(err, -EINVAL, "the archive goes on after its digests");
+	memcpy(r->name, header.name, sizeof(header.name));
 	r->count++;
 	r->at = 0;
-	*ret_size = r->size = le64toh(header.size);
+	r->size = le64toh(header.size);
+	digest_begin(&r->digest, r->size);
+	if (r->version > WITHOUT_DIGESTS && !strcmp(r->name, DIGESTS)) {
+		rc = check_digests(r, err);
+		return rc ? rc : member_next(r, name, ret_size, err);
+	}
+	memcpy(name, header.name, sizeof(header.name));
+	*ret_size = r->size;
 	return 1;
 }
 
@@ -248,8 +314,14 @@ int member_read(struct member_reader *r, uint64_t *ret_offset, const uint8_t **r
 	if (offset < r->at || offset > r->size || len > MEMBER_CHUNK || len > r->size - offset ||
 	    stored > len || (!len && offset != r->size) || (len && !stored))
 		return err_set(err, -EINVAL, "a chunk in the archive does not fit its file");
-	if (!len)
-		return 0;
+	/* As blocks are, which digests are made of. */
+	if (r->version > WITHOUT_DIGESTS && len &&
+	    (offset % MEMBER_CHUNK || (len < MEMBER_CHUNK && len < r->size - offset)))
+		return err_set(err, -EINVAL, "a chunk in the archive is not a block of its file");
+	if (!len) {
+		note(&r->digests, r->name, &r->digest);
+		return r->digests.failed ? err_set(err, -ENOMEM, "out of memory") : 0;
+	}
 	rc = take(r, r->packed, stored, err);
 	if (rc)
 		return rc;
@@ -266,6 +338,7 @@ int member_read(struct member_reader *r, uint64_t *ret_offset, const uint8_t **r
 	*ret_offset = offset;
 	*ret_n = len;
 	r->at = offset + len;
+	digest_block(&r->digest, offset, *ret_data, len);
 	return 1;
 }
 
@@ -274,4 +347,5 @@ void member_reader_release(struct member_reader *r)
 	free(r->packed);
 	free(r->chunk);
 	r->packed = r->chunk = NULL;
+	buf_release(&r->digests);
 }

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "snap/digest.h"
 #include "snap/id.h"
 #include "snap/store.h"
 #include "util/err.h"
@@ -83,6 +84,9 @@ struct ramimage_files {
 /* Read an image into a new sealed memfd with holes. */
 int ramimage_read(const struct ramimage *image, const struct ramimage_files *files, struct progress *progress,
 		  int *ret_memfd, struct err *err);
+/* The digest (digest.h) of those of its blocks that are not its own. */
+int ramimage_digest_sources(const struct ramimage *image, const struct ramimage_files *files,
+			    char ret[DIGEST_TEXT], struct err *err);
 /* Read and check every block, and that there are no others in the file. */
 int ramimage_verify(const struct ramimage *image, const struct ramimage_files *files,
 		    struct progress *progress, struct err *err);

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <lz4.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -150,6 +151,38 @@ int ramimage_read(const struct ramimage *image, const struct ramimage_files *fil
 		close(reader.memfd);
 	else
 		*ret_memfd = reader.memfd;
+	return rc;
+}
+
+int ramimage_digest_sources(const struct ramimage *image, const struct ramimage_files *files,
+			    char ret[DIGEST_TEXT], struct err *err)
+{
+	const struct ram_reader reader = { image, files, -1 };
+	uint8_t *bytes = malloc(2 * RAMIMAGE_BLOCK), *content;
+	struct digest digest;
+	int rc = 0;
+
+	if (!bytes)
+		return err_set(err, -ENOMEM, "out of memory");
+	digest_begin(&digest, image->size);
+	for (size_t i = 0; !rc && i < image->nblocks; i++) {
+		const struct ramimage_block *block = &image->blocks[i];
+		const size_t len = ramimage_block_len(image, i);
+
+		if (!block->source)
+			continue;
+		rc = pread_all(files->sources[block->source - 1], bytes, block->len, block->offset);
+		if (rc)
+			err_sys(err, rc, "cannot read %s", files->name);
+		else
+			rc = take_block(&reader, i, bytes, bytes + RAMIMAGE_BLOCK, err);
+		content = block->len < len ? bytes + RAMIMAGE_BLOCK : bytes;
+		if (!rc)
+			digest_block(&digest, (uint64_t)i * RAMIMAGE_BLOCK, content, len);
+	}
+	free(bytes);
+	if (!rc)
+		digest_end(&digest, ret);
 	return rc;
 }
 

@@ -2,6 +2,7 @@
 """Archives, lineage, status and files of snapshots: what is in a snapshot's directory besides forks."""
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import struct
@@ -102,13 +103,13 @@ class Forger:
 
     def forge(self, data, edit):
         """edit(name, bytes of a chunk) returns the bytes that are to be there."""
-        out, at = data[:24], 24
+        out, at, digests = bytearray(data[:24]), 24, b""
         while True:
             header = data[at : at + 88]
             name, at = header[8:72].rstrip(b"\0").decode(), at + 88
             if not name:
-                return out + header
-            chunks, size = b"", struct.unpack("<Q", header[72:80])[0]
+                return bytes(out + header)
+            chunks, blocks, size = bytearray(), bytearray(), struct.unpack("<Q", header[72:80])[0]
             while True:
                 place, n, stored = struct.unpack("<QII", data[at : at + 16])
                 old, at = data[at : at + 32 + stored], at + 32 + stored
@@ -117,18 +118,22 @@ class Forger:
                     buffer = ctypes.create_string_buffer(n)
                     assert self.lz4.LZ4_decompress_safe(plain, buffer, stored, n) == n
                     plain = buffer.raw
-                new = edit(name, plain) if n else plain
+                new = digests if name == "digests" and n else edit(name, plain) if n else plain
                 if new != plain:
                     n = len(new)
-                    size = max(size if name != "manifest" else 0, place + n)
+                    size = max(size if name not in ("manifest", "digests") else 0, place + n)
                     head = struct.pack("<QII", place, n, n) + self.sum(new)
                     old = head + self.sum(head) + new
                 elif not n:
                     head = struct.pack("<QII", size, 0, 0) + self.sum(b"")
                     old = head + self.sum(head)
                 chunks += old
+                if new.strip(b"\0"):
+                    blocks += struct.pack("<Q", place) + new
                 if not n:
                     break
+            digest = hashlib.sha256(struct.pack("<Q", size) + blocks).hexdigest()
+            digests += f"{name} {digest}\n".encode()
             header = header[:72] + struct.pack("<Q", size)
             out += header + self.sum(header) + chunks
 

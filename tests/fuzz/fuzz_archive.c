@@ -101,7 +101,7 @@ static void repair(uint8_t *data, size_t size)
 
 	if (size < ARCHIVE_HEADER)
 		return;
-	memcpy(data, "SBXARCH\0\1\0\0\0\0\0\0", 16);
+	memcpy(data, "SBXARCH\0\1\0\0\0\0\0\0", 16); /* version 1, which has no digests to repair */
 	seal(data, ARCHIVE_HEADER);
 	for (;;) {
 		uint32_t len, stored;

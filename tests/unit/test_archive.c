@@ -6,13 +6,17 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "snap/background.h"
+#include "snap/digest.h"
 #include "snap/image.h"
+#include "snap/manifest.h"
 #include "snap/member.h"
 #include "snap/qcow2/chain.h"
 #include "snap/store_priv.h"
@@ -348,6 +352,8 @@ struct forgery {
 	const char *from, *to; /* bytes in its layers, as many of each, or NULL */
 	const char *without;   /* an ending: members that are left out, or NULL */
 	void (*manifest)(struct snapshot_manifest *manifest);
+	const char *
+		base; /* a key of what is said of the base, whose value is to be another; "": left out; NULL */
 };
 
 static void forge_manifest(struct member_reader *r, struct member_writer *w, const struct forgery *forgery)
@@ -367,6 +373,37 @@ static void forge_manifest(struct member_reader *r, struct member_writer *w, con
 	CHECK(!member_begin(w, "manifest", out.len, &err));
 	CHECK(!member_chunk(w, 0, buf_bytes(&out), out.len, false, &err) && !member_end(w, out.len, &err));
 	snapshot_manifest_release(&manifest);
+	buf_release(&in);
+	buf_release(&out);
+}
+
+/* Change a line of what the archive says of its base. */
+static void forge_base(struct member_reader *r, struct member_writer *w, const struct forgery *forgery)
+{
+	struct buf in = { 0 }, out = { 0 };
+	struct manifest manifest;
+	struct err err = { 0 };
+	const uint8_t *data;
+	char *key, *value;
+	uint64_t at;
+	size_t n;
+
+	while (member_read(r, &at, &data, &n, &err) > 0)
+		buf_add(&in, data, n);
+	CHECK(!manifest_open(&manifest, (char *)buf_bytes(&in), in.len, "sbxfs-base", 1, "it", &err));
+	manifest_begin(&out, "sbxfs-base", 1);
+	while (manifest_next(&manifest, &key, &value)) {
+		const bool chosen = !strncmp(forgery->base + (*forgery->base == '-'), key, strlen(key));
+
+		if (chosen && *forgery->base == '-')
+			continue;
+		if (chosen)
+			value[7] = value[7] == '0' ? '1' : '0';
+		manifest_add(&out, key, value);
+	}
+	manifest_end(&out);
+	CHECK(!member_begin(w, "base", out.len, &err));
+	CHECK(!member_chunk(w, 0, buf_bytes(&out), out.len, false, &err) && !member_end(w, out.len, &err));
 	buf_release(&in);
 	buf_release(&out);
 }
@@ -417,6 +454,8 @@ static void forge(const char *from, const char *to, const struct forgery *forger
 	while (member_next(&r, name, &size, &err) > 0) {
 		if (!strcmp(name, "manifest") && forgery->manifest)
 			forge_manifest(&r, &w, forgery);
+		else if (!strcmp(name, "base") && forgery->base)
+			forge_base(&r, &w, forgery);
 		else
 			times += forge_member(&r, &w, name,
 					      forgery->without && strstr(name, forgery->without), forgery);
@@ -513,6 +552,152 @@ static void what_does_not_come_is_not_taken_from_others(void)
 	refuse_file(a, "forged.sbx", -EINVAL, "may use");
 	check_snapshot(a, "two", 2);
 	store_close(a);
+}
+
+/*
+ * Who gives a store another snapshot with the origin of a genuine one does not get it under those that build on
+ * that.
+ */
+static void a_base_is_what_the_archive_was_made_with(void)
+{
+	const struct forgery evil = { .from = "\1\1\1\1", .to = "evil" };
+	struct store *store = open_store("base");
+	struct err err = { 0 };
+
+	forge("one.sbx", "evil.sbx", &evil);
+	CHECK(!import_from(store, "evil", "evil.sbx", &err));
+	refuse_file(store, "two-since-one.sbx", -EIO, "content is another");
+	CHECK(!snapshot_remove(store, "evil", &err));
+	CHECK(!import_from(store, "one", "one.sbx", &err));
+	forge("two-since-one.sbx", "forged.sbx", &(struct forgery){ .base = "ram" });
+	refuse_file(store, "forged.sbx", -EIO, "memory is another");
+	forge("two-since-one.sbx", "forged.sbx", &(struct forgery){ .base = "-ram" });
+	refuse_file(store, "forged.sbx", -EIO, "memory is another");
+	forge("two-since-one.sbx", "forged.sbx", &(struct forgery){ .base = "disk" });
+	refuse_file(store, "forged.sbx", -EIO, "content is another");
+	forge("two-since-one.sbx", "forged.sbx", &(struct forgery){ .base = "-disk" });
+	refuse_file(store, "forged.sbx", -EINVAL, "does not say");
+	forge("two-since-one.sbx", "forged.sbx", &(struct forgery){ .base = "origin" });
+	refuse_file(store, "forged.sbx", -EINVAL, "does not have");
+	CHECK(!import_from(store, "two", "two-since-one.sbx", &err));
+	check_snapshot(store, "two", 2);
+	store_close(store);
+}
+
+/* Merging layers changes the file that others stand on, and not what is in it. */
+static void a_merged_base_is_the_same(void)
+{
+	char one[DIGEST_TEXT], two[DIGEST_TEXT];
+	struct store *a = open_store("a");
+	struct err err = { 0 };
+	struct layer *disk;
+	char command[512];
+
+	CHECK(!snapshot_disk(a, "two", &disk, &err));
+	CHECK(!digest_disk(a->layers_fd, disk->file, one, &err));
+	snprintf(command, sizeof(command), "cd %s/layers && qemu-img convert -f qcow2 -O raw %s flat.raw",
+		 store_dir(a), disk->file);
+	CHECK(system(command) == 0); /* NOLINT(cert-env33-c): a test's own words */
+	snprintf(command, sizeof(command), "cd %s/layers && mv flat.raw 00000000000000000000000000000000.raw",
+		 store_dir(a));
+	CHECK(system(command) == 0); /* NOLINT(cert-env33-c): a test's own words */
+	CHECK(!digest_disk(a->layers_fd, "00000000000000000000000000000000.raw", two, &err));
+	CHECK(!strcmp(one, two) && strlen(one) == 64);
+	CHECK(!unlinkat(a->layers_fd, "00000000000000000000000000000000.raw", 0));
+	CHECK(!digest_disk(a->layers_fd, disk->base->file, two, &err) && strcmp(one, two) != 0);
+	layer_unref(disk);
+	store_close(a);
+}
+
+static uint64_t number_at(const uint8_t *p, size_t n)
+{
+	uint64_t ret = 0;
+
+	memcpy(&ret, p, n);
+	return ret; /* these tests run on little-endian hosts */
+}
+
+static void seal(uint8_t *header, size_t n)
+{
+	const uint64_t sum = XXH3_64bits(header, n - sizeof(sum));
+
+	memcpy(header + n - sizeof(sum), &sum, sizeof(sum));
+}
+
+/* The archive as a program wrote it that knew version 1: without digests. */
+static void as_version_1(const char *from, const char *to)
+{
+	struct buf text = { 0 };
+	uint8_t *bytes, *end;
+	size_t at = 24;
+	FILE *file;
+
+	CHECK(!read_file_at(AT_FDCWD, path_of(from), 64 * MIB, &text));
+	bytes = buf_bytes(&text);
+	while (strcmp((char *)bytes + at + 8, "digests") != 0) {
+		at += 88;
+		while (number_at(bytes + at + 8, 4))
+			at += 32 + number_at(bytes + at + 12, 4);
+		at += 32;
+	}
+	end = bytes + text.len - 88;
+	memmove(bytes + at, end, 88);
+	bytes[at + 72]--;
+	seal(bytes + at, 88);
+	bytes[8] = 1;
+	seal(bytes, 24);
+	file = fopen(path_of(to), "we");
+	CHECK(file && fwrite(bytes, at + 88, 1, file) == 1 && !fclose(file));
+	buf_release(&text);
+}
+
+static void archives_of_version_1(void)
+{
+	struct store *store = open_store("old");
+	struct err err = { 0 };
+
+	as_version_1("one.sbx", "old-one.sbx");
+	as_version_1("two-since-one.sbx", "old-two.sbx");
+	CHECK(!import_from(store, "one", "old-one.sbx", &err));
+	check_snapshot(store, "one", 1);
+	refuse_file(store, "old-two.sbx", -EINVAL, "export it anew");
+	store_close(store);
+}
+
+/* Everything in it is as it was sent. */
+static void digests_have_to_fit(void)
+{
+	struct store *store = open_store("digests");
+	const unsigned before = count_files(store);
+	struct buf text = { 0 };
+	uint64_t packed, sum;
+	uint8_t *bytes;
+	struct err err = { 0 };
+	size_t at;
+	int fd;
+
+	CHECK(!read_file_at(AT_FDCWD, path_of("two.sbx"), 64 * MIB, &text));
+	bytes = buf_bytes(&text);
+	for (at = 24; strcmp((char *)bytes + at + 8, "state") != 0; at += 32) {
+		at += 88;
+		while (number_at(bytes + at + 8, 4))
+			at += 32 + number_at(bytes + at + 12, 4);
+	}
+	/* A byte of the state, with the other checksums made to fit. */
+	at += 88;
+	packed = number_at(bytes + at + 12, 4);
+	CHECK(packed);
+	bytes[at + 32] ^= 1;
+	sum = XXH3_64bits(bytes + at + 32, packed);
+	memcpy(bytes + at + 16, &sum, sizeof(sum));
+	seal(bytes + at, 32);
+	fd = memfd_new("archive", text.len);
+	CHECK(fd >= 0 && !pwrite_all(fd, bytes, text.len, 0));
+	CHECK(import_fd(store, "bad", fd, &err) == -EIO && strstr(err.text, "digests"));
+	CHECK(count_files(store) == before);
+	close(fd);
+	buf_release(&text);
+	store_close(store);
 }
 
 static void much_memory(struct snapshot_manifest *manifest)
@@ -626,6 +811,10 @@ int main(void)
 	TEST(damage_is_found_and_leaves_nothing);
 	TEST(a_layer_is_no_other_of_its_name);
 	TEST(what_does_not_come_is_not_taken_from_others);
+	TEST(a_base_is_what_the_archive_was_made_with);
+	TEST(a_merged_base_is_the_same);
+	TEST(archives_of_version_1);
+	TEST(digests_have_to_fit);
 	TEST(limits_hold);
 	TEST(what_was_removed_comes_back_at_once);
 	TEST(giving_up_is_noticed);
