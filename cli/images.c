@@ -23,25 +23,25 @@
 
 static const uint64_t default_size = 2ull << 30, min_size = 16ull << 20, max_size = 1ull << 40;
 
-struct image_options {
-	const char *state;
-	uint64_t size; /* bytes of a new image's disk; 0: as many as it takes */
-	int argc;      /* what is not an option */
-	char **argv;
-};
-
-enum { OPT_STATE = PROGRAM_LONG, OPT_SIZE };
+enum { OPT_STATE = PROGRAM_LONG, OPT_SIZE, OPT_DEBIAN, OPT_SUITE, OPT_INSECURE };
 
 static const struct program_option option_table[] = {
 	{ OPT_STATE, "state", "DIR",
 	  "the state directory (default: /var/lib/sbxfs for root,\n"
 	  "else $XDG_STATE_HOME/sbxfs or ~/.local/state/sbxfs)" },
-	{ OPT_SIZE, "size", "SIZE", "of a new image's disk, 16M to 1024G (default: 2G)" },
+	{ OPT_SIZE, "size", "SIZE",
+	  "of a new image's disk, 16M to 1024G (default: what the source\n"
+	  "is likely to need, and 2G at least)" },
+	{ OPT_DEBIAN, "debian", NULL, "build: of these of Debian's packages, and what they depend on" },
+	{ OPT_SUITE, "suite", "SUITE", "build: of this release of Debian (default: this host's)" },
+	{ OPT_INSECURE, "insecure", NULL, "pull: without TLS, or without looking at certificates" },
 	{ 0 },
 };
 
 static const char *const forms[] = {
 	"build base [--size SIZE] [--state DIR]",
+	"build NAME --debian PACKAGE... [--suite SUITE] [--size SIZE] [--state DIR]",
+	"pull NAME REFERENCE [--insecure] [--size SIZE] [--state DIR]",
 	"import NAME SOURCE [--size SIZE] [--state DIR]",
 	"ls [--state DIR]",
 	"rm NAME... [--state DIR]",
@@ -57,7 +57,10 @@ const struct program image_program = {
 		"SOURCE is a\n"
 		"directory, a tar, a docker archive, an OCI layout (a directory or a tar), or - for a tar on "
 		"standard\n"
-		"input; tars may be compressed, and SOURCE:TAG chooses one of several images.\n",
+		"input; tars may be compressed, and SOURCE:TAG chooses one of several images. A REFERENCE is "
+		"a\n"
+		"registry's image or anything else that skopeo(1) can copy. `build NAME --debian` needs "
+		"mmdebstrap(1).\n",
 	.options = option_table,
 };
 
@@ -75,12 +78,8 @@ static int failed(const struct err *err)
 
 /* ---- making */
 
-/* Fill a new disk; config is what its image says of commands. */
-typedef int (*fill_fn)(const struct image_options *options, const char *disk, const char *source,
-		       struct buf *config, struct err *err);
-
-static int make_image(const struct image_options *options, const char *name, const char *how, fill_fn fill,
-		      const char *source, struct err *err)
+int image_make(const struct image_options *options, const char *name, const char *how, image_fill fill,
+	       const char *source, struct err *err)
 {
 	struct image_draft *draft;
 	struct buf config = { 0 };
@@ -117,11 +116,15 @@ static int cmd_build(const struct image_options *options)
 	struct image_options sized = *options;
 	struct err err = { 0 };
 
+	if (options->debian && options->argc >= 2)
+		return image_debian(options, options->argv[0], options->argv + 1);
+	if (options->debian)
+		return wrong_form(1);
 	if (options->argc != 1 || strcmp(options->argv[0], "base") != 0)
 		return wrong_form(0);
 	if (!sized.size)
 		sized.size = default_size;
-	if (make_image(&sized, "base", "build base", fill_base, NULL, &err))
+	if (image_make(&sized, "base", "build base", fill_base, NULL, &err))
 		return failed(&err);
 	return 0;
 }
@@ -151,9 +154,7 @@ static int fill_import(const struct image_options *options, const char *disk, co
 	return rc;
 }
 
-/* An image of what people have. `how` becomes a line of a file. */
-static int import_image(const struct image_options *options, const char *name, const char *source,
-			const char *how)
+int image_from(const struct image_options *options, const char *name, const char *source, const char *how)
 {
 	struct image_options sized = *options;
 	struct err err = { 0 };
@@ -164,7 +165,7 @@ static int import_image(const struct image_options *options, const char *name, c
 		if ((unsigned char)*c < ' ')
 			*c = '?';
 	if ((!sized.size && image_import_size(source, &sized.size, &err)) ||
-	    make_image(&sized, name, line, fill_import, source, &err))
+	    image_make(&sized, name, line, fill_import, source, &err))
 		return failed(&err);
 	return 0;
 }
@@ -175,10 +176,15 @@ static int cmd_import(const struct image_options *options)
 	char how[256];
 
 	if (options->argc != 2)
-		return wrong_form(1);
+		return wrong_form(3);
 	base = strrchr(options->argv[1], '/');
 	snprintf(how, sizeof(how), "import %.200s", base && base[1] ? base + 1 : options->argv[1]);
-	return import_image(options, options->argv[0], options->argv[1], how);
+	return image_from(options, options->argv[0], options->argv[1], how);
+}
+
+static int cmd_pull(const struct image_options *options)
+{
+	return options->argc == 2 ? image_pull(options, options->argv[0], options->argv[1]) : wrong_form(2);
 }
 
 /* ---- what is there */
@@ -201,7 +207,7 @@ static int cmd_ls(const struct image_options *options)
 	struct err err = { 0 };
 
 	if (options->argc)
-		return wrong_form(2);
+		return wrong_form(4);
 	printf("%-24s %9s %9s  %-16s  %s\n", "NAME", "SIZE", "STORED", "CREATED", "SOURCE");
 	if (image_each(options->state, print_image, NULL, &err))
 		return failed(&err);
@@ -214,7 +220,7 @@ static int cmd_rm(const struct image_options *options)
 	int i, status = 0;
 
 	if (!options->argc)
-		return wrong_form(3);
+		return wrong_form(5);
 	for (i = 0; i < options->argc; i++)
 		if (image_remove(options->state, options->argv[i], &err))
 			status = failed(&err);
@@ -226,7 +232,11 @@ static int cmd_rm(const struct image_options *options)
 static const struct {
 	const char *name;
 	int (*run)(const struct image_options *options);
-} verbs[] = { { "build", cmd_build }, { "import", cmd_import }, { "ls", cmd_ls }, { "rm", cmd_rm } };
+} verbs[] = { { "build", cmd_build },
+	      { "import", cmd_import },
+	      { "pull", cmd_pull },
+	      { "ls", cmd_ls },
+	      { "rm", cmd_rm } };
 
 /* 0: go on; PROGRAM_EXIT: end with *ret_status. Options may stand anywhere. */
 static int parse(int argc, char **argv, struct image_options *ret, int *ret_status)
@@ -237,6 +247,15 @@ static int parse(int argc, char **argv, struct image_options *ret, int *ret_stat
 		switch (c) {
 		case OPT_STATE:
 			ret->state = optarg;
+			break;
+		case OPT_DEBIAN:
+			ret->debian = true;
+			break;
+		case OPT_SUITE:
+			ret->suite = optarg;
+			break;
+		case OPT_INSECURE:
+			ret->insecure = true;
 			break;
 		case OPT_SIZE:
 			if (size_parse(optarg, &ret->size) || ret->size < min_size || ret->size > max_size) {
@@ -253,7 +272,7 @@ static int parse(int argc, char **argv, struct image_options *ret, int *ret_stat
 	ret->argv = argv + optind;
 	if (ret->argc)
 		return 0;
-	*ret_status = program_refuse(&image_program, "build, import, ls or rm is needed");
+	*ret_status = program_refuse(&image_program, "build, pull, import, ls or rm is needed");
 	return PROGRAM_EXIT;
 }
 

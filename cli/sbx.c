@@ -17,8 +17,9 @@ static const struct command {
 	const struct program *program;
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{ &exec_program, cmd_exec },   { &dial_program, cmd_dial },         { &forward_program, cmd_forward },
-	{ &image_program, cmd_image }, { &snapshot_program, cmd_snapshot }, { &doctor_program, cmd_doctor },
+	{ &run_program, cmd_run },         { &exec_program, cmd_exec },   { &dial_program, cmd_dial },
+	{ &forward_program, cmd_forward }, { &image_program, cmd_image }, { &snapshot_program, cmd_snapshot },
+	{ &doctor_program, cmd_doctor },
 };
 
 /* "exec" of "sbx exec". */

@@ -20,14 +20,15 @@ enum {
 /* What is said where store_default_dir finds none. */
 #define NO_STATE_DIR "there is no default state directory without $HOME; name one with --state"
 
+int cmd_run(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
 int cmd_dial(int argc, char **argv);
 int cmd_forward(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 
-extern const struct program exec_program, dial_program, forward_program, image_program, snapshot_program,
-	doctor_program;
+extern const struct program run_program, exec_program, dial_program, forward_program, image_program,
+	snapshot_program, doctor_program;
 
 /* Run a command, words that end with NULL, in a sandbox, with our stdin, stdout and stderr and no terminal; its
  * exit status. */

@@ -31,7 +31,7 @@ fi
 
 # need_image NAME PACKAGE...: make an image of Debian packages unless it is there.
 need_image() {
-	[ -e "$SBX/images/$1" ] || SBX_STATE=${SBX_STATE-} "$top/examples/debian-image" "$@"
+	[ -e "$SBX/images/$1" ] || sbx image build "$1" --debian "${@:2}" ${SBX_STATE:+--state "$SBX_STATE"}
 }
 
 # in_vm VM LINE: run a command line in a machine and print what it prints.

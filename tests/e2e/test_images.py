@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Images of what people have: layouts, archives, layers, and what hostile ones are refused with."""
+import contextlib
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import tarfile
@@ -10,7 +12,7 @@ import tarfile
 import pytest
 
 import oci
-from harness import LAB, limit, read
+from harness import eventually, limit, read
 from oci import directory, entry, hardlink, symlink
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="compares owners with what umoci unpacks as root")
@@ -433,3 +435,91 @@ def test_config(sbx, app, cli):
     assert fork.run(line) == said
     fork.remove()
     vm.remove()
+
+
+# ---- pull, and sbx run
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    """Debian's docker-registry on loopback: HOST:PORT."""
+    work = tmp_path_factory.mktemp("registry")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config = work / "config.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {work}/data}}}}\n"
+        f"http: {{addr: 127.0.0.1:{port}}}\n"
+    )
+    with open(work / "log", "w") as log:
+        process = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
+
+    def answers():
+        assert process.poll() is None, (work / "log").read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        return False
+
+    eventually(answers, limit(10), "the registry does not answer")
+    yield f"127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+def busybox_layers(*more):
+    with open("/bin/busybox", "rb") as f:
+        busybox = f.read()
+    applets = "sh", "cat", "echo", "env", "id", "kill", "ls", "pwd", "sleep", "stty", "test", "tty", "trap", "tar"
+    base = [directory("bin"), entry("bin/busybox", busybox, mode=0o755)]
+    return [base + [symlink(f"bin/{n}", "busybox") for n in applets], *more]
+
+
+def test_push_pull_run(build, sbx, cli, registry, tmp_path):
+    """An image that skopeo pushed to a registry is pulled, runs, and leaves nothing."""
+    layout = oci.Layout(tmp_path / "oci")
+    layout.add("it", busybox_layers([entry("etc/hello", "from a layer\n")]), config={"Cmd": ["cat", "/etc/hello"]})
+    reference = f"{registry}/test/it:1"
+    push = ["skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout.path}:it", f"docker://{reference}"]
+    subprocess.run(push, check=True, capture_output=True, timeout=limit(60))
+    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    os.mkdir(tmp_path / "tmp")
+    done = sbx_image(build, sbx.state, "pull", "pulled", reference, "--insecure", "--size", "64M", env=env)
+    assert done.returncode == 0, done.stderr
+    try:
+        assert f"source pull {reference}" in read(sbx / "images/pulled/info")
+        before = sbx.sandboxes()
+        done = cli("run", "--memory", "128M", "pulled")  # its own command
+        assert (done.returncode, done.stdout) == (0, b"from a layer\n"), done.stderr
+        files = tmp_path / "files"
+        files.mkdir()
+        (files / "in").write_text("copied\n")
+        script = 'cat in; echo "$A"; pwd; echo out >&2; exit 7'
+        args = "--rm", "-v", f"{files}:/data/dir", "-v", f"{files}/in:/one", "-C", "/data/dir", "-e", "A=b c", "--net", "none"
+        done = cli("run", *args, "--memory", "128M", "pulled", "sh", "-c", script)
+        assert (done.returncode, done.stdout, done.stderr) == (7, b"copied\nb c\n/data/dir\n", b"out\n")
+        assert (files / "in").read_text() == "copied\n"
+        for args, word in (("nosuch",), b"no image"), (("-v", "/x", "pulled"), b"HOST:GUEST"):
+            done = cli("run", "--memory", "128M", *args)
+            assert done.returncode == 125 and word in done.stderr, done.stderr
+        assert sbx.sandboxes() == before
+    finally:
+        sbx_image(build, sbx.state, "rm", "pulled")
+    done = sbx_image(build, sbx.state, "pull", "nothing", f"{registry}/no/such:1", "--insecure", env=env)
+    assert done.returncode == 125 and b"did not bring" in done.stderr
+    assert not os.listdir(tmp_path / "tmp")
+    assert os.listdir(sbx / "images") == ["base"]
+
+
+def test_run_passes_signals_on(build, sbx, tmp_path):
+    """A signal reaches the command, its status comes back, and the sandbox goes."""
+    env = dict(os.environ, SBX_MOUNT=str(sbx.path))
+    script = 'trap "echo got it; exit 3" TERM; echo ready; while :; do sleep 0.1; done'
+    run = subprocess.Popen(
+        [build / "sbx", "run", "--name", "signals", "base", "sh", "-c", script], env=env, stdout=subprocess.PIPE
+    )
+    assert run.stdout.readline() == b"ready\n"
+    assert "signals" in sbx.sandboxes()
+    run.terminate()
+    assert run.stdout.read() == b"got it\n"
+    assert run.wait(limit(30)) == 3
+    assert "signals" not in sbx.sandboxes()

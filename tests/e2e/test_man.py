@@ -9,7 +9,7 @@ from harness import TOP, limit, read
 
 PAGES = {
     "sbxfs.8": ["sbxfs"],
-    "sbx.1": ["sbx", "sbx exec", "sbx image", "sbx snapshot", "sbx doctor"],
+    "sbx.1": ["sbx", "sbx exec", "sbx run", "sbx image", "sbx snapshot", "sbx doctor"],
     "sbx-vmm.8": ["sbx-vmm"],
 }
 
