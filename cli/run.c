@@ -22,7 +22,7 @@
 
 enum { WORDS_MAX = 4096 };
 
-struct copy {
+struct run_copy {
 	char *from, *to; /* on the host, and in the guest */
 	bool is_dir;
 };
@@ -32,7 +32,7 @@ struct run_options {
 	bool keep;
 	char *exec[WORDS_MAX]; /* options for exec, then what it is to run */
 	unsigned nexec;
-	struct copy copies[WORDS_MAX];
+	struct run_copy copies[WORDS_MAX];
 	unsigned ncopies;
 };
 
@@ -210,7 +210,7 @@ static int run_tool(const char *const argv[])
 }
 
 /* HOST:GUEST, which is cut in two. */
-static int parse_copy(char *text, struct copy *ret)
+static int parse_copy(char *text, struct run_copy *ret)
 {
 	char *colon = strchr(text, ':');
 	struct stat st;
@@ -220,7 +220,7 @@ static int parse_copy(char *text, struct copy *ret)
 		return -1;
 	}
 	*colon = '\0';
-	*ret = (struct copy){ .from = text, .to = colon + 1 };
+	*ret = (struct run_copy){ .from = text, .to = colon + 1 };
 	if (stat(text, &st) < 0) {
 		fprintf(stderr, "sbx run: %s: %s\n", text, strerror(errno));
 		return -1;
@@ -230,7 +230,7 @@ static int parse_copy(char *text, struct copy *ret)
 }
 
 /* What is copied may be changed on either side without the other. */
-static int copy_in(const struct running *running, const struct copy *copy)
+static int copy_in(const struct running *running, const struct run_copy *copy)
 {
 	char path[2 * PATH_MAX], parent[2 * PATH_MAX];
 

@@ -54,10 +54,10 @@ def test_best_of_three(example):
 
 
 @needs_debian
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_warm_python(example):
     """Ten forks answer a job each without the time the imports took, and no two have the same random numbers."""
-    out = example("warm-python", "10", seconds=200)
+    out = example("warm-python", "10", seconds=500)
     imports = int(re.search(r"^base: ready: imports took (\d+) ms$", out, re.M).group(1))
     jobs = re.findall(r"^job for (w\d+): 661\.462947 in (\d+) ms, and a random (\d+)$", out, re.M)
     assert {name for name, _, _ in jobs} == {f"w{i}" for i in range(1, 11)} and len(jobs) == 10
@@ -66,10 +66,10 @@ def test_warm_python(example):
 
 
 @needs_debian
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_database_per_test(example):
     """Each test has the seeded database for itself, whatever the others do to theirs."""
-    out = example("database-per-test", seconds=200)
+    out = example("database-per-test", seconds=500)
     assert sorted(re.findall(r"^ok (\w+)$", out, re.M)) == ["clear", "drop", "restock", "sell"]
 
 
@@ -103,11 +103,11 @@ def ask():
 
 
 @needs_debian
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_reseed(example, own_mount, examples_state, ask):
     """A process that takes part has new seeds before its fork answers; one that cannot is not handed out."""
     if not (examples_state / "images/python").exists():
-        example("database-per-test", seconds=200)  # makes the image
+        example("database-per-test", seconds=500)  # makes the image
     mount = own_mount(state=examples_state)
     vm = mount.create("origin", image="python")
     for name in "reseed.py", "50-reseed":

@@ -7,7 +7,7 @@ import pytest
 
 PROGRAMS = "sbxfs", "sbx", "sbx-vmm", "sbx-browse", "sbx-net", "sbx-agent"
 AGENT = Path(__file__).parents[2] / "build/guest/sbx-agent"  # in no directory of programs
-COMMANDS = "exec", "dial", "forward", "image", "snapshot", "doctor"
+COMMANDS = "run", "exec", "dial", "forward", "image", "snapshot", "doctor"
 ALL = [(name,) for name in PROGRAMS] + [("sbx", command) for command in COMMANDS]
 
 
