@@ -93,6 +93,15 @@ def test_unmounting_ends_it(own_mount):
     assert not os.path.exists(f"/proc/{pid}")
 
 
+def test_unmounting_ends_it_beside_a_later_one(own_mount):
+    """Whose launcher has mounts of its own, made while this one was mounted."""
+    mount = own_mount()
+    own_mount()
+    subprocess.run(["fusermount3", "-u", mount.path], check=True)
+    assert mount.process.wait(limit(20)) == 0
+    mount.check_clean()
+
+
 def test_machines_die_with_a_killed_daemon(own_mount):
     mount = own_mount()
     pid = mount.create("vm").pid

@@ -11,6 +11,7 @@
 #include <linux/close_range.h>
 #include <linux/keyctl.h>
 #include <linux/sched.h>
+#include <mntent.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -388,6 +389,24 @@ static int check_uids(const struct jail_config *config, struct err *err)
 		       config->uid_first, config->uid_last, nowhere);
 }
 
+/*
+ * Copies of the mounts of other daemons, which would keep those from ending when they are unmounted. Where mounts are
+ * shared, the unmounting reaches this copy; where they are not, it may not be there. Those of a user namespace's are
+ * locked, and stay.
+ */
+static void let_go_of_mounts(void)
+{
+	FILE *mounts = setmntent("/proc/self/mounts", "r");
+	struct mntent *mount;
+
+	if (!mounts)
+		return;
+	while ((mount = getmntent(mounts)))
+		if (!strcmp(mount->mnt_type, "fuse.sbxfs"))
+			(void)umount2(mount->mnt_dir, MNT_DETACH);
+	endmntent(mounts);
+}
+
 static int make_jails(struct server *server, struct err *err)
 {
 	unsigned kind;
@@ -398,8 +417,10 @@ static int make_jails(struct server *server, struct err *err)
 		rc = enter_userns(err);
 	else
 		rc = check_uids(server->config, err);
-	if (!rc && (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0))
+	if (!rc && (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0))
 		rc = err_sys(err, -errno, "cannot have mounts of our own");
+	if (!rc)
+		let_go_of_mounts();
 	for (kind = 0; !rc && kind < JAIL_KINDS; kind++)
 		if (server->jails[kind].program)
 			rc = jail_make_root(&server->jails[kind], server->userns, err);
