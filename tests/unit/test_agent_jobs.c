@@ -19,6 +19,15 @@ static void start(struct fixture *f, uint32_t job, const struct job_spec *spec, 
 	}
 }
 
+/* A real agent, and a shell line in it. */
+static void setup_job(struct fixture *f, const char *line, bool want)
+{
+	const struct job_spec spec = { .cmd = (char *)line };
+
+	setup_real(f);
+	start(f, 1, &spec, want);
+}
+
 static void finish(struct fixture *f, uint32_t job)
 {
 	UNTIL(f, f->jobs[job].exited && f->jobs[job].ended[1] && f->jobs[job].ended[2]);
@@ -185,11 +194,9 @@ static void a_terminal(void)
 
 static void a_killed_group_ends(void)
 {
-	const struct job_spec spec = { .cmd = (char *)"sleep 1000 & sleep 1000 & echo go; wait" };
 	struct fixture f;
 
-	setup_real(&f);
-	start(&f, 1, &spec, true);
+	setup_job(&f, "sleep 1000 & sleep 1000 & echo go; wait", true);
 	UNTIL(&f, f.jobs[1].out[1].len);
 	agent_job_kill(f.agent, 1, SIGTERM, WAIT_MS, on_done, &f);
 	finish(&f, 1);
@@ -278,11 +285,9 @@ static void a_rehearsal_takes_nothing_from_the_fork(void)
 /* A quiesced guest says nothing, whatever happens in it; and says it afterwards. */
 static void a_quiesced_guest_is_silent(void)
 {
-	const struct job_spec spec = { .cmd = (char *)"echo unread; sleep 1000" };
 	struct fixture f;
 
-	setup_real(&f);
-	start(&f, 1, &spec, false);
+	setup_job(&f, "echo unread; sleep 1000", false);
 	UNTIL(&f, f.jobs[1].started);
 	f.done = 0;
 	agent_quiesce(f.agent, WAIT_MS, on_done, &f);

@@ -108,6 +108,14 @@ static const uint8_t *map(int fd)
 	return ram;
 }
 
+static void let_go(struct child child, const uint8_t *ram, int out, int fd)
+{
+	stop(child);
+	munmap((void *)ram, SIZE);
+	close(out);
+	close(fd);
+}
+
 static uint64_t allocated(int fd)
 {
 	struct stat st;
@@ -127,10 +135,7 @@ static void shared_ram_is_copied_whole(void)
 	ram = map(out);
 	for (i = 0; i < PAGES; i++)
 		CHECK(page_value(ram, i) == (i % 7 == 3 ? 9 : 0));
-	stop(child);
-	munmap((void *)ram, SIZE);
-	close(out);
-	close(fd);
+	let_go(child, ram, out, fd);
 }
 
 static void own_pages_cover_those_of_the_template(void)
@@ -147,10 +152,7 @@ static void own_pages_cover_those_of_the_template(void)
 	ram = map(out);
 	for (i = 0; i < PAGES; i++)
 		CHECK(page_value(ram, i) == (i % 5 == 0 ? 8 : i % 3 == 0 ? 5 : 0));
-	stop(child);
-	munmap((void *)ram, SIZE);
-	close(out);
-	close(fd);
+	let_go(child, ram, out, fd);
 }
 
 /* A page that was zeroed must not come back with what the template had. */
@@ -169,10 +171,7 @@ static void zeroed_pages_stay_zero_and_take_no_room(void)
 	ram = map(out);
 	for (i = 0; i < PAGES; i++)
 		CHECK(page_value(ram, i) == (i % 2 ? 5 : 0));
-	stop(child);
-	munmap((void *)ram, SIZE);
-	close(out);
-	close(fd);
+	let_go(child, ram, out, fd);
 }
 
 static void copying_fills_no_holes_of_the_template(void)
