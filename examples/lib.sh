@@ -42,3 +42,8 @@ in_vm() {
 	cat <&"$reply"
 	exec {reply}>&-
 }
+
+# need_base: the same for the image base.
+need_base() {
+	[ -e "$SBX/images/base" ] || sbx image build base ${SBX_STATE:+--state "$SBX_STATE"} > /dev/null
+}

@@ -17,6 +17,7 @@ import pytest
 
 import harness
 from harness import TOP, Mount, limit
+from names import Names, own_addresses
 
 
 def pytest_addoption(parser):
@@ -229,3 +230,29 @@ def cli(build, sbx):
         )
 
     return run
+
+
+# ---- for the network
+
+
+@pytest.fixture
+def names():
+    """A function: a resolver that knows a table of names, on this host's loopback."""
+    made = []
+
+    def make(table):
+        made.append(Names(table))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.socket.close()
+
+
+@pytest.fixture
+def own_address():
+    """One of this host's that is not its loopback's."""
+    found = own_addresses()
+    if not found:
+        pytest.skip("this host has no address but its loopback")
+    return found[0]

@@ -3,8 +3,13 @@
 import errno
 import os
 import re
+import shutil
+import socket
+import socketserver
 import subprocess
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,12 +28,12 @@ def examples_state(tmp_path_factory):
 def example(engine, build, guest, examples_state):
     """A function: run an example on a mount of its own; returns what it says."""
 
-    def run(name, *args, seconds=100):
+    def run(name, *args, seconds=100, options=""):
         env = dict(
             {key: value for key, value in os.environ.items() if not key.startswith("SBX")},
             SBX_STATE=str(examples_state),
             SBX_BUILD=str(build),
-            SBX_OPTIONS=f"--engine {engine} --guest {guest}",
+            SBX_OPTIONS=f"--engine {engine} --guest {guest} {options}",
         )
         argv = [TOP / "examples" / name, *args]
         done = subprocess.run(argv, env=env, text=True, capture_output=True, timeout=limit(seconds), check=False)
@@ -51,6 +56,107 @@ def test_best_of_three(example):
         best = min(attempts, key=lambda row: row[3])
         assert f"round {number}: round{number}.{attempts.index(best) + 1} wins" in lines
         at = best[2]
+
+
+def test_web_per_fork(example):
+    """Each fork answers at an address of its own, with its own page."""
+    found = re.findall(r"^site(\d) at (127\.91\.\d+\.\d+):80 says <p>page of site(\d), \d+ ms after mkdir$", example("web-per-fork", "3"), re.M)
+    assert [(a, b) for a, _, b in found] == [("1", "1"), ("2", "2"), ("3", "3")] and len({ip for _, ip, _ in found}) == 3
+
+
+def test_one_name(example, names, own_address):
+    """The agent reaches the one name it is given, and hears at once what it may not reach."""
+    resolver = names({"app.test": [own_address], "other.test": [own_address]})
+    with socketserver.TCPServer((own_address, 0), Page) as server:
+        port = server.server_address[1]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        urls = [f"http://{name}:{port}/" for name in ("app.test", "other.test", "10.9.9.9")] + ["http://169.254.169.254/"]
+        out = example("one-name", f"app.test:{port},{own_address}:{port}", *urls, options=f"--resolver {resolver.address}")
+        server.shutdown()
+    assert f"{urls[0]}: reached: a page" in out and out.count("not reached") == 3
+    refused = out.split("what was refused, and why:\n")[1]
+    assert "  udp 10.0.2.3:53 other.test not in allow" in refused
+    assert f"  tcp 10.9.9.9:{port} - not in allow" in refused and "  tcp 169.254.169.254:80 - not in allow" in refused
+    assert resolver.asked and set(resolver.asked) == {"app.test"}
+
+
+class Page(socketserver.StreamRequestHandler):
+    def handle(self):
+        while self.rfile.readline().strip():
+            pass
+        self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\na page\n")
+
+
+@needs_debian
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(not shutil.which("ssh"), reason="this host has no ssh")
+def test_ssh_through_dial(build, own_mount, examples_state, tmp_path):
+    """A shell in a sandbox that has no network, by a server that listens on its loopback only."""
+    env = dict(os.environ, SBX_STATE=str(examples_state))
+    if not (examples_state / "images/ssh").exists():
+        subprocess.run([TOP / "examples/debian-image", "ssh", "dropbear-bin"], env=env, check=True)
+    mount = own_mount(state=examples_state, options=["--net", "none"])
+    vm = mount.create("box", image="ssh")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    vm.sh("mkdir -p -m 700 /etc/dropbear /root/.ssh; dropbearkey -t ed25519 -f /etc/dropbear/key > /dev/null 2>&1")
+    (vm / "fs/root/.ssh/authorized_keys").write_bytes((tmp_path / "key.pub").read_bytes())
+    vm.sh("dropbear -s -r /etc/dropbear/key -p 127.0.0.1:22")
+    ssh = ["ssh", "-F", "none", "-i", tmp_path / "key", "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={tmp_path}/known"]
+    ssh += ["-o", f"ProxyCommand={build}/sbx dial box 22", "root@x"]
+    data = os.urandom(1 << 20)
+    env["SBX_MOUNT"] = str(mount.path)
+    done = subprocess.run([*ssh, "cat; hostname >&2; exit 7"], input=data, env=env, capture_output=True, timeout=limit(100), check=False)
+    assert done.returncode == 7 and done.stdout == data and done.stderr.endswith(b"box\n"), done.stderr
+    assert os.listdir(vm / "tcp") == ["22"]
+
+
+# ---- with what is outside
+
+
+outside = pytest.mark.skipif(not os.environ.get("SBX_OUTSIDE"), reason="set SBX_OUTSIDE=1 to install from this host's registries; minutes")
+
+
+@outside
+@needs_debian
+@pytest.mark.timeout(1200)
+def test_npm_once(example):
+    """A package is installed once, through `allow`, and ten forks without a network have it."""
+    out = example("npm-once", "is-number", "10", seconds=900)
+    assert "installed is-number" in out
+    assert sorted(re.findall(r"^w(\d+): has is-number$", out, re.M), key=int) == [str(i) for i in range(1, 11)]
+
+
+@outside
+@needs_debian
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="this host has no mmdebstrap")
+def test_apt_get_install(build, own_mount, new_state, tmp_path):
+    """In a machine whose network may reach its mirror and nothing else."""
+    tar, state = tmp_path / "apt.tar", new_state()
+    made = ["mmdebstrap", "--variant=apt", "--aptopt=Acquire::Languages \"none\"", "bookworm", tar, *apt_sources()]
+    subprocess.run(made, check=True, timeout=limit(600))
+    subprocess.run([build / "sbx", "image", "import", "apt", tar, "--state", state], check=True)
+    vm = own_mount(state=state, options=["--net", "none"]).create("vm", image="apt", memory="1G")
+    (vm / "fs/etc/resolv.conf").write_text("nameserver 10.0.2.3\n")
+    hosts = set(re.findall(r"https?://([^/\s:]+)", "".join(path.read_text() for path in apt_sources())))
+    allow_hosts(vm, hosts)
+    out = vm.run("apt-get -q update 2>&1 && apt-get -q -y install --no-install-recommends hello 2>&1 && hello")
+    assert out.endswith("Hello, world!\n"), out
+    assert "refused" in vm.run("bash -c 'exec 3<> /dev/tcp/10.9.9.9/80' 2>&1")
+
+
+def apt_sources():
+    found = sorted(Path("/etc/apt/sources.list.d").glob("debian.sources"))
+    if not found:
+        pytest.skip("this host's sources are not in debian.sources")
+    return found
+
+
+def allow_hosts(vm, hosts):
+    """These names, and the addresses that they have: a mirror may be at one that is not public."""
+    addresses = {info[4][0] for host in hosts for info in socket.getaddrinfo(host, 80, socket.AF_INET)}
+    write(vm / "net/allow", "".join(f"{name}\n" for name in sorted(hosts | addresses)))
+    write(vm / "net/mode", "allow")
 
 
 @needs_debian

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from harness import LAB, Sandbox, Snapshot, eventually, fails, limit, read, value, write
+from names import own_addresses
 
 MANY = 40 if LAB else 200
 
@@ -129,11 +130,6 @@ def test_a_rule_opens_a_port_of_this_host(vm, server):
     assert "refused" in ask(vm, hello.port)
 
 
-def own_addresses():
-    out = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=False).stdout
-    return [a for a in re.findall(r"inet ([0-9.]+)", out) if not a.startswith("127.")]
-
-
 @pytest.mark.parametrize("mode", ["none", "allow", "public"])
 def test_neighbours_are_out_of_reach(vm, mode):
     write(vm / "net/mode", mode)
@@ -155,33 +151,30 @@ def test_names_that_are_not_listed_do_not_resolve(vm):
     assert ("udp", "10.0.2.3:53", "elsewhere.test", "not in allow") in {tuple(line[1:]) for line in denied(vm)}
 
 
-def test_every_form_of_a_rule(vm, server):
+def test_every_form_of_a_rule(vm, server, own_address):
     """Of services at an address of this host's own, which `public` does not reach, and at its loopback."""
-    own = own_addresses()
-    if not own:
-        pytest.skip("this host has no address but its loopback")
-    hello = server(greet, own[0])
-    a, b = own[0].split("."), hello.port
+    hello = server(greet, own_address)
+    a, b = own_address.split("."), hello.port
     for mode in "allow", "public":
         write(vm / "net/mode", mode)
         for rule, opens in {
-            f"{own[0]}": True,
-            f"{own[0]}:{b}": True,
-            f"{own[0]}:{b}/tcp": True,
+            f"{own_address}": True,
+            f"{own_address}:{b}": True,
+            f"{own_address}:{b}/tcp": True,
             f"{a[0]}.{a[1]}.0.0/16:{b}": True,
             "0.0.0.0/0": True,
-            f"# {own[0]}": False,
-            f"{own[0]}/udp": False,
-            f"{own[0]}:{b}/udp": False,
-            f"{own[0]}:{b - 1}": False,
+            f"# {own_address}": False,
+            f"{own_address}/udp": False,
+            f"{own_address}:{b}/udp": False,
+            f"{own_address}:{b - 1}": False,
             f"{a[0]}.{a[1]}.{a[2]}.{int(a[3]) ^ 1}": False,
             f"host:{b}": False,  # that is another address
             "[::/0]:80": False,
-            f"a.test\n*.b.test:{b}\n\n{own[0]}:{b}": True,
+            f"a.test\n*.b.test:{b}\n\n{own_address}:{b}": True,
         }.items():
             write(vm / "net/allow", rule + "\n")
             began = time.monotonic()
-            answer = ask(vm, b, own[0])
+            answer = ask(vm, b, own_address)
             assert answer == "hello\n" if opens else "refused" in answer, (mode, rule, answer)
             assert time.monotonic() - began < limit(3), "a refusal took long"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
@@ -199,52 +192,22 @@ def test_every_form_of_a_rule(vm, server):
                 assert denied(vm)[before][1:3] == ["udp", f"10.0.2.2:{port}"]
 
 
-class Names:
-    """A resolver on this host's loopback: name -> IPv4 addresses; what it was asked for is in `asked`."""
-
-    def __init__(self, table):
-        self.table, self.asked = table, []
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self.socket.getsockname()[1]
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def serve(self):
-        with contextlib.suppress(OSError):
-            while True:
-                query, who = self.socket.recvfrom(4096)
-                self.socket.sendto(self.answer(query), who)
-
-    def answer(self, query):
-        at, labels = 12, []
-        while query[at]:
-            labels.append(query[at + 1 : at + 1 + query[at]].decode())
-            at += 1 + query[at]
-        name, kind = ".".join(labels).lower(), int.from_bytes(query[at + 1 : at + 3], "big")
-        self.asked.append(name)
-        found = self.table.get(name)
-        records = [socket.inet_aton(a) for a in found or [] if kind == 1]
-        code = 0x8180 if found is not None else 0x8183
-        head = query[:2] + code.to_bytes(2, "big") + b"\0\1" + len(records).to_bytes(2, "big") + b"\0\0\0\0"
-        return head + query[12 : at + 5] + b"".join(b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + r for r in records)
-
-
-def test_names(own_mount, server):
+def test_names(own_mount, server, names):
     """Listed ones are asked for and pinned; others are nobody's to hear of; and no name leads where public would not."""
     hello = server(greet)
     own = own_addresses()[:1]
     bad = ["10.0.0.1", "127.0.0.1", "169.254.169.254", "10.0.2.2", "192.168.7.7", "100.64.0.1", "0.0.0.0", *own]
     table = {"good.test": ["203.0.113.9"], "a.wide.test": ["203.0.113.10"], "wide.test": [], "other.test": ["203.0.113.11"]}
     table["evil.test"] = bad
-    names = Names(table)
-    vm = own_mount(options=["--resolver", names.address, "--net", "allow"]).create("vm")
+    resolver = names(table)
+    vm = own_mount(options=["--resolver", resolver.address, "--net", "allow"]).create("vm")
     write(vm / "net/allow", "good.test:80\n*.wide.test\nevil.test\n203.0.113.9:81\n")
     for name, found in ("good.test", "203.0.113.9"), ("a.wide.test", "203.0.113.10"):
         assert found in vm.run(f"nslookup {name} 2>&1"), name
-    before = list(names.asked)
+    before = list(resolver.asked)
     for name in "wide.test", "other.test", "good.test.other.test", "a.wide.test.x":
         assert "REFUSED" in vm.run(f"nslookup -type=a {name} 2>&1"), name
-    assert names.asked == before, "a name that is not listed left the machine"
+    assert resolver.asked == before, "a name that is not listed left the machine"
     # What a name answers with is not this host's and not a neighbour's to reach, whatever the rule says.
     assert "127.0.0.1" in vm.run("nslookup -type=a evil.test 2>&1")
     for address in bad:
