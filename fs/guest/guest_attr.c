@@ -40,7 +40,12 @@ static struct timespec to_timespec(const struct fs_time *time)
 int guest_attr_get(struct reader *results, struct fs_attr *ret)
 {
 	fs_attr_get(results, ret);
-	if (results->bad || ret->size > INT64_MAX || ret->blocks > INT64_MAX / 512)
+	return results->bad ? -EIO : guest_attr_check(ret);
+}
+
+int guest_attr_check(struct fs_attr *ret)
+{
+	if (ret->size > INT64_MAX || ret->blocks > INT64_MAX / 512)
 		return -EIO;
 	ret->mode &= S_IFMT | 07777;
 	switch (ret->mode & S_IFMT) {
@@ -135,6 +140,7 @@ void guestfs_changed(struct guest_mount *guest)
 {
 	struct guest_node *gn;
 
+	guest->changes++;
 	while (guest->number && (gn = list_first(&guest->fresh, struct guest_node, fresh))) {
 		list_del(&gn->fresh);
 		session_forget_attr(guest->obj->fs->session, (uintptr_t)&gn->node);

@@ -110,6 +110,12 @@ struct guest_call *guest_call_make(fuse_req_t req, fuse_ino_t parent, const char
 	return gc;
 }
 
+static bool changes_files(enum fs_op op)
+{
+	return op != FS_GETATTR && op != FS_LOOKUP && op != FS_READDIR && op != FS_OPENDIR &&
+	       op != FS_READLINK && op != FS_OPEN && op != FS_STATFS && op != FS_FSYNC;
+}
+
 void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args)
 {
 	const struct guest_name *name = list_first(&gc->node->names, struct guest_name, link);
@@ -126,6 +132,8 @@ void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *a
 			  : name   ? name->name
 				   : "/",
 			  gc->node->guest->obj->name);
+	if (changes_files(op))
+		guest_ahead_void(gc->node->guest);
 	if (!rc) {
 		timeout_ms = op == FS_RENAME && gc->node != gc->node2 ? GUEST_LOCKED_MS : GUEST_TIMEOUT_MS;
 		gc->call = agent_fs(guest_agent(gc->node), op, args, timeout_ms, on_reply, gc);
@@ -152,33 +160,46 @@ void guest_done_err(struct guest_call *gc, int err, struct reader *results)
 
 /* ---- entries */
 
+int guest_entry_of(struct guest_node *dir, const char *name, struct fs_attr *attr, struct reader *results,
+		   uint64_t asked_ns, bool fifo, struct fuse_entry_param *ret, struct guest_node **ret_node)
+{
+	const double left = GUEST_CACHE_S - (double)(now_mono_ns() - asked_ns) * 1e-9;
+	struct guest_node *gn;
+	int rc = guest_attr_check(attr);
+
+	if (rc)
+		return rc;
+	guest_link_attr(dir, results, attr);
+	if (!attr->nlink)
+		attr->nlink = 1; /* it was found by its name */
+	gn = guest_found(dir, name, &attr->id, attr->mode & S_IFMT);
+	if (!gn)
+		return -ENOMEM;
+	gn->fifo |= fifo;
+	*ret = (struct fuse_entry_param){
+		.ino = node_id(guest_known(gn)),
+		.generation = 1,
+		.attr_timeout = left > 0 ? left : 0,
+		.entry_timeout = left > 0 ? left : 0,
+	};
+	/* One that has other names, or is open, is there also when this name is not. */
+	if (!S_ISDIR(gn->type) && (attr->nlink > 1 || !list_empty(&gn->files)))
+		ret->entry_timeout = 0;
+	guest_told(gn);
+	guest_stat(gn, attr, &ret->attr);
+	*ret_node = gn;
+	guest_unref(gn);
+	return 0;
+}
+
 int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry_param *ret,
 		struct guest_node **ret_node)
 {
-	struct guest_node *dir = gc->node2 ? gc->node2 : gc->node, *gn;
+	struct guest_node *dir = gc->node2 ? gc->node2 : gc->node;
 	struct fs_attr attr;
 
 	if (guest_attr_get(results, &attr) || (gc->type && (attr.mode & S_IFMT) != gc->type))
 		return -EIO;
-	guest_link_attr(dir, results, &attr);
-	if (!attr.nlink)
-		attr.nlink = 1; /* it was found by its name */
-	gn = guest_found(dir, gc->name, &attr.id, attr.mode & S_IFMT);
-	if (!gn)
-		return -ENOMEM;
-	gn->fifo |= gc->fifo;
-	*ret = (struct fuse_entry_param){
-		.ino = node_id(guest_known(gn)),
-		.generation = 1,
-		.attr_timeout = GUEST_CACHE_S,
-		/* One that has other names, or is open, is there also when this name is not. */
-		.entry_timeout = attr.nlink > 1 || !list_empty(&gn->files) ? 0 : GUEST_CACHE_S,
-	};
-	if (S_ISDIR(gn->type))
-		ret->entry_timeout = GUEST_CACHE_S;
-	guest_told(gn);
-	guest_stat(gn, &attr, &ret->attr);
-	*ret_node = gn;
-	guest_unref(gn);
-	return 0;
+	/* As long as it may be kept from when it comes: it was so at some time after it was asked for. */
+	return guest_entry_of(dir, gc->name, &attr, results, now_mono_ns(), gc->fifo, ret, ret_node);
 }

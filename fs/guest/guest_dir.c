@@ -40,6 +40,8 @@ struct guest_dir {
 	size_t offset;           /* ...and where it is */
 	uint64_t epoch;          /* of the machine that is asked */
 	struct guest_file *file; /* open in the guest; NULL: it is asked by its path */
+	uint64_t asked_ns;       /* the chunk's attributes are as of then, */
+	uint64_t changes;        /* and hold as far as is known, while this is guest->changes */
 	uint64_t total;          /* bytes of this pass */
 };
 
@@ -77,26 +79,23 @@ static uint64_t chunk_end(const struct guest_dir *dir)
 
 /* ---- entries */
 
-struct dir_item {
-	uint64_t cookie;
-	char name[NAME_MAX + 1];
-	struct fs_attr attr;
-};
-
-static void item_get(struct reader *r, struct dir_item *ret)
+void guest_item_get(struct reader *r, struct dir_item *ret)
 {
 	size_t target;
 
 	ret->cookie = get_u64(r);
 	get_str(r, ret->name, sizeof(ret->name));
 	fs_attr_get(r, &ret->attr);
+	ret->target = *r;
 	if (S_ISLNK(ret->attr.mode))
 		get_bytes(r, &target);
 }
 
 /* A name that the kernel would refuse the whole directory for is left out. */
-static bool is_name(const char *name)
+bool guest_item_named(const struct dir_item *item)
 {
+	const char *name = item->name;
+
 	return *name && !strchr(name, '/') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
@@ -128,8 +127,8 @@ static int take_chunk(struct guest_dir *dir, const struct dir_place *place, stru
 	uint32_t i;
 
 	for (i = 0; i < n && !r.bad; i++) {
-		item_get(&r, &item);
-		any |= is_name(item.name);
+		guest_item_get(&r, &item);
+		any |= guest_item_named(&item);
 	}
 	/* One that leads to itself or to nothing would be asked for again and again. */
 	if (r.bad || (more && (!any || item.cookie == place->cookie)))
@@ -178,18 +177,55 @@ static bool wanted(struct guest_dir *dir, uint64_t number, struct dir_place *ret
 
 /* ---- what the kernel is given */
 
+/* An entry's node: the kernel counts a lookup. */
+struct told {
+	struct guest_node *node;
+};
+
 struct text {
 	char *bytes;
 	size_t size, len;
+	bool plus;        /* READDIRPLUS */
+	struct buf nodes; /* struct told */
 };
 
-/* False: it does not fit any more. */
-static bool add(struct text *text, const char *name, uint64_t ino, uint32_t mode, uint64_t next)
+/* What is known of an entry, if it may still be said; else the kernel looks the name up when it is used. */
+static void add_node(struct text *text, const struct guest_dir *dir, struct guest_node *gn,
+		     const struct dir_item *item, struct fuse_entry_param *param)
 {
-	const struct stat st = { .st_ino = ino, .st_mode = mode };
-	const size_t left = text->size - text->len;
-	const size_t n = fuse_add_direntry(NULL, text->bytes + text->len, left, name, &st, (off_t)next);
+	struct reader target = item->target;
+	struct fs_attr attr = item->attr;
+	struct told told;
 
+	if (dir->changes != gn->guest->changes ||
+	    now_mono_ns() - dir->asked_ns > (uint64_t)(GUEST_CACHE_S * 1e9) || S_ISFIFO(attr.mode) ||
+	    !buf_reserve(&text->nodes, sizeof(told)))
+		return;
+	if (guest_entry_of(gn, item->name, &attr, &target, dir->asked_ns, false, param, &told.node))
+		param->ino = 0;
+	else
+		buf_add(&text->nodes, &told, sizeof(told));
+}
+
+/* False: it does not fit any more. dir: NULL for what is no child. */
+static bool add(struct text *text, const char *name, uint64_t ino, uint32_t mode, uint64_t next,
+		const struct guest_dir *dir, struct guest_node *gn, const struct dir_item *item)
+{
+	struct fuse_entry_param param = { .attr = { .st_ino = ino, .st_mode = mode } };
+	const struct stat st = param.attr;
+	const size_t left = text->size - text->len;
+	size_t n;
+
+	if (!text->plus) {
+		n = fuse_add_direntry(NULL, text->bytes + text->len, left, name, &st, (off_t)next);
+	} else {
+		n = fuse_add_direntry_plus(NULL, NULL, 0, name, NULL, 0);
+		if (n <= left && dir)
+			add_node(text, dir, gn, item, &param);
+		if (n <= left)
+			fuse_add_direntry_plus(NULL, text->bytes + text->len, left, name, &param,
+					       (off_t)next);
+	}
 	if (n > left)
 		return false;
 	text->len += n;
@@ -211,16 +247,15 @@ static bool add_dots(struct text *text, const struct guest_node *gn, uint64_t *n
 {
 	const struct guest_node *up = guest_parent(gn);
 
-	if (*number == 0 && add(text, ".", ino_of(gn), S_IFDIR, 1))
+	if (*number == 0 && add(text, ".", ino_of(gn), S_IFDIR, 1, NULL, NULL, NULL))
 		++*number;
-	if (*number == 1 && add(text, "..", ino_of(up ? up : gn), S_IFDIR, FIRST))
+	if (*number == 1 && add(text, "..", ino_of(up ? up : gn), S_IFDIR, FIRST, NULL, NULL, NULL))
 		++*number;
 	return *number >= FIRST;
 }
 
 /* Entries of the chunk at hand, from *number on. */
-static void add_entries(struct text *text, struct guest_dir *dir, const struct guest_node *gn,
-			uint64_t *number)
+static void add_entries(struct text *text, struct guest_dir *dir, struct guest_node *gn, uint64_t *number)
 {
 	struct reader r;
 	struct dir_item item;
@@ -232,11 +267,11 @@ static void add_entries(struct text *text, struct guest_dir *dir, const struct g
 	r = reader_init(buf_bytes(&dir->entries), dir->entries.len);
 	r.p += dir->offset;
 	for (; dir->at < chunk_end(dir); dir->at++, dir->offset = dir->entries.len - reader_left(&r)) {
-		item_get(&r, &item);
+		guest_item_get(&r, &item);
 		if (dir->at < *number)
 			continue;
-		if (is_name(item.name) && !add(text, item.name, guest_ino(gn->guest, &item.attr.id),
-					       listed_type(item.attr.mode), dir->at + 1))
+		if (guest_item_named(&item) && !add(text, item.name, guest_ino(gn->guest, &item.attr.id),
+						    listed_type(item.attr.mode), dir->at + 1, dir, gn, &item))
 			return;
 		*number = dir->at + 1;
 	}
@@ -289,17 +324,29 @@ void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	}
 	dir->fresh = true;
 	dir->epoch = guest_epoch(gn);
+	dir->asked_ns = now_mono_ns();
+	dir->changes = gn->guest->changes;
 	gc->fi = *fi;
 	gc->fi.fh = (uintptr_t)dir;
 	gc->opens = true; /* the directory must not be lost */
 	guest_call_send(gc, FS_OPENDIR, 0, &args);
 }
 
+/* The caller is gone, and the kernel was told of none. */
+static void forget(const struct text *text)
+{
+	const struct told *told = (const void *)buf_bytes(&text->nodes);
+	const size_t n = text->nodes.len / sizeof(*told);
+
+	for (size_t i = 0; i < n; i++)
+		node_forget(&told[i].node->node, 1);
+}
+
 /* Answer with what is at hand of what gc asks for; false: nothing is, *ret has to be asked for first. */
 static bool answer(struct guest_call *gc, struct dir_place *ret)
 {
 	struct guest_dir *dir = dir_of(&gc->fi);
-	struct text text = { .bytes = malloc(gc->size ? gc->size : 1), .size = gc->size };
+	struct text text = { .bytes = malloc(gc->size ? gc->size : 1), .size = gc->size, .plus = gc->plus };
 	uint64_t number = gc->offset;
 	bool asks = false;
 
@@ -317,8 +364,10 @@ static bool answer(struct guest_call *gc, struct dir_place *ret)
 	}
 	if (!asks || text.len) {
 		asks = false;
-		request_data(gc->request, text.bytes, text.len);
+		if (request_data(gc->request, text.bytes, text.len))
+			forget(&text);
 	}
+	buf_release(&text.nodes);
 	free(text.bytes);
 	return !asks;
 }
@@ -343,7 +392,7 @@ static void done_readdir(struct guest_call *gc, int err, struct reader *results)
 static void send_readdir(struct guest_call *gc, const struct dir_place *place)
 {
 	struct buf args = { 0 };
-	const struct guest_dir *dir = dir_of(&gc->fi);
+	struct guest_dir *dir = dir_of(&gc->fi);
 	int rc = dir->epoch != guest_epoch(gc->node) ? -ESTALE : 0;
 
 	if (!rc && dir->file)
@@ -353,10 +402,13 @@ static void send_readdir(struct guest_call *gc, const struct dir_place *place)
 	buf_put_u64(&args, place->cookie);
 	gc->first = place->first;
 	gc->cookie = place->cookie;
+	dir->asked_ns = now_mono_ns();
+	dir->changes = gc->node->guest->changes;
 	guest_call_send(gc, FS_READDIR, rc, &args);
 }
 
-void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static void read_entries(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi,
+			 bool plus)
 {
 	struct guest_call *gc = guest_call_new(req, guest_node_of(req, ino), NULL, done_readdir);
 	struct guest_dir *dir = dir_of(fi);
@@ -371,11 +423,22 @@ void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struc
 	dir->fresh = false;
 	gc->fi = *fi;
 	gc->size = size;
+	gc->plus = plus;
 	gc->offset = (uint64_t)off;
 	if (answer(gc, &place))
 		guest_call_free(gc);
 	else
 		send_readdir(gc, &place);
+}
+
+void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	read_entries(req, ino, size, off, fi, false);
+}
+
+void guest_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	read_entries(req, ino, size, off, fi, true);
 }
 
 void guest_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

@@ -132,6 +132,8 @@ void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		return;
 	gc->fi = *fi;
 	gc->opens = true;
+	if (fi->flags & O_TRUNC)
+		guest_ahead_void(gn->guest);
 	rc = guest_put_named(&args, gn);
 	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND));
 	guest_call_send(gc, FS_OPEN, rc, &args);
@@ -311,6 +313,8 @@ static void io_run(struct io *io, const struct guest_file *file, const char *dat
 	size_t at, n;
 
 	io->op = data ? FS_WRITE : FS_READ;
+	if (data)
+		guest_ahead_void(file->node->guest);
 	io->left = 1; /* ours, until all are sent */
 	for (at = 0; at < size && io->n < CHUNKS_MAX; at += n) {
 		n = size - at < PROTO_DATA_MAX ? size - at : PROTO_DATA_MAX;

@@ -39,9 +39,12 @@ void guest_done_entry(struct guest_call *gc, int err, struct reader *results)
 static void guest_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct guest_node *dir = guest_node_of(req, parent);
-	struct guest_call *gc = guest_call_new(req, dir, name, guest_done_entry);
 	struct buf args = { 0 };
+	struct guest_call *gc;
 
+	if (!guest_usable(dir) && guest_ahead_answers(req, dir, name))
+		return;
+	gc = guest_call_new(req, dir, name, guest_done_entry);
 	if (gc)
 		guest_call_send(gc, FS_LOOKUP, guest_put_name(&args, dir, name), &args);
 }
@@ -341,6 +344,7 @@ const struct fuse_lowlevel_ops guestfs_ops = {
 	.fsync = guest_fsync,
 	.opendir = guest_opendir,
 	.readdir = guest_readdir,
+	.readdirplus = guest_readdirplus,
 	.releasedir = guest_releasedir,
 	.statfs = guest_statfs,
 	.create = guest_create,

@@ -46,6 +46,8 @@ struct guest_name {
 	char *name;
 };
 
+struct guest_ahead;
+
 struct guest_node {
 	struct node node;
 	unsigned refs; /* one while the kernel knows it, one for each child, open file and call under way */
@@ -60,10 +62,13 @@ struct guest_node {
 	struct list files; /* struct guest_file: open ones */
 	struct fs_id id;
 	uint32_t type;
-	bool shared;             /* found by its id, in guest->files */
-	struct guest_node *next; /* in that bucket */
-	struct list fresh;       /* guest->fresh */
-	uint64_t told_ns;        /* when the kernel was told its attributes */
+	struct guest_ahead *ahead; /* of a directory: entries that were asked for ahead of their lookups */
+	uint64_t missed_ns;        /* when a name was looked up that was not among them, */
+	unsigned missed;           /* and how many were in a row */
+	bool shared;               /* found by its id, in guest->files */
+	struct guest_node *next;   /* in that bucket */
+	struct list fresh;         /* guest->fresh */
+	uint64_t told_ns;          /* when the kernel was told its attributes */
 	bool fifo; /* one that was made through the mount: the host's programs may open it, and meet there */
 };
 
@@ -78,6 +83,7 @@ struct guest_file {
 
 /* One operation of the agent's that a request waits for. */
 struct guest_call {
+	bool plus;               /* of a READDIR: READDIRPLUS */
 	struct request *request; /* NULL: interrupted, and the answer has to be cleaned up */
 	struct agent_call *call;
 	enum fs_op op;
@@ -140,6 +146,7 @@ int guest_path(const struct guest_node *gn, char ret[PATH_MAX]);
 uint64_t guest_ino(struct guest_mount *guest, const struct fs_id *id);
 /* The next attributes in results, checked: 0, or -EIO for what no file has. */
 int guest_attr_get(struct reader *results, struct fs_attr *ret);
+int guest_attr_check(struct fs_attr *attr);
 /* Ids of the guest, for those of the host: its root is the sandbox's owner. */
 uint32_t guest_uid(const struct guest_node *gn, uid_t uid);
 uint32_t guest_gid(const struct guest_node *gn, gid_t gid);
@@ -179,6 +186,13 @@ void guest_lock_watch(struct guest_call *gc);
 /* It ends with -ETIMEDOUT, and the guest counts as silent. */
 void guest_call_give_up(struct guest_call *gc);
 
+/*
+ * The same with attributes that were asked for at `asked_ns`; they are not checked yet, and a link's target
+ * follows in results. ret->ino is 0 where no entry can be made of them. fifo: it was made through the mount.
+ */
+int guest_entry_of(struct guest_node *dir, const char *name, struct fs_attr *attr, struct reader *results,
+		   uint64_t asked_ns, bool fifo, struct fuse_entry_param *ret, struct guest_node **ret_node);
+
 /* For calls whose answer is the entry. */
 void guest_done_entry(struct guest_call *gc, int err, struct reader *results);
 /* For calls whose answer is only an errno. */
@@ -189,7 +203,27 @@ void guest_link_attr(const struct guest_node *dir, struct reader *results, struc
 void guest_readlink(fuse_req_t req, fuse_ino_t ino);
 void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name);
 
+/* ---- guest_ahead.c */
+
+/* A lookup of name in dir is answered from what was asked for ahead; false: it is not. */
+bool guest_ahead_answers(fuse_req_t req, struct guest_node *dir, const char *name);
+/* NULL is allowed. */
+void guest_ahead_free(struct guest_ahead *ahead);
+/* The host asks the guest for something that changes files. */
+void guest_ahead_void(struct guest_mount *guest);
+
 /* ---- guest_io.c and guest_dir.c */
+
+/* An entry of a listing: its cookie, name and attributes; a link's target is left in r. Skipped, it is not. */
+struct dir_item {
+	uint64_t cookie;
+	char name[NAME_MAX + 1];
+	struct fs_attr attr;
+	struct reader target;
+};
+void guest_item_get(struct reader *r, struct dir_item *ret);
+/* Whether the kernel accepts the name. */
+bool guest_item_named(const struct dir_item *item);
 
 /* An open file's or directory's handle in the guest; NULL when out of memory, and it is closed. */
 struct guest_file *guest_file_new(struct guest_node *gn, uint32_t handle);
@@ -209,6 +243,7 @@ void guest_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
 void guest_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph);
 void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void guest_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
 void guest_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 
 #endif

@@ -244,6 +244,7 @@ void guest_unref(struct guest_node *gn)
 		gn->guest->root = NULL;
 	list_del(&gn->node.link);
 	list_del(&gn->fresh);
+	guest_ahead_free(gn->ahead);
 	if (gn->buckets != &gn->first)
 		free((void *)gn->buckets);
 	object_unref(gn->guest->obj);
@@ -299,6 +300,7 @@ struct node *guestfs_root(struct guest_mount *guest, const struct entry *entry)
 	if (!guest->number) {
 		guest->number = ++guest->obj->fs->guest_mounts;
 		list_init(&guest->fresh);
+		list_init(&guest->aheads);
 	}
 	gn->entry = entry;
 	gn->type = S_IFDIR;

@@ -133,10 +133,12 @@ void request_written(struct request *request)
 	request_free(request);
 }
 
-void request_data(struct request *request, const void *data, size_t n)
+int request_data(struct request *request, const void *data, size_t n)
 {
-	fuse_reply_buf(request->req, data, n);
+	int rc = fuse_reply_buf(request->req, data, n);
+
 	request_free(request);
+	return rc;
 }
 
 int request_entry(struct request *request, const struct fuse_entry_param *entry)

@@ -47,12 +47,12 @@ struct request *request_new(fuse_req_t req, size_t size);
 
 void request_err(struct request *request, int err); /* 0 or a negative errno */
 void request_written(struct request *request);      /* all of size */
-void request_data(struct request *request, const void *data, size_t n);
 void request_attr(struct request *request, const struct stat *attr, double timeout);
 void request_link(struct request *request, const char *target);
 void request_statfs(struct request *request, const struct statvfs *st);
 /* -errno when the caller is gone in the same moment: the kernel does not know the entry, or will not
  * release the file. */
+int request_data(struct request *request, const void *data, size_t n);
 int request_entry(struct request *request, const struct fuse_entry_param *entry);
 int request_open(struct request *request, const struct fuse_file_info *fi);
 /* The same of a file that has no position at all: one reads while another writes through one descriptor. */

@@ -174,6 +174,12 @@ static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, s
 		ops_of(req, ino)->readdir(req, ino, size, off, fi);
 }
 
+static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	if (has_handle(req, fi))
+		ops_of(req, ino)->readdirplus(req, ino, size, off, fi);
+}
+
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	if (has_handle(req, fi))
@@ -222,6 +228,7 @@ static const struct fuse_lowlevel_ops session_ops = {
 	.fsync = op_fsync,
 	.opendir = op_opendir,
 	.readdir = op_readdir,
+	.readdirplus = op_readdirplus,
 	.releasedir = op_releasedir,
 	.statfs = op_statfs,
 	.create = op_create,

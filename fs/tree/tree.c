@@ -554,28 +554,48 @@ static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 		listing_free(listing);
 }
 
-static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static size_t put_item(char *text, size_t left, const struct item *item, bool plus, size_t next)
+{
+	/* No node: the kernel is told no more than by READDIR, and looks names up when they are used. */
+	const struct fuse_entry_param param = { .attr = item->st };
+
+	return plus ? fuse_add_direntry_plus(NULL, text, left, item->name, &param, (off_t)next)
+		    : fuse_add_direntry(NULL, text, left, item->name, &item->st, (off_t)next);
+}
+
+static void list_items(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi, bool plus)
 {
 	const struct listing *listing = (const void *)(uintptr_t)fi->fh;
 	const struct item *items = (const void *)buf_bytes(&listing->items);
 	const size_t n = listing->items.len / sizeof(*items);
-	char *text = malloc(size);
+	char *text = malloc(size ? size : 1);
 	size_t at = 0, i, len;
 
-	(void)ino;
 	if (!text) {
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
 	for (i = (size_t)off; i < n; i++) {
-		len = fuse_add_direntry(req, text + at, size - at, items[i].name, &items[i].st,
-					(off_t)(i + 1));
+		len = put_item(text + at, size - at, &items[i], plus, i + 1);
 		if (len > size - at)
 			break;
 		at += len;
 	}
 	fuse_reply_buf(req, text, at);
 	free(text);
+}
+
+static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	(void)ino;
+	list_items(req, size, off, fi, false);
+}
+
+static void tree_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+			     struct fuse_file_info *fi)
+{
+	(void)ino;
+	list_items(req, size, off, fi, true);
 }
 
 static void tree_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -626,6 +646,7 @@ const struct fuse_lowlevel_ops tree_ops = {
 	.fsync = file_fsync,
 	.opendir = tree_opendir,
 	.readdir = tree_readdir,
+	.readdirplus = tree_readdirplus,
 	.releasedir = tree_releasedir,
 	.statfs = tree_statfs,
 	.create = tree_create,

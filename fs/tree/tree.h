@@ -111,6 +111,10 @@ struct guest_mount {
 	uint32_t number;               /* of the mounts there ever were, from 1 on: in its inode numbers */
 	uint64_t devs[GUEST_DEVS_MAX]; /* the guest's filesystems, in the order they were seen in */
 	unsigned n_devs;
+	uint64_t changes;    /* counts what may have changed a file: what is known from before is void */
+	uint64_t changed_ns; /* the last by the host */
+	struct list aheads;  /* struct guest_ahead (guest_ahead.c), the oldest first */
+	unsigned n_aheads;
 	struct list
 		fresh; /* struct guest_node: whose attributes the kernel may still have, the oldest first */
 };
