@@ -27,12 +27,14 @@ struct workers;
 
 /* What the command line decides. */
 struct options {
-	struct shape shape;     /* of a new sandbox */
-	unsigned pool;          /* machines kept ready for each template that is forked */
-	unsigned pool_total;    /* and for all of them together */
-	unsigned max_sandboxes; /* in all */
-	unsigned max_per_user;  /* sandboxes of one owner */
-	unsigned max_jobs;      /* of a sandbox, with those behind an open `run` */
+	struct shape shape;                         /* of a new sandbox */
+	unsigned pool;                              /* machines kept ready for each template that is forked */
+	unsigned pool_total;                        /* and for all of them together */
+	unsigned max_sandboxes;                     /* in all */
+	unsigned max_per_user;                      /* sandboxes of one owner */
+	unsigned max_jobs;                          /* of a sandbox, with those behind an open `run` */
+	unsigned max_jobs_total, max_jobs_per_user; /* in all; of one owner's sandboxes */
+	uint64_t max_memory, max_memory_per_user;   /* of all machines; of one owner's */
 	bool has_reserve;
 	uint64_t reserve;         /* bytes of the store that are kept free (room.h) */
 	uint64_t pool_memory;     /* no more of them once they have so many bytes of their own */

@@ -68,6 +68,10 @@ enum {
 	OPT_MAX_SANDBOXES,
 	OPT_MAX_PER_USER,
 	OPT_MAX_JOBS,
+	OPT_MAX_JOBS_TOTAL,
+	OPT_MAX_JOBS_PER_USER,
+	OPT_MAX_MEMORY,
+	OPT_MAX_MEMORY_PER_USER,
 	OPT_LIMITS,
 	OPT_BOOT,
 	OPT_FORK,
@@ -102,6 +106,13 @@ static const struct program_option option_table[] = {
 	{ OPT_MAX_SANDBOXES, "max-sandboxes", "N", "how many sandboxes there may be (default: 4096)" },
 	{ OPT_MAX_PER_USER, "max-per-user", "N", "and how many of one owner (default: 4096)" },
 	{ OPT_MAX_JOBS, "max-jobs", "N", "how many jobs a sandbox may have (default: 1024; at most 4096)" },
+	{ OPT_MAX_JOBS_TOTAL, "max-jobs-total", "N", "how many all of them may have (default: 65536)" },
+	{ OPT_MAX_JOBS_PER_USER, "max-jobs-per-user", "N",
+	  "how many those of one owner may have (default: 16384)" },
+	{ OPT_MAX_MEMORY, "max-memory", "SIZE",
+	  "how much memory the machines may have together (default: no bound)" },
+	{ OPT_MAX_MEMORY_PER_USER, "max-memory-per-user", "SIZE",
+	  "and those of one owner (default: no bound)" },
 	{ OPT_LIMITS, "limits", "K=V,...",
 	  "what a new sandbox may use of this host: memory, cpu, pids, io; more\nis for root to give "
 	  "(default: "
@@ -308,6 +319,18 @@ static int parse(int argc, char **argv, struct arguments *args, struct options *
 			break;
 		case OPT_MAX_JOBS:
 			rc = set_number("--max-jobs", optarg, AGENT_JOBS_MAX, &options->max_jobs);
+			break;
+		case OPT_MAX_JOBS_TOTAL:
+			rc = set_number("--max-jobs-total", optarg, 1u << 24, &options->max_jobs_total);
+			break;
+		case OPT_MAX_JOBS_PER_USER:
+			rc = set_number("--max-jobs-per-user", optarg, 1u << 24, &options->max_jobs_per_user);
+			break;
+		case OPT_MAX_MEMORY:
+			rc = set_size("--max-memory", optarg, &options->max_memory);
+			break;
+		case OPT_MAX_MEMORY_PER_USER:
+			rc = set_size("--max-memory-per-user", optarg, &options->max_memory_per_user);
 			break;
 		case OPT_LIMITS:
 			rc = set_limits(optarg, &options->limits);
@@ -703,6 +726,10 @@ int main(int argc, char **argv)
 			     .max_sandboxes = 4096,
 			     .max_per_user = 4096,
 			     .max_jobs = 1024,
+			     .max_jobs_total = 65536,
+			     .max_jobs_per_user = 16384,
+			     .max_memory = UINT64_MAX,
+			     .max_memory_per_user = UINT64_MAX,
 			     .boot_timeout_ms = 60000,
 			     .fork_timeout_ms = 30000,
 			     .stop_timeout_ms = 10000 },

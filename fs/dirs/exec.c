@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "fs/dirs/dirs.h"
+#include "fs/sandbox/admission.h"
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/sandbox/settings.h"
@@ -442,7 +443,7 @@ static void exec_mkdir(struct object *dir, const char *name, struct command *com
 
 	if (find(sandbox_of(dir), name))
 		err_set(&err, -EEXIST, "there is an exec/%s already", name);
-	else if (!jobs_room(sandbox_of(dir), &err) &&
+	else if (!admit_job(sandbox_of(dir), &err) &&
 		 !(job = job_new(sandbox_of(dir), name, &command->child)))
 		err_sys(&err, -ENOMEM, "cannot make exec/%s", name);
 	if (job)

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "fs/dirs/dirs.h"
+#include "fs/sandbox/admission.h"
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/tree/file.h"
@@ -74,7 +75,7 @@ static int start(struct file *file, const char *text, size_t n, struct err *err)
 		n--;
 	if (!n)
 		return err_set(err, -EINVAL, "run: the command is empty");
-	rc = jobs_room(sb, err);
+	rc = admit_job(sb, err);
 	if (rc)
 		return rc;
 	job = job_new(sb, "", &sb->obj.owner);

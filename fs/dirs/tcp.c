@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "fs/dirs/dirs.h"
+#include "fs/sandbox/admission.h"
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/listeners.h"
 #include "fs/sandbox/sandbox.h"
@@ -55,7 +56,7 @@ static void port_connect(struct file *file)
 	int rc = sandbox_usable(sb, &err);
 
 	if (!rc)
-		rc = jobs_room(sb, &err);
+		rc = admit_job(sb, &err);
 	if (!rc) {
 		job = job_new(sb, "", &sb->obj.owner);
 		rc = job ? 0 : err_sys(&err, -ENOMEM, "it cannot be connected to");

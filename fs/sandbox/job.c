@@ -45,21 +45,8 @@ struct job *job_new(struct sandbox *sb, const char *name, const struct owner *ow
 	input_init(&job->in);
 	list_init(&job->waiting);
 	list_add(&sb->jobs, &job->link);
+	sb->njobs++;
 	return job;
-}
-
-int jobs_room(const struct sandbox *sb, struct err *err)
-{
-	const struct job *job;
-	unsigned n = 0;
-
-	list_for_each (job, &sb->jobs, link)
-		n++;
-	if (n < sb->obj.fs->options.max_jobs)
-		return 0;
-	return err_set(err, -ENOSPC,
-		       "%s has %u jobs and may not have more; rmdir those in exec/ that have ended",
-		       sb->obj.name, n);
 }
 
 /* Whoever waits for it, in one way or another, is answered. */
@@ -80,6 +67,7 @@ void job_remove(struct job *job)
 	if (job->id && job->sb->agent)
 		agent_job_forget(job->sb->agent, job->id);
 	list_del(&job->link);
+	job->sb->njobs--;
 	timer_stop(&job->timer);
 	answer_all(&job->waiting, -ENODEV);
 	answer_all(&job->out[0].waiting, -ENODEV);

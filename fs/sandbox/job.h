@@ -75,8 +75,6 @@ struct job {
 struct job *job_of(const struct object *obj);
 /* In sb->jobs; an empty name is nameless. NULL when out of memory. */
 struct job *job_new(struct sandbox *sb, const char *name, const struct owner *owner);
-/* May the sandbox have one more? 0, or -ENOSPC with the reason. */
-int jobs_room(const struct sandbox *sb, struct err *err);
 /* Kill what is left of it and take it out of the tree. */
 void job_remove(struct job *job);
 /* What commands and environments all jobs of a sandbox may keep, in bytes. */

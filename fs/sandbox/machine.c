@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "fs/guest/guest_names.h"
+#include "fs/sandbox/admission.h"
 #include "fs/sandbox/job.h"
 #include "util/log.h"
 
@@ -360,8 +361,10 @@ static void on_booted(void *arg, const struct err *err)
 int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 {
 	struct fs *fs = sb->obj.fs;
-	int rc = make_disk(sb, err);
+	int rc = admit_memory(sb, sb->shape.memory, err);
 
+	if (!rc)
+		rc = make_disk(sb, err);
 	if (rc)
 		return rc;
 	sb->began_ns = now_mono_ns();
@@ -415,13 +418,13 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 		 void *arg, struct err *err)
 {
 	struct fs *fs = sb->obj.fs;
-	int rc = 0;
+	int rc = admit_memory(sb, template->shape.memory, err);
 
 	sb->shape = template->shape;
 	sb->generation = template->generation + 1;
 	sb->quiesced = template->quiesced;
 	sb->vm = vm;
-	if (!vm) {
+	if (!rc && !vm) {
 		rc = layer_overlay(fs->store, template->disk, &sb->disk, err);
 		if (!rc)
 			rc = fs->engine->prepare(&fs->env, template, layer_path(sb->disk), NULL, NULL, NULL,
@@ -555,7 +558,13 @@ static void on_resized(void *arg, const struct err *err)
 
 void machine_resize(struct sandbox *sb, const struct shape *want, done_fn done, void *arg)
 {
+	struct err err;
+
 	step_begin(sb, "resize", done, arg);
+	if (want->memory > sb->shape.memory && admit_memory(sb, want->memory, &err)) {
+		step_end(sb, &err);
+		return;
+	}
 	sb->task.want = *want;
 	agent_resize(sb->agent, want->cpus, want->memory, RESIZE_MS, on_resized, sb);
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/sandbox/admission.h"
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/machine.h"
 #include "util/log.h"
@@ -52,24 +53,6 @@ static void sandbox_free(struct object *obj)
 	free(sb);
 }
 
-/* May there be one more, of this owner? */
-static int room(const struct fs *fs, const struct owner *owner, struct err *err)
-{
-	const struct sandbox *sb;
-	unsigned all = 0, own = 0;
-
-	list_for_each (sb, &fs->sandboxes, link) {
-		all++;
-		own += sb->obj.owner.uid == owner->uid;
-	}
-	if (all >= fs->options.max_sandboxes)
-		return err_set(err, -ENOSPC, "there are %u sandboxes, and more there may not be here", all);
-	if (own >= fs->options.max_per_user)
-		return err_set(err, -EDQUOT, "the user %u has %u sandboxes, and may not have more here",
-			       (unsigned)owner->uid, own);
-	return 0;
-}
-
 int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, struct sandbox **ret,
 		struct err *err)
 {
@@ -77,7 +60,7 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 	int rc = sandbox_name_check(fs, name, err);
 
 	if (!rc)
-		rc = room(fs, owner, err);
+		rc = admit_sandbox(fs, owner, err);
 	if (rc)
 		return rc;
 	sb = calloc(1, sizeof(*sb));

@@ -73,6 +73,7 @@ struct sandbox {
 	struct console console;
 	struct network network;
 
+	unsigned njobs;
 	struct list jobs;      /* struct job, exec/ and `run` */
 	uint32_t next_job;     /* job numbers are unique in the machine's whole history */
 	struct list snapshots; /* struct snapshot, unnamed ones, oldest first */

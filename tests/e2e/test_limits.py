@@ -2,6 +2,7 @@
 """How many of a thing there may be: options of the daemon."""
 import errno
 import os
+import re
 
 from harness import Snapshot, fails, read, write
 
@@ -37,3 +38,55 @@ def test_sandboxes_and_jobs(own_mount):
     assert "4 sandboxes" in read(mount / "error")
     os.rmdir(mount / "d")
     os.mkdir(mount / "e")
+
+
+def test_memory_of_machines(own_mount):
+    """Of one owner and in all: whatever would start beyond that is refused, and nothing of it stays."""
+    mount = own_mount(options=["--max-memory", "800M", "--max-memory-per-user", "600M"])
+    vm = mount.create("a")
+    vm.ctl("checkpoint")
+    snap = Snapshot(vm / "snapshots/1")
+    w1 = snap.fork("w1")
+    for make, path in (
+        (lambda: snap.fork("w2"), snap),
+        (lambda: write(mount / "ctl", "create b memory=128M memory_max=128M"), mount),
+        (lambda: write(vm / "memory", "512M"), vm),
+        (lambda: w1.ctl("fork w2"), w1),
+    ):
+        with fails(errno.EDQUOT, path / "error"):
+            make()
+        assert re.search(r"256M, and may have 600M|512M, and may have 600M", read(path / "error"))
+    assert mount.sandboxes() == ["a", "w1"] and w1.sh("echo well") == "well\n"
+    # Another owner has a share of the rest.
+    os.chown(w1.path, 4242, 4242)
+    w2 = snap.fork("w2")
+    with fails(errno.ENOMEM, snap / "error"):
+        snap.fork("w3")
+    assert "all may have 800M" in read(snap / "error")
+    # What does not run takes none, and who rolls back has its own already.
+    vm.ctl("rollback 1")
+    w2.ctl("kill")
+    w3 = snap.fork("w3")
+    with fails(errno.ENOMEM, w2 / "error"):
+        w2.ctl("start")
+    w3.remove()
+    w2.ctl("start")
+
+
+def test_jobs_of_owners(own_mount):
+    mount = own_mount(options=["--max-jobs-total", "3", "--max-jobs-per-user", "2"])
+    vm = mount.create("a", start=False)
+    other = mount.create("b", start=False)
+    os.chown(other.path, 4242, 4242)
+    os.mkdir(vm / "exec/1")
+    os.mkdir(vm / "exec/2")
+    with fails(errno.EDQUOT, vm / "error"):
+        os.mkdir(vm / "exec/3")
+    os.mkdir(other / "exec/1")
+    os.rmdir(vm / "exec/2")
+    os.mkdir(other / "exec/2")
+    with fails(errno.ENOSPC, vm / "error"):
+        os.mkdir(vm / "exec/3")
+    assert "3 jobs" in read(vm / "error")
+    other.remove()
+    os.mkdir(vm / "exec/3")
