@@ -56,6 +56,11 @@ LAB_TESTS = [
     f"tests/e2e/test_{name}.py"
     for name in ("fork", "snapshot", "lifecycle", "rollback", "resize", "memory", "identity", "pool", "jail", "cgroups")
 ]
+# Of the network what goes through the device and its captured state; all of it takes the lab 25 minutes beside other work.
+LAB_TESTS += [
+    f"tests/e2e/test_network.py::test_{name}"
+    for name in ("a_rule_opens_a_port_of_this_host", "data_arrives_as_it_was_sent", "a_web_server_published_from_each_fork")
+]
 # But for these, in which several guests have several CPUs each: now and then QEMU 7.2's SVM stops the lab with them, for
 # good and at full load, and when it does not, a second CPU costs ten seconds of the lab's. `make check-lab` has them.
 LAB_WITHOUT = [
