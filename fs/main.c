@@ -114,7 +114,7 @@ static const struct program_option option_table[] = {
 	{ OPT_MAX_MEMORY_PER_USER, "max-memory-per-user", "SIZE",
 	  "and those of one owner (default: no bound)" },
 	{ OPT_LIMITS, "limits", "K=V,...",
-	  "what a new sandbox may use of this host: memory, cpu, pids, io; more\nis for root to give "
+	  "what a new sandbox may use of this host: memory, cpu, pids, io, disk;\nmore is for root to give "
 	  "(default: "
 	  "max)" },
 	{ OPT_BOOT, "boot-timeout", "SECONDS", "how long a guest may take to boot (default: 60)" },

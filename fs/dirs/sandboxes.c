@@ -468,7 +468,7 @@ static const struct entry files[] = {
 	{ "cpus_max", S_IFREG | 0644, ENTRY_SHARED, "the same for cpus", .show = cpus_max_show,
 	  .store = cpus_max_store },
 	{ "limits", S_IFREG | 0644, ENTRY_SHARED,
-	  "memory, cpu, pids, io: what it may use of the host; a line changes one, and max ends it",
+	  "memory, cpu, pids, io, disk: what it may use of the host; a line changes one, and max ends it",
 	  .show = limits_show, .command = limits_write },
 	{ "env", S_IFREG | 0600, ENTRY_APPEND | ENTRY_LONG,
 	  "K=V lines for commands run from now on; as exec/J/env, up to 32K", .show = env_show,

@@ -63,7 +63,7 @@ static const struct {
 	const char *bounds;
 	int (*parse)(const char *text, uint64_t *ret);
 	void (*show)(uint64_t value, struct buf *text);
-} keys[LIMITS] = {
+} keys[LIMITS_ALL] = {
 	[LIMIT_MEMORY] = { "memory", "a size such as 512M", 64 << 20, UINT64_C(1) << 46, "64M and 64T",
 			   size_parse, number_show },
 	[LIMIT_CPU] = { "cpu", "a number of CPUs such as 1.5", 10, 1000000, "0.01 and 1000", cpus_parse,
@@ -71,20 +71,23 @@ static const struct {
 	[LIMIT_PIDS] = { "pids", "a number", 16, 1 << 22, "16 and 4194304", number_parse, number_show },
 	[LIMIT_IO] = { "io", "bytes a second such as 50M", 64 << 10, UINT64_C(1) << 46, "64K and 64T",
 		       size_parse, number_show },
+	[LIMIT_DISK] = { "disk", "a size such as 10G", 16 << 20, UINT64_C(1) << 46, "16M and 64T", size_parse,
+			 number_show },
 };
 
-const struct limits limits_none = { { LIMIT_NONE, LIMIT_NONE, LIMIT_NONE, LIMIT_NONE } };
+const struct limits limits_none = { { LIMIT_NONE, LIMIT_NONE, LIMIT_NONE, LIMIT_NONE, LIMIT_NONE } };
 
 int limits_set(struct limits *limits, const char *key, const char *value, struct err *err)
 {
 	uint64_t n = LIMIT_NONE;
 	int i, rc = 0;
 
-	for (i = 0; i < LIMITS && strcmp(keys[i].name, key) != 0; i++)
+	for (i = 0; i < LIMITS_ALL && strcmp(keys[i].name, key) != 0; i++)
 		;
-	if (i == LIMITS)
+	if (i == LIMITS_ALL)
 		return err_set(err, -EINVAL,
-			       "there is no limit \"%.64s\"; the limits are memory, cpu, pids and io", key);
+			       "there is no limit \"%.64s\"; the limits are memory, cpu, pids, io and disk",
+			       key);
 	if (strcmp(value, "max") != 0)
 		rc = keys[i].parse(value, &n);
 	else
@@ -138,7 +141,7 @@ int limits_check(const struct fs *fs, const struct caller *caller, const struct 
 
 	if (rc || !caller->uid || caller->uid == geteuid())
 		return rc;
-	for (i = 0; i < LIMITS; i++)
+	for (i = 0; i < LIMITS_ALL; i++)
 		if (want->value[i] > given->value[i])
 			return err_set(err, -EPERM, "%s: only root may give more than the daemon's --limits",
 				       keys[i].name);
@@ -149,7 +152,7 @@ void limits_merge(struct limits *limits, const struct limits *want)
 {
 	int i;
 
-	for (i = 0; i < LIMITS; i++)
+	for (i = 0; i < LIMITS_ALL; i++)
 		if (want->value[i])
 			limits->value[i] = want->value[i];
 }
@@ -175,7 +178,7 @@ int limits_show(struct object *obj, struct buf *text, struct err *err)
 	int i;
 
 	(void)err;
-	for (i = 0; i < LIMITS; i++) {
+	for (i = 0; i < LIMITS_ALL; i++) {
 		buf_printf(text, "%s ", keys[i].name);
 		if (limits->value[i] == LIMIT_NONE)
 			buf_printf(text, "max");
@@ -206,6 +209,8 @@ static int change(struct sandbox *sb, const struct limits *want, struct err *err
 		rc = change_of(sb, net_helper_pid(helper), want, err);
 	if (!rc)
 		limits_merge(&sb->limits, want);
+	if (!rc && want->value[LIMIT_DISK])
+		room_watch(sb->obj.fs);
 	return rc;
 }
 

@@ -22,8 +22,11 @@ struct object;
 struct request;
 struct sandbox;
 
+/* One more than cgroups have: bytes of the store, which the daemon sees to (room.h). */
+enum { LIMIT_DISK = LIMITS, LIMITS_ALL };
+
 struct limits {
-	uint64_t value[LIMITS]; /* in the units of enum limit; LIMIT_NONE; 0: not given */
+	uint64_t value[LIMITS_ALL]; /* in the units of enum limit; LIMIT_NONE; 0: not given */
 };
 
 extern const struct limits limits_none;

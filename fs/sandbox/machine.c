@@ -145,7 +145,7 @@ static void stalled(struct sandbox *sb, const struct err *err)
 {
 	object_ref(&sb->obj);
 	sb->stalled = true;
-	sb->at_limit = sb->room.max && room_used(sb) >= sb->room.max;
+	sb->at_limit = room_used(sb) >= room_max(sb);
 	sb->quiesced = false; /* it may have been in the middle of a frame */
 	sandbox_set_state(sb, SANDBOX_PAUSED);
 	object_report(&sb->obj, err);

@@ -86,16 +86,23 @@ uint64_t room_used(const struct sandbox *sb)
 	return sb->room.below + (sb->disk ? layer_stored(sb->disk) : 0);
 }
 
+uint64_t room_max(const struct sandbox *sb)
+{
+	const uint64_t max = sb->limits.value[LIMIT_DISK];
+
+	return max ? max : LIMIT_NONE;
+}
+
 static int check_limit(const struct sandbox *sb, struct err *err)
 {
 	const uint64_t used = room_used(sb);
 
-	if (!sb->room.max || used < sb->room.max)
+	if (used < room_max(sb))
 		return 0;
 	return err_set(err, -ENOSPC,
 		       "its disk takes %" PRIu64 "M of the store, and may take %" PRIu64
 		       "M (disk in limits): allow it more, then resume it",
-		       used >> 20, sb->room.max >> 20);
+		       used >> 20, room_max(sb) >> 20);
 }
 
 static int check_reserve(uint64_t left, uint64_t reserve, struct err *err)
@@ -191,7 +198,7 @@ static struct sandbox *look_at_all(struct fs *fs, unsigned *ms, bool *ret_any, u
 {
 	struct sandbox *sb, *next, *found = NULL;
 	struct err err;
-	uint64_t used, grown;
+	uint64_t used, grown, max;
 
 	*ret_most = 0;
 	list_for_each_safe (sb, next, &fs->sandboxes, link) {
@@ -201,10 +208,11 @@ static struct sandbox *look_at_all(struct fs *fs, unsigned *ms, bool *ret_any, u
 		used = layer_stored(sb->disk);
 		grown = growth(sb, used);
 		used += sb->room.below;
-		if (sb->room.max && used < sb->room.max) {
-			sooner(ms, soon_enough(sb->room.max - used));
-		} else if (sb->room.max && check_limit(sb, &err)) {
-			sooner(ms, stop(sb, &err, used - sb->room.max) ? LOOK_MS : LOOK_SOON_MS);
+		max = room_max(sb);
+		if (used < max) {
+			sooner(ms, soon_enough(max - used));
+		} else if (check_limit(sb, &err)) {
+			sooner(ms, stop(sb, &err, used - max) ? LOOK_MS : LOOK_SOON_MS);
 			continue;
 		}
 		if (grown > *ret_most) {

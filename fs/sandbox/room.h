@@ -27,7 +27,6 @@ struct sandbox;
 
 /* A sandbox's part. */
 struct room {
-	uint64_t max;       /* bytes of the store that its disk may take; 0: no limit */
 	uint64_t below;     /* in layers that it froze */
 	uint64_t window_ns; /* when its growth was last begun to be measured; 0: it was not */
 	uint64_t seen;      /* bytes of its present layer then */
@@ -44,6 +43,8 @@ void room_frozen(struct sandbox *sb);
 void room_begin(struct sandbox *sb);
 /* Bytes that count against its limit. */
 uint64_t room_used(const struct sandbox *sb);
+/* ...and the limit: LIMIT_NONE is none. */
+uint64_t room_max(const struct sandbox *sb);
 /* May a machine that was stopped go on? 0, or -ENOSPC with the reason. */
 int room_check(const struct sandbox *sb, struct err *err);
 /* May something be saved or imported? Both may take half of the reserve. 0, or -ENOSPC with the reason. */

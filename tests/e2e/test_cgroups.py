@@ -11,7 +11,7 @@ import pytest
 
 from harness import Snapshot, eventually, fails, fields, limit, read, write
 
-NONE = "memory max\ncpu max\npids max\nio max\n"
+NONE = "memory max\ncpu max\npids max\nio max\ndisk max\n"
 
 
 def has_cgroups(mount):
@@ -118,7 +118,7 @@ def test_limits_hold_and_are_kept(bounded, sbx):
     assert read(w / "limits") == NONE and kernel(w.pid) == ["max", "max 100000", "max"]
     Snapshot(vm / "snapshots/1").ctl("fork w2 limits.memory=1G limits.cpu=0.25")
     w2 = sbx.path / "w2"
-    assert read(w2 / "limits") == f"memory {1 << 30}\ncpu 0.25\npids max\nio max\n"
+    assert read(w2 / "limits") == f"memory {1 << 30}\ncpu 0.25\npids max\nio max\ndisk max\n"
     assert kernel(int(fields(w2 / "info")["pid"]))[:2] == [str(1 << 30), "25000 100000"]
     write(vm / "net/publish", "8080\n")
     write(vm / "limits", "cpu 2")
@@ -176,7 +176,7 @@ def test_what_only_root_may_give(bounded, own_mount):
         argv = ["setpriv", "--reuid=41001", "--regid=41001", "--clear-groups", "bash", "-c", script]
         return subprocess.run(argv, cwd=mount.path, capture_output=True, text=True, timeout=limit(60), check=False)
 
-    assert user("mkdir a && cat a/limits").stdout == f"memory {1 << 30}\ncpu 1\npids max\nio max\n"
+    assert user("mkdir a && cat a/limits").stdout == f"memory {1 << 30}\ncpu 1\npids max\nio max\ndisk max\n"
     for line in ("memory 2G", "memory max", "cpu 1.001"):
         done = user(f"echo {line} > a/limits")
         assert done.returncode and "not permitted" in done.stderr

@@ -99,3 +99,43 @@ def test_a_save_that_would_fill_the_store(store_of):
     ballast.unlink()
     vm.ctl("snapshot big")
     poll_until(mount / "snapshots/big/status", lambda text: text == "ready", 20)
+
+
+@pytest.mark.timeout(limit(200))
+def test_a_disk_at_its_limit(own_mount):
+    """Who reaches it is stopped, whatever he has in snapshots; nothing is lost, and nobody else notices."""
+    mount = own_mount(options=("--limits", "disk=500M"))
+    vm = mount.create("vm")
+    assert read(vm / "limits").splitlines()[-1] == f"disk {500 * MIB}"
+    for text, code in ("disk 1M", errno.ERANGE), ("disk x", errno.EINVAL), ("disk", errno.EINVAL):
+        with fails(code, vm / "error"):
+            write(vm / "limits", text)
+    neighbour = vm.fork("neighbour")
+    vm.sh("dd if=/dev/urandom of=/root/first bs=1M count=12 2>/dev/null; sync")
+    used = int(fields(vm / "stats")["disk_stored"])
+    assert used > 12 * MIB
+    vm.ctl("checkpoint")  # what it froze counts
+    write(vm / "limits", f"disk {used + 16 * MIB}")
+    job = vm.job("dd if=/dev/urandom of=/root/second bs=1M count=60 2>/dev/null; sync; md5sum < /root/second > /run/sum; echo $?")
+    vm.wait_state("paused", seconds=60)
+    assert "disk" in read(vm / "error") and "limits" in read(vm / "error")
+    assert int(fields(vm / "stats")["disk_stored"]) < 80 * MIB
+    with fails(errno.EAGAIN, vm / "error"):
+        vm.run("true")
+    for verb in "resume", "snapshot", "fork w":
+        with fails(errno.ENOSPC, vm / "error"):
+            vm.ctl(verb)
+    lives(neighbour)
+    write(vm / "limits", "disk max")
+    vm.ctl("resume")
+    assert job.output() == b"0\n" and job.wait() == "exited 0"
+    vm.sh("echo 3 > /proc/sys/vm/drop_caches; md5sum < /root/second | cmp - /run/sum")
+    # A fork begins with nothing of its own, at the daemon's limit; a rollback begins anew too.
+    assert read(vm.fork("w") / "limits").splitlines()[-1] == f"disk {500 * MIB}"
+    write(vm / "limits", f"disk {24 * MIB}")
+    vm.wait_state("paused", seconds=10)
+    write(vm / "limits", "disk max")
+    vm.ctl("resume")
+    vm.ctl("rollback 1")
+    write(vm / "limits", f"disk {24 * MIB}")
+    lives(vm)
