@@ -531,10 +531,16 @@ static void on_signal(void *arg, uint32_t events)
 	loop_stop(fs->loop);
 }
 
+/* What has something of its own in struct fs. */
+static int (*const parts[])(struct fs *fs, struct err *err) = {
+	pool_open, workers_open, room_open, browsing_open, compaction_open,
+};
+
 static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 {
 	const struct owner owner = { geteuid(), getegid(), args->mode };
-	int rc;
+	size_t i;
+	int rc = 0;
 
 	list_init(&fs->nodes);
 	list_init(&fs->files);
@@ -544,15 +550,8 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	list_init(&fs->sandboxes);
 	list_init(&fs->snapshots);
 	object_init(&fs->root, OBJECT_ROOT, fs, "", &owner, root_free);
-	rc = pool_open(fs, err);
-	if (!rc)
-		rc = workers_open(fs, err);
-	if (!rc)
-		rc = room_open(fs, err);
-	if (!rc)
-		rc = browsing_open(fs, err);
-	if (!rc)
-		rc = compaction_open(fs, err);
+	for (i = 0; !rc && i < sizeof(parts) / sizeof(parts[0]); i++)
+		rc = parts[i](fs, err);
 	if (rc)
 		return rc;
 	fs->loop = loop_new();

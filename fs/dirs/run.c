@@ -149,5 +149,4 @@ const struct stream_ops run_ops = {
 	.read = run_read,
 	.write = run_write,
 	.poll = run_poll,
-	.positioned = true,
 };

@@ -477,7 +477,7 @@ static const struct entry files[] = {
 	  .tail = console_tail },
 	{ "stats", S_IFREG | 0444, ENTRY_COSTLY, "cpu_us, resident, private and shared memory, disk bytes",
 	  .show = sandbox_stats },
-	{ "run", S_IFREG | 0600, ENTRY_FRESH,
+	{ "run", S_IFREG | 0600, ENTRY_FRESH | ENTRY_POSITIONED,
 	  "open read-write, write one command line, read its output to the end", .stream = &run_ops },
 	{ "exec", S_IFDIR | 0755, ENTRY_SHARED,
 	  "jobs: commands with streams and a status; mktemp -d exec/XXXX works", .dir = &exec_dir },

@@ -195,7 +195,7 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 	fi->direct_io = 1;
 	/* Mostly there is nothing to hear of at close, and an error where the daemon is gone. */
 	fi->noflush = !stream || !stream->flush;
-	fi->nonseekable = stream && !entry->tail && !stream->positioned;
+	fi->nonseekable = stream && !entry->tail && !(entry->flags & ENTRY_POSITIONED);
 	if (fuse_reply_open(req, fi))
 		file_free(file);
 }

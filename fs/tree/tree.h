@@ -59,7 +59,6 @@ struct stream_ops {
 	unsigned (*poll)(const struct file *file);                 /* POLLIN... that hold now */
 	uint64_t (*size)(const struct object *obj,
 			 const struct entry *entry); /* st_size; NULL: STREAM_SIZE */
-	bool positioned; /* has no content at offsets, but programs may ask where they are (lseek) */
 };
 
 enum entry_flags {
@@ -71,6 +70,8 @@ enum entry_flags {
 	ENTRY_VOLATILE = 16, /* a name that others than users of the tree take away: is looked up each time */
 	ENTRY_SHARED = 32,   /* who may write in the object's own directory may write here */
 	ENTRY_LONG = 64,     /* a text of up to LONG_WRITE_MAX bytes, not WRITE_MAX */
+	/* a stream without content at offsets, of which programs may ask where they are (lseek) */
+	ENTRY_POSITIONED = 128,
 };
 
 struct entry {

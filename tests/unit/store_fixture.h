@@ -14,6 +14,7 @@
 
 #include "snap/image.h"
 #include "snap/store.h"
+#include "tests/unit/plain_template.h"
 #include "tests/unit/unit.h"
 #include "util/io.h"
 
@@ -112,16 +113,9 @@ static inline int make_ram(unsigned seed, unsigned changed_from, unsigned change
 static inline struct template *make_template(struct layer *disk, int ram_fd)
 {
 	static const char state[] = "the state of devices";
-	struct template *template = template_new();
+	struct template *template = plain_template(disk, ram_fd, RAM, memfd_new("state", sizeof(state)));
 
-	CHECK(template);
-	snprintf(template->engine, sizeof(template->engine), "test");
-	template->shape = (struct shape){ RAM, RAM, 1, 4 };
-	template->ram_fd = ram_fd;
-	template->ram_size = RAM;
-	template->state_fd = memfd_new("state", sizeof(state));
-	CHECK(template->state_fd >= 0 && !pwrite_all(template->state_fd, state, sizeof(state), 0));
-	template->disk = layer_ref(disk);
+	CHECK(!pwrite_all(template->state_fd, state, sizeof(state), 0));
 	template->generation = 3;
 	template->quiesced = 1;
 	template->pause_ns = 12345;

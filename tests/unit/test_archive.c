@@ -20,6 +20,7 @@
 #include "snap/member.h"
 #include "snap/qcow2/chain.h"
 #include "snap/store_priv.h"
+#include "tests/unit/plain_template.h"
 #include "tests/unit/unit.h"
 #include "util/io.h"
 
@@ -104,18 +105,11 @@ static int ram_of(unsigned number)
 
 static void save(struct store *store, const char *name, const char *parent, int ram_fd, struct layer *disk)
 {
-	struct template *template = template_new();
+	struct template *template = plain_template(disk, ram_fd, RAM, make_memfd(RAM_PAGE, 0, RAM_PAGE, 99));
 	struct snapshot_meta meta = { 0 };
 	struct err err = { 0 };
 	struct save *work;
 
-	CHECK(template);
-	snprintf(template->engine, sizeof(template->engine), "test");
-	template->shape = (struct shape){ RAM, RAM, 1, 4 };
-	template->ram_fd = ram_fd;
-	template->ram_size = RAM;
-	template->state_fd = make_memfd(RAM_PAGE, 0, RAM_PAGE, 99);
-	template->disk = layer_ref(disk);
 	snprintf(meta.name, sizeof(meta.name), "%s", name);
 	snprintf(meta.parent, sizeof(meta.parent), "%s", parent);
 	snprintf(meta.source, sizeof(meta.source), "vm1");

@@ -12,6 +12,7 @@
 #include "snap/qcow2/chain.h"
 #include "snap/store_priv.h"
 #include "snap/sums.h"
+#include "tests/unit/plain_template.h"
 #include "tests/unit/unit.h"
 #include "util/io.h"
 
@@ -26,18 +27,11 @@ static struct layer *chain_of[LAYERS];
 
 static void save(struct store *store, const char *name, struct layer *disk)
 {
-	struct template *template = template_new();
+	struct template *template = plain_template(disk, memfd_new("ram", MIB), MIB, memfd_new("state", 0));
 	struct snapshot_meta meta = { 0 };
 	struct err err = { 0 };
 	struct save *work;
 
-	CHECK(template);
-	snprintf(template->engine, sizeof(template->engine), "test");
-	template->shape = (struct shape){ MIB, MIB, 1, 1 };
-	template->ram_fd = memfd_new("ram", MIB);
-	template->ram_size = MIB;
-	template->state_fd = memfd_new("state", 0);
-	template->disk = layer_ref(disk);
 	snprintf(meta.name, sizeof(meta.name), "%s", name);
 	CHECK(!snapshot_save_begin(store, &meta, template, NULL, &work, &err));
 	CHECK(!snapshot_save_end(work, snapshot_save_run(work), &err));

@@ -131,6 +131,21 @@ static int own(const struct guest_place *at, uint32_t uid, uint32_t gid, uint32_
 	return 0;
 }
 
+/* It was made, or rc says why not: its owner and its attributes, or it is gone again. `removal` as unlinkat has it. */
+static int finish(struct guest_request *rq, struct guest_place *at, int rc, uint32_t uid, uint32_t gid,
+		  uint32_t mode, bool link, int removal)
+{
+	if (!rc) {
+		rc = own(at, uid, gid, mode, link);
+		if (rc)
+			unlinkat(at->dir.fd, at->name, removal);
+	}
+	if (!rc)
+		rc = guest_put_attr(&rq->reply, at->dir.fd, at->name);
+	guest_ref_close(&at->dir);
+	return rc;
+}
+
 int guest_op_mkdir(struct guest_request *rq)
 {
 	struct guest_place at;
@@ -145,15 +160,7 @@ int guest_op_mkdir(struct guest_request *rq)
 		rc = -EINVAL;
 	if (!rc && mkdirat(at.dir.fd, at.name, mode & 07777) < 0)
 		rc = -errno;
-	if (!rc) {
-		rc = own(&at, uid, gid, mode, false);
-		if (rc)
-			unlinkat(at.dir.fd, at.name, AT_REMOVEDIR);
-	}
-	if (!rc)
-		rc = guest_put_attr(&rq->reply, at.dir.fd, at.name);
-	guest_ref_close(&at.dir);
-	return rc;
+	return finish(rq, &at, rc, uid, gid, mode, false, AT_REMOVEDIR);
 }
 
 int guest_op_mknod(struct guest_request *rq)
@@ -172,15 +179,7 @@ int guest_op_mknod(struct guest_request *rq)
 		rc = -EINVAL;
 	if (!rc && mknodat(at.dir.fd, at.name, mode, rdev) < 0)
 		rc = -errno;
-	if (!rc) {
-		rc = own(&at, uid, gid, mode, false);
-		if (rc)
-			unlinkat(at.dir.fd, at.name, 0);
-	}
-	if (!rc)
-		rc = guest_put_attr(&rq->reply, at.dir.fd, at.name);
-	guest_ref_close(&at.dir);
-	return rc;
+	return finish(rq, &at, rc, uid, gid, mode, false, 0);
 }
 
 int guest_op_symlink(struct guest_request *rq)
@@ -198,15 +197,7 @@ int guest_op_symlink(struct guest_request *rq)
 		rc = -EINVAL;
 	if (!rc && symlinkat(target, at.dir.fd, at.name) < 0)
 		rc = -errno;
-	if (!rc) {
-		rc = own(&at, uid, gid, 0, true);
-		if (rc)
-			unlinkat(at.dir.fd, at.name, 0);
-	}
-	if (!rc)
-		rc = guest_put_attr(&rq->reply, at.dir.fd, at.name);
-	guest_ref_close(&at.dir);
-	return rc;
+	return finish(rq, &at, rc, uid, gid, 0, true, 0);
 }
 
 static int remove_name(struct guest_request *rq, int flags)
