@@ -96,9 +96,10 @@ def test_unmounting_ends_it(own_mount):
 def test_unmounting_ends_it_beside_a_later_one(own_mount):
     """Whose launcher has mounts of its own, made while this one was mounted."""
     mount = own_mount()
-    own_mount()
+    later = own_mount()
     subprocess.run(["fusermount3", "-u", mount.path], check=True)
     assert mount.process.wait(limit(20)) == 0
+    later.stop()
     mount.check_clean()
 
 
