@@ -59,8 +59,7 @@ const struct program image_program = {
 		"standard\n"
 		"input; tars may be compressed, and SOURCE:TAG chooses one of several images. A REFERENCE is "
 		"a\n"
-		"registry's image or anything else that skopeo(1) can copy. `build NAME --debian` needs "
-		"mmdebstrap(1).\n",
+		"registry's image or anything else that skopeo(1) can copy.\n",
 	.options = option_table,
 };
 
