@@ -523,3 +523,56 @@ def test_run_passes_signals_on(build, sbx, tmp_path):
     assert run.stdout.read() == b"got it\n"
     assert run.wait(limit(30)) == 3
     assert "signals" not in sbx.sandboxes()
+
+
+# ---- images that lack what others have
+
+
+@pytest.fixture
+def import_shared(build, sbx, tmp_path):
+    """A function: an image of one layer in the shared store, which goes at the end."""
+    made = []
+
+    def make(name, entries):
+        (tmp_path / f"{name}.tar").write_bytes(oci.tar(entries))
+        done = sbx_image(build, sbx.state, "import", name, tmp_path / f"{name}.tar", "--size", "32M")
+        assert done.returncode == 0, done.stderr
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        sbx_image(build, sbx.state, "rm", name)
+
+
+def test_an_image_of_one_program(sbx, cli, import_shared):
+    """No shell, no /dev, no /etc, nothing but a static program: it boots, runs that, forks, and says what is missing."""
+    with open("/bin/busybox", "rb") as f:
+        vm = sbx.create("vm", image=import_shared("one", [entry("busybox", f.read(), mode=0o755)]))
+    assert cli("exec", "vm", "/busybox", "echo", "hello").stdout == b"hello\n"
+    assert cli("exec", "vm", "/busybox", "cat", "/run/sbx/name").stdout == b"vm\n"
+    job = vm.job("echo hello")
+    assert job.wait().startswith("failed") and "/bin/sh" in job.status
+    done = cli("exec", "vm", "sh")
+    assert done.returncode == 127 and b"sh" in done.stderr
+    fork = vm.fork("w")
+    (fork.path / "fs/made").write_text("here\n")
+    assert cli("exec", "w", "/busybox", "cat", "/made").stdout == b"here\n"
+    assert cli("exec", "w", "/busybox", "hostname").stdout == b"w\n"
+    fork.remove()
+    vm.remove()
+
+
+def test_an_image_with_other_things_where_mounts_go(sbx, import_shared):
+    """Files and links in the place of /dev, /proc, /sys and /run; a /usr that nobody may write; no /etc/hosts."""
+    with open("/bin/busybox", "rb") as f:
+        busybox = f.read()
+    entries = [directory("usr", mode=0o555), directory("usr/bin", mode=0o555), symlink("bin", "usr/bin"), directory("etc")]
+    entries += [entry("usr/bin/busybox", busybox, mode=0o755)]
+    entries += [symlink(f"usr/bin/{n}", "busybox") for n in ("sh", "cat", "ls", "mount")]
+    entries += [symlink("dev", "/etc"), entry("proc", "a file\n"), symlink("sys", "nowhere"), entry("run", "a file\n")]
+    vm = sbx.create("vm", image=import_shared("odd", entries))
+    assert vm.run("cat /run/sbx/name; cat /etc/hosts; ls -d /dev/null /proc/self /sys/class") == (
+        "vm\n127.0.0.1\tlocalhost\n::1\tlocalhost\n/dev/null\n/proc/self\n/sys/class\n"
+    )
+    vm.remove()

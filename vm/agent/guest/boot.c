@@ -141,12 +141,22 @@ struct mount_point {
 	unsigned long flags;
 };
 
+/* Of an image's root, a file or link where a mount goes would be followed or be in the way. */
+static void make_mount_point(const char *dir)
+{
+	struct stat st;
+
+	if (!lstat(dir, &st) && !S_ISDIR(st.st_mode))
+		unlink(dir);
+	mkdir(dir, 0755);
+}
+
 static void mount_all(const struct mount_point *points, size_t n)
 {
 	size_t i;
 
 	for (i = 0; i < n; i++) {
-		mkdir(points[i].dir, 0755);
+		make_mount_point(points[i].dir);
 		/* Each is a convenience for the image's programs, and a kernel may lack it. */
 		(void)mount(points[i].type, points[i].dir, points[i].type, points[i].flags,
 			    points[i].options);
@@ -178,7 +188,7 @@ static int move_mount_below(const char *root, const char *dir)
 	char target[64];
 
 	snprintf(target, sizeof(target), "%s%s", root, dir);
-	mkdir(target, 0755);
+	make_mount_point(target);
 	return mount(dir, target, NULL, MS_MOVE, NULL) < 0 ? -errno : 0;
 }
 

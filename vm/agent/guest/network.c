@@ -104,9 +104,9 @@ void network_up(void)
 		close(fd6);
 }
 
-void network_resolver(void)
+/* A file of /etc that engines give a container, where the image has none. */
+static void give_file(const char *file, const char *text)
 {
-	static const char file[] = "/etc/resolv.conf";
 	struct stat st;
 
 	/* An image's own stays. A link that leads nowhere is what resolved and others leave in images. */
@@ -114,7 +114,13 @@ void network_resolver(void)
 		return;
 	if (!lstat(file, &st) && S_ISLNK(st.st_mode))
 		unlink(file);
-	(void)write_file(file, O_CREAT | O_TRUNC, "nameserver " LINK_RESOLVER "\n");
+	(void)write_file(file, O_CREAT | O_TRUNC, text);
+}
+
+void network_resolver(void)
+{
+	give_file("/etc/resolv.conf", "nameserver " LINK_RESOLVER "\n");
+	give_file("/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost\n");
 }
 
 /* ---- connections */
