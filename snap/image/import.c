@@ -37,7 +37,7 @@
 enum { TICK_MS = 200, NOBODY = 65534 };
 
 /* What a child may have of memory: names, bitmaps, and a decompressor's window. */
-static const rlim_t memory_max = 2ull << 30;
+#define MEMORY_MAX ((rlim_t)2 << 30)
 
 /* What the child says; it may say anything. */
 struct report {
@@ -120,7 +120,7 @@ static int drop_privileges(void)
 	    setrlimit(RLIMIT_CORE, &none) < 0)
 		return -errno;
 #ifndef __SANITIZE_ADDRESS__
-	const struct rlimit memory = { memory_max, memory_max };
+	const struct rlimit memory = { MEMORY_MAX, MEMORY_MAX };
 
 	if (setrlimit(RLIMIT_AS, &memory) < 0)
 		return -errno;
