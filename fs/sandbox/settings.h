@@ -21,7 +21,7 @@
 enum { CPUS_LIMIT = SHAPE_CPUS_LIMIT };
 
 /*
- * Set one of memory, memory_max, cpus, cpus_max in *machine. Only the number itself is checked; how the
+ * Set one of memory, memory_max, cpus, cpus_max in *shape. Only the number itself is checked; how the
  * four fit together is shape_check's.
  */
 int shape_set(struct shape *shape, const char *key, const char *value, struct err *err);
@@ -63,7 +63,7 @@ struct overrides {
 /* words ends with NULL. image, memory_max and cpus_max are only taken where `fresh`. */
 int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err);
 void overrides_release(struct overrides *overrides);
-/* Change *machine to what is asked for, within its maxima: -ERANGE with the numbers. */
+/* Change *shape to what is asked for, within its maxima: -ERANGE with the numbers. */
 int overrides_apply(const struct shape *want, struct shape *shape, struct err *err);
 
 #endif

@@ -27,8 +27,7 @@ struct words {
 
 /*
  * Split what was written. 0, -EINVAL (empty, more than one line, a NUL, too many words, a quote that does not end)
- * or -E2BIG (above
- * CTL_MAX bytes).
+ * or -E2BIG (above CTL_MAX bytes).
  */
 int words_parse(const char *text, size_t n, struct words *ret, struct err *err);
 
@@ -38,7 +37,7 @@ struct verb {
 	/* Bits of the object's states in which it does something, and in which it has nothing left to do. In
 	 * all others it is the right verb at the wrong moment. Objects without states have state 0. */
 	unsigned when, done;
-	/* Takes the call over: call_done ends it. The command is valid during the call. */
+	/* Takes the command over, and ends it with command_done. The words are valid during the call. */
 	void (*run)(struct object *obj, const struct words *words, struct command *command);
 };
 

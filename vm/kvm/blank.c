@@ -125,7 +125,7 @@ static void on_message(void *arg, uint32_t events)
 		note_end(blank, &reply);
 	else if (reply.type != CONTROL_READY) {
 		blank->events->reply(blank->owner, &reply, fds);
-		return; /* the shell may be gone */
+		return; /* the blank may be gone */
 	}
 	close_fds(fds);
 }
@@ -160,7 +160,7 @@ static void on_exit_process(void *arg, int status, const char *why)
 	if (blank->events)
 		blank->events->ended(blank->owner, blank->clean, &blank->why);
 	else
-		blank_free(blank); /* in the pool: the next one who wants a shell finds out why */
+		blank_free(blank); /* in the pool: the next one who wants a blank finds out why */
 }
 
 /* ---- processes */

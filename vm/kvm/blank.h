@@ -2,9 +2,9 @@
 /*
  * blank.h - the daemon's side of one sbx-vmm process, and a few of them kept ready
  *
- * A shell is a process that has a machine of a certain shape and nothing in it. It can be given requests at
+ * A blank is a process that has a machine of a certain shape and nothing in it. It can be given requests at
  * once (control.h): they wait in its socket until the machine is made. Making it is what takes longest, and
- * it is the same for all machines of a shape; so shells are made ahead of time, as soon as forks show which
+ * it is the same for all machines of a shape; so blanks are made ahead of time, as soon as forks show which
  * shape is wanted.
  */
 #ifndef SBX_VM_KVM_BLANK_H
@@ -22,7 +22,7 @@ struct blank_events {
 	/* A reply; fds are the callee's, -1 where there is none. */
 	void (*reply)(void *owner, const struct control_reply *reply, int fds[CONTROL_REPLY_FDS]);
 	/* The process is gone, and the sentence says why. clean: the guest wanted it. Called once; only
-	 * shell_free may follow. */
+	 * blank_free may follow. */
 	void (*ended)(void *owner, bool clean, const struct err *why);
 };
 
