@@ -31,12 +31,14 @@
 #include "fs/snapshot/files.h"
 #include "fs/snapshot/snapshot.h"
 #include "fs/snapshot/work.h"
+#include "fs/tree/mounter.h"
 #include "fs/tree/session.h"
 #include "snap/image.h"
 #include "util/log.h"
 #include "util/program.h"
 #include "util/size.h"
 #include "vm/agent/channel.h"
+#include "vm/jail/confine.h"
 #include "vm/jail/jail.h"
 #include "vm/net/helper.h"
 #include "vm/net/resolvers.h"
@@ -499,13 +501,10 @@ static int to_background(struct err *err)
 	return fds[1];
 }
 
-static void tell_parent(int fd)
+static void tell_parent(int fd, int null)
 {
-	int null;
-
 	if (fd < 0)
 		return;
-	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null >= 0) {
 		dup2(null, STDIN_FILENO);
 		dup2(null, STDOUT_FILENO);
@@ -535,6 +534,28 @@ static void on_signal(void *arg, uint32_t events)
 static int (*const parts[])(struct fs *fs, struct err *err) = {
 	pool_open, workers_open, room_open, browsing_open, compaction_open,
 };
+
+/*
+ * From here on it reads what others wrote. What needs rights to the host's files, and to processes, is asked of the
+ * host before.
+ */
+static int give_up_privileges(struct fs *fs, const struct arguments *args, struct err *err)
+{
+	const struct confinement confinement = {
+		.state = args->state_dir,
+		.kernel = args->kernel,
+		.initrd = args->initrd,
+	};
+	struct buf text = { 0 };
+	int rc = store_make(args->state_dir, err);
+
+	if (rc)
+		return rc;
+	fs->engine->requires(&text);
+	buf_release(&text);
+	fs->confined = !strcmp(launcher_mode(), "uids");
+	return fs->confined ? confine(&confinement, err) : 0;
+}
 
 static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 {
@@ -572,6 +593,9 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 		return err->code ? err->code : -ENODEV;
 	if (log_verbose())
 		fs->engine = engine_traced(fs->engine);
+	rc = give_up_privileges(fs, args, err);
+	if (rc)
+		return rc;
 	rc = store_open(args->state_dir, &fs->store, err);
 	if (rc)
 		return rc;
@@ -612,6 +636,7 @@ static void fs_release(struct fs *fs)
 	if (fs->engine)
 		fs->engine->shutdown();
 	launcher_stop();
+	mounter_stop();
 	if (fs->store)
 		store_close(fs->store);
 	loop_free(fs->loop);
@@ -658,6 +683,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 {
 	struct watch *watch;
 	sigset_t signals;
+	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	int fd, rc;
 
 	sigemptyset(&signals);
@@ -673,9 +699,14 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	args->jail.kernel = args->kernel;
 	args->jail.initrd = args->initrd;
 	args->jail.layers = args->layers_dir;
-	rc = launcher_start(&args->jail, err);
+	rc = session_prepare(args->mountpoint, args->mount_options, err);
 	if (rc)
 		return rc;
+	rc = launcher_start(&args->jail, err);
+	if (rc) {
+		mounter_stop();
+		return rc;
+	}
 	rc = fs_init(fs, args, err);
 	if (!rc && args->untrusted)
 		rc = check_untrusted(fs, err);
@@ -695,7 +726,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	if (watch) {
 		/* fs_init found one. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 		log_info("%s: mounted, engine %s (%s)", args->mountpoint, fs->engine->name, fs->engine_how);
-		tell_parent(ready_fd);
+		tell_parent(ready_fd, null);
 		rc = loop_run(fs->loop);
 	} else {
 		rc = err_sys(err, -ENOMEM, "cannot watch for signals");

@@ -305,6 +305,13 @@ static int make_parents(const char *dir)
 	return mkdir(path, 0700) && errno != EEXIST ? -errno : 0;
 }
 
+int store_make(const char *dir, struct err *err)
+{
+	const int rc = make_parents(dir);
+
+	return rc ? err_sys(err, rc, "cannot create %s", dir) : 0;
+}
+
 static int lock_store(struct store *store, struct err *err)
 {
 	store->lock_fd = openat(store->dir_fd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -340,11 +347,9 @@ int store_open(const char *dir, struct store **ret, struct err *err)
 	list_init(&store->entries);
 	list_init(&store->pins);
 	store->keep_files = true;
-	rc = make_parents(dir);
-	if (rc) {
-		err_sys(err, rc, "cannot create %s", dir);
+	rc = store_make(dir, err);
+	if (rc)
 		goto fail;
-	}
 	store->dir = realpath(dir, NULL);
 	if (!store->dir) {
 		rc = err_sys(err, -errno, "cannot find %s", dir);

@@ -42,6 +42,8 @@ bool name_valid(const char *name);
 /* 0, or -EINVAL and the sentence that says what a name is. */
 int name_check(const char *name, struct err *err);
 
+/* The directory alone, with those above it. */
+int store_make(const char *dir, struct err *err);
 /* Open or create; removes leftovers of a crash and logs what it removed. -EBUSY: another daemon has it. */
 int store_open(const char *dir, struct store **ret, struct err *err);
 void store_close(struct store *store);

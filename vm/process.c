@@ -57,25 +57,11 @@ unsigned process_count(void)
 	return n;
 }
 
-/* May the daemon put a process back to its own priority? */
-static bool may_raise(int own)
-{
-	static enum { UNKNOWN, NO, YES } may;
-
-	if (may == UNKNOWN) {
-		/* Nothing is above -20: setpriority would succeed without a right to. */
-		may = own <= -20 || setpriority(PRIO_PROCESS, 0, own - 1) < 0 ? NO : YES;
-		if (may == YES)
-			(void)setpriority(PRIO_PROCESS, 0, own);
-	}
-	return may == YES;
-}
-
 void process_background(struct process *process, bool background)
 {
 	const int own = getpriority(PRIO_PROCESS, 0);
 
-	if (may_raise(own))
+	if (launcher_may_renice())
 		launcher_nice(process->pid, background ? own + BACKGROUND_STEP : own);
 }
 

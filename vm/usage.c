@@ -7,20 +7,26 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "util/loop.h"
+#include "vm/jail/jail.h"
 
 static int read_memory(pid_t pid, struct process_memory *ret)
 {
 	struct process_memory memory = { 0 };
-	char path[64], line[256], key[32];
+	const int fd = launcher_open_proc(pid, LAUNCH_SMAPS);
+	char line[256], key[32];
 	uint64_t kib;
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)pid);
-	f = fopen(path, "re");
-	if (!f)
-		return -errno;
+	if (fd < 0)
+		return fd;
+	f = fdopen(fd, "re");
+	if (!f) {
+		close(fd);
+		return -ENOMEM;
+	}
 	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%31[A-Za-z_]: %" SCNu64, key, &kib) != 2)
 			continue;

@@ -9,14 +9,11 @@
  * for GUEST_LOCKED_MS; reading it waits for nothing, since a thread that waits for us is not within
  * execve(2).
  */
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #include "fs/fs.h"
 #include "fs/guest/guest_names.h"
+#include "vm/jail/jail.h"
 
 /* A guest that did not answer before is not waited for so long again. */
 enum { AGAIN_MS = 100 };
@@ -24,23 +21,9 @@ enum { AGAIN_MS = 100 };
 /* When in doubt it is: the caller may be in another PID namespace, or io_uring's. */
 static bool may_rename(pid_t thread)
 {
-	char path[64], text[32];
-	ssize_t n;
-	long call;
-	int fd;
+	const long call = launcher_call_of(thread);
 
-	snprintf(path, sizeof(path), "/proc/%d/syscall", (int)thread);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return true;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (n <= 0)
-		return true;
-	text[n] = 0;
-	call = strtol(text, NULL, 10);
-	return call < 0 || call == SYS_rename || call == SYS_renameat || call == SYS_renameat2 ||
-	       *text < '0' || *text > '9';
+	return call < 0 || call == SYS_rename || call == SYS_renameat || call == SYS_renameat2;
 }
 
 static void expired(void *arg)

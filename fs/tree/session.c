@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,10 +21,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fs/tree/mounter.h"
 #include "util/log.h"
 
 /* Requests taken in one round of the loop, so that a busy client does not keep the machines waiting. */
-enum { BATCH = 64, STALE_MAX = 64 };
+enum { BATCH = 64, STALE_MAX = 64, OPTIONS_MAX = 1024 };
 
 struct session {
 	struct fs *fs;
@@ -297,54 +299,84 @@ int session_detach_stale(const char *mountpoint, struct err *err)
 	return 0;
 }
 
+/* Files of a guest must not be setuid programs or devices of the host, and the kernel checks permissions, whoever
+ * may come and whatever else is asked for: the last word counts. */
+static void put_options(char *ret, size_t size, const char *options)
+{
+	snprintf(ret, size, "fsname=sbxfs,subtype=sbxfs%s%s%s,nosuid,nodev,default_permissions",
+		 geteuid() ? "" : ",allow_other", *options ? "," : "", options);
+}
+
+int session_prepare(const char *mountpoint, const char *options, struct err *err)
+{
+	char text[OPTIONS_MAX];
+
+	put_options(text, sizeof(text), options);
+	return mounter_start(mountpoint, text, err);
+}
+
+static int make_fuse_session(struct session *session, const char *options, struct err *err)
+{
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	char text[OPTIONS_MAX];
+	int rc = 0;
+
+	put_options(text, sizeof(text), options);
+	if (fuse_opt_add_arg(&args, "sbxfs") || fuse_opt_add_arg(&args, "-o") ||
+	    fuse_opt_add_arg(&args, text)) {
+		rc = err_sys(err, -ENOMEM, "cannot make a FUSE session");
+	} else {
+		session->se = fuse_session_new(&args, &session_ops, sizeof(session_ops), session->fs);
+		if (!session->se)
+			rc = err_set(err, -EINVAL, "libfuse refuses the mount options \"%s\"", text);
+	}
+	fuse_opt_free_args(&args);
+	return rc;
+}
+
+/* libfuse takes a device that is mounted by this name. */
+static int mount_session(struct session *session, const char *mountpoint, struct err *err)
+{
+	char name[32];
+	int fd, rc = mounter_mount(&fd, err);
+
+	if (rc) {
+		err_prefix(err, "%s", mountpoint);
+		return rc;
+	}
+	session->mounted = true;
+	snprintf(name, sizeof(name), "/dev/fd/%d", fd);
+	if (fuse_session_mount(session->se, name)) {
+		close(fd);
+		return err_set(err, -EIO, "cannot use the mount at %s", mountpoint);
+	}
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
+		return err_sys(err, -errno, "cannot make the FUSE device non-blocking");
+	return 0;
+}
+
 int session_mount(struct fs *fs, const char *mountpoint, const char *options, struct session **ret,
 		  struct err *err)
 {
 	struct session *session = calloc(1, sizeof(*session));
-	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-	char text[1024];
-	int fd, rc;
+	int rc;
 
 	if (!session)
 		return err_sys(err, -ENOMEM, "cannot make a FUSE session");
 	session->fs = fs;
-	/* Files of a guest must not be setuid programs or devices of the host, and the kernel checks
-	 * permissions, whoever may come and whatever else is asked for: the last word counts. */
-	snprintf(text, sizeof(text), "fsname=sbxfs,subtype=sbxfs%s%s%s,nosuid,nodev,default_permissions",
-		 geteuid() ? "" : ",allow_other", *options ? "," : "", options);
-	rc = -ENOMEM;
-	if (fuse_opt_add_arg(&args, "sbxfs") || fuse_opt_add_arg(&args, "-o") ||
-	    fuse_opt_add_arg(&args, text)) {
-		err_sys(err, rc, "cannot make a FUSE session");
-		goto fail;
+	rc = make_fuse_session(session, options, err);
+	if (!rc)
+		rc = mount_session(session, mountpoint, err);
+	if (!rc) {
+		session->watch =
+			watch_new(fs->loop, fuse_session_fd(session->se), EPOLLIN, on_requests, session);
+		if (!session->watch)
+			rc = err_sys(err, -ENOMEM, "cannot watch the FUSE device");
 	}
-	session->se = fuse_session_new(&args, &session_ops, sizeof(session_ops), fs);
-	if (!session->se) {
-		rc = err_set(err, -EINVAL, "libfuse refuses the mount options \"%s\"", text);
-		goto fail;
-	}
-	if (fuse_session_mount(session->se, mountpoint)) {
-		rc = err_set(err, -EIO, "cannot mount at %s", mountpoint);
-		goto fail;
-	}
-	session->mounted = true;
-	fd = fuse_session_fd(session->se);
-	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0) {
-		rc = err_sys(err, -errno, "cannot make the FUSE device non-blocking");
-		goto fail;
-	}
-	session->watch = watch_new(fs->loop, fd, EPOLLIN, on_requests, session);
-	if (!session->watch) {
-		rc = err_sys(err, -ENOMEM, "cannot watch the FUSE device");
-		goto fail;
-	}
-	fuse_opt_free_args(&args);
-	*ret = session;
-	return 0;
-
-fail:
-	fuse_opt_free_args(&args);
-	session_free(session);
+	if (rc)
+		session_free(session);
+	else
+		*ret = session;
 	return rc;
 }
 
@@ -355,12 +387,20 @@ void session_forget_attr(struct session *session, fuse_ino_t ino)
 		(void)fuse_lowlevel_notify_inval_inode(session->se, ino, -1, 0);
 }
 
+/* The device says so when somebody has unmounted it, and another filesystem may be there by now. */
+static bool is_mounted(const struct session *session)
+{
+	struct pollfd device = { .fd = fuse_session_fd(session->se) };
+
+	return session->mounted && poll(&device, 1, 0) >= 0 && !(device.revents & POLLERR);
+}
+
 void session_unmount(struct session *session)
 {
 	watch_free(session->watch);
 	session->watch = NULL;
-	if (session->mounted)
-		fuse_session_unmount(session->se);
+	if (is_mounted(session))
+		mounter_unmount();
 	session->mounted = false;
 }
 

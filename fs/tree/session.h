@@ -8,6 +8,11 @@
 
 /* A mount that a daemon that died left behind answers ENOTCONN to everything: take it away. */
 int session_detach_stale(const char *mountpoint, struct err *err);
+/*
+ * Start the process that will mount and unmount (mounter.h), first of all: it shall have nothing of what comes
+ * later. mounter_stop ends it.
+ */
+int session_prepare(const char *mountpoint, const char *options, struct err *err);
 /* Mount at the absolute path `mountpoint` with comma-separated `options` ("" for none). */
 int session_mount(struct fs *fs, const char *mountpoint, const char *options, struct session **ret,
 		  struct err *err);

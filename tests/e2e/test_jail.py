@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Snapshot, eventually, fails, limit, read
+from harness import Snapshot, eventually, fails, fields, limit, read
 
 UIDS = range(1900000000, 1900065536)
 NAMESPACES = ["mnt", "pid", "net", "ipc", "uts", "cgroup"]
@@ -55,6 +55,22 @@ def test_no_core_dumps(vm, sbx):
     for pid in (vm.pid, sbx.process.pid):
         line = next(line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "core file" in line)
         assert line.split()[4:6] == ["1", "1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's daemon has nothing to give up")
+def test_what_the_daemon_keeps(vm, sbx):
+    """Every thread of it; tests/unit/test_confine.c tries what it can do with that."""
+    vm.ctl("checkpoint")  # makes a worker
+    assert fields(sbx / "status")["daemon"].startswith("confined")
+    pid = sbx.process.pid
+    tasks = [f"{pid}/task/{task}" for task in os.listdir(f"/proc/{pid}/task")]
+    for has in map(status, tasks):
+        assert int(has["CapPrm"][0], 16) == int(has["CapEff"][0], 16) == 1 << 10  # CAP_NET_BIND_SERVICE
+        assert all(int(has[key][0], 16) == 0 for key in ("CapInh", "CapBnd", "CapAmb"))
+        assert has["NoNewPrivs"] == ["1"] and has["Seccomp"] == ["2"]
+    root = Path(f"/proc/{pid}/root")
+    assert not any((root / name).exists() for name in ("etc", "root", "usr", "dev", "proc/sys"))
+    assert (root / str(sbx.state).lstrip("/") / "layers").is_dir()
 
 
 def test_two_machines_share_nothing(prepared):

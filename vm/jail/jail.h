@@ -95,6 +95,19 @@ void launcher_nice(pid_t pid, int value);
  */
 int launcher_reap(pid_t pid, int *ret_status, bool *ret_starved);
 
+/*
+ * What the kernel tells of a process that was spawned: a file of its directory in /proc, to be read. Without a
+ * launcher, of any process that this one may look at. A descriptor, the caller's, or a negative errno.
+ */
+enum launch_proc { LAUNCH_SMAPS, LAUNCH_MAPS, LAUNCH_MEM, LAUNCH_PAGEMAP, LAUNCH_PROC_FILES };
+int launcher_open_proc(pid_t pid, enum launch_proc file);
+/* The number of the system call that a thread of any process is in; -1: none, or nobody knows. */
+long launcher_call_of(pid_t thread);
+/* This host's resolv.conf, to be read: a descriptor, the caller's, or a negative errno. */
+int launcher_open_resolvers(void);
+/* May whoever asks put a process back to its own priority? */
+bool launcher_may_renice(void);
+
 /* -EOPNOTSUPP where there are no cgroups for it. LIMIT_NONE takes the limit away. */
 int launcher_limit(pid_t pid, enum limit limit, uint64_t value, struct err *err);
 /* May there be such a limit here? And which there may be, or why there are none, in words. */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,6 +22,7 @@ static struct {
 	int fd, null_fd, layers_fd;
 	char mode[16], how[ERR_TEXT_MAX], limits[ERR_TEXT_MAX];
 	unsigned may_limit; /* bits of enum limit */
+	bool may_renice;
 } launcher = { .fd = -1, .null_fd = -1, .layers_fd = -1 };
 
 static int ask(const struct launch_request *request, const int *fds, unsigned nfds,
@@ -50,6 +52,18 @@ static int call(const struct launch_head *head, struct launch_reply *reply)
 	if (fd >= 0)
 		close(fd);
 	return rc ? rc : reply->code;
+}
+
+/* May we put a process back to our own priority? Asked while we may still do what the launcher may. */
+static bool may_raise(void)
+{
+	const int own = getpriority(PRIO_PROCESS, 0);
+
+	/* Nothing is above -20: setpriority would succeed without a right to. */
+	if (own <= -20 || setpriority(PRIO_PROCESS, 0, own - 1) < 0)
+		return false;
+	(void)setpriority(PRIO_PROCESS, 0, own);
+	return true;
 }
 
 static void learn_limits(void)
@@ -99,6 +113,7 @@ int launcher_start(const struct jail_config *config, struct err *err)
 	snprintf(launcher.mode, sizeof(launcher.mode), "%.15s", ready.mode);
 	snprintf(launcher.how, sizeof(launcher.how), "%.*s", ERR_TEXT_MAX - 1, ready.text);
 	learn_limits();
+	launcher.may_renice = may_raise();
 	return 0;
 }
 
@@ -131,16 +146,56 @@ const char *launcher_how(void)
 	return launcher.how;
 }
 
-int launcher_layers(void)
+/* A descriptor, or a negative errno. */
+static int get_fd(const struct launch_head *head)
 {
 	static struct launch_request request;
 	struct launch_reply reply;
+	int fd, rc;
 
-	if (launcher.layers_fd < 0 && launcher_jails()) {
-		request.head = (struct launch_head){ .op = LAUNCH_LAYERS };
-		(void)ask(&request, NULL, 0, &reply, &launcher.layers_fd);
-	}
-	return launcher.layers_fd;
+	request.head = *head;
+	rc = ask(&request, NULL, 0, &reply, &fd);
+	if (!rc && reply.code)
+		rc = reply.code;
+	if (!rc && fd >= 0)
+		return fd;
+	close_fd(&fd);
+	return rc ? rc : -EPROTO;
+}
+
+int launcher_layers(void)
+{
+	if (launcher.layers_fd < 0 && launcher_jails())
+		launcher.layers_fd = get_fd(&(struct launch_head){ .op = LAUNCH_LAYERS });
+	return launcher.layers_fd < 0 ? -1 : launcher.layers_fd;
+}
+
+int launcher_open_proc(pid_t pid, enum launch_proc file)
+{
+	if (!launcher.pid)
+		return jail_open_proc(pid, file);
+	return get_fd(&(struct launch_head){ .op = LAUNCH_PROC, .pid = pid, .value = (int32_t)file });
+}
+
+int launcher_open_resolvers(void)
+{
+	if (!launcher.pid)
+		return jail_open_resolvers();
+	return get_fd(&(struct launch_head){ .op = LAUNCH_RESOLVERS });
+}
+
+long launcher_call_of(pid_t thread)
+{
+	struct launch_reply reply;
+
+	if (!launcher.pid)
+		return jail_call_of(thread);
+	return call(&(struct launch_head){ .op = LAUNCH_CALL, .value = thread }, &reply) ? -1 : reply.value;
+}
+
+bool launcher_may_renice(void)
+{
+	return launcher.may_renice;
 }
 
 static int put_args(struct launch_request *request, const char *const *args, struct err *err)

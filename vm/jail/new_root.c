@@ -63,17 +63,23 @@ static int set_attributes(int fd, const char *path, uint64_t attributes, struct 
 	return 0;
 }
 
-/* A mount that is not in the tree, on a new file. */
-static int place(int mount_fd, const char *to, uint64_t attributes, struct err *err)
+/* A mount that is not in the tree, on a new file or directory. */
+int jail_place(int mount_fd, const char *to, uint64_t attributes, struct err *err)
 {
 	char path[PATH_MAX];
+	struct stat st;
 	int fd, rc = stage_path(path, to, err);
 
 	if (!rc)
 		rc = make_parents(path, err);
 	if (rc)
 		return rc;
-	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0444);
+	if (fstat(mount_fd, &st) < 0)
+		return err_sys(err, -errno, "cannot make %s", path);
+	if (S_ISDIR(st.st_mode))
+		fd = mkdir(path, 0755) < 0 && errno != EEXIST ? -1 : open(path, O_PATH | O_CLOEXEC);
+	else
+		fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0444);
 	if (fd < 0)
 		return err_sys(err, -errno, "cannot make %s", path);
 	close(fd);
@@ -83,7 +89,7 @@ static int place(int mount_fd, const char *to, uint64_t attributes, struct err *
 	return rc;
 }
 
-static int take(const char *path, unsigned flags, int *ret, struct err *err)
+int jail_take(const char *path, unsigned flags, int *ret, struct err *err)
 {
 	*ret = open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | flags);
 	return *ret < 0 ? err_sys(err, -errno, "cannot take %s into a jail", path) : 0;
@@ -95,12 +101,12 @@ static int take_all(const struct jail *jail, bool userns, struct taken *taken, s
 	int rc = 0;
 
 	for (i = 0; !rc && i < jail->nfiles; i++)
-		rc = take(jail->files[i].from, 0, &taken->files[i], err);
+		rc = jail_take(jail->files[i].from, 0, &taken->files[i], err);
 	/* A user namespace may mount its own /proc only where there is one already (enter.c). */
 	if (!rc && (jail->flags & JAIL_PROC) && userns)
-		rc = take("/proc", AT_RECURSIVE, &taken->proc, err);
+		rc = jail_take("/proc", AT_RECURSIVE, &taken->proc, err);
 	if (!rc && (jail->flags & JAIL_KVM) && userns && !access("/dev/kvm", R_OK | W_OK))
-		rc = take("/dev/kvm", 0, &taken->kvm, err);
+		rc = jail_take("/dev/kvm", 0, &taken->kvm, err);
 	return rc;
 }
 
@@ -159,7 +165,7 @@ static int furnish(const struct jail *jail, bool userns, struct taken *taken, st
 	int rc = 0;
 
 	for (i = 0; !rc && i < jail->nfiles; i++)
-		rc = place(taken->files[i], jail->files[i].to, inert | MOUNT_ATTR_NODEV, err);
+		rc = jail_place(taken->files[i], jail->files[i].to, inert | MOUNT_ATTR_NODEV, err);
 	if (!rc && (jail->flags & JAIL_PROC))
 		rc = make_dir("/proc", err);
 	if (!rc && taken->proc >= 0) {
@@ -168,14 +174,14 @@ static int furnish(const struct jail *jail, bool userns, struct taken *taken, st
 			rc = err_sys(err, -errno, "cannot bind the host's /proc");
 	}
 	if (!rc && taken->kvm >= 0)
-		rc = place(taken->kvm, "/dev/kvm", inert | MOUNT_ATTR_NOEXEC, err);
+		rc = jail_place(taken->kvm, "/dev/kvm", inert | MOUNT_ATTR_NOEXEC, err);
 	else if (!rc && (jail->flags & JAIL_KVM) && !userns)
 		rc = make_kvm_node(err);
 	return rc;
 }
 
 /* From the stage to the root, and the host's tree away. */
-static int turn(struct err *err)
+int jail_turn(struct err *err)
 {
 	if (chdir(STAGE) < 0 || syscall(SYS_pivot_root, ".", ".") < 0)
 		return err_sys(err, -errno, "cannot make a jail's root the root");
@@ -184,6 +190,23 @@ static int turn(struct err *err)
 	return set_attributes(AT_FDCWD, "/",
 			      MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
 			      err);
+}
+
+int jail_stage(struct err *err)
+{
+	if (mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=256k,nr_inodes=1k") < 0)
+		return err_sys(err, -errno, "cannot mount a jail's root");
+	return 0;
+}
+
+int jail_proc(struct err *err)
+{
+	int rc = make_dir("/proc", err);
+
+	if (!rc && mount("proc", STAGE "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY,
+			 "subset=pid") < 0)
+		rc = err_sys(err, -errno, "cannot mount a /proc of processes");
+	return rc;
 }
 
 static int make_root(const struct jail *jail, bool userns, struct err *err)
@@ -195,13 +218,12 @@ static int make_root(const struct jail *jail, bool userns, struct err *err)
 	for (i = 0; i < JAIL_FILES_MAX; i++)
 		taken.files[i] = -1;
 	rc = take_all(jail, userns, &taken, err);
-	if (!rc &&
-	    mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=256k,nr_inodes=1k") < 0)
-		rc = err_sys(err, -errno, "cannot mount a jail's root");
+	if (!rc)
+		rc = jail_stage(err);
 	if (!rc)
 		rc = furnish(jail, userns, &taken, err);
 	if (!rc)
-		rc = turn(err);
+		rc = jail_turn(err);
 	give_back(&taken);
 	return rc;
 }

@@ -52,6 +52,19 @@ int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err);
  */
 int jail_make_root(struct jail *jail, bool userns, struct err *err);
 
+/* proc.c: what the launcher looks up for a daemon that may not. */
+int jail_open_proc(pid_t pid, enum launch_proc file);
+int jail_open_resolvers(void);
+long jail_call_of(pid_t thread);
+
+/* new_root.c's steps, for confine.c: a mount of what is at a path; the empty stage; a mount in it, under a path; a
+ * /proc with nothing but processes; and the stage becomes the root. */
+int jail_take(const char *path, unsigned flags, int *ret, struct err *err);
+int jail_stage(struct err *err);
+int jail_place(int mount_fd, const char *to, uint64_t attributes, struct err *err);
+int jail_proc(struct err *err);
+int jail_turn(struct err *err);
+
 struct jail_entry {
 	const struct jail *jail;
 	bool none;       /* no jail */

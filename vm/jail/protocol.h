@@ -11,6 +11,9 @@
  *   LIMIT  pid, value: enum limit, amount. Reply: whether it holds.
  *   LIMITS Reply: bits of the limits there can be; text says how.
  *   LAYERS Reply: the directory of layers on a read-only mount.
+ *   PROC   pid, value: enum launch_proc. Reply: that file of /proc/PID, open to be read.
+ *   CALL   value: any thread. Reply: the number of the system call that it is in, or -1.
+ *   RESOLVERS Reply: this host's resolv.conf.
  *   KILL   pid, signal. No reply.
  *   NICE   pid, value. No reply.
  *
@@ -32,7 +35,10 @@ enum launch_op {
 	LAUNCH_NICE,
 	LAUNCH_LAYERS,
 	LAUNCH_LIMIT,
-	LAUNCH_LIMITS
+	LAUNCH_LIMITS,
+	LAUNCH_PROC,
+	LAUNCH_CALL,
+	LAUNCH_RESOLVERS
 };
 
 enum { LAUNCH_ARGS_MAX = 640, LAUNCH_TEXT_MAX = 96 << 10, LAUNCH_FDS_MAX = 253, LAUNCH_FDS_MIN = 2 };

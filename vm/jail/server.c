@@ -261,6 +261,24 @@ static void send_limit(struct server *server, const struct launch_head *head)
 	reply(server, 0, -1, child ? &err : &unknown);
 }
 
+/* fd: a descriptor to send, or why there is none. */
+static void send_fd(struct server *server, int fd, const char *what)
+{
+	struct err err = { 0 };
+
+	if (fd < 0)
+		err_sys(&err, fd, "cannot open %s", what);
+	reply(server, 0, fd, &err);
+	close_fd(&fd);
+}
+
+static void send_call(struct server *server, pid_t thread)
+{
+	static const struct err ok;
+
+	reply(server, (int)jail_call_of(thread), -1, &ok);
+}
+
 static void send_limits(struct server *server)
 {
 	struct err err = { 0 };
@@ -285,6 +303,17 @@ static void serve(struct server *server, const struct launch_request *request, c
 		break;
 	case LAUNCH_LIMIT:
 		send_limit(server, &request->head);
+		break;
+	case LAUNCH_PROC:
+		send_fd(server,
+			child ? jail_open_proc(child->pid, (enum launch_proc)request->head.value) : -ESRCH,
+			"a file of a process");
+		break;
+	case LAUNCH_CALL:
+		send_call(server, request->head.value);
+		break;
+	case LAUNCH_RESOLVERS:
+		send_fd(server, jail_open_resolvers(), "resolv.conf");
 		break;
 	case LAUNCH_LIMITS:
 		send_limits(server);

@@ -2,11 +2,11 @@
 /* resolvers.c - the resolvers this host asks */
 #include "vm/net/resolvers.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "vm/jail/jail.h"
 #include "vm/net/rules.h"
 
 enum { TEXT_MAX = 16384, DNS_PORT = 53 };
@@ -70,7 +70,7 @@ unsigned net_resolvers(struct net_resolver *ret, unsigned max)
 		ret[0] = chosen;
 		return 1;
 	}
-	fd = open("/etc/resolv.conf", O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	fd = launcher_open_resolvers();
 	got = fd < 0 ? -1 : read(fd, text, TEXT_MAX);
 	if (fd >= 0)
 		close(fd);

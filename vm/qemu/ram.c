@@ -26,6 +26,7 @@
 #include "snap/template.h"
 #include "util/io.h"
 #include "util/zero.h"
+#include "vm/jail/jail.h"
 
 enum {
 	CHUNK = 256 << 10,    /* bytes copied at once: stays in the second level cache */
@@ -61,33 +62,34 @@ int ram_memfd(const char *name, uint64_t size, struct err *err)
 	return fd >= 0 ? fd : err_sys(err, fd, "cannot create memory for %s", name);
 }
 
-static int open_proc(pid_t pid, const char *name, struct err *err)
+static int open_proc(pid_t pid, enum launch_proc file, struct err *err)
 {
-	char path[64];
-	int fd;
+	const int fd = launcher_open_proc(pid, file);
 
-	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	return fd >= 0 ? fd : err_sys(err, -errno, "cannot open %s", path);
+	return fd >= 0 ? fd : err_sys(err, fd, "cannot look at the memory of process %d", (int)pid);
 }
 
 static int find_mappings(struct ram_copy *copy, pid_t pid, struct err *err)
 {
 	unsigned long long start, end, offset, inode;
 	unsigned dev_major, dev_minor;
-	char path[64], *line = NULL;
+	char *line = NULL;
 	struct mapping *m;
 	size_t size = 0;
 	struct stat st;
 	FILE *f;
-	int rc = 0;
+	int fd, rc = 0;
 
 	if (fstat(copy->ram_fd, &st) < 0)
 		return err_sys(err, -errno, "cannot examine the RAM");
-	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
-	f = fopen(path, "re");
-	if (!f)
-		return err_sys(err, -errno, "cannot open %s", path);
+	fd = open_proc(pid, LAUNCH_MAPS, err);
+	if (fd < 0)
+		return fd;
+	f = fdopen(fd, "re");
+	if (!f) {
+		close(fd);
+		return err_sys(err, -ENOMEM, "cannot examine the RAM");
+	}
 	while (!rc && getline(&line, &size, f) > 0) {
 		if (sscanf(line, "%llx-%llx %*s %llx %x:%x %llu", &start, &end, &offset, &dev_major,
 			   &dev_minor, &inode) != 6)
@@ -104,7 +106,7 @@ static int find_mappings(struct ram_copy *copy, pid_t pid, struct err *err)
 	}
 	/* A line that was not seen could be a mapping, and its pages old ones in the capture. */
 	if (!rc && !feof(f))
-		rc = err_sys(err, ferror(f) ? -EIO : -ENOMEM, "cannot read %s", path);
+		rc = err_sys(err, ferror(f) ? -EIO : -ENOMEM, "cannot read the maps of a machine's process");
 	if (!rc && !copy->nmappings)
 		rc = err_set(err, -EIO, "the machine's process does not map its RAM");
 	free(line);
@@ -137,10 +139,10 @@ int ram_copy_new(pid_t pid, int ram_fd, uint64_t size, bool shared, struct ram_c
 		rc = find_mappings(copy, pid, err);
 		if (rc)
 			goto fail;
-		rc = copy->mem_fd = open_proc(pid, "mem", err);
+		rc = copy->mem_fd = open_proc(pid, LAUNCH_MEM, err);
 		if (rc < 0)
 			goto fail;
-		rc = copy->pagemap_fd = open_proc(pid, "pagemap", err);
+		rc = copy->pagemap_fd = open_proc(pid, LAUNCH_PAGEMAP, err);
 		if (rc < 0)
 			goto fail;
 	}
