@@ -192,7 +192,8 @@ lint: | $(DEPS)
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/sbxfs $(DESTDIR)$(PREFIX)/share/sbxfs \
-		$(foreach s,1 5 8,$(DESTDIR)$(PREFIX)/share/man/man$(s))
+		$(DESTDIR)$(PREFIX)/lib/systemd/system $(foreach s,1 5 8,$(DESTDIR)$(PREFIX)/share/man/man$(s))
+	sed 's#@PREFIX@#$(PREFIX)#' contrib/sbxfs.service.in > $(DESTDIR)$(PREFIX)/lib/systemd/system/sbxfs.service
 	install $(B)/sbxfs $(B)/sbx $(DESTDIR)$(PREFIX)/bin
 	install $(B)/sbx-vmm $(B)/sbx-browse $(B)/sbx-net $(DESTDIR)$(PREFIX)/libexec/sbxfs
 	install -m 644 build/guest/vmlinuz build/guest/initramfs $(DESTDIR)$(PREFIX)/share/sbxfs

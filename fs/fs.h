@@ -53,7 +53,7 @@ struct fs {
 	char engine_how[ERR_TEXT_MAX];
 	struct options options;
 	struct session *session;
-	bool confined; /* it gave up its privileges (vm/jail/confine.h) */
+	bool confined;          /* it gave up its privileges (vm/jail/confine.h) */
 	const char *mountpoint; /* absolute, without links */
 
 	struct object root;              /* never gone, never freed */

@@ -25,6 +25,7 @@
 
 #include "fs/fs.h"
 #include "fs/guest/guest_names.h"
+#include "fs/notify.h"
 #include "fs/pool/pool.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/snapshot/compaction.h"
@@ -684,6 +685,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	struct watch *watch;
 	sigset_t signals;
 	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	const int notify_fd = notify_open();
 	int fd, rc;
 
 	sigemptyset(&signals);
@@ -727,6 +729,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 		/* fs_init found one. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 		log_info("%s: mounted, engine %s (%s)", args->mountpoint, fs->engine->name, fs->engine_how);
 		tell_parent(ready_fd, null);
+		notify_ready(notify_fd);
 		rc = loop_run(fs->loop);
 	} else {
 		rc = err_sys(err, -ENOMEM, "cannot watch for signals");

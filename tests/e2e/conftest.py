@@ -177,7 +177,7 @@ def own_mount(engine, build, guest, new_state, tmp_path_factory):
     """A function: a started daemon on a fresh state directory, or on the given one."""
     mounts = []
 
-    def make(state=None, options=()):
+    def make(state=None, options=(), build=build):
         mount = Mount(build, guest, engine, tmp_path_factory.mktemp("own"), state or new_state(), options)
         mounts.append(mount)
         live.append(mount)

@@ -79,4 +79,6 @@ def test_install(tmp_path):
     found = {str(p.relative_to(tmp_path / "usr")) for p in tmp_path.rglob("*") if p.is_file()}
     pages = {f"share/man/man{p.name[-1]}/{p.name}" for p in (TOP / "man").iterdir()}
     assert len(pages) == 4 and pages <= found
+    unit = (tmp_path / "usr/lib/systemd/system/sbxfs.service").read_text()
+    assert "ExecStart=/usr/bin/sbxfs " in unit and "@PREFIX@" not in unit
     assert {"bin/sbxfs", "bin/sbx", "libexec/sbxfs/sbx-vmm", "libexec/sbxfs/sbx-browse", "share/sbxfs/vmlinuz"} <= found
