@@ -85,6 +85,9 @@ static int confine(void)
 		SCMP_SYS(geteuid),
 		SCMP_SYS(getgid),
 		SCMP_SYS(getegid),
+#ifdef __SANITIZE_ADDRESS__
+		SCMP_SYS(sigaltstack), /* before what does not return */
+#endif
 		SCMP_SYS(rt_sigprocmask),
 		SCMP_SYS(getpid),
 		SCMP_SYS(gettid),
