@@ -94,7 +94,8 @@ CALLS = {
     # after a write the kernel asks for the size
     GETATTR: lambda d, n: opened(d / f"f:1={n}", os.O_WRONLY, lambda fd: (os.write(fd, b"x"), os.fstat(fd))),
     SETATTR: lambda d, n: os.chmod(d / f"f:2={n}", 0o600),
-    READDIR: lambda d, n: os.listdir(d / f"d:list=many:n=1000:3={n}"),
+    # readdir(3) takes ENOENT for the end
+    READDIR: lambda d, n: opened(d / f"d:list=many:n=1000:3={n}", os.O_RDONLY | os.O_DIRECTORY, whole),
     READLINK: lambda d, n: os.readlink(d / f"l:4={n}"),
     OPEN: lambda d, n: opened(d / f"f:5={n}", os.O_RDONLY, lambda fd: None),
     CREATE: lambda d, n: opened(d / f"f:20=2:6={n}", os.O_CREAT | os.O_WRONLY, lambda fd: None),
