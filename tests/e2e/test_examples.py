@@ -136,7 +136,7 @@ def test_apt_get_install(build, own_mount, new_state, tmp_path):
     made = ["mmdebstrap", "--variant=apt", "--aptopt=Acquire::Languages \"none\"", "bookworm", tar, *apt_sources()]
     subprocess.run(made, check=True, timeout=limit(600))
     subprocess.run([build / "sbx", "image", "import", "apt", tar, "--state", state], check=True)
-    vm = own_mount(state=state, options=["--net", "none"]).create("vm", image="apt", memory="1G")
+    vm = own_mount(state=state, options=["--net", "none"]).create("vm", image="apt", memory_max="1G", memory="1G")
     (vm / "fs/etc/resolv.conf").write_text("nameserver 10.0.2.3\n")
     hosts = set(re.findall(r"https?://([^/\s:]+)", "".join(path.read_text() for path in apt_sources())))
     allow_hosts(vm, hosts)
