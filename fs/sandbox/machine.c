@@ -331,6 +331,18 @@ static int connect_machine(struct sandbox *sb, struct err *err)
 	return network_attach(sb, err);
 }
 
+/* The machine that was made, if rc says so, is held to the sandbox's limits and connected; or there is none. */
+static int take_up(struct sandbox *sb, int rc, struct err *err)
+{
+	if (!rc)
+		rc = limits_apply(sb, sb->obj.fs->engine->pid(sb->vm), err);
+	if (!rc)
+		rc = connect_machine(sb, err);
+	if (rc)
+		machine_drop(sb);
+	return rc;
+}
+
 /* ---- boot */
 
 static int make_disk(struct sandbox *sb, struct err *err)
@@ -372,13 +384,9 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 			      &sb->vm, err);
 	if (rc)
 		return rc;
-	rc = limits_apply(sb, fs->engine->pid(sb->vm), err);
-	if (!rc)
-		rc = connect_machine(sb, err);
-	if (rc) {
-		machine_drop(sb);
+	rc = take_up(sb, 0, err);
+	if (rc)
 		return rc;
-	}
 	sb->task.awaited = 1;
 	step_begin(sb, "boot", done, arg);
 	timer_start(fs->loop, &sb->task.timer, fs->options.boot_timeout_ms * 1000000ull, on_start_timeout,
@@ -430,14 +438,9 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 			rc = fs->engine->prepare(&fs->env, template, layer_path(sb->disk), NULL, NULL, NULL,
 						 NULL, &sb->vm, err);
 	}
-	if (!rc)
-		rc = limits_apply(sb, fs->engine->pid(sb->vm), err);
-	if (!rc)
-		rc = connect_machine(sb, err);
-	if (rc) {
-		machine_drop(sb);
+	rc = take_up(sb, rc, err);
+	if (rc)
 		return rc;
-	}
 	step_begin(sb, "fork", done, arg);
 	timer_start(fs->loop, &sb->task.timer, fs->options.fork_timeout_ms * 1000000ull, on_start_timeout,
 		    sb);

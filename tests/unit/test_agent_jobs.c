@@ -204,6 +204,21 @@ static void a_killed_group_ends(void)
 	teardown(&f);
 }
 
+/* It becomes a fork, of generation 9, and says which jobs it has. */
+static void fork_and_list(struct fixture *f)
+{
+	f->done = 0;
+	agent_quiesce(f->agent, WAIT_MS, on_done, f);
+	UNTIL(f, f->done);
+	CHECK(!f->err.code);
+	attach_soon(f, ATTACH_FORK, 9, false);
+	UNTIL(f, f->done);
+	CHECK(!f->err.code);
+	f->done = 0;
+	agent_job_list(f->agent, on_info, on_done, f);
+	UNTIL(f, f->done);
+}
+
 /* What a fork inherits: the job, with its unread output, under a new generation. */
 static void a_fork_takes_over_the_jobs(void)
 {
@@ -219,16 +234,7 @@ static void a_fork_takes_over_the_jobs(void)
 	UNTIL(&f, f.jobs[1].out[1].len == 4);
 	agent_job_want(f.agent, 1, 1, 5); /* asked for by the source: not valid for the fork */
 	UNTIL(&f, f.jobs[1].out[1].len == 5);
-	f.done = 0;
-	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
-	UNTIL(&f, f.done);
-	CHECK(!f.err.code);
-	attach_soon(&f, ATTACH_FORK, 9, false);
-	UNTIL(&f, f.done);
-	CHECK(!f.err.code);
-	f.done = 0;
-	agent_job_list(f.agent, on_info, on_done, &f);
-	UNTIL(&f, f.done);
+	fork_and_list(&f);
 	CHECK(f.infos == 1 && f.info.id == 1 && !strcmp(f.info_name, "counter"));
 	CHECK(f.info.state == JOB_RUNNING && f.info.stdout_at == 5 && !f.info.stdout_eof);
 	CHECK(f.info.stdin_at == 0 && f.info.stdin_max == f.jobs[1].stdin_max);
@@ -268,16 +274,7 @@ static void a_rehearsal_takes_nothing_from_the_fork(void)
 	attach_soon(&f, ATTACH_REHEARSE, 9, false);
 	UNTIL(&f, f.done && f.jobs[1].exited);
 	CHECK(!f.err.code && f.jobs[1].code == 5);
-	f.done = 0;
-	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
-	UNTIL(&f, f.done);
-	CHECK(!f.err.code);
-	attach_soon(&f, ATTACH_FORK, 9, false);
-	UNTIL(&f, f.done);
-	CHECK(!f.err.code);
-	f.done = 0;
-	agent_job_list(f.agent, on_info, on_done, &f);
-	UNTIL(&f, f.done);
+	fork_and_list(&f);
 	CHECK(f.infos == 1 && f.info.id == 1 && f.info.state == JOB_EXITED && f.info.code == 5);
 	teardown(&f);
 }
