@@ -113,7 +113,7 @@ struct guest_call *guest_call_make(fuse_req_t req, fuse_ino_t parent, const char
 static bool changes_files(enum fs_op op)
 {
 	return op != FS_GETATTR && op != FS_LOOKUP && op != FS_READDIR && op != FS_OPENDIR &&
-	       op != FS_READLINK && op != FS_OPEN && op != FS_STATFS && op != FS_FSYNC;
+	       op != FS_READLINK && op != FS_OPEN && op != FS_STATFS && op != FS_FSYNC && op != FS_SEEK;
 }
 
 void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args)

@@ -54,9 +54,10 @@ static const struct {
 	int code;
 } some[] = {
 	{ FS_SETATTR, EOPNOTSUPP }, /* the mode of a symbolic link */
-	{ FS_SETATTR, EBADF },      { FS_FSYNC, EBADF }, { FS_READ, EBADF },      { FS_READ, EAGAIN },
-	{ FS_READ, ENXIO },         { FS_READ, ENODEV }, { FS_READ, EOPNOTSUPP }, { FS_WRITE, EBADF },
-	{ FS_WRITE, EAGAIN },       { FS_WRITE, ENXIO }, { FS_WRITE, ENODEV },    { FS_WRITE, EOPNOTSUPP },
+	{ FS_SEEK, ENXIO },         { FS_FALLOCATE, EOPNOTSUPP }, { FS_SETATTR, EBADF }, { FS_FSYNC, EBADF },
+	{ FS_READ, EBADF },         { FS_READ, EAGAIN },          { FS_READ, ENXIO },    { FS_READ, ENODEV },
+	{ FS_READ, EOPNOTSUPP },    { FS_WRITE, EBADF },          { FS_WRITE, EAGAIN },  { FS_WRITE, ENXIO },
+	{ FS_WRITE, ENODEV },       { FS_WRITE, EOPNOTSUPP },
 };
 
 int guest_errno_allowed(enum fs_op op, int err)

@@ -176,6 +176,52 @@ void guest_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
 	guest_call_send(gc, FS_FSYNC, file_usable(file), &args);
 }
 
+static void done_lseek(struct guest_call *gc, int err, struct reader *results)
+{
+	const uint64_t at = err ? 0 : get_u64(results);
+
+	if (!err && (results->bad || at < gc->offset || at > INT64_MAX))
+		err = -EIO;
+	if (err)
+		request_err(gc->request, err);
+	else
+		request_lseek(gc->request, (off_t)at);
+	guest_call_free(gc);
+}
+
+void guest_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	const struct guest_file *file = file_of(fi);
+	struct guest_call *gc = guest_call_new(req, file->node, NULL, done_lseek);
+	struct buf args = { 0 };
+
+	(void)ino;
+	if (!gc)
+		return;
+	gc->offset = (uint64_t)off;
+	buf_put_u32(&args, file->handle);
+	buf_put_u64(&args, (uint64_t)off);
+	buf_put_u32(&args, (uint32_t)whence);
+	guest_call_send(gc, FS_SEEK, file_usable(file), &args);
+}
+
+void guest_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t length,
+		     struct fuse_file_info *fi)
+{
+	const struct guest_file *file = file_of(fi);
+	struct guest_call *gc = guest_call_new(req, file->node, NULL, guest_done_err);
+	struct buf args = { 0 };
+
+	(void)ino;
+	if (!gc)
+		return;
+	buf_put_u32(&args, file->handle);
+	buf_put_u32(&args, (uint32_t)mode);
+	buf_put_u64(&args, (uint64_t)off);
+	buf_put_u64(&args, (uint64_t)length);
+	guest_call_send(gc, FS_FALLOCATE, file_usable(file), &args);
+}
+
 void guest_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph)
 {
 	(void)ino;

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -253,8 +254,12 @@ static void done_rename(struct guest_call *gc, int err, struct reader *results)
 
 	/* rename(2) of a file to another name of its own leaves both. */
 	if (!err && gn != over && !(gn && over && gn->node == over->node)) {
-		if (over)
+		if (over && gc->flags & RENAME_EXCHANGE) {
+			guest_name_move(over, gc->node, gc->name);
+			gc->name = NULL;
+		} else if (over) {
 			guest_name_free(over);
+		}
 		if (gn) {
 			guest_name_move(gn, gc->node2, gc->name2);
 			gc->name2 = NULL;
@@ -273,7 +278,7 @@ static void guest_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fu
 
 	if (!to_dir)
 		return;
-	if (flags & ~1u) { /* RENAME_NOREPLACE alone */
+	if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) {
 		fuse_reply_err(req, EINVAL);
 		return;
 	}
@@ -285,6 +290,7 @@ static void guest_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fu
 	rc = gc->name2 ? guest_put_name(&args, dir, name) : -ENOMEM;
 	if (!rc)
 		rc = guest_put_name(&args, to_dir, newname);
+	gc->flags = flags;
 	buf_put_u32(&args, flags);
 	guest_call_send(gc, FS_RENAME, rc, &args);
 }
@@ -348,5 +354,7 @@ const struct fuse_lowlevel_ops guestfs_ops = {
 	.releasedir = guest_releasedir,
 	.statfs = guest_statfs,
 	.create = guest_create,
+	.lseek = guest_lseek,
+	.fallocate = guest_fallocate,
 	.poll = guest_poll,
 };

@@ -240,6 +240,9 @@ void guest_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, 
 		 struct fuse_file_info *fi);
 void guest_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void guest_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+void guest_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+void guest_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t length,
+		     struct fuse_file_info *fi);
 void guest_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph);
 void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);

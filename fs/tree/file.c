@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fs/fs.h"
 
@@ -396,6 +397,20 @@ void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, o
 	} else {
 		fuse_reply_write(req, size);
 	}
+}
+
+/* SEEK_DATA or SEEK_HOLE, in what has no holes but the one at its end. */
+void file_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	struct file *file = file_of(fi);
+	struct err err = { 0 };
+	const uint64_t size = file->obj->gone ? 0 : file_size(file->obj, file->entry, &err);
+
+	(void)ino;
+	if ((uint64_t)off >= size)
+		fuse_reply_err(req, ENXIO);
+	else
+		fuse_reply_lseek(req, whence == SEEK_DATA ? off : (off_t)size);
 }
 
 static unsigned file_events(const struct file *file)

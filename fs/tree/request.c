@@ -189,6 +189,12 @@ void request_link(struct request *request, const char *target)
 	request_free(request);
 }
 
+void request_lseek(struct request *request, off_t off)
+{
+	fuse_reply_lseek(request->req, off);
+	request_free(request);
+}
+
 void request_statfs(struct request *request, const struct statvfs *st)
 {
 	fuse_reply_statfs(request->req, st);

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <poll.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,6 +35,7 @@ struct session {
 	struct watch *watch;
 	struct fuse_buf buf;
 	bool mounted;
+	bool offered, answered; /* of INIT: mappings that are shared (read_request) */
 };
 
 static const struct fuse_lowlevel_ops *ops_of(fuse_req_t req, fuse_ino_t ino)
@@ -207,6 +210,25 @@ static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, s
 		fuse_pollhandle_destroy(ph);
 }
 
+/* SEEK_DATA and SEEK_HOLE; the kernel does the others. What is ours has no holes. */
+static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	if (!has_handle(req, fi))
+		return;
+	ops_of(req, ino)->lseek(req, ino, off, whence, fi);
+}
+
+static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t length,
+			 struct fuse_file_info *fi)
+{
+	if (!has_handle(req, fi))
+		return;
+	if (ops_of(req, ino)->fallocate)
+		ops_of(req, ino)->fallocate(req, ino, mode, off, length, fi);
+	else
+		fuse_reply_err(req, ENODEV);
+}
+
 /* No extended attributes: the kernel asks once, hears ENOSYS, and does not ask again. */
 static const struct fuse_lowlevel_ops session_ops = {
 	.lookup = op_lookup,
@@ -235,7 +257,43 @@ static const struct fuse_lowlevel_ops session_ops = {
 	.statfs = op_statfs,
 	.create = op_create,
 	.poll = op_poll,
+	.lseek = op_lseek,
+	.fallocate = op_fallocate,
 };
+
+/*
+ * Files are read and written without the kernel's cache, and may be mapped shared all the same if it is told so
+ * (FUSE_DIRECT_IO_ALLOW_MMAP, since Linux 6.6), which libfuse 3.14 has no word for. So its answer to INIT, the
+ * only one that says 7 and its minor version at its beginning, is completed on its way. The kernel that has not
+ * offered it is told nothing, and refuses such mappings with ENODEV.
+ */
+enum { ALLOW_MMAP = 1 << 4 /* of flags2 */, INIT_EXT = 1 << 30 };
+
+static ssize_t read_request(int fd, void *data, size_t size, void *userdata)
+{
+	const ssize_t n = read(fd, data, size);
+	const struct fuse_in_header *in = data;
+	const struct fuse_init_in *init = (const void *)(in + 1);
+	struct session *session = ((struct fs *)userdata)->session;
+
+	if (!session->answered && n >= (ssize_t)(sizeof(*in) + sizeof(*init)) && in->opcode == FUSE_INIT)
+		session->offered = init->flags & INIT_EXT && init->flags2 & ALLOW_MMAP;
+	return n;
+}
+
+static ssize_t write_answer(int fd, struct iovec *iov, int count, void *userdata)
+{
+	struct session *session = ((struct fs *)userdata)->session;
+	struct fuse_init_out *out;
+
+	if (session->offered && !session->answered && count == 2 && iov[1].iov_len >= sizeof(*out)) {
+		out = iov[1].iov_base;
+		out->flags |= INIT_EXT;
+		out->flags2 |= ALLOW_MMAP;
+		session->answered = true;
+	}
+	return writev(fd, iov, count);
+}
 
 static void on_requests(void *arg, uint32_t events)
 {
@@ -359,6 +417,7 @@ int session_mount(struct fs *fs, const char *mountpoint, const char *options, st
 		  struct err *err)
 {
 	struct session *session = calloc(1, sizeof(*session));
+	static const struct fuse_custom_io io = { .writev = write_answer, .read = read_request };
 	int rc;
 
 	if (!session)
@@ -367,6 +426,8 @@ int session_mount(struct fs *fs, const char *mountpoint, const char *options, st
 	rc = make_fuse_session(session, options, err);
 	if (!rc)
 		rc = mount_session(session, mountpoint, err);
+	if (!rc && fuse_session_custom_io(session->se, &io, fuse_session_fd(session->se)))
+		rc = err_set(err, -ENOMEM, "cannot make a FUSE session");
 	if (!rc) {
 		session->watch =
 			watch_new(fs->loop, fuse_session_fd(session->se), EPOLLIN, on_requests, session);

@@ -651,4 +651,5 @@ const struct fuse_lowlevel_ops tree_ops = {
 	.statfs = tree_statfs,
 	.create = tree_create,
 	.poll = file_poll,
+	.lseek = file_lseek,
 };

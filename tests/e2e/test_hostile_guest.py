@@ -24,7 +24,7 @@ import pytest
 from harness import TOP, eventually, fails, limit, read
 
 (GETATTR, SETATTR, READDIR, READLINK, OPEN, CREATE, READ, WRITE, CLOSE, FSYNC, MKDIR, UNLINK, RMDIR, RENAME, SYMLINK,
- LINK, MKNOD, STATFS, _, LOOKUP, OPENDIR) = range(1, 22)  # fmt: skip  (vm/agent/proto.h)
+ LINK, MKNOD, STATFS, _, LOOKUP, OPENDIR, SEEK, FALLOCATE) = range(1, 24)  # fmt: skip  (vm/agent/proto.h)
 
 # Those that say something to the kernel, or that users are told mean something else.
 NEVER = {errno.ENOSYS, errno.EINTR, errno.ESTALE, errno.ENOTCONN, errno.ECONNABORTED, errno.EHOSTDOWN, errno.ECHILD}
@@ -113,6 +113,8 @@ CALLS = {
     STATFS: lambda d, n: os.statvfs(d / f"d:18={n}"),
     LOOKUP: lambda d, n: os.stat(d / f"f:20={n}"),
     OPENDIR: lambda d, n: os.listdir(d / f"d:21={n}"),
+    SEEK: lambda d, n: opened(d / f"f:22={n}", os.O_RDONLY, lambda fd: os.lseek(fd, 1, os.SEEK_DATA)),
+    FALLOCATE: lambda d, n: opened(d / f"f:23={n}", os.O_WRONLY, lambda fd: os.posix_fallocate(fd, 0, 9)),
 }
 # A close is not waited for.
 UNHEARD = {CLOSE}
@@ -162,6 +164,8 @@ def test_attributes_that_no_file_has(sbx, captive, neighbour):
         assert outcome(CALLS[CREATE], files, "0:mode=10644") == errno.EIO
         assert outcome(CALLS[CREATE], files, "0:mode=40644") == errno.EIO
         assert outcome(CALLS[CREATE], files, "0:handle=0") == errno.EIO
+    for place in "0", "-1", "0x8000000000000000":
+        assert outcome(opened, files / f"f:seek={place}", os.O_RDONLY, lambda fd: os.lseek(fd, 5, os.SEEK_HOLE)) == errno.EIO
     for size in "0", "-1", "0x100000001":
         assert outcome(os.statvfs, files / f"d:size={size}") == errno.EIO
     with fails(errno.EIO):

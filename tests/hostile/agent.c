@@ -434,6 +434,8 @@ static bool get_object(unsigned op, struct reader *r, char *name)
 	case FS_WRITE:
 	case FS_CLOSE:
 	case FS_FSYNC:
+	case FS_SEEK:
+	case FS_FALLOCATE:
 		handle = get_u32(r);
 		if (handle && handle < HANDLES && handles[handle])
 			snprintf(name, NAME_MAX + 1, "%.255s", handles[handle]);
@@ -516,6 +518,10 @@ static void request(const struct frame *frame)
 	case FS_WRITE:
 		(void)get_u64(&r);
 		buf_put_u32(&results, is(get(name, "data"), "much") ? UINT32_MAX : (uint32_t)reader_left(&r));
+		break;
+	case FS_SEEK:
+		n = get_u64(&r);
+		buf_put_u64(&results, number(name, "seek", n, 0));
 		break;
 	case FS_STATFS:
 		for (n = 0; n < 6; n++)

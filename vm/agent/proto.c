@@ -124,13 +124,14 @@ const char *frame_name(uint16_t type)
 const char *fs_op_name(enum fs_op op)
 {
 	static const char *const names[] = {
-		[FS_GETATTR] = "getattr",   [FS_SETATTR] = "setattr", [FS_READDIR] = "readdir",
-		[FS_READLINK] = "readlink", [FS_OPEN] = "open",       [FS_CREATE] = "create",
-		[FS_READ] = "read",         [FS_WRITE] = "write",     [FS_CLOSE] = "close",
-		[FS_FSYNC] = "fsync",       [FS_MKDIR] = "mkdir",     [FS_UNLINK] = "unlink",
-		[FS_RMDIR] = "rmdir",       [FS_RENAME] = "rename",   [FS_SYMLINK] = "symlink",
-		[FS_LINK] = "link",         [FS_MKNOD] = "mknod",     [FS_STATFS] = "statfs",
-		[FS_SYNC] = "sync",         [FS_LOOKUP] = "lookup",   [FS_OPENDIR] = "opendir",
+		[FS_GETATTR] = "getattr",   [FS_SETATTR] = "setattr",     [FS_READDIR] = "readdir",
+		[FS_READLINK] = "readlink", [FS_OPEN] = "open",           [FS_CREATE] = "create",
+		[FS_READ] = "read",         [FS_WRITE] = "write",         [FS_CLOSE] = "close",
+		[FS_FSYNC] = "fsync",       [FS_MKDIR] = "mkdir",         [FS_UNLINK] = "unlink",
+		[FS_RMDIR] = "rmdir",       [FS_RENAME] = "rename",       [FS_SYMLINK] = "symlink",
+		[FS_LINK] = "link",         [FS_MKNOD] = "mknod",         [FS_STATFS] = "statfs",
+		[FS_SYNC] = "sync",         [FS_LOOKUP] = "lookup",       [FS_OPENDIR] = "opendir",
+		[FS_SEEK] = "seek",         [FS_FALLOCATE] = "fallocate",
 	};
 
 	return (unsigned)op < sizeof(names) / sizeof(names[0]) && names[op] ? names[op]

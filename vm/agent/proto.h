@@ -170,6 +170,8 @@ enum fs_op {
 	FS_LOOKUP, /* NAME -> attr */
 	/* FILE -> u32 handle (0: the directory is to be read by its path), then as READDIR for cookie 0 */
 	FS_OPENDIR,
+	FS_SEEK,      /* u32 handle, u64 offset, u32 whence (SEEK_DATA or SEEK_HOLE) -> u64 offset */
+	FS_FALLOCATE, /* u32 handle, u32 mode (of fallocate(2)), u64 offset, u64 length */
 };
 
 /* "getattr" */

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "vm/agent/browse/disk.h"
 #include "vm/agent/browse/journal.h"
@@ -438,6 +439,25 @@ static int op_read(struct browse_server *server, struct reader *args, struct buf
 	return rc < 0 ? rc : 0;
 }
 
+/* All of it counts as data, but for what follows its end. */
+static int op_seek(struct browse_server *server, struct reader *args, struct buf *reply)
+{
+	const uint32_t id = get_u32(args);
+	const uint64_t offset = get_u64(args);
+	const uint32_t whence = get_u32(args);
+	uint64_t size;
+
+	if (args->bad || (whence != SEEK_DATA && whence != SEEK_HOLE))
+		return -EINVAL;
+	if (!handle_file(server, id))
+		return -EBADF;
+	size = server->open[id % BROWSE_FILES_MAX].size;
+	if (offset >= size)
+		return -ENXIO;
+	buf_put_u64(reply, whence == SEEK_DATA ? offset : size);
+	return 0;
+}
+
 static int op_close(struct browse_server *server, struct reader *args, struct buf *reply)
 {
 	const uint32_t id = get_u32(args), slot = id % BROWSE_FILES_MAX;
@@ -491,7 +511,7 @@ static const op_fn ops[] = {
 	[FS_GETATTR] = op_getattr, [FS_SETATTR] = op_setattr, [FS_LOOKUP] = op_lookup,
 	[FS_READDIR] = op_readdir, [FS_OPENDIR] = op_opendir, [FS_READLINK] = op_readlink,
 	[FS_OPEN] = op_open,       [FS_READ] = op_read,       [FS_CLOSE] = op_close,
-	[FS_FSYNC] = op_fsync,     [FS_STATFS] = op_statfs,
+	[FS_SEEK] = op_seek,       [FS_FSYNC] = op_fsync,     [FS_STATFS] = op_statfs,
 };
 
 /* Whatever else there is changes something. */

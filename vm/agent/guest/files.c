@@ -150,6 +150,13 @@ static int op_open(struct guest_request *rq)
 	return rc < 0 ? rc : reply_handle(rq, rc);
 }
 
+gid_t guest_group(int dir, gid_t gid)
+{
+	struct stat st;
+
+	return !fstat(dir, &st) && st.st_mode & S_ISGID ? st.st_gid : gid;
+}
+
 static int create_new(const struct guest_place *at, int flags, uint32_t mode, uint32_t uid, uint32_t gid)
 {
 	const int dir = at->dir.fd;
@@ -157,7 +164,7 @@ static int create_new(const struct guest_place *at, int flags, uint32_t mode, ui
 
 	if (fd < 0)
 		return -errno;
-	if (fchown(fd, uid, gid) < 0 || fchmod(fd, mode & 07777) < 0) {
+	if (fchown(fd, uid, guest_group(dir, gid)) < 0 || fchmod(fd, mode & 07777) < 0) {
 		rc = -errno;
 		close(fd);
 		unlinkat(dir, at->name, 0);
@@ -247,6 +254,37 @@ static int op_fsync(struct guest_request *rq)
 	return fsync(fd) < 0 ? -errno : 0;
 }
 
+static int op_seek(struct guest_request *rq)
+{
+	const int fd = guest_handle_fd(rq->files, get_u32(&rq->args));
+	const uint64_t offset = get_u64(&rq->args);
+	const uint32_t whence = get_u32(&rq->args);
+	off_t at;
+
+	if (rq->args.bad || offset > INT64_MAX || (whence != SEEK_DATA && whence != SEEK_HOLE))
+		return -EINVAL;
+	if (fd < 0)
+		return fd;
+	at = lseek(fd, (off_t)offset, (int)whence);
+	if (at < 0)
+		return -errno;
+	buf_put_u64(&rq->reply, (uint64_t)at);
+	return 0;
+}
+
+static int op_fallocate(struct guest_request *rq)
+{
+	const int fd = guest_handle_fd(rq->files, get_u32(&rq->args));
+	const uint32_t mode = get_u32(&rq->args);
+	const uint64_t offset = get_u64(&rq->args), length = get_u64(&rq->args);
+
+	if (rq->args.bad || offset > INT64_MAX || length > INT64_MAX)
+		return -EINVAL;
+	if (fd < 0)
+		return fd;
+	return fallocate(fd, (int)mode, (off_t)offset, (off_t)length) < 0 ? -errno : 0;
+}
+
 static int op_statfs(struct guest_request *rq)
 {
 	struct guest_ref file;
@@ -303,6 +341,8 @@ static int (*const ops[])(struct guest_request *rq) = {
 	[FS_SYNC] = op_sync,
 	[FS_LOOKUP] = guest_op_lookup,
 	[FS_OPENDIR] = guest_op_opendir,
+	[FS_SEEK] = op_seek,
+	[FS_FALLOCATE] = op_fallocate,
 };
 
 void guest_files_frame(struct guest *guest, const struct frame *frame)

@@ -52,6 +52,9 @@ int guest_attr(int dir, const char *name, struct fs_attr *ret);
 int guest_put_attr(struct buf *reply, int dir, const char *name);
 int guest_put_target(struct buf *reply, int dir, const char *name);
 
+/* Whose group a new file in a directory has, where the host's caller has this one: a setgid directory's. */
+gid_t guest_group(int dir, gid_t gid);
+
 int guest_op_getattr(struct guest_request *rq);
 int guest_op_lookup(struct guest_request *rq);
 int guest_op_setattr(struct guest_request *rq);

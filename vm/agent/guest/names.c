@@ -124,7 +124,7 @@ int guest_place_get(struct guest_request *rq, struct guest_place *ret)
 /* The owner of what was just made, and its mode again, which a change of owner may have cut. */
 static int own(const struct guest_place *at, uint32_t uid, uint32_t gid, uint32_t mode, bool link)
 {
-	if (fchownat(at->dir.fd, at->name, uid, gid, AT_SYMLINK_NOFOLLOW) < 0)
+	if (fchownat(at->dir.fd, at->name, uid, guest_group(at->dir.fd, gid), AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
 	if (!link && mode & 07000 && fchmodat(at->dir.fd, at->name, mode & 07777, 0) < 0)
 		return -errno;
@@ -149,6 +149,7 @@ static int finish(struct guest_request *rq, struct guest_place *at, int rc, uint
 int guest_op_mkdir(struct guest_request *rq)
 {
 	struct guest_place at;
+	struct stat st;
 	uint32_t mode, uid, gid;
 	int rc;
 
@@ -160,6 +161,9 @@ int guest_op_mkdir(struct guest_request *rq)
 		rc = -EINVAL;
 	if (!rc && mkdirat(at.dir.fd, at.name, mode & 07777) < 0)
 		rc = -errno;
+	/* What it inherited of a setgid directory stays. */
+	if (!rc && mode & 07000 && !fstatat(at.dir.fd, at.name, &st, AT_SYMLINK_NOFOLLOW))
+		mode |= st.st_mode & S_ISGID;
 	return finish(rq, &at, rc, uid, gid, mode, false, AT_REMOVEDIR);
 }
 
