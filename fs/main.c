@@ -124,6 +124,18 @@ static int give_up_privileges(struct fs *fs, const struct arguments *args, struc
 	return fs->confined ? confine(&confinement, err) : 0;
 }
 
+/* Without it no machine can be started, and those there were have ended with it. */
+static bool launcher_lost;
+
+static void on_launcher_end(void *arg, uint32_t events)
+{
+	struct fs *fs = arg;
+
+	(void)events;
+	launcher_lost = true;
+	loop_stop(fs->loop);
+}
+
 static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 {
 	const struct owner owner = { geteuid(), getegid(), args->mode };
@@ -248,7 +260,7 @@ static int check_untrusted(const struct fs *fs, struct err *err)
 
 static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err *err)
 {
-	struct watch *watch;
+	struct watch *watch, *launcher = NULL;
 	sigset_t signals;
 	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	const int notify_fd = notify_open();
@@ -291,15 +303,20 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	}
 	fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	watch = fd >= 0 ? watch_new(fs->loop, fd, EPOLLIN, on_signal, fs) : NULL;
-	if (watch) {
+	if (watch)
+		launcher = watch_new(fs->loop, launcher_fd(), 0, on_launcher_end, fs);
+	if (launcher) {
 		/* fs_init found one. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 		log_info("%s: mounted, engine %s (%s)", args->mountpoint, fs->engine->name, fs->engine_how);
 		tell_parent(ready_fd, null);
 		notify_ready(notify_fd);
 		rc = loop_run(fs->loop);
+		if (launcher_lost)
+			rc = err_set(err, -EIO, "the launcher was killed, and all machines with it: the end");
 	} else {
 		rc = err_sys(err, -ENOMEM, "cannot watch for signals");
 	}
+	watch_free(launcher);
 	watch_free(watch);
 	if (fd >= 0)
 		close(fd);

@@ -267,3 +267,15 @@ def test_a_quiet_daemon_says_nothing_of_requests(own_mount):
     os.rmdir(mount / "a")
     mount.stop()
     assert "request" not in mount.log and "task" not in mount.log
+
+
+def test_a_killed_launcher_ends_the_daemon(own_mount):
+    """No machine outlives it, and none could be started: a daemon without one is of no use."""
+    mount = own_mount()
+    vm = mount.create("vm")
+    pid = vm.pid
+    launcher = int(subprocess.run(["pgrep", "-P", str(mount.process.pid)], capture_output=True, text=True, check=True).stdout.split()[0])
+    os.kill(launcher, signal.SIGKILL)
+    assert mount.process.wait(limit(20)) == 1
+    wait_gone(pid)
+    assert "launcher" in mount.log and not os.path.ismount(mount.path)

@@ -59,6 +59,8 @@ enum limit { LIMIT_MEMORY, LIMIT_CPU, LIMIT_PIDS, LIMIT_IO, LIMITS };
 
 /* Fails where jails cannot be made. */
 int launcher_start(const struct jail_config *config, struct err *err);
+/* Hangs up when the launcher has ended, unasked: its machines have, too, and no more can be started. Not to be read. */
+int launcher_fd(void);
 /* Ends it, and every process that it started. */
 void launcher_stop(void);
 /* The kind of jail in one word: uids, userns or none; and a sentence about it. */

@@ -117,6 +117,11 @@ int launcher_start(const struct jail_config *config, struct err *err)
 	return 0;
 }
 
+int launcher_fd(void)
+{
+	return launcher.fd;
+}
+
 void launcher_stop(void)
 {
 	if (!launcher.pid)
