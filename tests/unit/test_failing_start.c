@@ -284,8 +284,9 @@ int main(int argc, char **argv)
 	char path[4096];
 
 	/* All programs but sbx-browse are this one. Those that are given arguments wait for their end. */
-	while (argc > 1)
-		pause();
+	if (argc > 1)
+		for (;;)
+			pause();
 	signal(SIGPIPE, SIG_IGN);
 	CHECK(mkdtemp(programs));
 	snprintf(disk, sizeof(disk), "%s/disk.qcow2", programs);

@@ -357,7 +357,7 @@ static int vm_new(const struct engine_env *env, const struct shape *shape, struc
 		vm->ram_fd = base->ram_fd;
 		rc = vm->state_fd = open_state(base, err);
 	} else {
-		vm->ram_size = shape->memory_max;
+		vm->ram_size = vm->common.shape.memory_max;
 		rc = vm->ram_fd = ram_memfd("sbx-ram", vm->ram_size, err);
 		/* QEMU has it, too: it shall not change its size under us. */
 		if (rc >= 0 && fcntl(rc, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)
