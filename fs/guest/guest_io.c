@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "fs/guest/guest_names.h"
+#include "util/log.h"
 
 enum { CHUNKS_MAX = 1024 * 1024 / PROTO_DATA_MAX + 1 };
 
@@ -359,6 +361,9 @@ static void io_run(struct io *io, const struct guest_file *file, const char *dat
 	size_t at, n;
 
 	io->op = data ? FS_WRITE : FS_READ;
+	if (log_verbose())
+		log_debug("request %" PRIu64 ": %s of %zu bytes at %" PRIu64 " in fs/ of %s",
+			  io->request->number, fs_op_name(io->op), size, off, file->node->guest->obj->name);
 	if (data)
 		guest_ahead_void(file->node->guest);
 	io->left = 1; /* ours, until all are sent */

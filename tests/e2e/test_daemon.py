@@ -253,7 +253,7 @@ def test_verbose_tells_the_story_of_a_request(own_mount):
         "w1: from guest: ATTACHED ",
         "w1: task fork ends after [0-9.]+ ms",
         f"request {number}: answered after [0-9.]+ ms",
-        "getattr hostname in fs/ of w1",
+        "open hostname in fs/ of w1",
     ]
     for line in order:
         found = re.search(line, rest)
@@ -274,7 +274,7 @@ def test_a_killed_launcher_ends_the_daemon(own_mount):
     mount = own_mount()
     vm = mount.create("vm")
     pid = vm.pid
-    launcher = int(subprocess.run(["pgrep", "-P", str(mount.process.pid)], capture_output=True, text=True, check=True).stdout.split()[0])
+    launcher = int(subprocess.run(["pgrep", "-P", str(mount.process.pid), "sbxfs-launcher"], capture_output=True, text=True, check=True).stdout)
     os.kill(launcher, signal.SIGKILL)
     assert mount.process.wait(limit(20)) == 1
     wait_gone(pid)
