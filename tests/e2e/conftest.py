@@ -18,6 +18,7 @@ import pytest
 import harness
 from harness import TOP, Mount, limit
 from names import Names, own_addresses
+from servers import Server
 
 
 def pytest_addoption(parser):
@@ -233,6 +234,27 @@ def cli(build, sbx):
 
 
 # ---- for the network
+
+
+@pytest.fixture(scope="session")
+def netprobe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("netprobe") / "netprobe"
+    source = Path(__file__).with_name("netprobe.c")
+    subprocess.run(["gcc", "-O1", "-static", "-s", "-pthread", "-o", path, source], check=True)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def server():
+    servers = []
+
+    def make(serve=None, address="127.0.0.1"):
+        servers.append(Server(serve, address))
+        return servers[-1]
+
+    yield make
+    for each in servers:
+        each.close()
 
 
 @pytest.fixture

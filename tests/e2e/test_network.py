@@ -3,37 +3,21 @@
 
 Servers are this test's, on this host's loopback: nothing here leaves the machine.
 """
-import contextlib
 import errno
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
-import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from harness import LAB, Sandbox, Snapshot, eventually, fails, limit, read, value, write
 from names import own_addresses
+from servers import denied, echo, fetch, greet, listen, put_netprobe
 
 MANY = 40 if LAB else 200
-
-
-@pytest.fixture(scope="session")
-def netprobe(tmp_path_factory):
-    path = tmp_path_factory.mktemp("netprobe") / "netprobe"
-    source = Path(__file__).with_name("netprobe.c")
-    subprocess.run(["gcc", "-O1", "-static", "-s", "-pthread", "-o", path, source], check=True)
-    return path.read_bytes()
-
-
-def put_netprobe(vm, netprobe):
-    (vm / "fs/root/netprobe").write_bytes(netprobe)
-    (vm / "fs/root/netprobe").chmod(0o755)
 
 
 @pytest.fixture
@@ -43,74 +27,9 @@ def vm(prepared, netprobe):
     return vm
 
 
-class Server:
-    """Accepts on loopback; `serve` is called with each connection, in a thread."""
-
-    def __init__(self, serve=None, address="127.0.0.1"):
-        self.listener = socket.create_server((address, 0), backlog=256)
-        self.port = self.listener.getsockname()[1]
-        self.connections, self.serve = [], serve
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self.listener.accept()
-                self.connections.append(connection)
-                if self.serve:
-                    threading.Thread(target=self.run, args=[connection], daemon=True).start()
-
-    def run(self, connection):
-        with contextlib.suppress(OSError), connection:
-            self.serve(connection)
-
-    def living(self):
-        """How many of its connections the other end has not ended."""
-        living = 0
-        for connection in self.connections:
-            try:
-                living += connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
-            except BlockingIOError:
-                living += 1
-            except OSError:
-                pass
-        return living
-
-    def close(self):
-        self.listener.close()
-        for connection in self.connections:
-            connection.close()
-
-
-def greet(connection):
-    connection.sendall(b"hello\n")
-
-
-def echo(connection):
-    while data := connection.recv(65536):
-        connection.sendall(data)
-
-
-@pytest.fixture
-def server():
-    servers = []
-
-    def make(serve=None, address="127.0.0.1"):
-        servers.append(Server(serve, address))
-        return servers[-1]
-
-    yield make
-    for each in servers:
-        each.close()
-
-
 def ask(vm, port, address="10.0.2.2"):
     """What a server says, or nc's complaint."""
     return vm.run(f"nc -w 10 {address} {port} < /dev/null 2>&1")
-
-
-def denied(vm):
-    return [line.split(" ", 4) for line in read(vm / "net/denied").splitlines()]
 
 
 # ---- what it may reach
@@ -355,15 +274,6 @@ def test_data_arrives_as_it_was_sent(vm, server):
 
 
 # ---- how it is reached
-
-
-def fetch(address, port):
-    with socket.create_connection((address, port), timeout=limit(10)) as connection:
-        connection.sendall(b"GET /name HTTP/1.0\r\n\r\n")
-        answer = b""
-        while data := connection.recv(65536):
-            answer += data
-        return answer
 
 
 def fetch_soon(address, port):
@@ -627,167 +537,3 @@ def test_who_reads_hears_of_a_helper_that_died_or_stalled(vm, server, how):
     assert others.ask()[::3] == (0, "alive") and back.living() == 3
     held.close()
     others.close()
-
-
-# ---- through the agent
-
-
-def test_dial_and_forward_need_no_network(cli, build, sbx, vm):
-    write(vm / "net/mode", "none")
-    vm.sh("mkdir -p /srv && echo vm > /srv/name && httpd -p 127.0.0.1:8080 -h /srv")
-    done = cli("dial", "vm", "8080", input=b"GET /name HTTP/1.0\r\n\r\n")
-    assert done.returncode == 0 and done.stdout.endswith(b"vm\n") and done.stdout.startswith(b"HTTP/1.1 200")
-    refused = cli("dial", "vm", "8081", input=b"")
-    assert refused.returncode != 0 and b"refused" in refused.stderr
-    assert cli("dial", "vm", "http").returncode == 2
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    env = dict(os.environ, SBX_MOUNT=str(sbx.path))
-    with subprocess.Popen([build / "sbx", "forward", "vm", f"{port}:8080"], env=env) as forward:
-        try:
-            answers = []
-
-            def ask_there():
-                with contextlib.suppress(ConnectionRefusedError):
-                    answers.append(fetch("127.0.0.1", port))
-                return answers
-
-            eventually(ask_there, 10, "nobody listens")
-            threads = [threading.Thread(target=ask_there) for _ in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert len(answers) == 9 and all(answer.endswith(b"vm\n") for answer in answers)
-        finally:
-            forward.terminate()
-    assert read(vm / "net/connections") == "" and denied(vm) == []
-    eventually(lambda: not os.listdir(vm / "exec"), 10, "a job outlives its connection")
-
-
-def connect(path, flags=os.O_RDWR):
-    return os.open(path, flags)
-
-
-def listen(vm, server, port):
-    vm.sh(f"(exec {server}) < /dev/null > /dev/null 2>&1 &")
-    eventually(lambda: str(port) in os.listdir(vm / "tcp"), 10, f"nobody listens at {port}")
-
-
-def test_a_port_is_a_file(vm):
-    """An open of tcp/PORT is a connection; ls lists who listens, and no connection is somebody that does."""
-    tcp = vm / "tcp"
-    write(vm / "net/mode", "none")
-    assert os.listdir(tcp) == []
-    with fails(errno.ECONNREFUSED, vm / "error"):
-        connect(tcp / "8080")
-    assert "tcp/8080" in read(vm / "error") and "refused" in read(vm / "error")
-    vm.sh("mkdir -p /srv && echo vm > /srv/name && httpd -p 127.0.0.1:8080 -h /srv && httpd -p '[::1]:8081' -h /srv; httpd -p 10.0.2.15:8082 -h /srv")
-    assert sorted(os.listdir(tcp)) == ["8080", "8081"]  # and not what has another address only
-    # Each connection is a child of the agent's, by its name: other processes come and go.
-    agents = "n=0; for i in /proc/[0-9]*; do [ \"$(cat $i/comm 2>&1)\" != \"$(cat /proc/1/comm)\" ] || n=$((n + 1)); done; echo $n"
-    before = vm.sh(agents)
-    for port in "8080", "8081":
-        fd = connect(tcp / port)
-        os.write(fd, b"GET /name HTTP/1.0\r\n\r\n")
-        with open(fd, "rb", buffering=0) as file:
-            assert file.readall().endswith(b"vm\n"), port
-    assert sorted(os.listdir(tcp)) == ["8080", "8081"]
-    out = subprocess.run(["bash", "-c", 'exec 3<> "$1"; printf "GET /name HTTP/1.0\\r\\n\\r\\n" >&3; cat <&3', "-", tcp / "8080"], capture_output=True, check=True).stdout
-    assert out.endswith(b"vm\n")
-    for name in "0", "65536", "080", "http", "-1", "+80", "80 ":
-        assert not os.path.exists(tcp / name), name
-    assert (tcp / "1").stat().st_mode & 0o777 == 0o600
-    listed = {entry.name: entry.inode() for entry in os.scandir(tcp)}
-    assert {name: (tcp / name).stat().st_ino for name in listed} == listed
-    with fails(errno.EACCES):
-        connect(tcp / "x", os.O_RDWR | os.O_CREAT)
-    eventually(lambda: vm.sh(agents) == before, 20, "connections outlive their files")
-    assert read(vm / "net/connections") == "" and denied(vm) == []
-
-
-def test_both_ways_of_a_port_at_once(vm):
-    """While one waits for an answer another writes through the same descriptor, and what was written arrives."""
-    listen(vm, "/root/netprobe serve 7000", 7000)
-    listen(vm, "/root/netprobe take 7001 > /tmp/got", 7001)
-    fd = connect(vm / "tcp/7000")
-    got = []
-    reader = threading.Thread(target=lambda: got.append(os.read(fd, 100)))
-    reader.start()
-    time.sleep(0.2)  # it is within the read; nothing tells when
-    os.write(fd, b"hello")
-    reader.join(limit(10))
-    assert got == [b"hello"]
-    size = 1 << 20
-    back = bytearray()
-
-    def take():
-        while len(back) < size:
-            back.extend(os.read(fd, 1 << 16))
-
-    taker = threading.Thread(target=take)
-    taker.start()
-    sent = os.urandom(size)
-    at = memoryview(sent)
-    while at:
-        at = at[os.write(fd, at[:100000]) :]
-    taker.join(limit(20))
-    assert bytes(back) == sent
-    os.close(fd)
-    write(vm / "tcp/7001", "written, and closed at once")
-    eventually(lambda: vm.sh("cat /tmp/got") == "written, and closed at once", 10, "what was written did not arrive")
-
-
-def test_ports_of_machines_that_stand_still_or_go(sbx, vm):
-    listen(vm, "/root/netprobe serve 7000", 7000)
-    fd = connect(vm / "tcp/7000")
-    fork = vm.fork("w1")
-    assert os.listdir(fork / "tcp") == ["7000"]
-    other = connect(fork / "tcp/7000")
-    for each in fd, other:
-        os.write(each, b"x")
-        assert os.read(each, 10) == b"x"
-    os.close(other)
-    vm.ctl("pause")
-    with fails(errno.EAGAIN, vm / "error"):
-        connect(vm / "tcp/7000")
-    with fails(errno.EAGAIN):
-        os.listdir(vm / "tcp")
-    vm.ctl("resume")
-    os.write(fd, b"y")
-    assert os.read(fd, 10) == b"y"
-    poll = select.poll()
-    poll.register(fd, select.POLLIN | select.POLLOUT)
-    assert poll.poll(0) == [(fd, select.POLLOUT)]
-    vm.ctl("kill")
-    eventually(lambda: poll.poll(0)[0][1] & select.POLLHUP, 5, "poll does not tell the end")
-    assert os.read(fd, 10) == b""
-    with fails(errno.EPIPE):
-        os.write(fd, b"z")
-    with fails(errno.EHOSTDOWN):
-        connect(vm / "tcp/7000")
-    vm.remove()
-    with fails(errno.ENODEV):
-        os.write(fd, b"z")
-    os.close(fd)
-    fork.remove()
-
-
-def test_connections_to_ports_are_bounded(own_mount, netprobe):
-    vm = own_mount(options=["--max-jobs", "5"]).create("few")
-    put_netprobe(vm, netprobe)
-    listen(vm, "/root/netprobe serve 7000", 7000)
-    fds = [connect(vm / "tcp/7000") for _ in range(5)]
-    with fails(errno.ENOSPC, vm / "error"):
-        connect(vm / "tcp/7000")
-    for fd in fds:
-        os.close(fd)
-    eventually(lambda: vm.sh("echo up") == "up\n" if can(lambda: connect(vm / "tcp/7000")) else False, 15, "they stay")
-
-
-def can(open_it):
-    try:
-        os.close(open_it())
-    except OSError:
-        return False
-    return True

@@ -4,7 +4,6 @@
 A "stranger" has not been let in; everything is tried that leads to memory, secrets, output or files.
 """
 import contextlib
-import errno
 import os
 import signal
 import stat
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import live
-from harness import Mount, Sandbox, eventually, fails, limit, read, value, wait_gone, write
+from harness import Mount, Sandbox, eventually, limit, read, value, wait_gone
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root to be somebody else")
 
