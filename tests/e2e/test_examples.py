@@ -24,6 +24,14 @@ def examples_state(tmp_path_factory):
     return tmp_path_factory.mktemp("examples") / "state"
 
 
+@pytest.fixture(scope="session")
+def python_image(build, examples_state):
+    """The image of the examples with Python, and a server for ssh in it: each image of packages takes a minute to make."""
+    argv = [build / "sbx", "image", "build", "python", "--debian", "python3", "sqlite3", "dropbear-bin", "--state", examples_state]
+    subprocess.run(argv, check=True, timeout=limit(400))
+    return "python"
+
+
 @pytest.fixture
 def example(engine, build, guest, examples_state):
     """A function: run an example on a mount of its own; returns what it says."""
@@ -88,15 +96,13 @@ class Page(socketserver.StreamRequestHandler):
 
 
 @needs_debian
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not shutil.which("ssh"), reason="this host has no ssh")
-def test_ssh_through_dial(build, own_mount, examples_state, tmp_path):
+def test_ssh_through_dial(build, own_mount, examples_state, python_image, tmp_path):
     """A shell in a sandbox that has no network, by a server that listens on its loopback only."""
     env = dict(os.environ, SBX_STATE=str(examples_state))
-    if not (examples_state / "images/ssh").exists():
-        subprocess.run([TOP / "examples/debian-image", "ssh", "dropbear-bin"], env=env, check=True)
     mount = own_mount(state=examples_state, options=["--net", "none"])
-    vm = mount.create("box", image="ssh")
+    vm = mount.create("box", image=python_image)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     vm.sh("mkdir -p -m 700 /etc/dropbear /root/.ssh; dropbearkey -t ed25519 -f /etc/dropbear/key > /dev/null 2>&1")
     (vm / "fs/root/.ssh/authorized_keys").write_bytes((tmp_path / "key.pub").read_bytes())
@@ -161,7 +167,7 @@ def allow_hosts(vm, hosts):
 
 @needs_debian
 @pytest.mark.timeout(600)
-def test_warm_python(example):
+def test_warm_python(example, python_image):
     """Ten forks answer a job each without the time the imports took, and no two have the same random numbers."""
     out = example("warm-python", "10", seconds=500)
     imports = int(re.search(r"^base: ready: imports took (\d+) ms$", out, re.M).group(1))
@@ -173,7 +179,7 @@ def test_warm_python(example):
 
 @needs_debian
 @pytest.mark.timeout(600)
-def test_database_per_test(example):
+def test_database_per_test(example, python_image):
     """Each test has the seeded database for itself, whatever the others do to theirs."""
     out = example("database-per-test", seconds=500)
     assert sorted(re.findall(r"^ok (\w+)$", out, re.M)) == ["clear", "drop", "restock", "sell"]
@@ -210,12 +216,11 @@ def ask():
 
 @needs_debian
 @pytest.mark.timeout(600)
-def test_reseed(example, own_mount, examples_state, ask):
+def test_reseed(own_mount, examples_state, python_image, ask):
     """A process that takes part has new seeds before its fork answers; one that cannot is not handed out."""
-    if not (examples_state / "images/python").exists():
-        example("database-per-test", seconds=500)  # makes the image
     mount = own_mount(state=examples_state)
-    vm = mount.create("origin", image="python")
+    vm = mount.create("origin", image=python_image)
+    vm.sh("mkdir -p /etc/sbx/fork.d")
     for name in "reseed.py", "50-reseed":
         where = "root" if name.endswith("py") else "etc/sbx/fork.d"
         (vm / "fs" / where / name).write_bytes((TOP / "examples/reseed" / name).read_bytes())

@@ -19,6 +19,7 @@ def test_fork_of_a_snapshot(sbx, prepared):
     assert int(vm.run("cat /run/counter")) > 0
 
 
+@pytest.mark.any_engine
 def test_a_sandbox_has_one_path(sbx, prepared, vm):
     """In forks/ it is a link that leads to it."""
     prepared.fork("w1")
@@ -116,6 +117,7 @@ def test_fork_of_a_paused_sandbox(vm):
     assert vm.run("cat /run/now") == "now\n"
 
 
+@pytest.mark.any_engine
 def test_fork_of_what_does_not_run(sbx, vm):
     vm.ctl("kill")
     with fails(errno.EHOSTDOWN):
@@ -226,6 +228,7 @@ def test_removing_many_does_not_delay_a_fork(prepared):
         wait_gone(pid)
 
 
+@pytest.mark.any_engine
 def test_ctrl_c_on_a_fork_leaves_nothing(sbx, vm):
     """Ends the wait at once; the fork is there whole or not at all."""
     for i in range(5):

@@ -26,6 +26,7 @@ def test_create_start_use_remove(sbx, engine):
     wait_gone(pid)
 
 
+@pytest.mark.any_engine
 def test_create_in_one_step(sbx):
     write(sbx / "ctl", "create one image=base memory_max=512M memory=256M cpus=1 env.COLOR=red")
     assert value(sbx / "one/state") == "running"
@@ -33,6 +34,7 @@ def test_create_in_one_step(sbx):
     assert sbx.ok("exec 3<>one/run; echo 'echo $COLOR' >&3; cat <&3") == "red\n"
 
 
+@pytest.mark.any_engine
 def test_a_failed_create_leaves_nothing(sbx):
     for line, code in (
         ("create bad image=nosuch", errno.ENOENT),
@@ -52,10 +54,12 @@ def test_settings_reach_the_guest(sbx):
     assert 300 << 10 < total < 384 << 10
 
 
+@pytest.mark.any_engine
 def test_the_guest_knows_its_name(vm):
     assert vm.run("hostname") == "vm\n"
 
 
+@pytest.mark.any_engine
 def test_verbs_that_name_a_state_are_idempotent(vm):
     pid = vm.pid
     vm.ctl("start")
@@ -72,6 +76,7 @@ def test_verbs_that_name_a_state_are_idempotent(vm):
     assert vm.state == "stopped"
 
 
+@pytest.mark.any_engine
 @pytest.mark.parametrize("state,verb", [("created", "pause"), ("created", "resume"), ("created", "snapshot"),
                                         ("stopped", "pause"), ("stopped", "resume"), ("stopped", "snapshot"),
                                         ("paused", "start")])  # fmt: skip
@@ -231,6 +236,7 @@ def test_console_shows_the_boot(sbx):
     assert "sbx-agent" in read(vm / "console")
 
 
+@pytest.mark.any_engine
 def test_tail_follows_the_console(sbx, vm):
     with subprocess.Popen(["tail", "-n", "0", "-f", vm / "console"], stdout=subprocess.PIPE) as tail:
         try:
@@ -257,6 +263,7 @@ def links(pid):
 # ---- info and stats
 
 
+@pytest.mark.any_engine
 def test_info_of_a_fork(vm, prepared):
     info = vm.info
     assert info["name"] == "vm"

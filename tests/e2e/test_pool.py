@@ -120,6 +120,7 @@ done
 """
 
 
+@pytest.mark.any_engine
 def test_a_rehearsal_wakes_nobody_who_watches(own_mount):
     """What programs watch changes once: when the machine becomes a fork."""
     mount = own_mount(options=["--pool", "1"])

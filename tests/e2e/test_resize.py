@@ -63,6 +63,7 @@ def test_up_and_down(vm):
     assert has(vm, 384, 1)
 
 
+@pytest.mark.any_engine
 def test_limits(vm):
     refused(vm, "memory", "513M", errno.ERANGE, "513M", "512M")
     refused(vm, "memory", "65G", errno.ERANGE, "65G")
@@ -109,6 +110,7 @@ def test_paused_and_down(vm):
     assert value(vm / "memory") == str(512 * MIB)
 
 
+@pytest.mark.any_engine
 def test_too_little_to_start(sbx):
     """A guest that may grow needs room for the structures of what it may grow to."""
     vm = sbx.create("small", start=False, memory="128M", memory_max="2G")
@@ -121,6 +123,7 @@ def test_too_little_to_start(sbx):
     assert not os.path.exists(sbx / "small2")
 
 
+@pytest.mark.several_cpus
 def test_size_is_captured(vm):
     """A fork has the memory and CPUs its origin has by then, and a snapshot those of its capture."""
     write(vm / "memory", "512M\n")
@@ -137,6 +140,7 @@ def test_size_is_captured(vm):
 # ---- overrides of a fork
 
 
+@pytest.mark.several_cpus
 def test_overrides(sbx, prepared, vm):
     prepared.ctl("fork w1 memory=512M cpus=2")
     assert has(Sandbox(sbx / "w1"), 512, 2)
@@ -150,6 +154,7 @@ def test_overrides(sbx, prepared, vm):
     assert has(prepared.fork("w4"), 256, 1)
 
 
+@pytest.mark.any_engine
 @pytest.mark.parametrize(
     "override, code, words",
     [
@@ -173,6 +178,7 @@ def test_overrides_out_of_bounds(sbx, prepared, override, code, words):
 # ---- again and again
 
 
+@pytest.mark.several_cpus
 def test_twenty_times_without_drift(sbx):
     """From a snapshot of 512M and one CPU to 1G and four and back: every time to the same, to the byte."""
     base = sbx.create("base", memory="512M", memory_max="1G", cpus_max=4)

@@ -3,6 +3,8 @@
 import errno
 import os
 
+import pytest
+
 from harness import Sandbox, Snapshot, fails, read, value, wait_gone, write
 
 MARK = "echo {0} > /root/mark; echo {0} > /run/mark"
@@ -30,6 +32,7 @@ def test_to_an_unnamed_snapshot(vm):
     assert vm.info["parent"] == f"vm/snapshots/{first.name}"
 
 
+@pytest.mark.any_engine
 def test_to_latest(vm):
     checkpoint(vm, "first")
     checkpoint(vm, "second")
@@ -38,6 +41,7 @@ def test_to_latest(vm):
     assert vm.run(LOOK) == "second\nsecond\n"
 
 
+@pytest.mark.any_engine
 def test_to_a_named_snapshot(sbx, vm):
     vm.sh(MARK.format("named"))
     vm.ctl("checkpoint golden")
@@ -52,6 +56,7 @@ def test_to_a_named_snapshot(sbx, vm):
     assert vm.run(LOOK) == "other\nother\n" and vm.run("hostname") == "vm\n"
 
 
+@pytest.mark.any_engine
 def test_what_is_replaced_is_kept(vm):
     first = checkpoint(vm, "first")
     vm.sh(MARK.format("lost?"))
@@ -115,6 +120,7 @@ def test_of_a_paused_sandbox(vm):
     assert vm.run(LOOK) == "second\nsecond\n"
 
 
+@pytest.mark.any_engine
 def test_size_and_environment_are_the_snapshots(vm):
     write(vm / "env", "MODE=first\n")
     first = checkpoint(vm, "first")
@@ -140,6 +146,7 @@ def test_forks_of_it_live_on(vm):
 # ---- failures
 
 
+@pytest.mark.any_engine
 def test_no_such_snapshot(vm):
     for name in "latest", "17", "nothing":
         with fails(errno.ENOENT, vm / "error"):
@@ -149,6 +156,7 @@ def test_no_such_snapshot(vm):
         vm.ctl("rollback")
 
 
+@pytest.mark.any_engine
 def test_not_running(vm):
     first = checkpoint(vm, "first")
     vm.ctl("kill")
@@ -157,6 +165,7 @@ def test_not_running(vm):
     assert vm.state == "stopped" and "latest" in os.listdir(vm / "snapshots")
 
 
+@pytest.mark.any_engine
 def test_a_failing_rollback_leaves_it(vm):
     """The earlier state has a hook that refuses; the sandbox goes on as it was, jobs and all."""
     vm.sh("printf '#!/bin/sh\\nexit 3\\n' > /etc/sbx/fork.d/10-fail; chmod +x /etc/sbx/fork.d/10-fail")
@@ -172,6 +181,7 @@ def test_a_failing_rollback_leaves_it(vm):
     assert vm.run("hostname") == "vm\n" and vm.job("true").wait() == "exited 0"
 
 
+@pytest.mark.any_engine
 def test_verbs_during_a_rollback(sbx, vm):
     """One at a time; rmdir and kill always work."""
     first = checkpoint(vm, "first")
