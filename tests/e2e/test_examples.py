@@ -15,6 +15,8 @@ import pytest
 
 from harness import LAB, TOP, Sandbox, fails, limit, read, write
 
+pytestmark = pytest.mark.timing
+
 needs_debian = pytest.mark.skipif(LAB, reason="makes an image of Debian's packages, which the lab does not reach")
 
 

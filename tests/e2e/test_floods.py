@@ -19,6 +19,8 @@ import pytest
 from harness import limit, read
 from test_hostile_guest import hostile, neighbour, outcome, resident, take_over  # noqa: F401
 
+pytestmark = pytest.mark.timing
+
 SAMPLES = 150
 TRIES = 4  # on a host that others use too: a flood that matters matters each time
 MEMORY = 160 << 20  # docs/security.md, what the daemon keeps
