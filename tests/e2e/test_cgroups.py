@@ -105,7 +105,7 @@ def test_limits_hold_and_are_kept(bounded, sbx):
     write(vm / "limits", "memory 900M")
     write(vm / "limits", "pids 64")
     write(vm / "limits", "cpu 1.5")
-    wanted = f"memory {900 << 20}\ncpu 1.5\npids 64\nio max\n"
+    wanted = f"memory {900 << 20}\ncpu 1.5\npids 64\nio max\ndisk max\n"
 
     def kernel(pid):
         names = ("memory.max", "cpu.max", "pids.max")
