@@ -83,6 +83,7 @@ def check_disk(layer, work):
 
 
 @pytest.mark.timeout(limit(300))
+@pytest.mark.long
 def test_captures_of_a_busy_machine_in_a_row(sbx, tmp_path):
     vm = sbx.create("busy", cpus=2, cpus_max=2)
     (vm / "fs/root/workers").write_text(WORKERS)

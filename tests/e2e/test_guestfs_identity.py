@@ -190,6 +190,7 @@ def test_one_directory_in_two_places(vm, root):
 
 
 @pytest.mark.timeout(limit(120))
+@pytest.mark.long
 def test_more_open_files_than_a_thousand(vm, root):
     files = [open(root / f"f{i}", "w+") for i in range(3000)]
     for i, f in enumerate(files):

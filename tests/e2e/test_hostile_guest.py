@@ -399,6 +399,7 @@ def test_who_waits_for_a_silent_guest_can_be_killed(sbx, captive, name, how):
 
 
 @pytest.mark.timeout(limit(200))
+@pytest.mark.long
 def test_who_was_silent_once_fails_fast(sbx, captive, neighbour):
     files = captive / "fs"
     assert outcome(os.stat, files / "m:ms=40000") == errno.ETIMEDOUT  # half a minute

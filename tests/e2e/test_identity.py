@@ -63,6 +63,7 @@ def clock_error(service):
     return max(asked - guest, guest - answered, 0)
 
 
+@pytest.mark.long
 def test_fifty_forks_have_nothing_in_common(sbx, probed):
     """The first command of each tells; so does a process that ran in all of them when they were one."""
     server = probed.job(name="server")
@@ -162,6 +163,7 @@ def test_ten_forks_deep(quiet):
     assert levels[-1].fork("g11").run("cat /run/own10") == "10\n"
 
 
+@pytest.mark.long
 def test_destroying_many_does_not_delay_a_fork(sbx, quiet):
     """A hundred in all: the fork made at that moment takes no longer than its like, but for the host's own work."""
     many = 20 if LAB else 100

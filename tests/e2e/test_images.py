@@ -474,6 +474,7 @@ def busybox_layers(*more):
     return [base + [symlink(f"bin/{n}", "busybox") for n in applets], *more]
 
 
+@pytest.mark.long
 def test_push_pull_run(build, sbx, cli, registry, tmp_path):
     """An image that skopeo pushed to a registry is pulled, runs, and leaves nothing."""
     layout = oci.Layout(tmp_path / "oci")

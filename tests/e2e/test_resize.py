@@ -179,6 +179,7 @@ def test_overrides_out_of_bounds(sbx, prepared, override, code, words):
 
 
 @pytest.mark.several_cpus
+@pytest.mark.long
 def test_twenty_times_without_drift(sbx):
     """From a snapshot of 512M and one CPU to 1G and four and back: every time to the same, to the byte."""
     base = sbx.create("base", memory="512M", memory_max="1G", cpus_max=4)

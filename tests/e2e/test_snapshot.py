@@ -285,6 +285,7 @@ def test_ordinary_tools_list_snapshots(sbx, vm):
     assert subprocess.run(["test", "-d", sbx / "snapshots/golden"], check=False).returncode == 0
 
 
+@pytest.mark.long
 def test_what_is_freed_is_given_back(sbx):
     """A guest says which memory is free; what was there is in no snapshot, and what is not free stays right."""
     vm = sbx.create("freed", memory="256M")
@@ -316,6 +317,7 @@ def test_what_is_freed_is_given_back(sbx):
     assert again.sh("md5sum < /mnt/kept") == vm.sh("md5sum < /mnt/kept") == kept
 
 
+@pytest.mark.long
 def test_captured_often(vm):
     """The disk is right after any number of captures, and the machine has few of their layers open."""
     times = 20 if LAB else 70

@@ -67,6 +67,7 @@ def check_store(state):
 
 
 @not_in_the_lab
+@pytest.mark.long
 def test_a_chain_with_every_second_link_gone(own_mount):
     """Each snapshot was forked, changed and saved again. Those that are left fork as before, and take no more room."""
     mount = own_mount()

@@ -114,7 +114,7 @@ def test_fuzz(program, tmp_path):
 @pytest.mark.skipif(not (TOP / "build/san/sbxfs").exists(), reason="there is no sanitizer build")
 def test_suite_sanitized():
     """The end-to-end suite with a daemon that watches its own memory."""
-    run(suite("build/san", "qemu", "-m", "not timing"), 2390, SANITIZER_ENV)
+    run(suite("build/san", "qemu", "-m", "not timing and not long"), 2390, SANITIZER_ENV)
 
 
 @pytest.mark.timeout(2400)
