@@ -294,7 +294,7 @@ def resident(pid):
 
 
 @pytest.mark.timeout(limit(300))
-def test_a_listing_without_end(sbx, captive, neighbour):
+def test_a_listing_without_end(build, sbx, captive, neighbour):
     """It ends all the same, and the daemon keeps a piece of it for each descriptor, no more."""
     files = captive / "fs"
     before = resident(sbx.process.pid)
@@ -303,7 +303,8 @@ def test_a_listing_without_end(sbx, captive, neighbour):
         fds.append(os.open(files / "d:list=endless", os.O_RDONLY | os.O_DIRECTORY))
         for _ in range(10):
             assert getdents(fds[-1])
-    assert resident(sbx.process.pid) - before < 8 << 20
+    if build.name != "san":  # AddressSanitizer keeps what is freed
+        assert resident(sbx.process.pid) - before < 8 << 20
     with fails(errno.EIO):
         while getdents(fds[0], 1 << 20):
             pass
