@@ -30,3 +30,17 @@ int denied_report(void)
 
 	return sigaction(SIGSYS, &action, NULL) < 0 ? -errno : 0;
 }
+
+scmp_filter_ctx denied_filter(const int *allowed, size_t n, int *rc)
+{
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_TRAP);
+
+	*rc = filter ? denied_report() : -ENOMEM;
+	for (size_t i = 0; !*rc && i < n; i++)
+		*rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
+	if (*rc && filter) {
+		seccomp_release(filter);
+		filter = NULL;
+	}
+	return filter;
+}

@@ -164,18 +164,28 @@ void guest_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fuse_reply_err(req, 0);
 }
 
+/* A call about an open file, whose arguments begin with its handle; NULL if the request was answered. */
+static struct guest_call *new_file_call(fuse_req_t req, const struct guest_file *file,
+					void (*done)(struct guest_call *gc, int err, struct reader *results),
+					struct buf *args)
+{
+	struct guest_call *gc = guest_call_new(req, file->node, NULL, done);
+
+	if (gc)
+		buf_put_u32(args, file->handle);
+	return gc;
+}
+
 void guest_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
 	const struct guest_file *file = file_of(fi);
-	struct guest_call *gc = guest_call_new(req, file->node, NULL, guest_done_err);
 	struct buf args = { 0 };
+	struct guest_call *gc = new_file_call(req, file, guest_done_err, &args);
 
 	(void)ino;
 	(void)datasync;
-	if (!gc)
-		return;
-	buf_put_u32(&args, file->handle);
-	guest_call_send(gc, FS_FSYNC, file_usable(file), &args);
+	if (gc)
+		guest_call_send(gc, FS_FSYNC, file_usable(file), &args);
 }
 
 static void done_lseek(struct guest_call *gc, int err, struct reader *results)
@@ -194,14 +204,13 @@ static void done_lseek(struct guest_call *gc, int err, struct reader *results)
 void guest_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
 	const struct guest_file *file = file_of(fi);
-	struct guest_call *gc = guest_call_new(req, file->node, NULL, done_lseek);
 	struct buf args = { 0 };
+	struct guest_call *gc = new_file_call(req, file, done_lseek, &args);
 
 	(void)ino;
 	if (!gc)
 		return;
 	gc->offset = (uint64_t)off;
-	buf_put_u32(&args, file->handle);
 	buf_put_u64(&args, (uint64_t)off);
 	buf_put_u32(&args, (uint32_t)whence);
 	guest_call_send(gc, FS_SEEK, file_usable(file), &args);
@@ -211,13 +220,12 @@ void guest_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t 
 		     struct fuse_file_info *fi)
 {
 	const struct guest_file *file = file_of(fi);
-	struct guest_call *gc = guest_call_new(req, file->node, NULL, guest_done_err);
 	struct buf args = { 0 };
+	struct guest_call *gc = new_file_call(req, file, guest_done_err, &args);
 
 	(void)ino;
 	if (!gc)
 		return;
-	buf_put_u32(&args, file->handle);
 	buf_put_u32(&args, (uint32_t)mode);
 	buf_put_u64(&args, (uint64_t)off);
 	buf_put_u64(&args, (uint64_t)length);

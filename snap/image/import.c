@@ -93,11 +93,9 @@ static int confine(void)
 		SCMP_SYS(gettid),
 		SCMP_SYS(tgkill),
 	};
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
-	int rc = ctx ? denied_report() : -ENOMEM;
+	int rc;
+	scmp_filter_ctx ctx = denied_filter(allowed, sizeof(allowed) / sizeof(allowed[0]), &rc);
 
-	for (size_t i = 0; !rc && i < sizeof(allowed) / sizeof(allowed[0]); i++)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
 	/* Nothing becomes a program. */
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
