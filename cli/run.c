@@ -276,6 +276,7 @@ static int run_image(struct run_options *options, const char *image, char *const
 		return SBX_FAILED;
 	child_guard(&guard);
 	if (!create(options, &running, image)) {
+		free(options->exec[where]);
 		options->exec[where] = running.dir;
 		options->exec[options->nexec] = NULL;
 		status = run_in(options, &running, &guard);
