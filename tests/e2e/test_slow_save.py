@@ -14,7 +14,7 @@ from harness import Snapshot, eventually, fails, limit, poll_until, read, value
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="stops threads, and mounts a small filesystem")
+pytestmark = [pytest.mark.timing, pytest.mark.skipif(os.geteuid() != 0, reason="stops threads, and mounts a small filesystem")]
 
 
 @contextlib.contextmanager
