@@ -132,9 +132,11 @@ static int read_config(const struct running *running, const char *image, struct 
 	rc = read_file_at(AT_FDCWD, path, IMAGE_CONFIG_MAX, ret);
 	if (rc == -ENOENT)
 		fprintf(stderr, "sbx run: there is no image %.64s\n", image);
-	else if (rc || image_config_check(ret, NULL))
+	if (!rc)
+		rc = image_config_check(ret, NULL);
+	if (rc && rc != -ENOENT)
 		fprintf(stderr, "sbx run: cannot read %s\n", path);
-	return rc || image_config_check(ret, NULL) ? -1 : 0;
+	return rc ? -1 : 0;
 }
 
 static int add_command(struct run_options *options, const struct running *running, const char *image,

@@ -203,9 +203,8 @@ static int load(scmp_filter_ctx filter, struct err *err)
 
 int seccomp_enter(struct err *err)
 {
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_TRAP);
-	int rc = filter ? denied_report() : -ENOMEM;
-	size_t i;
+	int rc;
+	scmp_filter_ctx filter = denied_filter(plain, COUNT(plain), &rc);
 
 	/* Synchronised to the vCPUs' threads; no_new_privs is the default. */
 	if (!rc)
@@ -213,8 +212,6 @@ int seccomp_enter(struct err *err)
 	/* A tree instead of a list of comparisons: ioctl is the hot one. */
 	if (!rc)
 		rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
-	for (i = 0; !rc && i < COUNT(plain); i++)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, plain[i], 0);
 	if (!rc)
 		rc = allow_by_arguments(filter);
 	if (!rc)
