@@ -59,27 +59,6 @@ static int fail(const char *what, const char *path)
 	return -1;
 }
 
-/* What the daemon says of a job's file that it refused, or else errno. */
-static int complain(const struct exec_job *job, const char *what)
-{
-	char path[sizeof(job->dir) + 8], why[512] = "";
-	const int saved = errno;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/error", job->dir);
-	f = fopen(path, "re");
-	if (f) {
-		if (!fgets(why, sizeof(why), f))
-			*why = '\0';
-		fclose(f);
-	}
-	if (*why)
-		fprintf(stderr, "sbx: %s", why);
-	else
-		fprintf(stderr, "sbx: %s: %s\n", what, strerror(saved));
-	return -1;
-}
-
 static int find_vm(struct exec_job *job, const char *vm)
 {
 	char state[PATH_MAX + 8];
@@ -130,7 +109,7 @@ static int write_file(const struct exec_job *job, const char *name, const void *
 
 static int set(const struct exec_job *job, const char *name, const char *value)
 {
-	return write_file(job, name, value, strlen(value)) ? complain(job, name) : 0;
+	return write_file(job, name, value, strlen(value)) ? mount_complain("sbx", job->dir, name) : 0;
 }
 
 static void resize(const struct exec_job *job)
@@ -249,7 +228,7 @@ static void *pass_on(void *arg)
 
 	snprintf(verb, sizeof(verb), "kill %d", sig);
 	if (write_file(job, "ctl", verb, strlen(verb)) && ends_us(sig)) {
-		(void)complain(job, job->vm);
+		(void)mount_complain("sbx", job->dir, job->vm);
 		fprintf(stderr, "sbx: gave up the command\n");
 		leave(job, 128 + sig);
 	}
@@ -349,7 +328,7 @@ static int start(const struct exec_job *job, char **argv)
 		rc = write_file(job, "cmd", buf_bytes(&cmd), cmd.len);
 	}
 	buf_release(&cmd);
-	return rc ? complain(job, job->vm) : 0;
+	return rc ? mount_complain("sbx", job->dir, job->vm) : 0;
 }
 
 /* One line of a job's file; 0, or -1 and errno. */
@@ -484,7 +463,9 @@ static int set_up(struct exec_job *job, struct exec_options *options)
 		 (!options->user || !set(job, "user", options->user)) &&
 		 (!options->timeout || !set(job, "timeout", options->timeout)) &&
 		 !set(job, "linger", options->all ? "1" : "0") && (!job->tty || !set(job, "tty", "1")))
-		rc = env.len && write_file(job, "env", buf_bytes(&env), env.len) ? complain(job, "env") : 0;
+		rc = env.len && write_file(job, "env", buf_bytes(&env), env.len)
+			     ? mount_complain("sbx", job->dir, "env")
+			     : 0;
 	buf_release(&env);
 	if (!rc && job->tty)
 		resize(job);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* mount.c - where the mounted filesystem is */
+/* mount.c - where the mounted filesystem is, and why it refused something */
 #include "cli/mount.h"
 
 #include <errno.h>
@@ -51,5 +51,24 @@ int find_in_mount(const char *dir, const char *name, char ret[PATH_MAX])
 	if (n >= 0 && n < PATH_MAX)
 		return 0;
 	fprintf(stderr, "sbx: cannot use %.80s: %s\n", name, strerror(ENAMETOOLONG));
+	return -1;
+}
+
+int mount_complain(const char *program, const char *dir, const char *what)
+{
+	char path[PATH_MAX + 80], why[512] = "";
+	const int saved = errno;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/error", dir);
+	f = fopen(path, "re");
+	if (f && !fgets(why, sizeof(why), f))
+		*why = '\0';
+	if (f)
+		fclose(f);
+	if (*why)
+		fprintf(stderr, "%s: %s", program, why);
+	else
+		fprintf(stderr, "%s: %s: %s\n", program, what, strerror(saved));
 	return -1;
 }

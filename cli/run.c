@@ -71,26 +71,6 @@ const struct program run_program = {
 	.stop_at_operand = true,
 };
 
-/* The sentence that the daemon left, or what errno says. */
-static int complain(const char *dir, const char *what)
-{
-	char path[PATH_MAX + 80], why[512] = "";
-	const int saved = errno;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/error", dir);
-	f = fopen(path, "re");
-	if (f && !fgets(why, sizeof(why), f))
-		*why = '\0';
-	if (f)
-		fclose(f);
-	if (*why)
-		fprintf(stderr, "sbx run: %s", why);
-	else
-		fprintf(stderr, "sbx run: %s: %s\n", what, strerror(saved));
-	return -1;
-}
-
 static int add(struct run_options *options, const char *word)
 {
 	if (options->nexec >= WORDS_MAX - 1)
@@ -201,7 +181,7 @@ static int create(const struct run_options *options, struct running *running, co
 			break;
 	}
 	snprintf(running->dir, sizeof(running->dir), "%s/%s", running->mount, running->name);
-	return rc ? complain(running->mount, running->mount) : 0;
+	return rc ? mount_complain("sbx run", running->mount, running->mount) : 0;
 }
 
 static int run_tool(const char *const argv[])
@@ -283,7 +263,7 @@ static int run_image(struct run_options *options, const char *image, char *const
 		options->exec[options->nexec] = NULL;
 		status = run_in(options, &running, &guard);
 		if (!options->keep && rmdir(running.dir) < 0 && errno != ENOENT)
-			(void)complain(running.mount, running.dir);
+			(void)mount_complain("sbx run", running.mount, running.dir);
 	}
 	child_release(&guard);
 	return status;
