@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_seccomp.c - sbx-vmm's system call filter: what a VMM needs goes through it, and nothing else does
+ * test_seccomp.c - the system call filters of sbx-vmm and sbx-net: what each needs goes through, and nothing else
  *
  * Each call is made in a process of its own, which has entered the filter. One that is refused ends it with
  * DENIED_STATUS.
@@ -24,10 +24,18 @@
 
 #include "tests/unit/unit.h"
 #include "util/denied.h"
+#include "vm/net/stack.h"
 #include "vm/vmm/seccomp.h"
 
 enum { PAGE = 4096, FAILED = 9 };
-enum where { LOOP, VCPU };
+enum where { LOOP, VCPU, NET };
+
+static int enter(enum where where)
+{
+	int rc = where == NET ? net_seccomp_enter(NULL) : seccomp_enter(NULL);
+
+	return !rc && where == VCPU ? seccomp_enter_vcpu(NULL) : rc;
+}
 
 static void *page; /* mapped before the filter */
 
@@ -38,7 +46,7 @@ static int in_filter(enum where where, int (*call)(void))
 
 	if (!pid) {
 		close(STDERR_FILENO); /* it says what it refuses */
-		if (seccomp_enter(NULL) || (where == VCPU && seccomp_enter_vcpu(NULL)))
+		if (enter(where))
 			_exit(FAILED);
 		_exit(call() < 0 ? FAILED : 0);
 	}
@@ -111,8 +119,12 @@ CALL(stats_a_path, stat("/etc/passwd", &(struct stat){ 0 }))
 CALL(maps_code, mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
 CALL(makes_code, mprotect(page, PAGE, PROT_READ | PROT_EXEC))
 CALL(makes_a_socket, socket(AF_UNIX, SOCK_STREAM, 0))
+CALL(makes_an_internet_socket, socket(AF_INET, SOCK_STREAM, 0))
+CALL(makes_a_packet_socket, socket(AF_PACKET, SOCK_RAW, 0))
 CALL(makes_a_pair, socketpair(AF_UNIX, SOCK_STREAM, 0, (int[2]){ 0, 0 }))
 CALL(executes, execl("/bin/true", "true", NULL))
+/* Not libc's, which blocks all signals before: SIGSYS then kills, and nothing is said. */
+CALL(makes_a_process, syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0))
 CALL(makes_a_namespace, syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0))
 CALL(leaves_a_namespace, unshare(CLONE_NEWUSER))
 CALL(traces, ptrace(PTRACE_TRACEME, 0, 0, 0))
@@ -185,7 +197,28 @@ static void a_vcpu_needs_less(void)
 	MUST_NOT(VCPU, follows_its_parent);
 }
 
-static void the_log_says_which(void)
+static void a_network_is_sockets(void)
+{
+	MUST_GO(NET, looks_at_a_file);
+	MUST_GO(NET, allocates_much);
+	MUST_GO(NET, makes_an_internet_socket);
+	/* refused with an errno that its libraries live with */
+	CHECK(in_filter(NET, reads_a_file) == FAILED);
+	CHECK(in_filter(NET, makes_a_socket) == FAILED);
+	MUST_NOT(NET, makes_a_packet_socket);
+	MUST_NOT(NET, makes_a_pair);
+	MUST_NOT(NET, makes_memory);
+	MUST_NOT(NET, makes_a_process);
+	MUST_NOT(NET, executes);
+	MUST_NOT(NET, traces);
+	MUST_NOT(NET, signals_its_parent);
+	MUST_NOT(NET, removes_a_file);
+	MUST_NOT(NET, changes_a_handler);
+	MUST_NOT(NET, raises_a_limit);
+	MUST_NOT(NET, waits_for_notices);
+}
+
+static void says_which(enum where where, int (*call)(void), int number)
 {
 	char text[128] = "", want[64];
 	int ends[2], status;
@@ -195,19 +228,26 @@ static void the_log_says_which(void)
 	pid = fork();
 	if (!pid) {
 		dup2(ends[1], STDERR_FILENO);
-		if (!seccomp_enter(NULL))
-			(void)socket(AF_UNIX, SOCK_STREAM, 0);
+		if (!enter(where))
+			(void)call();
 		_exit(0);
 	}
 	close(ends[1]);
 	CHECK(read(ends[0], text, sizeof(text) - 1) > 0);
 	CHECK(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == DENIED_STATUS);
-	snprintf(want, sizeof(want), "refuses system call %d", SYS_socket);
+	snprintf(want, sizeof(want), "refuses system call %d", number);
 	for (char *c = text; *c; c++) /* numbers are right-aligned */
 		if (c[0] == ' ' && c[1] == ' ')
 			memmove(c, c + 1, strlen(c)), c--;
 	CHECK(strstr(text, want));
 	close(ends[0]);
+}
+
+static void the_log_says_which(void)
+{
+	says_which(LOOP, makes_a_socket, SYS_socket);
+	says_which(NET, makes_a_packet_socket, SYS_socket);
+	says_which(NET, makes_a_pair, SYS_socketpair);
 }
 
 int main(void)
@@ -222,6 +262,7 @@ int main(void)
 	TEST(a_vmm_can_work);
 	TEST(nothing_else_goes_through);
 	TEST(a_vcpu_needs_less);
+	TEST(a_network_is_sockets);
 	TEST(the_log_says_which);
 	return 0;
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
+#include "util/denied.h"
 #include "vm/net/stack.h"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -69,18 +70,14 @@ static const int allowed[] = {
 	SCMP_SYS(getppid), /* libslirp, when it starts */
 	SCMP_SYS(gettid),
 	SCMP_SYS(tgkill),
-	SCMP_SYS(rt_sigaction),
 };
 
 int net_seccomp_enter(struct err *err)
 {
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	size_t i;
-	int rc = filter ? 0 : -ENOMEM;
+	int rc;
+	scmp_filter_ctx filter = denied_filter(allowed, sizeof(allowed) / sizeof(allowed[0]), &rc);
 
 	/* no_new_privs is the default. */
-	for (i = 0; !rc && i < sizeof(allowed) / sizeof(allowed[0]); i++)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
 				      SCMP_A0(SCMP_CMP_EQ, AF_INET, 0));
@@ -95,7 +92,8 @@ int net_seccomp_enter(struct err *err)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
 	if (!rc)
 		rc = seccomp_load(filter);
-	seccomp_release(filter);
+	if (filter)
+		seccomp_release(filter);
 	return rc ? err_sys(err, rc, "cannot enter the system call filter") : 0;
 }
 #endif
