@@ -25,6 +25,8 @@ def pytest_addoption(parser):
     group = parser.getgroup("sbxfs")
     group.addoption("--engine", action="append", choices=["qemu", "kvm"], help="default: the one this host can run")
     group.addoption("--build", default=str(TOP / "build"), help="directory of sbxfs and sbx")
+    group.addoption("--fuzz-seed", type=int, help="of test_fuzz_guest.py; default: by chance")
+    group.addoption("--fuzz-seconds", type=int, default=5, help="of test_fuzz_guest.py")
     group.addoption("--guest", default=str(TOP / "build/guest"), help="directory of the guest's kernel and initramfs")
 
 

@@ -33,7 +33,7 @@ NEVER = {errno.ENOSYS, errno.EINTR, errno.ESTALE, errno.ENOTCONN, errno.ECONNABO
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
     path = tmp_path_factory.mktemp("hostile") / "agent"
-    sources = ["tests/hostile/agent.c", "vm/agent/proto.c", "util/buf.c", "util/err.c"]
+    sources = ["tests/hostile/agent.c", "tests/hostile/mutate.c", "vm/agent/proto.c", "util/buf.c", "util/err.c"]
     flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-static", "-s", "-I", str(TOP)]
     subprocess.run(["gcc", *flags, "-o", path, *sources], cwd=TOP, check=True)
     return path.read_bytes()

@@ -20,7 +20,8 @@
  *
  * A name that is no such thing does not exist. Asked for "m:ms=N", the agent answers nothing for so long, that
  * name included; for "m:flood=N", it sends frames that nobody asked for, for so long; from "m:jobs" on it lists more
- * jobs than there can be. What it holds back it tells the serial console, one line each.
+ * jobs than there can be. What it holds back it tells the serial console, one line each. From "m:fuzz=SEED" to
+ * "m:fuzz=0" what it says is changed by chance (mutate.h), and it answers what is no file's, too.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -36,6 +37,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/hostile/mutate.h"
 #include "vm/agent/proto.h"
 
 enum { HANDLES = 4096, HELD = 256, MANY = 16000 };
@@ -45,7 +47,7 @@ static uint16_t generation;
 static char *handles[HANDLES]; /* the names they were opened under */
 static uint32_t last_handle;
 static long long muted_until, flood_until;
-static bool endless_jobs;
+static bool endless_jobs, fuzzes;
 static bool link_read;
 
 static struct held {
@@ -157,21 +159,30 @@ static void take_port(void)
 	exit(1);
 }
 
-static void put_frame(uint16_t type, uint32_t id, const void *payload, size_t len)
+static void put_bytes(struct buf *out)
 {
-	struct buf out = { 0 };
 	size_t at = 0;
 	ssize_t n;
 
-	frame_put(&out, type, generation, id, payload, len);
-	while (at < out.len) {
-		n = write(port, buf_bytes(&out) + at, out.len - at);
+	while (at < out->len) {
+		n = write(port, buf_bytes(out) + at, out->len - at);
 		if (n <= 0 && errno != EINTR)
 			exit(1);
 		if (n > 0)
 			at += (size_t)n;
 	}
-	buf_release(&out);
+	buf_release(out);
+}
+
+static void put_frame(uint16_t type, uint32_t id, const void *payload, size_t len)
+{
+	struct buf out = { 0 };
+
+	if (fuzzes)
+		mutate(&out, type, generation, id, payload, len);
+	else
+		frame_put(&out, type, generation, id, payload, len);
+	put_bytes(&out);
 }
 
 /* ---- what a name says */
@@ -377,8 +388,11 @@ static void reply(uint32_t id, unsigned op, const char *value, uint32_t code, st
 /* What is due. A rename has to take place on the host too before what waited for it is. */
 static void release(bool renamed)
 {
+	struct buf out = { 0 };
 	unsigned i;
 
+	mutate_release(&out);
+	put_bytes(&out);
 	for (i = 0; i < HELD; i++) {
 		if (held[i].rename && renamed) {
 			held[i].rename = false;
@@ -472,6 +486,10 @@ static void request(const struct frame *frame)
 		muted_until = now_ms() + (long long)number(name, "ms", 0, 0);
 	if (*name == 'm' && get(name, "flood"))
 		flood_until = now_ms() + (long long)number(name, "flood", 0, 0);
+	if (*name == 'm' && get(name, "fuzz")) {
+		fuzzes = number(name, "fuzz", 0, 0);
+		mutate_start(number(name, "fuzz", 0, 0));
+	}
 	endless_jobs |= !strcmp(name, "m:jobs");
 	if (now_ms() < muted_until) {
 		buf_release(&results);
@@ -568,6 +586,36 @@ static void put_nonsense(void)
 	put_jobs(n++, 1);
 }
 
+/* What is no file's, answered as by a guest in which each command says a line and ends. */
+static void answer_plainly(const struct frame *frame)
+{
+	struct buf payload = { 0 };
+
+	buf_put_u32(&payload, 0);
+	buf_put_str(&payload, "");
+	buf_put_u32(&payload, 1); /* a process, or processors */
+	if (frame->type == F_JOB_START) {
+		buf_put_u8(&payload, 0);
+		put_frame(F_JOB_STARTED, frame->id, buf_bytes(&payload), payload.len);
+		put_frame(F_JOB_STDIN_MAX, frame->id, "\0\0\1\0\0\0\0", 8);
+		put_frame(F_JOB_STDOUT, frame->id, "hostile\n", 8);
+		put_frame(F_JOB_STDOUT, frame->id, NULL, 0);
+		put_frame(F_JOB_STDERR, frame->id, NULL, 0);
+		buf_clear(&payload);
+		buf_put_u8(&payload, 0);
+		buf_put_u32(&payload, 7);
+		buf_put_u64(&payload, 8);
+		buf_put_u64(&payload, 0);
+		put_frame(F_JOB_EXIT, frame->id, buf_bytes(&payload), payload.len);
+	} else if (frame->type == F_RESIZE) {
+		buf_put_u64(&payload, 256 << 20);
+		put_frame(F_RESIZED, frame->id, buf_bytes(&payload), payload.len);
+	} else if (frame->type == F_CLOCK) {
+		put_frame(F_CLOCKED, frame->id, NULL, 0);
+	}
+	buf_release(&payload);
+}
+
 static void handle(const struct frame *frame)
 {
 	generation = frame->generation;
@@ -582,7 +630,8 @@ static void handle(const struct frame *frame)
 	else if (frame->type == F_JOB_LIST) {
 		put_jobs(frame->id, endless_jobs ? 20000 : 0);
 		put_frame(F_JOB_LIST_END, frame->id, NULL, 0);
-	}
+	} else if (fuzzes)
+		answer_plainly(frame);
 }
 
 int main(void)
