@@ -378,7 +378,7 @@ static void directories(void)
 
 int main(void)
 {
-	CHECK(mkdtemp(dir));
+	scratch_dir(dir);
 	snprintf(image, sizeof(image), "%s/image", dir);
 	TEST(every_kind_of_entry);
 	TEST(entries_replace_those_before);
@@ -390,6 +390,5 @@ int main(void)
 	TEST(base);
 	TEST(hostile_archives);
 	TEST(directories);
-	CHECK(!unlink(image) && !rmdir(dir));
 	return 0;
 }

@@ -96,13 +96,12 @@ int main(void)
 	struct ext4 *fs = NULL;
 	int fd;
 
-	CHECK(mkdtemp(dir));
+	scratch_dir(dir);
 	snprintf(image, sizeof(image), "%s/image", dir);
 	snprintf(empty, sizeof(empty), "%s/empty", dir);
 	fd = open(empty, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	CHECK(fd >= 0 && !ftruncate(fd, SIZE) && !close(fd));
 	CHECK(!ext4_new(empty, SIZE, &fs, &err) && !ext4_close(fs, true, &err));
 	FAILING_OURS(a_filesystem_is_made_or_not);
-	sh_in("/tmp", "rm -rf %s", dir);
 	return 0;
 }

@@ -288,7 +288,7 @@ int main(int argc, char **argv)
 		for (;;)
 			pause();
 	signal(SIGPIPE, SIG_IGN);
-	CHECK(mkdtemp(programs));
+	scratch_dir(programs);
 	snprintf(disk, sizeof(disk), "%s/disk.qcow2", programs);
 	sh_in(programs, "qemu-img create -q -f qcow2 disk.qcow2 1M && cp /bin/true sbx-browse");
 	shell("for p in sbx-vmm sbx-net qemu-system-x86_64; do cp %s %s/$p || exit 1; done", argv[0],
@@ -304,6 +304,5 @@ int main(int argc, char **argv)
 	FAILING(a_command_line_is_whole_or_not);
 	FAILING(a_browser_starts_or_does_not);
 	FAILING(a_network_starts_or_does_not);
-	sh_in("/tmp", "rm -r %s", programs);
 	return 0;
 }

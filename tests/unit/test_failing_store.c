@@ -561,7 +561,7 @@ int main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
 	log_threshold = LOG_ERROR;
-	CHECK(mkdtemp(root));
+	scratch_dir(root);
 	snprintf(dir, sizeof(dir), "%s/state", root);
 	snprintf(raw, sizeof(raw), "%s/raw", root);
 	snprintf(stream, sizeof(stream), "%s/stream", root);
@@ -583,6 +583,5 @@ int main(void)
 	FAILING(an_image_is_removed_or_not);
 	FAILING(a_chain_is_read_or_not);
 	FAILING(a_disk_is_written_or_not);
-	sh_in("/tmp", "rm -rf %s", root);
 	return 0;
 }

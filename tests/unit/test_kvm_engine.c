@@ -357,7 +357,7 @@ static void clean(void (*test)(void))
 
 int main(void)
 {
-	char kernel[PATH_MAX], libexec[PATH_MAX], command[PATH_MAX];
+	char kernel[PATH_MAX], libexec[PATH_MAX];
 	ssize_t n = readlink("/proc/self/exe", libexec, sizeof(libexec) - 1);
 	struct err err = { 0 };
 
@@ -367,7 +367,7 @@ int main(void)
 	}
 	CHECK(n > 0);
 	libexec[n] = '\0';
-	CHECK(mkdtemp(dir));
+	scratch_dir(dir);
 	snprintf(kernel, sizeof(kernel), "%s/kernel", dir);
 	make_kernel(kernel);
 	env = (struct engine_env){ .loop = loop_new(),
@@ -392,7 +392,5 @@ int main(void)
 	CLEAN_TEST(a_destroyed_machine_is_silent);
 	launcher_stop();
 	loop_free(env.loop);
-	snprintf(command, sizeof(command), "rm -r %s", dir);
-	CHECK(system(command) == 0);
 	return 0;
 }

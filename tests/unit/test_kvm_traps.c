@@ -578,7 +578,7 @@ int main(void)
 		printf("skipped: no /dev/kvm\n");
 		return 0;
 	}
-	CHECK(mkdtemp(dir));
+	scratch_dir(dir);
 	TEST(a_sleeping_cpu_wakes_in_every_generation);
 	TEST(pending_output_stays_and_its_interrupt_comes);
 	TEST(a_tsc_deadline_survives);
@@ -587,6 +587,5 @@ int main(void)
 	TEST(the_clock_goes_on_where_it_stood);
 	TEST(reads_under_way_are_answered_in_source_and_fork);
 	TEST(writes_under_way_are_answered_in_source_and_fork);
-	sh("rm -f * && rmdir %s", dir);
 	return 0;
 }

@@ -360,14 +360,13 @@ static void a_foreign_state_is_refused(void)
 
 int main(void)
 {
-	char command[PATH_MAX];
-
 	env = (struct engine_env){ .loop = loop_new(),
 				   .kernel = getenv("SBX_KERNEL") ? getenv("SBX_KERNEL")
 								  : "build/guest/vmlinuz",
 				   .libexec = "" };
 	env.initrd = env.kernel; /* any file: no guest gets that far */
-	CHECK(env.loop && mkdtemp(dir));
+	CHECK(env.loop);
+	scratch_dir(dir);
 	jail = (struct jail_config){ .uid_first = JAIL_UID_FIRST,
 				     .uid_last = JAIL_UID_LAST,
 				     .libexec = "build",
@@ -386,7 +385,5 @@ int main(void)
 	engine_qemu.shutdown();
 	launcher_stop();
 	loop_free(env.loop);
-	snprintf(command, sizeof(command), "rm -r %s", dir);
-	CHECK(!system(command));
 	return 0;
 }

@@ -418,7 +418,7 @@ static bool mount_small(void)
 
 int main(void)
 {
-	CHECK(mkdtemp(dir));
+	scratch_dir(dir);
 	const bool small = mount_small(); /* before there are threads */
 	sh("qemu-img create -q -f qcow2 disk.qcow2 %d", DISK_SECTORS * 512);
 	loop = driver_init(&d);
@@ -438,6 +438,5 @@ int main(void)
 		sh("umount small");
 	}
 	driver_release(&d);
-	sh("rm -r %s", dir);
 	return 0;
 }

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #define CHECK(cond)                                                                                          \
 	do {                                                                                                 \
@@ -54,5 +55,23 @@ __attribute__((format(printf, 2, 3))) static inline void sh_in(const char *dir, 
 
 /* The same where the program runs. */
 #define shell(...) sh_in(".", __VA_ARGS__)
+
+/* The directory that scratch_dir made, and for whom: children that end leave it alone. */
+static const char *scratch_made;
+static pid_t scratch_owner;
+
+static inline void scratch_drop(void)
+{
+	if (getpid() == scratch_owner)
+		shell("rm -rf %s", scratch_made);
+}
+
+/* Make the program's directory, at a path that ends with XXXXXX; it goes with all in it when the program ends. */
+static inline void scratch_dir(char *path)
+{
+	scratch_owner = getpid();
+	scratch_made = mkdtemp(path);
+	CHECK(scratch_made && !atexit(scratch_drop));
+}
 
 #endif
