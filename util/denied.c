@@ -44,3 +44,23 @@ scmp_filter_ctx denied_filter(const int *allowed, size_t n, int *rc)
 	}
 	return filter;
 }
+
+int filter_allow(scmp_filter_ctx filter, const struct call_rule *rules, size_t n)
+{
+	int rc = 0;
+
+	for (size_t i = 0; !rc && i < n; i++)
+		rc = seccomp_rule_add(
+			filter, SCMP_ACT_ALLOW, rules[i].call, 1,
+			SCMP_CMP(rules[i].arg, SCMP_CMP_MASKED_EQ, rules[i].mask, rules[i].value));
+	return rc;
+}
+
+int filter_enter(scmp_filter_ctx filter, int rc)
+{
+	if (!rc)
+		rc = seccomp_load(filter);
+	if (filter)
+		seccomp_release(filter);
+	return rc;
+}

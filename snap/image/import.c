@@ -93,24 +93,18 @@ static int confine(void)
 		SCMP_SYS(gettid),
 		SCMP_SYS(tgkill),
 	};
-	int rc;
-	scmp_filter_ctx ctx = denied_filter(allowed, sizeof(allowed) / sizeof(allowed[0]), &rc);
-
 	/* Nothing becomes a program. */
+	static const struct call_rule rules[] = {
+		{ SCMP_SYS(mmap), 2, PROT_EXEC, 0 },
+		{ SCMP_SYS(mprotect), 2, PROT_EXEC, 0 },
+		{ SCMP_SYS(prctl), 0, UINT64_MAX, PR_GET_DUMPABLE },
+	};
+	int rc;
+	scmp_filter_ctx filter = denied_filter(allowed, sizeof(allowed) / sizeof(allowed[0]), &rc);
+
 	if (!rc)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-				      SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	if (!rc)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-				      SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	if (!rc)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
-				      SCMP_A0(SCMP_CMP_EQ, PR_GET_DUMPABLE, 0));
-	if (!rc)
-		rc = seccomp_load(ctx);
-	if (ctx)
-		seccomp_release(ctx);
-	return rc;
+		rc = filter_allow(filter, rules, sizeof(rules) / sizeof(rules[0]));
+	return filter_enter(filter, rc);
 }
 
 static int drop_privileges(void)

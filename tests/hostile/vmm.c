@@ -260,7 +260,8 @@ static void attack_leftovers(char **argv)
 	for (fd = 0; fd < given; fd++) {
 		if (isatty(fd))
 			report("descriptor %d is a terminal", fd);
-		if (ioctl(fd, TIOCSTI, &c) >= 0)
+		/* The kernel looks at the lower half of a request. */
+		if (ioctl(fd, TIOCSTI, &c) >= 0 || syscall(SYS_ioctl, fd, 1UL << 32 | TIOCSTI, &c) >= 0)
 			report("it typed into descriptor %d", fd);
 	}
 	for (word = environ; *word; word++)

@@ -86,8 +86,8 @@ static int drop_capabilities(struct err *err)
 /* ---- system calls */
 
 /*
- * Refused, as if there were no right to: user 0 needs no capability to signal or trace what is root's, nor to start
- * programs. What is not here a process without capabilities may not do, or harms nobody with.
+ * Refused, as if there were no right to, beside what nobody needs: user 0 needs no capability to signal or trace what
+ * is root's, nor to start programs. What is not here a process without capabilities may not do, or harms nobody with.
  */
 static const int refused[] = {
 	SCMP_SYS(execve),
@@ -98,68 +98,24 @@ static const int refused[] = {
 	SCMP_SYS(rt_tgsigqueueinfo),
 	SCMP_SYS(pidfd_open),
 	SCMP_SYS(pidfd_send_signal),
-	SCMP_SYS(pidfd_getfd),
+	SCMP_SYS(process_madvise),
 #ifndef __SANITIZE_ADDRESS__
-	SCMP_SYS(ptrace), /* the sanitizers' search for leaks stops the process's own threads by it */
+	/* the sanitizers' search for leaks makes a process */
 	SCMP_SYS(fork),
 	SCMP_SYS(vfork),
 #endif
-	SCMP_SYS(process_vm_readv),
-	SCMP_SYS(process_vm_writev),
-	SCMP_SYS(process_madvise),
-	SCMP_SYS(kcmp),
-	SCMP_SYS(perf_event_open),
-	SCMP_SYS(bpf),
-	SCMP_SYS(userfaultfd),
-	SCMP_SYS(io_uring_setup),
-	SCMP_SYS(mount),
-	SCMP_SYS(umount2),
-	SCMP_SYS(pivot_root),
-	SCMP_SYS(chroot),
-	SCMP_SYS(open_tree),
-	SCMP_SYS(move_mount),
-	SCMP_SYS(fsopen),
-	SCMP_SYS(fsmount),
-	SCMP_SYS(mount_setattr),
-	SCMP_SYS(setns),
-	SCMP_SYS(unshare),
-	SCMP_SYS(setuid),
-	SCMP_SYS(setgid),
-	SCMP_SYS(setresuid),
-	SCMP_SYS(setresgid),
-	SCMP_SYS(setgroups),
-	SCMP_SYS(add_key),
-	SCMP_SYS(request_key),
-	SCMP_SYS(keyctl),
-	SCMP_SYS(init_module),
-	SCMP_SYS(finit_module),
-	SCMP_SYS(kexec_load),
-	SCMP_SYS(kexec_file_load),
-	SCMP_SYS(reboot),
-	SCMP_SYS(swapon),
-	SCMP_SYS(settimeofday),
-	SCMP_SYS(clock_settime),
-	SCMP_SYS(open_by_handle_at),
-	SCMP_SYS(quotactl),
-	SCMP_SYS(shmget),
-	SCMP_SYS(personality),
 };
 
 static int filter_calls(struct err *err)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
-	int rc = ctx ? 0 : -ENOMEM;
+	int rc = ctx ? jail_refuse_never(ctx) : -ENOMEM;
 	unsigned i;
 
 	for (i = 0; !rc && i < sizeof(refused) / sizeof(refused[0]); i++)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), refused[i], 0);
-	/* Threads, and neither processes nor namespaces. clone3's flags cannot be looked at; libc then uses clone. */
-	if (!rc)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
-	if (!rc)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
-				      SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_NEWUSER, CLONE_NEWUSER));
 #ifndef __SANITIZE_ADDRESS__
+	/* Threads, and no processes. */
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
 				      SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
@@ -168,10 +124,6 @@ static int filter_calls(struct err *err)
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(tgkill), 1,
 				      SCMP_A0(SCMP_CMP_NE, (scmp_datum_t)getpid(), 0));
-	/* Typing into the terminal that it was started from. */
-	if (!rc)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
-				      SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, TIOCSTI));
 	if (!rc)
 		rc = seccomp_load(ctx); /* sets no_new_privs, too */
 	seccomp_release(ctx);

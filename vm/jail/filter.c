@@ -7,7 +7,7 @@
  * a newer QEMU or libc tries in addition is told that the kernel does not have it, and does without.
  *
  * Our own programs enter an allow-list of their own before they look at anything of a guest's. Until then
- * they have a list of what nobody in a jail ever needs.
+ * they have a list of what nobody in a jail ever needs. The daemon has that list, too, and more (confine.c).
  */
 #include <errno.h>
 #include <linux/sched.h>
@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "util/denied.h"
 #include "util/io.h"
 #include "vm/jail/priv.h"
 
@@ -168,10 +169,19 @@ static const int qemu_prctls[] = {
 	PR_SET_NO_NEW_PRIVS, PR_GET_DUMPABLE, PR_CAPBSET_READ,
 };
 
+static const struct call_rule qemu_rules[] = {
+	/* threads, and no namespaces */
+	{ SCMP_SYS(clone), 0, NAMESPACES | CLONE_THREAD, CLONE_THREAD },
+	/* ask for limits, but do not set them */
+	{ SCMP_SYS(prlimit64), 2, UINT64_MAX, 0 },
+	/* KVM's; others ask block devices for their shape, or terminals for theirs */
+	{ SCMP_SYS(ioctl), 1, 0xff00, KVM_IOCTLS },
+};
+
 /* Typing into a terminal, and what else a line discipline could be used for. */
 static const unsigned long tty_ioctls[] = { TIOCSTI, TIOCLINUX, TIOCSETD, TIOCCONS, TIOCSCTTY };
 
-/* What nobody in a jail needs: ways to other processes, to mounts, keys, and seldom used parts of the kernel. */
+/* What neither the daemon nor anybody in a jail needs: ways to other processes, to mounts, keys, and seldom used parts of the kernel. */
 static const int never_calls[] = {
 	SCMP_SYS(unshare),
 	SCMP_SYS(setns),
@@ -280,19 +290,7 @@ static int allow_qemu(scmp_filter_ctx filter)
 	for (i = 0; !rc && i < COUNT(qemu_prctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
 				      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)qemu_prctls[i], 0));
-	/* Threads, and no namespaces. */
-	if (!rc)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-				      SCMP_A0(SCMP_CMP_MASKED_EQ, NAMESPACES | CLONE_THREAD, CLONE_THREAD));
-	/* Ask for limits, but do not set them. */
-	if (!rc)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1,
-				      SCMP_A2(SCMP_CMP_EQ, 0, 0));
-	/* KVM's; others ask block devices for their shape, or terminals for theirs. */
-	if (!rc)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-				      SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, KVM_IOCTLS));
-	return rc;
+	return rc ? rc : filter_allow(filter, qemu_rules, COUNT(qemu_rules));
 }
 
 int jail_qemu_filter(struct sock_fprog *ret, struct err *err)
@@ -308,19 +306,17 @@ int jail_qemu_filter(struct sock_fprog *ret, struct err *err)
 	return rc ? err_sys(err, rc, "cannot make QEMU's system call filter") : 0;
 }
 
-int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err)
+int jail_refuse_never(void *filter)
 {
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
-	int rc = filter ? seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2) : -ENOMEM;
 	size_t i;
+	int rc = 0;
 
 	for (i = 0; !rc && i < COUNT(never_calls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), never_calls[i], 0);
-	for (i = 0; !rc && !sockets && i < COUNT(socket_calls); i++)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), socket_calls[i], 0);
+	/* The kernel looks at 32 bits of a request. */
 	for (i = 0; !rc && i < COUNT(tty_ioctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
-				      SCMP_A1(SCMP_CMP_EQ, tty_ioctls[i], 0));
+				      SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, tty_ioctls[i]));
 	/* A clone3 hides its flags behind a pointer: libc then uses clone. */
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
@@ -328,6 +324,19 @@ int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err)
 		if (NAMESPACES & 1u << i)
 			rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
 					      SCMP_A0(SCMP_CMP_MASKED_EQ, 1u << i, 1u << i));
+	return rc;
+}
+
+int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err)
+{
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+	int rc = filter ? seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2) : -ENOMEM;
+	size_t i;
+
+	if (!rc)
+		rc = jail_refuse_never(filter);
+	for (i = 0; !rc && !sockets && i < COUNT(socket_calls); i++)
+		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), socket_calls[i], 0);
 	if (!rc)
 		rc = take_program(filter, ret);
 	seccomp_release(filter);

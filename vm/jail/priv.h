@@ -45,6 +45,8 @@ int jail_add_libraries(struct jail *jail, const char *program, struct err *err);
 /* filter.c: what QEMU may call; what programs with a filter of their own never need to. */
 int jail_qemu_filter(struct sock_fprog *ret, struct err *err);
 int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err);
+/* Refuse in a filter (a scmp_filter_ctx) what neither the daemon nor anybody in a jail needs. A negative errno. */
+int jail_refuse_never(void *filter);
 
 /*
  * Make the root directory of a kind, and keep it in jail->root_fd and dir_fd. The caller's own mount

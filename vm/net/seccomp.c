@@ -72,6 +72,11 @@ static const int allowed[] = {
 	SCMP_SYS(tgkill),
 };
 
+static const struct call_rule sockets[] = {
+	{ SCMP_SYS(socket), 0, UINT64_MAX, AF_INET },
+	{ SCMP_SYS(socket), 0, UINT64_MAX, AF_INET6 },
+};
+
 int net_seccomp_enter(struct err *err)
 {
 	int rc;
@@ -79,21 +84,14 @@ int net_seccomp_enter(struct err *err)
 
 	/* no_new_privs is the default. */
 	if (!rc)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-				      SCMP_A0(SCMP_CMP_EQ, AF_INET, 0));
-	if (!rc)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-				      SCMP_A0(SCMP_CMP_EQ, AF_INET6, 0));
+		rc = filter_allow(filter, sockets, sizeof(sockets) / sizeof(sockets[0]));
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1,
 				      SCMP_A0(SCMP_CMP_EQ, AF_UNIX, 0));
 	/* glib looks for its settings; without, it has its defaults. */
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
-	if (!rc)
-		rc = seccomp_load(filter);
-	if (filter)
-		seccomp_release(filter);
+	rc = filter_enter(filter, rc);
 	return rc ? err_sys(err, rc, "cannot enter the system call filter") : 0;
 }
 #endif

@@ -148,57 +148,42 @@ static const int loop_only[] = {
 	 CLONE_NEWCGROUP)
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-/* Allow a call if argument i, less the bits that mask leaves out, is value. */
-static int allow(scmp_filter_ctx filter, int call, unsigned i, scmp_datum_t mask, scmp_datum_t value)
+/* By the argument that says what is asked for, the second. */
+static int allow_second(scmp_filter_ctx filter, int call, uint64_t value)
 {
-	const struct scmp_arg_cmp cmp = SCMP_CMP(i, SCMP_CMP_MASKED_EQ, mask, value);
+	const struct call_rule rule = { call, 1, UINT64_MAX, value };
 
-	return seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, call, 1, &cmp);
+	return filter_allow(filter, &rule, 1);
 }
 
 static int allow_by_arguments(scmp_filter_ctx filter)
 {
-	const scmp_datum_t all = ~(scmp_datum_t)0;
-	int rc = 0;
+	const struct call_rule rules[] = {
+		{ SCMP_SYS(mmap), 2, PROT_EXEC, 0 },
+		{ SCMP_SYS(mprotect), 2, PROT_EXEC, 0 },
+		{ SCMP_SYS(clone), 0, NAMESPACES | CLONE_PTRACE | CLONE_PARENT, 0 },
+		{ SCMP_SYS(openat), 2, UINT64_MAX, O_RDONLY | O_CLOEXEC },
+		{ SCMP_SYS(newfstatat), 3, UINT64_MAX, AT_EMPTY_PATH }, /* fstat(3) */
+		{ SCMP_SYS(prctl), 0, UINT64_MAX, PR_SET_PDEATHSIG },
+		{ SCMP_SYS(kill), 1, UINT64_MAX, SIGKILL },
+		{ SCMP_SYS(tgkill), 0, UINT64_MAX, (uint64_t)getpid() },
+	};
+	int rc = filter_allow(filter, rules, COUNT(rules));
 	size_t i;
 
 	for (i = 0; !rc && i < COUNT(kvm_requests); i++)
-		rc = allow(filter, SCMP_SYS(ioctl), 1, all, kvm_requests[i]);
+		rc = allow_second(filter, SCMP_SYS(ioctl), kvm_requests[i]);
 	for (i = 0; !rc && i < COUNT(fcntl_commands); i++)
-		rc = allow(filter, SCMP_SYS(fcntl), 1, all, (scmp_datum_t)fcntl_commands[i]);
-	if (!rc)
-		rc = allow(filter, SCMP_SYS(mmap), 2, PROT_EXEC, 0);
-	if (!rc)
-		rc = allow(filter, SCMP_SYS(mprotect), 2, PROT_EXEC, 0);
-	if (!rc)
-		rc = allow(filter, SCMP_SYS(clone), 0, NAMESPACES | CLONE_PTRACE | CLONE_PARENT, 0);
+		rc = allow_second(filter, SCMP_SYS(fcntl), (uint64_t)fcntl_commands[i]);
 	/* Its flags are behind a pointer; libc then uses clone. */
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
-	if (!rc)
-		rc = allow(filter, SCMP_SYS(openat), 2, all, O_RDONLY | O_CLOEXEC);
-	if (!rc) /* fstat(3) */
-		rc = allow(filter, SCMP_SYS(newfstatat), 3, all, AT_EMPTY_PATH);
-	if (!rc)
-		rc = allow(filter, SCMP_SYS(prctl), 0, all, PR_SET_PDEATHSIG);
 	/* A vCPU's thread enters a filter of its own: that can only take away. */
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(seccomp), 2,
 				      SCMP_A0(SCMP_CMP_EQ, SECCOMP_SET_MODE_FILTER, 0),
 				      SCMP_A1(SCMP_CMP_EQ, 0, 0));
-	if (!rc)
-		rc = allow(filter, SCMP_SYS(kill), 1, all, SIGKILL);
-	if (!rc)
-		rc = allow(filter, SCMP_SYS(tgkill), 0, all, (scmp_datum_t)getpid());
 	return rc;
-}
-
-static int load(scmp_filter_ctx filter, struct err *err)
-{
-	const int rc = seccomp_load(filter);
-
-	seccomp_release(filter);
-	return rc ? err_sys(err, rc, "cannot enter the system call filter") : 0;
 }
 
 int seccomp_enter(struct err *err)
@@ -214,10 +199,8 @@ int seccomp_enter(struct err *err)
 		rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
 	if (!rc)
 		rc = allow_by_arguments(filter);
-	if (!rc)
-		return load(filter, err);
-	seccomp_release(filter);
-	return err_sys(err, rc, "cannot make the system call filter");
+	rc = filter_enter(filter, rc);
+	return rc ? err_sys(err, rc, "cannot enter the system call filter") : 0;
 }
 
 int seccomp_enter_vcpu(struct err *err)
@@ -233,9 +216,7 @@ int seccomp_enter_vcpu(struct err *err)
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_TRAP, SCMP_SYS(clone), 1,
 				      SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
-	if (!rc)
-		return load(filter, err);
-	seccomp_release(filter);
-	return err_sys(err, rc, "cannot make the system call filter of a vCPU");
+	rc = filter_enter(filter, rc);
+	return rc ? err_sys(err, rc, "cannot enter the system call filter of a vCPU") : 0;
 }
 #endif
