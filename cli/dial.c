@@ -19,21 +19,17 @@
 #include "vm/net/ports.h"
 #include "vm/net/rules.h"
 
-static const char *const dial_forms[] = { "VM PORT", NULL };
-
 const struct program dial_program = {
 	.name = "sbx dial",
-	.forms = dial_forms,
+	.forms = "VM PORT",
 	.about = "Connect stdin and stdout to a port of a sandbox's loopback.\n"
 		 "It goes through the agent and not through the sandbox's network, whatever net/mode says.\n",
 	.notes = "ssh -o ProxyCommand='sbx dial VM 22' root@VM\n",
 };
 
-static const char *const forward_forms[] = { "VM [ADDRESS:]PORT[:GUESTPORT]...", NULL };
-
 const struct program forward_program = {
 	.name = "sbx forward",
-	.forms = forward_forms,
+	.forms = "VM [ADDRESS:]PORT[:GUESTPORT]...",
 	.about = "Listen here, and connect whoever comes to a port of a sandbox's loopback.\n"
 		 "At 127.0.0.1 unless an ADDRESS is given, until it is interrupted. As `sbx dial`, it needs "
 		 "no\n"

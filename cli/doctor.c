@@ -156,11 +156,9 @@ static const struct program_option option_table[] = {
 	{ 0 },
 };
 
-static const char *const forms[] = { "[--guest DIR]", NULL };
-
 const struct program doctor_program = {
 	.name = "sbx doctor",
-	.forms = forms,
+	.forms = "[--guest DIR]",
 	.about = "Say what this host can do, and why.\n"
 		 "One line for each finding, then the engine that `sbxfs --engine auto` takes. The status is "
 		 "0 if\n"

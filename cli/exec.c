@@ -411,11 +411,9 @@ static const struct program_option option_table[] = {
 	{ 0 },
 };
 
-static const char *const forms[] = { "[OPTION...] VM COMMAND [ARGUMENT...]", NULL };
-
 const struct program exec_program = {
 	.name = "sbx exec",
-	.forms = forms,
+	.forms = "[OPTION...] VM COMMAND [ARGUMENT...]",
 	.about =
 		"Run a command in a sandbox, with this stdin, stdout and stderr.\n"
 		"Signals are passed on, and so is the exit status: 128+N for a command that signal N ended,\n"

@@ -38,19 +38,14 @@ static const struct program_option option_table[] = {
 	{ 0 },
 };
 
-static const char *const forms[] = {
-	"build base [--size SIZE] [--state DIR]",
-	"build NAME --debian PACKAGE... [--suite SUITE] [--size SIZE] [--state DIR]",
-	"pull NAME REFERENCE [--insecure] [--size SIZE] [--state DIR]",
-	"import NAME SOURCE [--size SIZE] [--state DIR]",
-	"ls [--state DIR]",
-	"rm NAME... [--state DIR]",
-	NULL,
-};
-
 const struct program image_program = {
 	.name = "sbx image",
-	.forms = forms,
+	.forms = "build base [--size SIZE] [--state DIR]\n"
+		 "build NAME --debian PACKAGE... [--suite SUITE] [--size SIZE] [--state DIR]\n"
+		 "pull NAME REFERENCE [--insecure] [--size SIZE] [--state DIR]\n"
+		 "import NAME SOURCE [--size SIZE] [--state DIR]\n"
+		 "ls [--state DIR]\n"
+		 "rm NAME... [--state DIR]",
 	.about =
 		"Make, list and remove images, the disks that sandboxes start from.\n"
 		"It works beside a daemon and without one. `build base` makes a small Linux of busybox. A "
@@ -66,7 +61,7 @@ const struct program image_program = {
 /* One of the forms has another number of words. */
 static int wrong_form(unsigned form)
 {
-	return program_refuse(&image_program, "the form is: sbx image %s", forms[form]);
+	return program_refuse_form(&image_program, form);
 }
 
 static int failed(const struct err *err)

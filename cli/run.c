@@ -58,11 +58,9 @@ static const struct program_option option_table[] = {
 	{ 0 },
 };
 
-static const char *const forms[] = { "[OPTION...] IMAGE [COMMAND [ARGUMENT...]]", NULL };
-
 const struct program run_program = {
 	.name = "sbx run",
-	.forms = forms,
+	.forms = "[OPTION...] IMAGE [COMMAND [ARGUMENT...]]",
 	.about = "Run a command in a new sandbox, which is removed when the command has ended.\n"
 		 "Without a COMMAND the image's own runs; with one, it takes the place of the image's Cmd, "
 		 "behind its\n"

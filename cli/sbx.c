@@ -47,11 +47,10 @@ static void put_commands(FILE *out)
 			(int)strcspn(commands[i].program->about, "\n"), commands[i].program->about);
 }
 
-static const char *const forms[] = { "COMMAND ...", "help [COMMAND]", NULL };
-
 static const struct program program = {
 	.name = "sbx",
-	.forms = forms,
+	.forms = "COMMAND ...\n"
+		 "help [COMMAND]",
 	.about = "Does what is clumsy through the files of sbxfs alone. `sbx COMMAND --help` says more.\n",
 	.topics = put_commands,
 	.stop_at_operand = true,

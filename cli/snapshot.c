@@ -27,9 +27,6 @@
 
 enum { TICK_MS = 100, CHUNK = 1 << 20 };
 
-static const char *const forms[] = { "save VM NAME", "load FILE|- NAME", "verify NAME",
-				     "dump NAME|DIR [--state DIR]", NULL };
-
 static const struct program_option option_table[] = {
 	{ PROGRAM_LONG, "state", "DIR",
 	  "dump: the state directory (default: /var/lib/sbxfs for\n"
@@ -39,7 +36,10 @@ static const struct program_option option_table[] = {
 
 const struct program snapshot_program = {
 	.name = "sbx snapshot",
-	.forms = forms,
+	.forms = "save VM NAME\n"
+		 "load FILE|- NAME\n"
+		 "verify NAME\n"
+		 "dump NAME|DIR [--state DIR]",
 	.about = "Save, load, verify and dump snapshots, with a progress bar on a terminal.\n"
 		 "`save` does what `echo snapshot NAME > VM/ctl` does. `load` makes a snapshot of an "
 		 "archive, - for\n"
@@ -269,7 +269,7 @@ static int cmd_dump(char **args, const char *state)
 	return dump(args[0], state);
 }
 
-/* In the order of `forms`. */
+/* In the order of the forms. */
 static const struct {
 	const char *name;
 	int operands;
@@ -300,7 +300,7 @@ int cmd_snapshot(int argc, char **argv)
 		if (strcmp(argv[0], verbs[i].name) != 0)
 			continue;
 		if (argc - 1 != verbs[i].operands)
-			return program_refuse(&snapshot_program, "the form is: sbx snapshot %s", forms[i]);
+			return program_refuse_form(&snapshot_program, (unsigned)i);
 		return verbs[i].run(argv + 1, state);
 	}
 	return program_refuse(&snapshot_program, "there is no command \"%s\"", argv[0]);

@@ -68,14 +68,25 @@ static void put_options(FILE *out, const struct program_option *options, int wid
 	}
 }
 
+static void put_forms(FILE *out, const struct program *program)
+{
+	const char *form = program->forms, *lead = "usage:";
+
+	for (;; lead = "      ") {
+		const int len = (int)strcspn(form, "\n");
+
+		fprintf(out, "%s %s %.*s\n", lead, program->name, len, form);
+		if (!form[len])
+			return;
+		form += len + 1;
+	}
+}
+
 void program_help(const struct program *program, FILE *out)
 {
-	const char *const *usage;
 	int own = widest(program->options), every = widest(common), width = own > every ? own : every;
 
-	for (usage = program->forms; *usage; usage++)
-		fprintf(out, "%s %s %s\n", usage == program->forms ? "usage:" : "      ", program->name,
-			*usage);
+	put_forms(out, program);
 	fprintf(out, "\n%s\n", program->about);
 	if (program->topics) {
 		program->topics(out);
@@ -104,6 +115,15 @@ int program_refuse(const struct program *program, const char *fmt, ...)
 	va_end(ap);
 	fprintf(stderr, "; see %s --help\n", program->name);
 	return PROGRAM_USAGE;
+}
+
+int program_refuse_form(const struct program *program, unsigned form)
+{
+	const char *text = program->forms;
+
+	while (form--)
+		text = strchr(text, '\n') + 1;
+	return program_refuse(program, "the form is: %s %.*s", program->name, (int)strcspn(text, "\n"), text);
 }
 
 static const struct program_option *find(const struct program_option *options, int key)

@@ -27,7 +27,7 @@ struct program_option {
 
 struct program {
 	const char *name;          /* as it is called: "sbx exec" */
-	const char *const *forms;  /* what follows the name, a line each; ends with NULL */
+	const char *forms;         /* what follows the name; further forms after a newline each */
 	const char *about;         /* a sentence or more, with line ends */
 	void (*topics)(FILE *out); /* what stands between that and the options, or NULL */
 	const struct program_option
@@ -47,6 +47,9 @@ int program_next(const struct program *program, int argc, char **argv, int *stat
 
 /* Say what is wrong with the command line. Returns PROGRAM_USAGE. */
 __attribute__((format(printf, 2, 3))) int program_refuse(const struct program *program, const char *fmt, ...);
+
+/* Say that the operands are not those of one of the forms, from 0. Returns PROGRAM_USAGE. */
+int program_refuse_form(const struct program *program, unsigned form);
 
 void program_help(const struct program *program, FILE *out);
 void program_version(const struct program *program, FILE *out);

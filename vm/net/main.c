@@ -16,11 +16,9 @@ static const struct program_option options[] = {
 	{ 0 },
 };
 
-static const char *const forms[] = { "--control FD", NULL };
-
 static const struct program program = {
 	.name = "sbx-net",
-	.forms = forms,
+	.forms = "--control FD",
 	.about = "The network of one machine: a packet filter and a user-space TCP/IP behind it. sbxfs "
 		 "starts it.\n",
 	.options = options,

@@ -55,15 +55,10 @@ static const struct program_option option_table[] = {
 	{ 0 },
 };
 
-static const char *const forms[] = {
-	"--kernel BZIMAGE [--initrd FILE] [--disk QCOW2] [OPTION...]",
-	"--control FD --stats FD [--agent FD] [--console FD] [--net FD] --memory SIZE --cpus N",
-	NULL,
-};
-
 static const struct program program = {
 	.name = "sbx-vmm",
-	.forms = forms,
+	.forms = "--kernel BZIMAGE [--initrd FILE] [--disk QCOW2] [OPTION...]\n"
+		 "--control FD --stats FD [--agent FD] [--console FD] [--net FD] --memory SIZE --cpus N",
 	.about = "Runs one virtual machine on KVM. The first form boots a kernel on this terminal; Ctrl-A x\n"
 		 "ends it. The second is how sbxfs starts it.\n",
 	.options = option_table,

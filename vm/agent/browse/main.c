@@ -23,11 +23,9 @@
 #include "vm/agent/browse/serve.h"
 #include "vm/agent/proto.h"
 
-static const char *const forms[] = { "FILE N", NULL };
-
 static const struct program program = {
 	.name = "sbx-browse",
-	.forms = forms,
+	.forms = "FILE N",
 	.about = "Shows sbxfs the files of a snapshot's disk, whose topmost file is called FILE: confines "
 		 "itself,\n"
 		 "and speaks the agent's protocol on standard input, a socket. Descriptors 3 and following\n"
@@ -67,13 +65,9 @@ static int confine(void)
 		SCMP_SYS(tgkill),
 	};
 	int rc;
-	scmp_filter_ctx ctx = denied_filter(allowed, sizeof(allowed) / sizeof(allowed[0]), &rc);
+	scmp_filter_ctx filter = denied_filter(allowed, sizeof(allowed) / sizeof(allowed[0]), &rc);
 
-	if (!rc)
-		rc = seccomp_load(ctx);
-	if (ctx)
-		seccomp_release(ctx);
-	return rc;
+	return filter_enter(filter, rc);
 }
 
 /* ---- the channel */

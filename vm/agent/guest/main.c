@@ -116,11 +116,9 @@ static void become_prompt(void)
 	setrlimit(RLIMIT_NOFILE, &files);
 }
 
-static const char *const forms[] = { "[OPTION]", NULL };
-
 static const struct program program = {
 	.name = "sbx-agent",
-	.forms = forms,
+	.forms = "[OPTION]",
 	.about = "Process 1 of every sandbox's guest. sbxfs boots it.\n",
 };
 
