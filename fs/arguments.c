@@ -98,11 +98,9 @@ static const struct program_option option_table[] = {
 	{ 0 },
 };
 
-static const char *const forms[] = { "[OPTION...] MOUNTPOINT", NULL };
-
 static const struct program program = {
 	.name = "sbxfs",
-	.forms = forms,
+	.forms = "[OPTION...] MOUNTPOINT",
 	.about = "Mounts a filesystem in which every directory is a running virtual machine and every\n"
 		 "snapshot is a directory. The file README in it says how to use it.\n",
 	.options = option_table,
@@ -111,34 +109,62 @@ static const struct program program = {
 
 /* ---- options */
 
-static int set_number(const char *option, const char *text, unsigned max, unsigned *ret)
-{
-	uint64_t n;
+/* Options that are a number, in struct options: a size, or so many of a unit. */
+static const struct number_option {
+	int key;
+	unsigned unit; /* 0: a size, which is a uint64_t there; otherwise an unsigned, in this unit */
+	unsigned max;
+	size_t offset;
+} number_options[] = {
+	{ OPT_POOL, 1, 1000, offsetof(struct options, pool) },
+	{ OPT_POOL_TOTAL, 1, 10000, offsetof(struct options, pool_total) },
+	{ OPT_POOL_MEMORY, 0, 0, offsetof(struct options, pool_memory) },
+	{ OPT_MAX_SANDBOXES, 1, 1000000, offsetof(struct options, max_sandboxes) },
+	{ OPT_MAX_PER_USER, 1, 1000000, offsetof(struct options, max_per_user) },
+	{ OPT_MAX_JOBS, 1, AGENT_JOBS_MAX, offsetof(struct options, max_jobs) },
+	{ OPT_MAX_JOBS_TOTAL, 1, 1u << 24, offsetof(struct options, max_jobs_total) },
+	{ OPT_MAX_JOBS_PER_USER, 1, 1u << 24, offsetof(struct options, max_jobs_per_user) },
+	{ OPT_MAX_MEMORY, 0, 0, offsetof(struct options, max_memory) },
+	{ OPT_MAX_MEMORY_PER_USER, 0, 0, offsetof(struct options, max_memory_per_user) },
+	{ OPT_BOOT, 1000, 86400, offsetof(struct options, boot_timeout_ms) },
+	{ OPT_FORK, 1000, 86400, offsetof(struct options, fork_timeout_ms) },
+};
 
-	if (number_parse(text, &n) || n > max) {
-		program_refuse(&program, "%s: \"%s\" is not a number up to %u", option, text, max);
-		return -EINVAL;
-	}
-	*ret = (unsigned)n;
-	return 0;
+static const char *long_name(int key)
+{
+	const struct program_option *option = option_table;
+
+	while (option->key != key)
+		option++;
+	return option->name;
 }
 
-static int set_seconds(const char *option, const char *text, unsigned *ret_ms)
-{
-	unsigned seconds;
-
-	if (set_number(option, text, 86400, &seconds))
-		return -EINVAL;
-	*ret_ms = seconds * 1000;
-	return 0;
-}
-
-static int set_size(const char *option, const char *text, uint64_t *ret)
+static int set_size(int key, const char *text, uint64_t *ret)
 {
 	if (!size_parse(text, ret))
 		return 0;
-	program_refuse(&program, "%s: \"%s\" is not a size", option, text);
+	program_refuse(&program, "--%s: \"%s\" is not a size", long_name(key), text);
 	return -EINVAL;
+}
+
+static int set_number(int key, const char *text, struct options *options)
+{
+	const struct number_option *option = number_options;
+	void *value;
+	uint64_t n;
+
+	while (option->key != key)
+		option++;
+	value = (char *)options + option->offset;
+	if (!option->unit)
+		return set_size(key, text, value);
+	if (number_parse(text, &n) || n > option->max) {
+		program_refuse(&program, "--%s: \"%s\" is not a number up to %u", long_name(key), text,
+			       option->max);
+		return -EINVAL;
+	}
+	*(unsigned *)value = (unsigned)n * option->unit;
+	return 0;
 }
 
 /* The sticky bit and permissions, in octal. */
@@ -257,47 +283,25 @@ int arguments_parse(int argc, char **argv, struct arguments *args, struct option
 			}
 			break;
 		case OPT_POOL:
-			rc = set_number("--pool", optarg, 1000, &options->pool);
-			break;
 		case OPT_POOL_TOTAL:
-			rc = set_number("--pool-total", optarg, 10000, &options->pool_total);
-			break;
 		case OPT_POOL_MEMORY:
-			rc = set_size("--pool-memory", optarg, &options->pool_memory);
+		case OPT_MAX_SANDBOXES:
+		case OPT_MAX_PER_USER:
+		case OPT_MAX_JOBS:
+		case OPT_MAX_JOBS_TOTAL:
+		case OPT_MAX_JOBS_PER_USER:
+		case OPT_MAX_MEMORY:
+		case OPT_MAX_MEMORY_PER_USER:
+		case OPT_BOOT:
+		case OPT_FORK:
+			rc = set_number(c, optarg, options);
 			break;
 		case OPT_STORE_RESERVE:
-			rc = set_size("--store-reserve", optarg, &options->reserve);
+			rc = set_size(c, optarg, &options->reserve);
 			options->has_reserve = true;
-			break;
-		case OPT_MAX_SANDBOXES:
-			rc = set_number("--max-sandboxes", optarg, 1000000, &options->max_sandboxes);
-			break;
-		case OPT_MAX_PER_USER:
-			rc = set_number("--max-per-user", optarg, 1000000, &options->max_per_user);
-			break;
-		case OPT_MAX_JOBS:
-			rc = set_number("--max-jobs", optarg, AGENT_JOBS_MAX, &options->max_jobs);
-			break;
-		case OPT_MAX_JOBS_TOTAL:
-			rc = set_number("--max-jobs-total", optarg, 1u << 24, &options->max_jobs_total);
-			break;
-		case OPT_MAX_JOBS_PER_USER:
-			rc = set_number("--max-jobs-per-user", optarg, 1u << 24, &options->max_jobs_per_user);
-			break;
-		case OPT_MAX_MEMORY:
-			rc = set_size("--max-memory", optarg, &options->max_memory);
-			break;
-		case OPT_MAX_MEMORY_PER_USER:
-			rc = set_size("--max-memory-per-user", optarg, &options->max_memory_per_user);
 			break;
 		case OPT_LIMITS:
 			rc = set_limits(optarg, &options->limits);
-			break;
-		case OPT_BOOT:
-			rc = set_seconds("--boot-timeout", optarg, &options->boot_timeout_ms);
-			break;
-		case OPT_FORK:
-			rc = set_seconds("--fork-timeout", optarg, &options->fork_timeout_ms);
 			break;
 		case OPT_JAIL:
 			rc = set_jail(optarg, &args->jail);
