@@ -2,7 +2,8 @@
 /*
  * serial.c - a 16550A serial port on a descriptor
  *
- * Registers as in the National Semiconductor PC16550D datasheet. There is no line: characters take no time,
+ * Registers as in the National Semiconductor PC16550D datasheet, with the names of linux/serial_reg.h: data and
+ * interrupt enable are the divisor while LCR has DLAB. There is no line: characters take no time,
  * the modem lines are fixed (carrier, clear to send), and the divisor is only remembered.
  *
  * The interrupt line is the OR of the enabled conditions, and the I/O APIC gets an edge when it rises. A
@@ -11,47 +12,19 @@
 #include "vm/vmm/serial.h"
 
 #include <errno.h>
+#include <linux/serial_reg.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
 enum {
-	REG_DATA = 0, /* RBR read, THR write; divisor low with LCR_DLAB */
-	REG_IER = 1,  /* divisor high with LCR_DLAB */
-	REG_IIR = 2,  /* FCR on write */
-	REG_LCR = 3,
-	REG_MCR = 4,
-	REG_LSR = 5,
-	REG_MSR = 6,
-	REG_SCR = 7,
 	REGS = 8,
 
-	IER_RX = 1 << 0,
-	IER_TX = 1 << 1,
-	IER_MASK = 0x0f,
-
-	IIR_NONE = 0x01,
-	IIR_TX = 0x02,
-	IIR_RX = 0x04,
-	IIR_FIFO = 0xc0,
-
-	FCR_ENABLE = 1 << 0,
-	FCR_CLEAR_RX = 1 << 1,
-	FCR_KEPT = 0xc9, /* the bits that do not clear themselves */
-
-	LCR_DLAB = 1 << 7,
-
-	MCR_LOOP = 1 << 4,
-	MCR_MASK = 0x1f,
-
-	LSR_DATA = 1 << 0,
-	LSR_THR_EMPTY = 1 << 5,
-	LSR_EMPTY = 1 << 6,
-
-	MSR_CTS = 1 << 4,
-	MSR_DSR = 1 << 5,
-	MSR_RI = 1 << 6,
-	MSR_DCD = 1 << 7,
+	IER_MASK = UART_IER_RDI | UART_IER_THRI | UART_IER_RLSI | UART_IER_MSI,
+	IIR_FIFO = 0xc0, /* the FIFOs are on */
+	/* the bits that do not clear themselves */
+	FCR_KEPT = UART_FCR_TRIGGER_MASK | UART_FCR_DMA_SELECT | UART_FCR_ENABLE_FIFO,
+	MCR_MASK = UART_MCR_DTR | UART_MCR_RTS | UART_MCR_OUT1 | UART_MCR_OUT2 | UART_MCR_LOOP,
 };
 
 static bool can_send(const struct serial *s)
@@ -61,12 +34,13 @@ static bool can_send(const struct serial *s)
 
 static unsigned fifo_size(const struct serial *s)
 {
-	return s->fcr & FCR_ENABLE ? SERIAL_FIFO : 1;
+	return s->fcr & UART_FCR_ENABLE_FIFO ? SERIAL_FIFO : 1;
 }
 
 static void update_line(struct serial *s)
 {
-	const bool line = (s->ier & IER_RX && s->fifo_len) || (s->ier & IER_TX && s->thr_pending);
+	const bool line =
+		(s->ier & UART_IER_RDI && s->fifo_len) || (s->ier & UART_IER_THRI && s->thr_pending);
 
 	if (line && !s->line)
 		irq_pulse(s->irqchip, s->gsi);
@@ -134,7 +108,7 @@ static void on_event(void *arg, uint32_t events)
 
 static void transmit(struct serial *s, uint8_t byte)
 {
-	if (s->mcr & MCR_LOOP) {
+	if (s->mcr & UART_MCR_LOOP) {
 		if (s->fifo_len < fifo_size(s))
 			s->fifo[s->fifo_len++] = byte;
 	} else if (s->fd >= 0 && can_send(s)) {
@@ -144,7 +118,7 @@ static void transmit(struct serial *s, uint8_t byte)
 	}
 	s->thr_pending = can_send(s);
 	/* The transmitter was full for a moment: its interrupt is a new one. */
-	s->line = s->ier & IER_RX && s->fifo_len;
+	s->line = s->ier & UART_IER_RDI && s->fifo_len;
 	update_line(s);
 }
 
@@ -162,25 +136,27 @@ static uint8_t take(struct serial *s)
 
 static uint8_t identify(struct serial *s)
 {
-	const uint8_t fifo = s->fcr & FCR_ENABLE ? IIR_FIFO : 0;
+	const uint8_t fifo = s->fcr & UART_FCR_ENABLE_FIFO ? IIR_FIFO : 0;
 
-	if (s->ier & IER_RX && s->fifo_len)
-		return fifo | IIR_RX;
-	if (s->ier & IER_TX && s->thr_pending) {
+	if (s->ier & UART_IER_RDI && s->fifo_len)
+		return fifo | UART_IIR_RDI;
+	if (s->ier & UART_IER_THRI && s->thr_pending) {
 		s->thr_pending = false;
 		update_line(s);
-		return fifo | IIR_TX;
+		return fifo | UART_IIR_THRI;
 	}
-	return fifo | IIR_NONE;
+	return fifo | UART_IIR_NO_INT;
 }
 
 static uint8_t modem_status(const struct serial *s)
 {
 	/* In loopback the outputs are the inputs: DTR to DSR, RTS to CTS, OUT1 to RI, OUT2 to DCD. */
-	if (s->mcr & MCR_LOOP)
-		return (uint8_t)((s->mcr & 1 ? MSR_DSR : 0) | (s->mcr & 2 ? MSR_CTS : 0) |
-				 (s->mcr & 4 ? MSR_RI : 0) | (s->mcr & 8 ? MSR_DCD : 0));
-	return MSR_DCD | MSR_DSR | MSR_CTS;
+	if (s->mcr & UART_MCR_LOOP)
+		return (uint8_t)((s->mcr & UART_MCR_DTR ? UART_MSR_DSR : 0) |
+				 (s->mcr & UART_MCR_RTS ? UART_MSR_CTS : 0) |
+				 (s->mcr & UART_MCR_OUT1 ? UART_MSR_RI : 0) |
+				 (s->mcr & UART_MCR_OUT2 ? UART_MSR_DCD : 0));
+	return UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS;
 }
 
 static uint64_t serial_read(void *opaque, uint64_t offset, unsigned size)
@@ -189,19 +165,19 @@ static uint64_t serial_read(void *opaque, uint64_t offset, unsigned size)
 
 	(void)size;
 	switch (offset) {
-	case REG_DATA:
-		return s->lcr & LCR_DLAB ? s->divisor & 0xff : take(s);
-	case REG_IER:
-		return s->lcr & LCR_DLAB ? s->divisor >> 8 : s->ier;
-	case REG_IIR:
+	case UART_RX:
+		return s->lcr & UART_LCR_DLAB ? s->divisor & 0xff : take(s);
+	case UART_IER:
+		return s->lcr & UART_LCR_DLAB ? s->divisor >> 8 : s->ier;
+	case UART_IIR:
 		return identify(s);
-	case REG_LCR:
+	case UART_LCR:
 		return s->lcr;
-	case REG_MCR:
+	case UART_MCR:
 		return s->mcr;
-	case REG_LSR:
-		return (s->fifo_len ? LSR_DATA : 0) | (can_send(s) ? LSR_THR_EMPTY | LSR_EMPTY : 0);
-	case REG_MSR:
+	case UART_LSR:
+		return (s->fifo_len ? UART_LSR_DR : 0) | (can_send(s) ? UART_LSR_THRE | UART_LSR_TEMT : 0);
+	case UART_MSR:
 		return modem_status(s);
 	default:
 		return s->scr;
@@ -211,7 +187,7 @@ static uint64_t serial_read(void *opaque, uint64_t offset, unsigned size)
 static void write_ier(struct serial *s, uint8_t value)
 {
 	/* Enabling the interrupt of an empty transmitter raises it. */
-	if (value & IER_TX && !(s->ier & IER_TX) && can_send(s))
+	if (value & UART_IER_THRI && !(s->ier & UART_IER_THRI) && can_send(s))
 		s->thr_pending = true;
 	s->ier = value & IER_MASK;
 	update_line(s);
@@ -220,7 +196,7 @@ static void write_ier(struct serial *s, uint8_t value)
 static void write_fcr(struct serial *s, uint8_t value)
 {
 	/* Both FIFOs are cleared when they are turned on or off. */
-	if (value & FCR_CLEAR_RX || (value ^ s->fcr) & FCR_ENABLE)
+	if (value & UART_FCR_CLEAR_RCVR || (value ^ s->fcr) & UART_FCR_ENABLE_FIFO)
 		s->fifo_len = 0;
 	s->fcr = value & FCR_KEPT;
 	update_line(s);
@@ -234,28 +210,28 @@ static void serial_write(void *opaque, uint64_t offset, unsigned size, uint64_t 
 
 	(void)size;
 	switch (offset) {
-	case REG_DATA:
-		if (s->lcr & LCR_DLAB)
+	case UART_TX:
+		if (s->lcr & UART_LCR_DLAB)
 			s->divisor = (s->divisor & 0xff00) | byte;
 		else
 			transmit(s, byte);
 		break;
-	case REG_IER:
-		if (s->lcr & LCR_DLAB)
+	case UART_IER:
+		if (s->lcr & UART_LCR_DLAB)
 			s->divisor = (uint16_t)((s->divisor & 0xff) | byte << 8);
 		else
 			write_ier(s, byte);
 		break;
-	case REG_IIR:
+	case UART_FCR:
 		write_fcr(s, byte);
 		break;
-	case REG_LCR:
+	case UART_LCR:
 		s->lcr = byte;
 		break;
-	case REG_MCR:
+	case UART_MCR:
 		s->mcr = byte & MCR_MASK;
 		break;
-	case REG_SCR:
+	case UART_SCR:
 		s->scr = byte;
 		break;
 	default: /* line and modem status are read-only */
@@ -328,7 +304,7 @@ void serial_kick(struct serial *s)
 	 * A guest that waited for a full transmitter was promised an interrupt, but what filled it stayed
 	 * with the machine that was captured: here the transmitter is empty.
 	 */
-	if (s->ier & IER_TX)
+	if (s->ier & UART_IER_THRI)
 		s->thr_pending = true;
 	s->line = false;
 	update_line(s);
