@@ -35,27 +35,20 @@ static void probe_reset(struct virtio_device *dev)
 	(void)dev;
 }
 
-static void probe_free(struct virtio_device *dev)
-{
-	virtio_release(dev);
-	free(dev);
-}
-
 static const struct virtio_ops probe_ops = { .name = "probe",
 					     .id = 42,
 					     .nqueues = 2,
 					     .queue_size = 16,
 					     .notify = probe_notify,
-					     .reset = probe_reset,
-					     .free = probe_free };
+					     .reset = probe_reset };
 
 static void start(uint64_t mask)
 {
 	const struct virtio_host host = driver_host(&d);
 
 	if (!d.mmio.dev) {
-		probe = calloc(1, sizeof(*probe));
-		CHECK(probe && !virtio_init(&probe->dev, &probe_ops, &host, 0, NULL));
+		probe = virtio_new(sizeof(*probe), &probe_ops, &host, 0, NULL);
+		CHECK(probe);
 		driver_attach(&d, &probe->dev);
 	}
 	driver_start(&d, mask, 16);
@@ -464,11 +457,11 @@ static void load_into_fresh(const struct buf *state, size_t len, int expect)
 {
 	const struct virtio_host host = driver_host(&d);
 	struct reader r = reader_init(buf_bytes(state), len);
-	struct probe *fresh = calloc(1, sizeof(*fresh));
+	struct probe *fresh = virtio_new(sizeof(*fresh), &probe_ops, &host, 0, NULL);
 	struct err err = { 0 };
 	int rc;
 
-	CHECK(fresh && !virtio_init(&fresh->dev, &probe_ops, &host, 0, NULL));
+	CHECK(fresh);
 	d.mmio.dev = &fresh->dev;
 	rc = virtio_mmio_load(&d.mmio, &r, &err);
 	CHECK(rc == expect && (!rc || err.text[0]));

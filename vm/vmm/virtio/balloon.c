@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <linux/virtio_balloon.h>
 #include <linux/virtio_ids.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -64,12 +63,6 @@ static void balloon_config(struct virtio_device *dev, uint8_t *ret, size_t size)
 	memset(ret, 0, size);
 }
 
-static void balloon_free(struct virtio_device *dev)
-{
-	virtio_release(dev);
-	free(container_of(dev, struct virtio_balloon, dev));
-}
-
 static const struct virtio_ops balloon_ops = {
 	.name = "virtio-balloon",
 	.id = VIRTIO_ID_BALLOON,
@@ -78,21 +71,11 @@ static const struct virtio_ops balloon_ops = {
 	.config = balloon_config,
 	.config_size = sizeof(struct virtio_balloon_config),
 	.notify = balloon_notify,
-	.free = balloon_free,
 };
 
 int virtio_balloon_new(const struct virtio_host *host, struct virtio_device **ret, struct err *err)
 {
-	struct virtio_balloon *balloon = calloc(1, sizeof(*balloon));
-	int rc;
-
-	if (!balloon)
-		return err_set(err, -ENOMEM, "no memory for device virtio-balloon");
-	rc = virtio_init(&balloon->dev, &balloon_ops, host, UINT64_C(1) << VIRTIO_BALLOON_F_REPORTING, err);
-	if (rc) {
-		free(balloon);
-		return rc;
-	}
-	*ret = &balloon->dev;
-	return 0;
+	*ret = virtio_new(sizeof(struct virtio_balloon), &balloon_ops, host,
+			  UINT64_C(1) << VIRTIO_BALLOON_F_REPORTING, err);
+	return *ret ? 0 : -ENOMEM;
 }

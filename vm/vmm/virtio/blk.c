@@ -282,14 +282,12 @@ void virtio_blk_drain(struct virtio_device *dev)
 	qcow2_drain(container_of(dev, struct virtio_blk, dev)->disk);
 }
 
-static void blk_free(struct virtio_device *dev)
+static void blk_release(struct virtio_device *dev)
 {
 	struct virtio_blk *blk = container_of(dev, struct virtio_blk, dev);
 
 	qcow2_drain(blk->disk);
 	drop_parked(blk);
-	virtio_release(dev);
-	free(blk);
 }
 
 static const struct virtio_ops blk_ops = {
@@ -302,28 +300,23 @@ static const struct virtio_ops blk_ops = {
 	.notify = blk_notify,
 	.reset = blk_reset,
 	.drain = virtio_blk_drain,
-	.free = blk_free,
+	.release = blk_release,
 };
 
 int virtio_blk_new(const struct virtio_host *host, struct qcow2 *disk, const char *id,
 		   struct virtio_device **ret, struct err *err)
 {
-	struct virtio_blk *blk = calloc(1, sizeof(*blk));
+	struct virtio_blk *blk;
 	uint64_t features =
 		1u << VIRTIO_BLK_F_SEG_MAX | 1u << VIRTIO_BLK_F_BLK_SIZE | 1u << VIRTIO_BLK_F_FLUSH;
-	int rc;
 
-	if (!blk)
-		return err_set(err, -ENOMEM, "no memory for device virtio-blk");
 	if (qcow2_writable(disk))
 		features |= 1u << VIRTIO_BLK_F_DISCARD | 1u << VIRTIO_BLK_F_WRITE_ZEROES;
 	else
 		features |= 1u << VIRTIO_BLK_F_RO;
-	rc = virtio_init(&blk->dev, &blk_ops, host, features, err);
-	if (rc) {
-		free(blk);
-		return rc;
-	}
+	blk = virtio_new(sizeof(*blk), &blk_ops, host, features, err);
+	if (!blk)
+		return -ENOMEM;
 	blk->disk = disk;
 	list_init(&blk->parked);
 	memcpy(blk->id, id, strnlen(id, sizeof(blk->id)));

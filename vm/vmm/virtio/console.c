@@ -23,10 +23,8 @@
 #include <errno.h>
 #include <linux/virtio_console.h>
 #include <linux/virtio_ids.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "vm/vmm/virtio/socket.h"
 
@@ -54,8 +52,9 @@ static struct virtio_console *console_of(struct virtio_device *dev)
 /* ---- data */
 
 /* Socket to guest. */
-static void receive(struct virtio_console *con)
+static void receive(void *device)
 {
+	struct virtio_console *con = device;
 	struct virtqueue *vq = &con->dev.queues[RX];
 	struct virtq_chain *chain = &con->chain;
 	unsigned i;
@@ -108,8 +107,9 @@ static bool send_chain(struct virtio_console *con, const struct virtq_chain *cha
 
 /* Guest to socket. Nobody at the other end: then the bytes have nowhere to go, and the guest need not
  * wait. */
-static void transmit(struct virtio_console *con)
+static void transmit(void *device)
 {
+	struct virtio_console *con = device;
 	struct virtqueue *vq = &con->dev.queues[TX];
 	struct virtq_chain *chain = &con->chain;
 	unsigned i;
@@ -131,17 +131,6 @@ static void transmit(struct virtio_console *con)
 		virtq_push(vq, chain->head, chain->epoch, 0);
 	}
 	virtio_ring_doorbell(&con->dev);
-}
-
-static void socket_ready(void *arg, uint32_t events)
-{
-	struct virtio_console *con = arg;
-
-	if (con->socket.want_in)
-		receive(con);
-	if (con->socket.want_out)
-		transmit(con);
-	socket_settle(&con->socket, events);
 }
 
 void virtio_console_hold(struct virtio_device *dev, bool held)
@@ -297,13 +286,9 @@ static int console_load(struct virtio_device *dev, struct reader *r, struct err 
 	return 0;
 }
 
-static void console_free(struct virtio_device *dev)
+static void console_release(struct virtio_device *dev)
 {
-	struct virtio_console *con = console_of(dev);
-
-	socket_hang_up(&con->socket);
-	virtio_release(dev);
-	free(con);
+	socket_hang_up(&console_of(dev)->socket);
 }
 
 static const struct virtio_ops console_ops = {
@@ -317,25 +302,20 @@ static const struct virtio_ops console_ops = {
 	.reset = console_reset,
 	.save = console_save,
 	.load = console_load,
-	.free = console_free,
+	.release = console_release,
 };
 
 int virtio_console_new(const struct virtio_host *host, int fd, const char *name, struct virtio_device **ret,
 		       struct err *err)
 {
-	struct virtio_console *con = calloc(1, sizeof(*con));
-	int rc;
+	struct virtio_console *con =
+		virtio_new(sizeof(*con), &console_ops, host, 1u << VIRTIO_CONSOLE_F_MULTIPORT, err);
 
 	if (!con)
-		return err_set(err, -ENOMEM, "no memory for device virtio-console");
-	rc = virtio_init(&con->dev, &console_ops, host, 1u << VIRTIO_CONSOLE_F_MULTIPORT, err);
-	if (rc) {
-		free(con);
-		return rc;
-	}
+		return -ENOMEM;
 	con->name = name;
-	if (socket_open(&con->socket, host->loop, fd, socket_ready, con)) {
-		console_free(&con->dev);
+	if (socket_open(&con->socket, host->loop, fd, receive, transmit, con)) {
+		virtio_free(&con->dev);
 		return err_set(err, -ENOMEM, "no memory or descriptors for device virtio-console");
 	}
 	*ret = &con->dev;

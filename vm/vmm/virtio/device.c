@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "util/io.h"
 #include "util/log.h"
 
 enum { STATE_VERSION = 1 };
@@ -57,39 +58,48 @@ void virtio_ring_doorbell(struct virtio_device *dev)
 	(void)!write(dev->doorbell, &one, sizeof(one));
 }
 
-int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops, const struct virtio_host *host,
-		uint64_t features, struct err *err)
+static void release(struct virtio_device *dev)
 {
+	watch_free(dev->doorbell_watch);
+	close_fd(&dev->doorbell);
+	free(dev->queues);
+	free(dev);
+}
+
+void *virtio_new(size_t size, const struct virtio_ops *ops, const struct virtio_host *host, uint64_t features,
+		 struct err *err)
+{
+	struct virtio_device *dev = calloc(1, size);
 	unsigned i;
 
+	if (!dev) {
+		err_set(err, -ENOMEM, "no memory for device %s", ops->name);
+		return NULL;
+	}
 	*dev = (struct virtio_device){ .ops = ops, .host = *host, .offered = COMMON_FEATURES | features };
 	dev->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	dev->queues = calloc(ops->nqueues, sizeof(*dev->queues));
 	if (dev->doorbell >= 0)
 		dev->doorbell_watch = watch_new(host->loop, dev->doorbell, EPOLLIN, doorbell_rang, dev);
 	if (!dev->queues || !dev->doorbell_watch) {
-		virtio_release(dev);
-		return err_set(err, -ENOMEM, "no memory or descriptors for device %s", ops->name);
+		release(dev);
+		err_set(err, -ENOMEM, "no memory or descriptors for device %s", ops->name);
+		return NULL;
 	}
 	for (i = 0; i < ops->nqueues; i++) {
 		dev->queues[i].device = dev;
 		dev->queues[i].num_max = ops->queue_size;
 	}
-	return 0;
-}
-
-void virtio_release(struct virtio_device *dev)
-{
-	watch_free(dev->doorbell_watch);
-	if (dev->doorbell >= 0)
-		close(dev->doorbell);
-	free(dev->queues);
+	return dev;
 }
 
 void virtio_free(struct virtio_device *dev)
 {
-	if (dev)
-		dev->ops->free(dev);
+	if (!dev)
+		return;
+	if (dev->ops->release)
+		dev->ops->release(dev);
+	release(dev);
 }
 
 /* ---- interrupts */

@@ -2,7 +2,7 @@
 /*
  * device.h - what all virtio devices have in common, whatever they do and whatever bus they are on
  *
- * A device is a struct of its own around a struct virtio_device, and a table of operations.
+ * A device is a struct of its own that begins with a struct virtio_device, and a table of operations.
  *
  * Threads: everything is called with the device lock held (mmio.h), by the loop or by a vCPU.
  */
@@ -45,7 +45,8 @@ struct virtio_ops {
 	/* The device's own state, without features and queues. NULL: there is none. Load checks it. */
 	void (*save)(const struct virtio_device *dev, struct buf *buf);
 	int (*load)(struct virtio_device *dev, struct reader *r, struct err *err);
-	void (*free)(struct virtio_device *dev);
+	/* Finish what is under way, and release what is the device's own. NULL: nothing. */
+	void (*release)(struct virtio_device *dev);
 };
 
 struct virtio_device {
@@ -62,11 +63,10 @@ struct virtio_device {
 	struct watch *doorbell_watch;
 };
 
-/* For a device's constructor and destructor. `features` beside those every device has. */
-int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops, const struct virtio_host *host,
-		uint64_t features, struct err *err);
-void virtio_release(struct virtio_device *dev);
-
+/* For a device's constructor: its struct, of `size` bytes, all zero behind the part that all have. `features` beside
+ * those every device has. NULL: no memory or descriptors. */
+void *virtio_new(size_t size, const struct virtio_ops *ops, const struct virtio_host *host, uint64_t features,
+		 struct err *err);
 /* Free a device of whatever kind. NULL is allowed. */
 void virtio_free(struct virtio_device *dev);
 

@@ -16,10 +16,8 @@
 #include <errno.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_net.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "vm/net/link.h"
 #include "vm/vmm/virtio/socket.h"
@@ -101,8 +99,9 @@ static bool take_frame(struct virtio_net *net)
 	return false;
 }
 
-static void receive(struct virtio_net *net)
+static void receive(void *device)
 {
+	struct virtio_net *net = device;
 	unsigned i;
 
 	net->socket.want_in = false;
@@ -136,8 +135,9 @@ static bool send_frame(struct virtio_net *net, const struct virtq_chain *chain)
 	return errno != EAGAIN && errno != EINTR;
 }
 
-static void transmit(struct virtio_net *net)
+static void transmit(void *device)
 {
+	struct virtio_net *net = device;
 	struct virtqueue *vq = &net->dev.queues[TX];
 	struct virtq_chain *chain = &net->chain;
 	unsigned i;
@@ -154,17 +154,6 @@ static void transmit(struct virtio_net *net)
 		virtq_push(vq, chain->head, chain->epoch, 0);
 	}
 	virtio_ring_doorbell(&net->dev);
-}
-
-static void socket_ready(void *arg, uint32_t events)
-{
-	struct virtio_net *net = arg;
-
-	if (net->socket.want_in)
-		receive(net);
-	if (net->socket.want_out)
-		transmit(net);
-	socket_settle(&net->socket, events);
 }
 
 void virtio_net_hold(struct virtio_device *dev, bool held)
@@ -212,13 +201,9 @@ static void net_reset(struct virtio_device *dev)
 	socket_watch(&net->socket);
 }
 
-static void net_free(struct virtio_device *dev)
+static void net_release(struct virtio_device *dev)
 {
-	struct virtio_net *net = net_of(dev);
-
-	socket_hang_up(&net->socket);
-	virtio_release(dev);
-	free(net);
+	socket_hang_up(&net_of(dev)->socket);
 }
 
 static const struct virtio_ops net_ops = {
@@ -230,25 +215,19 @@ static const struct virtio_ops net_ops = {
 	.config_size = sizeof(struct virtio_net_config),
 	.notify = net_notify,
 	.reset = net_reset,
-	.free = net_free,
+	.release = net_release,
 };
 
 int virtio_net_new(const struct virtio_host *host, int fd, struct virtio_device **ret, struct err *err)
 {
 	static const uint64_t features =
 		1ull << VIRTIO_NET_F_MAC | 1ull << VIRTIO_NET_F_MTU | 1ull << VIRTIO_NET_F_MRG_RXBUF;
-	struct virtio_net *net = calloc(1, sizeof(*net));
-	int rc;
+	struct virtio_net *net = virtio_new(sizeof(*net), &net_ops, host, features, err);
 
 	if (!net)
-		return err_set(err, -ENOMEM, "no memory for device virtio-net");
-	rc = virtio_init(&net->dev, &net_ops, host, features, err);
-	if (rc) {
-		free(net);
-		return rc;
-	}
-	if (socket_open(&net->socket, host->loop, fd, socket_ready, net)) {
-		net_free(&net->dev);
+		return -ENOMEM;
+	if (socket_open(&net->socket, host->loop, fd, receive, transmit, net)) {
+		virtio_free(&net->dev);
 		return err_set(err, -ENOMEM, "no memory or descriptors for device virtio-net");
 	}
 	*ret = &net->dev;

@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <linux/virtio_ids.h>
-#include <stdlib.h>
 #include <sys/random.h>
 
 /* A driver with a huge buffer gets this much of it, and asks again: the loop has other things to do. */
@@ -52,33 +51,16 @@ static void rng_notify(struct virtio_device *dev, unsigned queue)
 	virtio_ring_doorbell(dev);
 }
 
-static void rng_free(struct virtio_device *dev)
-{
-	virtio_release(dev);
-	free(container_of(dev, struct virtio_rng, dev));
-}
-
 static const struct virtio_ops rng_ops = {
 	.name = "virtio-rng",
 	.id = VIRTIO_ID_RNG,
 	.nqueues = 1,
 	.queue_size = 64,
 	.notify = rng_notify,
-	.free = rng_free,
 };
 
 int virtio_rng_new(const struct virtio_host *host, struct virtio_device **ret, struct err *err)
 {
-	struct virtio_rng *rng = calloc(1, sizeof(*rng));
-	int rc;
-
-	if (!rng)
-		return err_set(err, -ENOMEM, "no memory for device virtio-rng");
-	rc = virtio_init(&rng->dev, &rng_ops, host, 0, err);
-	if (rc) {
-		free(rng);
-		return rc;
-	}
-	*ret = &rng->dev;
-	return 0;
+	*ret = virtio_new(sizeof(struct virtio_rng), &rng_ops, host, 0, err);
+	return *ret ? 0 : -ENOMEM;
 }

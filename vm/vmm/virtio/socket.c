@@ -7,13 +7,6 @@
 
 #include "util/io.h"
 
-int socket_open(struct socket *socket, struct loop *loop, int fd, watch_fn ready, void *arg)
-{
-	socket->watch = watch_new(loop, fd, 0, ready, arg);
-	socket->fd = socket->watch ? fd : -1;
-	return socket->watch ? 0 : -ENOMEM;
-}
-
 void socket_hang_up(struct socket *socket)
 {
 	watch_free(socket->watch);
@@ -31,11 +24,26 @@ void socket_watch(const struct socket *socket)
 		watch_set(socket->watch, in | out);
 }
 
-void socket_settle(struct socket *socket, uint32_t events)
+static void on_ready(void *arg, uint32_t events)
 {
+	struct socket *socket = arg;
+
+	if (socket->want_in)
+		socket->receive(socket->device);
+	if (socket->want_out)
+		socket->transmit(socket->device);
 	/* A hang-up is reported whether or not it is asked for; while the guest does not read, the bytes that
 	 * came before it would be reported for ever. */
 	if (events & (EPOLLHUP | EPOLLERR) && (!socket->want_in || socket->held))
 		socket_hang_up(socket);
 	socket_watch(socket);
+}
+
+int socket_open(struct socket *socket, struct loop *loop, int fd, void (*receive)(void *device),
+		void (*transmit)(void *device), void *device)
+{
+	*socket = (struct socket){ .receive = receive, .transmit = transmit, .device = device };
+	socket->watch = watch_new(loop, fd, 0, on_ready, socket);
+	socket->fd = socket->watch ? fd : -1;
+	return socket->watch ? 0 : -ENOMEM;
 }

@@ -3,7 +3,7 @@
  * socket.h - the socket behind a device: what it is watched for, and its end
  *
  * The device says what it waits for in want_in and want_out, and calls socket_watch when it has done what there
- * was to do. While it is held, nothing is read.
+ * was to do. When that comes its receive and transmit are called. While it is held, nothing is read.
  */
 #ifndef SBX_VM_VMM_VIRTIO_SOCKET_H
 #define SBX_VM_VMM_VIRTIO_SOCKET_H
@@ -17,14 +17,15 @@ struct socket {
 	struct watch *watch;
 	bool want_in, want_out;
 	bool held;
+	void (*receive)(void *device), (*transmit)(void *device);
+	void *device;
 };
 
 /* -ENOMEM, and fd stays the caller's. */
-int socket_open(struct socket *socket, struct loop *loop, int fd, watch_fn ready, void *arg);
+int socket_open(struct socket *socket, struct loop *loop, int fd, void (*receive)(void *device),
+		void (*transmit)(void *device), void *device);
 /* Nobody is there any more; harmless where that was so. */
 void socket_hang_up(struct socket *socket);
 void socket_watch(const struct socket *socket);
-/* The end of `ready`, once the device has read and written. */
-void socket_settle(struct socket *socket, uint32_t events);
 
 #endif
