@@ -62,43 +62,51 @@ static int clear(struct ext4 *fs, const char *path, struct place *at, struct err
 	return name ? ext4_name_remove(fs, name, err) : 0;
 }
 
+/* An entry in the making: where it goes, its file, and that as it is written. */
+struct new_entry {
+	struct place at;
+	struct inode *inode;
+	struct ext2_inode_large large;
+};
+
 /* Written, and then entered. */
-static int enter(struct ext4 *fs, const struct place *at, struct inode *inode, struct ext2_inode_large *large,
-		 struct err *err)
+static int enter(struct ext4 *fs, struct new_entry *entry, struct err *err)
 {
-	int rc = ext4_inode_write(fs, inode->ino, large, err);
+	int rc = ext4_inode_write(fs, entry->inode->ino, &entry->large, err);
 
 	if (rc) {
-		ext4_inode_free(inode);
+		ext4_inode_free(entry->inode);
 		return rc;
 	}
-	fs->last = inode;
-	return ext4_name_add(fs, at, inode, err);
+	fs->last = entry->inode;
+	return ext4_name_add(fs, &entry->at, entry->inode, err);
 }
 
-static int begin_entry(struct ext4 *fs, const char *path, const struct ext4_attr *attr, struct place *at,
-		       struct inode **ret, struct ext2_inode_large *large, struct err *err)
+static int begin_inode(struct ext4 *fs, const struct ext4_attr *attr, struct new_entry *entry,
+		       struct err *err)
 {
-	int rc = clear(fs, path, at, err);
+	entry->inode = ext4_inode_new(fs, attr, err);
+	ext4_inode_fill(&entry->large, attr);
+	return entry->inode ? 0 : err ? err->code : -ENOMEM;
+}
 
-	if (rc)
-		return rc;
-	*ret = ext4_inode_new(fs, attr, err);
-	ext4_inode_fill(large, attr);
-	return *ret ? 0 : err ? err->code : -ENOMEM;
+static int begin_entry(struct ext4 *fs, const char *path, const struct ext4_attr *attr,
+		       struct new_entry *entry, struct err *err)
+{
+	int rc = clear(fs, path, &entry->at, err);
+
+	return rc ? rc : begin_inode(fs, attr, entry, err);
 }
 
 int ext4_dir(struct ext4 *fs, const char *path, const struct ext4_attr *attr, struct err *err)
 {
-	struct ext2_inode_large large;
-	struct inode *inode;
+	struct new_entry entry;
 	struct name *name;
-	struct place at;
-	int rc = ext4_name_resolve(fs, path, true, &at, err);
+	int rc = ext4_name_resolve(fs, path, true, &entry.at, err);
 
 	if (rc)
 		return rc;
-	name = *at.name ? ext4_name_find(fs, at.dir, at.name) : at.dir;
+	name = *entry.at.name ? ext4_name_find(fs, entry.at.dir, entry.at.name) : entry.at.dir;
 	if (name && name->inode->type != S_IFDIR) {
 		rc = ext4_name_remove(fs, name, err);
 		if (rc)
@@ -106,11 +114,8 @@ int ext4_dir(struct ext4 *fs, const char *path, const struct ext4_attr *attr, st
 		name = NULL;
 	}
 	if (!name) {
-		inode = ext4_inode_new(fs, attr, err);
-		if (!inode)
-			return err ? err->code : -ENOMEM;
-		ext4_inode_fill(&large, attr);
-		return enter(fs, &at, inode, &large, err);
+		rc = begin_inode(fs, attr, &entry, err);
+		return rc ? rc : enter(fs, &entry, err);
 	}
 	ext4_name_mark(fs, name);
 	fs->last = name->inode;
@@ -123,30 +128,30 @@ int ext4_symlink(struct ext4 *fs, const char *path, const char *target, const st
 		 struct err *err)
 {
 	const size_t len = strlen(target);
-	struct ext2_inode_large large;
+	struct new_entry entry;
 	struct inode *inode;
-	struct place at;
 	int rc;
 
 	if (!len || len >= EXT4_BLOCK)
 		return err_set(err, len ? -ENAMETOOLONG : -EINVAL, "%.160s: a link %s", path,
 			       len ? "whose target is too long" : "without a target");
-	rc = begin_entry(fs, path, attr, &at, &inode, &large, err);
+	rc = begin_entry(fs, path, attr, &entry, err);
 	if (rc)
 		return rc;
+	inode = entry.inode;
 	inode->target = strdup(target);
 	if (!inode->target)
 		rc = err_set(err, -ENOMEM, "out of memory");
 	else if (len > FAST_LINK_MAX)
 		rc = ext4_inode_add_data(fs, 0, target, len, err);
 	if (!rc && len > FAST_LINK_MAX) {
-		rc = ext4_inode_end_data(fs, &large, inode->ino, len, err);
+		rc = ext4_inode_end_data(fs, &entry.large, inode->ino, len, err);
 	} else if (!rc) {
-		memcpy(large.i_block, target, len);
-		large.i_size = (uint32_t)len;
+		memcpy(entry.large.i_block, target, len);
+		entry.large.i_size = (uint32_t)len;
 	}
 	if (!rc)
-		return enter(fs, &at, inode, &large, err);
+		return enter(fs, &entry, err);
 	ext4_inode_free(inode);
 	return rc;
 }
@@ -154,10 +159,8 @@ int ext4_symlink(struct ext4 *fs, const char *path, const char *target, const st
 int ext4_node(struct ext4 *fs, const char *path, dev_t rdev, const struct ext4_attr *attr, struct err *err)
 {
 	const uint32_t major = major(rdev), minor = minor(rdev);
-	struct ext2_inode_large large;
-	struct inode *inode;
-	struct place at;
-	int rc = begin_entry(fs, path, attr, &at, &inode, &large, err);
+	struct new_entry entry;
+	int rc = begin_entry(fs, path, attr, &entry, err);
 
 	if (rc)
 		return rc;
@@ -165,11 +168,11 @@ int ext4_node(struct ext4 *fs, const char *path, dev_t rdev, const struct ext4_a
 		/* Small numbers in the first word as ever, others in the second: fs/ext4/ext4.h,
 		 * new_encode_dev() */
 		if (major < 256 && minor < 256)
-			large.i_block[0] = major << 8 | minor;
+			entry.large.i_block[0] = major << 8 | minor;
 		else
-			large.i_block[1] = (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
+			entry.large.i_block[1] = (minor & 0xff) | major << 8 | (minor & ~0xffu) << 12;
 	}
-	return enter(fs, &at, inode, &large, err);
+	return enter(fs, &entry, err);
 }
 
 /* What `existing` names; links in its directory are followed, and it itself may be one. */
@@ -228,16 +231,14 @@ int ext4_link(struct ext4 *fs, const char *path, const char *existing, struct er
 
 int ext4_file(struct ext4 *fs, const char *path, const struct ext4_attr *attr, struct err *err)
 {
-	struct ext2_inode_large large;
-	struct inode *inode;
-	struct place at;
-	int rc = begin_entry(fs, path, attr, &at, &inode, &large, err);
+	struct new_entry entry;
+	int rc = begin_entry(fs, path, attr, &entry, err);
 
 	if (rc)
 		return rc;
-	fs->last = fs->open = inode;
+	fs->last = fs->open = entry.inode;
 	fs->attr = *attr;
-	return ext4_name_add(fs, &at, inode, err);
+	return ext4_name_add(fs, &entry.at, entry.inode, err);
 }
 
 int ext4_write(struct ext4 *fs, uint64_t offset, const void *data, size_t n, struct err *err)
