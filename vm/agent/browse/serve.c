@@ -14,50 +14,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "vm/agent/browse/disk.h"
-#include "vm/agent/browse/journal.h"
+#include "snap/image/ext4_disk.h"
+#include "snap/image/ext4_read.h"
 #include "vm/agent/proto.h"
 
 /* Entries of a directory listing go on until the reply is this large; a name, its attr
  * and a link's target fit above it. */
 enum { READDIR_FULL = PROTO_PAYLOAD_MAX - 8192, NAME_LEN_MAX = 255 };
 
-static int from_ext2(errcode_t rc)
-{
-	switch (rc) {
-	case 0:
-		return 0;
-	case EXT2_ET_FILE_NOT_FOUND:
-		return -ENOENT;
-	case EXT2_ET_NO_DIRECTORY:
-		return -ENOTDIR;
-	case EXT2_ET_NO_MEMORY:
-	case ENOMEM:
-		return -ENOMEM;
-	default:
-		return -EIO;
-	}
-}
-
 int server_open(struct browse_server *server, struct chain *chain, struct err *err)
 {
-	const int flags = EXT2_FLAG_64BITS | EXT2_FLAG_SOFTSUPP_FEATURES;
-	int rc;
-
 	*server = (struct browse_server){ 0 };
-	disk_set_chain(chain);
-	if (ext2fs_open("disk", flags, 0, 0, &disk_io_manager, &server->fs))
-		return err_set(err, -EIO, "the disk holds no ext4 filesystem");
-	rc = journal_apply(server->fs, err);
-	if (rc <= 0)
-		return rc;
-	ext2fs_close_free(&server->fs);
-	if (ext2fs_open("disk", flags, 0, 0, &disk_io_manager, &server->fs))
-		return err_set(err, -EIO, "the filesystem cannot be opened after its journal was read");
-	return 0;
+	return ext4_view_open(chain, &server->fs, err);
 }
 
 void server_close(struct browse_server *server)
@@ -65,10 +35,7 @@ void server_close(struct browse_server *server)
 	for (unsigned i = 0; i < BROWSE_FILES_MAX; i++)
 		if (server->open[i].id)
 			ext2fs_file_close(server->open[i].file);
-	if (server->fs)
-		ext2fs_close_free(&server->fs);
-	disk_set_redo(NULL, 0, 0);
-	disk_set_chain(NULL);
+	ext4_view_close(server->fs);
 }
 
 /* ---- paths and attributes */
@@ -91,7 +58,7 @@ static int find(ext2_filsys fs, const char *path, ext2_ino_t at, ext2_ino_t *ret
 		if (!rc)
 			rc = ext2fs_lookup(fs, at, path, (int)n, NULL, &at);
 		if (rc)
-			return from_ext2(rc);
+			return ext4_read_errno(rc);
 		path += n;
 	}
 	*ret = at;
@@ -124,55 +91,27 @@ static int get_file(struct browse_server *server, struct reader *args, ext2_ino_
 	return file ? 0 : -EBADF;
 }
 
-static int read_inode(ext2_filsys fs, ext2_ino_t ino, struct ext2_inode_large *ret)
+static struct fs_time to_time(struct timespec time)
 {
-	*ret = (struct ext2_inode_large){ 0 };
-	if (!ino || ino > fs->super->s_inodes_count)
-		return -EIO;
-	return from_ext2(ext2fs_read_inode_full(fs, ino, (struct ext2_inode *)(void *)ret, sizeof(*ret)));
-}
-
-/* Seconds are 32 bits and two more in `extra`, whose other 30 are nanoseconds ("Inode Timestamps" in the
- * kernel's ext4 documentation). */
-static struct fs_time time_of(uint32_t seconds, uint32_t extra, bool has_extra)
-{
-	struct fs_time time = { (int32_t)seconds, 0 };
-
-	if (has_extra) {
-		time.sec += (int64_t)(extra & 3) << 32;
-		time.nsec = extra >> 2;
-	}
-	return time;
-}
-
-static uint64_t device_of(const struct ext2_inode_large *inode)
-{
-	uint32_t old = inode->i_block[0], new = inode->i_block[1];
-
-	if (!LINUX_S_ISCHR(inode->i_mode) && !LINUX_S_ISBLK(inode->i_mode))
-		return 0;
-	if (old)
-		return makedev(old >> 8 & 0xff, old & 0xff);
-	return makedev((new & 0xfff00) >> 8, (new & 0xff) | (new >> 12 & 0xfff00));
+	return (struct fs_time){ time.tv_sec, (uint32_t)time.tv_nsec };
 }
 
 static void put_attr(struct buf *reply, ext2_filsys fs, ext2_ino_t ino, const struct ext2_inode_large *inode)
 {
 	const struct ext2_inode *small = (const struct ext2_inode *)(const void *)inode;
-	bool extra = inode->i_extra_isize >= 24; /* up to i_crtime_extra */
 	uint64_t blocks = ext2fs_get_stat_i_blocks(fs, (struct ext2_inode *)(void *)(uintptr_t)small);
 	const struct fs_attr attr = {
 		.id = { .dev = 1, .ino = ino, .gen = inode->i_generation },
 		.mode = inode->i_mode,
 		.nlink = inode->i_links_count,
-		.uid = inode->i_uid | (uint32_t)inode->i_uid_high << 16,
-		.gid = inode->i_gid | (uint32_t)inode->i_gid_high << 16,
-		.rdev = device_of(inode),
+		.uid = ext4_uid(inode),
+		.gid = ext4_gid(inode),
+		.rdev = ext4_device(inode),
 		.size = EXT2_I_SIZE(inode),
 		.blocks = blocks,
-		.atime = time_of(inode->i_atime, inode->i_atime_extra, extra),
-		.mtime = time_of(inode->i_mtime, inode->i_mtime_extra, extra),
-		.ctime = time_of(inode->i_ctime, inode->i_ctime_extra, extra),
+		.atime = to_time(ext4_time(inode, inode->i_atime, inode->i_atime_extra)),
+		.mtime = to_time(ext4_mtime(inode)),
+		.ctime = to_time(ext4_time(inode, inode->i_ctime, inode->i_ctime_extra)),
 	};
 
 	fs_attr_put(reply, &attr);
@@ -183,46 +122,17 @@ static int look_up(struct browse_server *server, struct reader *args, ext2_ino_t
 {
 	int rc = get_file(server, args, ret_ino);
 
-	return rc ? rc : read_inode(server->fs, *ret_ino, ret);
-}
-
-/* Up to n bytes of a file at offset; the number, or a negative errno. */
-static int read_at(ext2_file_t file, void *data, unsigned n, uint64_t offset)
-{
-	unsigned got = 0;
-	errcode_t rc = ext2fs_file_llseek(file, offset, EXT2_SEEK_SET, NULL);
-
-	if (!rc)
-		rc = ext2fs_file_read(file, data, n, &got);
-	return rc ? from_ext2(rc) : (int)got;
+	return rc ? rc : ext4_read_inode(server->fs, *ret_ino, ret);
 }
 
 static int put_target(struct buf *reply, ext2_filsys fs, ext2_ino_t ino, const struct ext2_inode_large *inode)
 {
-	uint64_t size = EXT2_I_SIZE(inode);
 	char target[PATH_MAX];
-	ext2_file_t file;
-	int rc;
+	const int rc = ext4_read_target(fs, ino, inode, target);
 
-	if (!size || size >= PATH_MAX)
-		return -EIO;
-	if (ext2fs_is_fast_symlink((struct ext2_inode *)(void *)(uintptr_t)inode)) {
-		if (size > sizeof(inode->i_block))
-			return -EIO;
-		memcpy(target, inode->i_block, size);
-	} else {
-		rc = from_ext2(ext2fs_file_open(fs, ino, 0, &file));
-		if (rc)
-			return rc;
-		rc = read_at(file, target, (unsigned)size, 0);
-		ext2fs_file_close(file);
-		if (rc != (int)size)
-			return rc < 0 ? rc : -EIO;
-	}
-	if (memchr(target, '\0', size))
-		return -EIO;
-	buf_put_bytes(reply, target, size);
-	return 0;
+	if (!rc)
+		buf_put_str(reply, target);
+	return rc;
 }
 
 /* With a link's target. */
@@ -258,7 +168,7 @@ static int op_lookup(struct browse_server *server, struct reader *args, struct b
 	if (!rc)
 		rc = find(server->fs, name, ino, &ino);
 	if (!rc)
-		rc = read_inode(server->fs, ino, &inode);
+		rc = ext4_read_inode(server->fs, ino, &inode);
 	return rc ? rc : put_attr_of(reply, server->fs, ino, &inode);
 }
 
@@ -304,10 +214,9 @@ static int add_entry(ext2_ino_t dir, int entry, struct ext2_dir_entry *dirent, i
 		return DIRENT_ABORT;
 	}
 	/* A name that no guest could have made is none. */
-	if (n <= 0 || n > NAME_LEN_MAX || memchr(dirent->name, '/', (size_t)n) ||
-	    memchr(dirent->name, '\0', (size_t)n))
+	if (!is_entry_name(dirent->name, n))
 		return 0;
-	listing->rc = read_inode(listing->fs, dirent->inode, &inode);
+	listing->rc = ext4_read_inode(listing->fs, dirent->inode, &inode);
 	if (listing->rc)
 		return DIRENT_ABORT;
 	memcpy(name, dirent->name, (size_t)n);
@@ -323,7 +232,7 @@ static int list(struct browse_server *server, ext2_ino_t ino, uint64_t from, str
 {
 	struct buf entries = { 0 };
 	struct dirents listing = { .fs = server->fs, .entries = &entries, .from = from };
-	int rc = from_ext2(ext2fs_dir_iterate2(server->fs, ino, 0, NULL, add_entry, &listing));
+	int rc = ext4_read_errno(ext2fs_dir_iterate2(server->fs, ino, 0, NULL, add_entry, &listing));
 
 	if (!rc)
 		rc = listing.rc;
@@ -403,7 +312,7 @@ static int op_open(struct browse_server *server, struct reader *args, struct buf
 		return -EACCES;
 	if ((flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC)
 		return -EROFS;
-	rc = from_ext2(ext2fs_file_open(server->fs, ino, 0, &file));
+	rc = ext4_read_errno(ext2fs_file_open(server->fs, ino, 0, &file));
 	if (!rc)
 		rc = new_handle(server, file, EXT2_I_SIZE(&inode), &id);
 	if (rc) {
@@ -433,7 +342,7 @@ static int op_read(struct browse_server *server, struct reader *args, struct buf
 	p = buf_reserve(reply, size);
 	if (!p)
 		return -ENOMEM;
-	rc = read_at(server->open[slot].file, p, size, offset);
+	rc = ext4_read_at(server->open[slot].file, p, size, offset);
 	if (rc > 0)
 		buf_grow(reply, (size_t)rc);
 	return rc < 0 ? rc : 0;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* disk.c - a disk for libext2fs: layers, and on top what the journal holds for it */
-#include "vm/agent/browse/disk.h"
+/* ext4_disk.c - a disk for libext2fs: layers, and on top what the journal holds for it */
+#include "snap/image/ext4_disk.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "vm/agent/browse/journal.h"
+#include "snap/image/ext4_journal.h"
 
 /* libext2fs passes no context to a manager's open. */
 static struct {
@@ -176,3 +176,31 @@ struct struct_io_manager disk_io_manager = {
 	.read_blk64 = manager_read,
 	.write_blk64 = manager_write,
 };
+
+/* ---- the filesystem */
+
+int ext4_view_open(struct chain *chain, ext2_filsys *ret, struct err *err)
+{
+	const int flags = EXT2_FLAG_64BITS | EXT2_FLAG_SOFTSUPP_FEATURES;
+	int rc;
+
+	*ret = NULL;
+	disk_set_chain(chain);
+	if (ext2fs_open("disk", flags, 0, 0, &disk_io_manager, ret))
+		return err_set(err, -EIO, "the disk holds no ext4 filesystem");
+	rc = journal_apply(*ret, err);
+	if (rc <= 0)
+		return rc;
+	ext2fs_close_free(ret);
+	if (ext2fs_open("disk", flags, 0, 0, &disk_io_manager, ret))
+		return err_set(err, -EIO, "the filesystem cannot be opened after its journal was read");
+	return 0;
+}
+
+void ext4_view_close(ext2_filsys fs)
+{
+	if (fs)
+		ext2fs_close_free(&fs);
+	disk_set_redo(NULL, 0, 0);
+	disk_set_chain(NULL);
+}

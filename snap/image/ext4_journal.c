@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * journal.c - what a filesystem's journal still has to say
+ * ext4_journal.c - what a filesystem's journal still has to say
  *
  * The journal (jbd2; "Journal" in the kernel's Documentation/filesystems/ext4) is a ring of blocks in an
  * inode. A transaction is descriptor blocks, each followed by the blocks it lists, revoke blocks, and one
@@ -10,7 +10,7 @@
  * Nothing is written: a first walk finds where the log ends and what was revoked, a second lists the blocks,
  * and the disk shows them in place of what it has. All of the journal is untrusted.
  */
-#include "vm/agent/browse/journal.h"
+#include "snap/image/ext4_journal.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vm/agent/browse/disk.h"
+#include "snap/image/ext4_disk.h"
 
 enum { DESCRIPTOR = 1, COMMIT = 2, SUPERBLOCK_V1 = 3, SUPERBLOCK_V2 = 4, REVOKE = 5 };
 enum { TAG_ESCAPE = 1, TAG_SAME_UUID = 2, TAG_DELETED = 4, TAG_LAST = 8 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* journal.h - what a filesystem's journal still has to say */
-#ifndef SBX_VM_AGENT_BROWSE_JOURNAL_H
-#define SBX_VM_AGENT_BROWSE_JOURNAL_H
+/* ext4_journal.h - what a filesystem's journal still has to say */
+#ifndef SBX_SNAP_IMAGE_EXT4_JOURNAL_H
+#define SBX_SNAP_IMAGE_EXT4_JOURNAL_H
 
 #include <ext2fs/ext2fs.h>
 
