@@ -44,17 +44,20 @@ const struct program image_program = {
 		 "build NAME --debian PACKAGE... [--suite SUITE] [--size SIZE] [--state DIR]\n"
 		 "pull NAME REFERENCE [--insecure] [--size SIZE] [--state DIR]\n"
 		 "import NAME SOURCE [--size SIZE] [--state DIR]\n"
+		 "export NAME|SNAPSHOT oci-archive:FILE|docker-archive:FILE [--state DIR]\n"
 		 "ls [--state DIR]\n"
 		 "rm NAME... [--state DIR]",
 	.about =
-		"Make, list and remove images, the disks that sandboxes start from.\n"
+		"Make, export, list and remove images, the disks that sandboxes start from.\n"
 		"It works beside a daemon and without one. `build base` makes a small Linux of busybox. A "
 		"SOURCE is a\n"
 		"directory, a tar, a docker archive, an OCI layout (a directory or a tar), or - for a tar on "
 		"standard\n"
 		"input; tars may be compressed, and SOURCE:TAG chooses one of several images. A REFERENCE is "
 		"a\n"
-		"registry's image or anything else that skopeo(1) can copy.\n",
+		"registry's image or anything else that skopeo(1) can copy. `export` writes an image, or a "
+		"named\n"
+		"snapshot's disk, for podman, docker and skopeo; FILE may be - for standard output.\n",
 	.options = option_table,
 };
 
@@ -181,6 +184,12 @@ static int cmd_pull(const struct image_options *options)
 	return options->argc == 2 ? image_pull(options, options->argv[0], options->argv[1]) : wrong_form(2);
 }
 
+static int cmd_export(const struct image_options *options)
+{
+	return options->argc == 2 ? image_export_to(options, options->argv[0], options->argv[1])
+				  : wrong_form(4);
+}
+
 /* ---- what is there */
 
 static void print_image(void *arg, const struct image *image)
@@ -201,7 +210,7 @@ static int cmd_ls(const struct image_options *options)
 	struct err err = { 0 };
 
 	if (options->argc)
-		return wrong_form(4);
+		return wrong_form(5);
 	printf("%-24s %9s %9s  %-16s  %s\n", "NAME", "SIZE", "STORED", "CREATED", "SOURCE");
 	if (image_each(options->state, print_image, NULL, &err))
 		return failed(&err);
@@ -214,7 +223,7 @@ static int cmd_rm(const struct image_options *options)
 	int i, status = 0;
 
 	if (!options->argc)
-		return wrong_form(5);
+		return wrong_form(6);
 	for (i = 0; i < options->argc; i++)
 		if (image_remove(options->state, options->argv[i], &err))
 			status = failed(&err);
@@ -226,11 +235,8 @@ static int cmd_rm(const struct image_options *options)
 static const struct {
 	const char *name;
 	int (*run)(const struct image_options *options);
-} verbs[] = { { "build", cmd_build },
-	      { "import", cmd_import },
-	      { "pull", cmd_pull },
-	      { "ls", cmd_ls },
-	      { "rm", cmd_rm } };
+} verbs[] = { { "build", cmd_build },   { "import", cmd_import }, { "pull", cmd_pull },
+	      { "export", cmd_export }, { "ls", cmd_ls },         { "rm", cmd_rm } };
 
 /* 0: go on; PROGRAM_EXIT: end with *ret_status. Options may stand anywhere. */
 static int parse(int argc, char **argv, struct image_options *ret, int *ret_status)
@@ -266,7 +272,7 @@ static int parse(int argc, char **argv, struct image_options *ret, int *ret_stat
 	ret->argv = argv + optind;
 	if (ret->argc)
 		return 0;
-	*ret_status = program_refuse(&image_program, "build, pull, import, ls or rm is needed");
+	*ret_status = program_refuse(&image_program, "build, pull, import, export, ls or rm is needed");
 	return PROGRAM_EXIT;
 }
 

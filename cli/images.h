@@ -39,4 +39,7 @@ int image_pull(const struct image_options *options, const char *name, const char
 /* packages ends with NULL. */
 int image_debian(const struct image_options *options, const char *name, char *const *packages);
 
+/* image_export.c: `export WHAT KIND:FILE`; an exit status. */
+int image_export_to(const struct image_options *options, const char *what, const char *target);
+
 #endif

@@ -577,6 +577,76 @@ int image_remove(const char *dir, const char *name, struct err *err)
 	return 0;
 }
 
+/* ---- to be read */
+
+/* The file in layers/ that is the disk of a named snapshot. */
+static int snapshot_layer(int snapshots, const char *name, char ret[LAYER_FILE_MAX], struct err *err)
+{
+	struct snapshot_manifest manifest = { 0 };
+	char path[STORE_NAME_MAX + sizeof("/manifest")];
+	struct buf text = { 0 };
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/manifest", name);
+	rc = read_file_at(snapshots, path, MANIFEST_MAX, &text);
+	if (rc == -ENOENT)
+		err_set(err, rc, "there is no image and no named snapshot %s", name);
+	else if (rc)
+		err_sys(err, rc, "cannot read the manifest of %s", name);
+	else
+		rc = snapshot_manifest_parse((char *)buf_bytes(&text), text.len, name, &manifest, err);
+	if (!rc) {
+		memcpy(ret, manifest.disk, LAYER_FILE_MAX);
+		snapshot_manifest_release(&manifest);
+	}
+	buf_release(&text);
+	return rc;
+}
+
+static int find_layer(const char *dir, const struct dirs *dirs, const char *name, char ret[LAYER_FILE_MAX],
+		      struct err *err)
+{
+	const bool image = !strncmp(name, "images/", 7), snapshot = !strncmp(name, "snapshots/", 10);
+	struct err why = { 0 };
+	struct image record;
+	char path[4096];
+	int fd, rc = -ENOENT;
+
+	name += image ? 7 : snapshot ? 10 : 0;
+	if (name_check(name, err))
+		return -EINVAL;
+	if (!snapshot)
+		rc = read_record(dirs->images, name, &record, ret, NULL, &why);
+	if (rc != -ENOENT || image)
+		return rc ? err_set(err, rc, "%s", why.text) : 0;
+	snprintf(path, sizeof(path), "%s/snapshots", dir);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return err_set(err, -ENOENT, "there is no image %s", name);
+	rc = snapshot_layer(fd, name, ret, err);
+	close(fd);
+	return rc;
+}
+
+int image_open_disk(const char *dir, const char *name, struct chain **ret, struct err *err)
+{
+	char file[LAYER_FILE_MAX];
+	struct dirs dirs;
+	int lock, rc = dirs_open(dir, &dirs, err);
+
+	if (rc)
+		return rc;
+	/* Collection waits until all files of the disk are open. */
+	lock = image_lock(dirs.images);
+	rc = lock < 0 ? err_sys(err, lock, "cannot lock %s", dir) : find_layer(dir, &dirs, name, file, err);
+	if (!rc)
+		rc = chain_open(dirs.layers, file, false, ret, err);
+	if (lock >= 0)
+		close(lock);
+	dirs_close(&dirs);
+	return rc;
+}
+
 struct image_walk {
 	const struct dirs *dirs;
 	void (*each)(void *arg, const struct image *image);

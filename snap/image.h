@@ -12,6 +12,7 @@
 
 #include <stdint.h>
 
+#include "snap/qcow2/chain.h"
 #include "snap/store.h"
 #include "util/err.h"
 
@@ -42,6 +43,12 @@ int image_publish(const char *dir, const char *name, const char *raw_file, const
 
 /* The name goes at once; its disk stays while snapshots or machines need it. -ENOENT. */
 int image_remove(const char *dir, const char *name, struct err *err);
+
+/*
+ * The disk of the image NAME, or of the named snapshot NAME if there is no such image; images/NAME and snapshots/NAME
+ * say which. It is opened to be read, and stays whole whatever is removed meanwhile. -ENOENT.
+ */
+int image_open_disk(const char *dir, const char *name, struct chain **ret, struct err *err);
 
 /* Every image in no order; image->disk is NULL. Records that cannot be read are skipped with a warning. */
 int image_each(const char *dir, void (*each)(void *arg, const struct image *image), void *arg,

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "util/buf.h"
 #include "util/err.h"
@@ -55,5 +56,31 @@ int oci_manifest(const void *json, size_t n, struct oci_manifest *ret, struct er
 int oci_config(const void *json, size_t n, struct oci_config *ret, struct err *err);
 /* manifest.json of a docker archive; names are those of its members. */
 int oci_docker(const void *json, size_t n, const char *tag, struct oci_manifest *ret, struct err *err);
+
+/* ---- documents of our own (oci_write.c) */
+
+/* An image of one layer. */
+struct oci_image {
+	const char *name;         /* of a repository, or "" */
+	const struct buf *config; /* lines of an image's config, checked */
+	const char *digest, *diff_id;
+	uint64_t size; /* of the layer */
+	time_t created;
+};
+
+struct oci_document {
+	char *text; /* terminated */
+	char digest[OCI_DIGEST + 1];
+};
+
+/* *ret is to be released, also after a failure, which is -ENOMEM. */
+int oci_write_config(const struct oci_image *image, struct oci_document *ret, struct err *err);
+int oci_write_manifest(const struct oci_image *image, const struct oci_document *config,
+		       struct oci_document *ret, struct err *err);
+int oci_write_index(const struct oci_document *manifest, struct oci_document *ret, struct err *err);
+/* manifest.json, for a layer DIGEST.tar and a config DIGEST.json. */
+int oci_write_docker(const struct oci_image *image, const struct oci_document *config,
+		     struct oci_document *ret, struct err *err);
+void oci_document_release(struct oci_document *document);
 
 #endif

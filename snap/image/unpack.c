@@ -44,7 +44,7 @@ static int copy_data(const struct unpack *unpack, struct archive_entry *entry, c
 	return ext4_end(unpack->fs, end, err);
 }
 
-static bool means_the_same(const char *name)
+bool unpack_keeps_xattr(const char *name)
 {
 	static const char *const prefixes[] = { "user.", "trusted." };
 	static const char *const names[] = { "security.capability", "system.posix_acl_access",
@@ -72,7 +72,7 @@ static int copy_xattrs(const struct unpack *unpack, struct archive_entry *entry,
 
 	archive_entry_xattr_reset(entry);
 	while (archive_entry_xattr_next(entry, &name, &value, &n) == ARCHIVE_OK) {
-		if (!name || strlen(name) > 255 || !means_the_same(name))
+		if (!name || strlen(name) > 255 || !unpack_keeps_xattr(name))
 			continue;
 		rc = ext4_xattr(unpack->fs, name, value, n, err);
 		if (rc)

@@ -32,6 +32,9 @@ int unpack_rest(const struct unpack *unpack, struct err *err);
 /* All of a directory of the host. */
 int unpack_dir(struct ext4 *fs, const char *dir, struct err *err);
 
+/* Whether an extended attribute means the same in a machine, and in another image. */
+bool unpack_keeps_xattr(const char *name);
+
 /* What libarchive says went wrong. */
 int unpack_failed(struct archive *archive, const char *what, struct err *err);
 
