@@ -5,7 +5,8 @@
 #   make check      the tests (docs/testing.md)
 #   make check-lab  all of them with the engine kvm in the lab; hours
 #   make bench      measure; prints a table, writes build/bench.json
-#   make bench-lab  the same with the engine kvm in the lab, into build/bench-lab
+#   make bench-fs   a sandbox's fs/ beside sshfs and bindfs
+#   make bench-lab  the same as bench with the engine kvm in the lab, into build/bench-lab
 #   make install    to PREFIX (default /usr/local), below DESTDIR
 #   make lint       layers, clang-format, clang-tidy, cppcheck, man pages and the width of the docs
 #   make lab CMD=.. run a command in a virtual machine that has hardware virtualization
@@ -171,6 +172,10 @@ demo: all
 bench: all $(B)/manual/ramimage $(B)/bench_kvm
 	$(Q)tests/bench
 
+bench-fs: all | $(DEPS)
+	$(Q)tools/deps bench
+	$(Q)tests/bench_fs.py
+
 # The engine kvm where there is none, beside what else runs there: ratios are what it is good for
 bench-lab: all $(B)/manual/ramimage $(B)/bench_kvm
 	-$(Q)tests/bench_msb.py
@@ -186,7 +191,7 @@ lab:
 lint: | $(DEPS)
 	$(Q)tools/lint
 
-.PHONY: unit fuzz check check-lab demo bench bench-lab lab lint
+.PHONY: unit fuzz check check-lab demo bench bench-fs bench-lab lab lint
 
 # ---- installation
 
