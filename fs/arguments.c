@@ -37,6 +37,7 @@ enum {
 	OPT_MAX_JOBS_PER_USER,
 	OPT_MAX_MEMORY,
 	OPT_MAX_MEMORY_PER_USER,
+	OPT_MAX_FILES_PER_USER,
 	OPT_LIMITS,
 	OPT_BOOT,
 	OPT_FORK,
@@ -78,6 +79,9 @@ static const struct program_option option_table[] = {
 	  "how much memory the machines may have together (default: no bound)" },
 	{ OPT_MAX_MEMORY_PER_USER, "max-memory-per-user", "SIZE",
 	  "and those of one owner (default: no bound)" },
+	{ OPT_MAX_FILES_PER_USER, "max-files-per-user", "N",
+	  "how many of the daemon's descriptors the machines and snapshots of one\nowner may keep open "
+	  "(default: half of them)" },
 	{ OPT_LIMITS, "limits", "K=V,...",
 	  "what a new sandbox may use of this host: memory, cpu, pids, io, disk;\nmore is for root to give "
 	  "(default: "
@@ -126,6 +130,7 @@ static const struct number_option {
 	{ OPT_MAX_JOBS_PER_USER, 1, 1u << 24, offsetof(struct options, max_jobs_per_user) },
 	{ OPT_MAX_MEMORY, 0, 0, offsetof(struct options, max_memory) },
 	{ OPT_MAX_MEMORY_PER_USER, 0, 0, offsetof(struct options, max_memory_per_user) },
+	{ OPT_MAX_FILES_PER_USER, 1, 1u << 24, offsetof(struct options, max_files_per_user) },
 	{ OPT_BOOT, 1000, 86400, offsetof(struct options, boot_timeout_ms) },
 	{ OPT_FORK, 1000, 86400, offsetof(struct options, fork_timeout_ms) },
 };
@@ -292,6 +297,7 @@ int arguments_parse(int argc, char **argv, struct arguments *args, struct option
 		case OPT_MAX_JOBS_PER_USER:
 		case OPT_MAX_MEMORY:
 		case OPT_MAX_MEMORY_PER_USER:
+		case OPT_MAX_FILES_PER_USER:
 		case OPT_BOOT:
 		case OPT_FORK:
 			rc = set_number(c, optarg, options);

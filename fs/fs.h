@@ -35,6 +35,7 @@ struct options {
 	unsigned max_jobs;                          /* of a sandbox, with those behind an open `run` */
 	unsigned max_jobs_total, max_jobs_per_user; /* in all; of one owner's sandboxes */
 	uint64_t max_memory, max_memory_per_user;   /* of all machines; of one owner's */
+	unsigned max_files_per_user; /* of the daemon's descriptors; 0: half of them (admission.h) */
 	bool has_reserve;
 	uint64_t reserve;         /* bytes of the store that are kept free (room.h) */
 	uint64_t pool_memory;     /* no more of them once they have so many bytes of their own */

@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "fs/sandbox/admission.h"
 #include "fs/sandbox/machine.h"
 
 /* A guest that takes longer is captured as it is: its memory has all there is. */
@@ -202,6 +203,9 @@ int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_fn don
 			       sandbox_state_name(sb->state));
 	if (sb->stalled)
 		return refuse_stalled(sb, err);
+	rc = admit_files(sb->obj.fs, &sb->obj.owner, TEMPLATE_FILES, err);
+	if (rc)
+		return rc;
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return err_sys(err, -ENOMEM, "%s", verb);

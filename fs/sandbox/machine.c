@@ -376,6 +376,8 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 	int rc = admit_memory(sb, sb->shape.memory, err);
 
 	if (!rc)
+		rc = admit_files(fs, &sb->obj.owner, MACHINE_FILES, err);
+	if (!rc)
 		rc = make_disk(sb, err);
 	if (rc)
 		return rc;
@@ -428,6 +430,8 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 	struct fs *fs = sb->obj.fs;
 	int rc = admit_memory(sb, template->shape.memory, err);
 
+	if (!rc)
+		rc = admit_files(fs, &sb->obj.owner, MACHINE_FILES, err);
 	sb->shape = template->shape;
 	sb->generation = template->generation + 1;
 	sb->quiesced = template->quiesced;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "fs/pool/pool.h"
+#include "fs/sandbox/admission.h"
 #include "fs/sandbox/requirements.h"
 #include "fs/snapshot/archive.h"
 #include "fs/snapshot/compaction.h"
@@ -39,11 +40,18 @@ void snapshot_path(const struct snapshot *snap, char *ret, size_t size)
 			 snap->obj.name);
 }
 
+void snapshot_set_template(struct snapshot *snap, struct template *template)
+{
+	template_unref(snap->template);
+	snap->template = template;
+	snap->obj.descriptors = template ? TEMPLATE_FILES : 0;
+}
+
 static void snapshot_free(struct object *obj)
 {
 	struct snapshot *snap = snapshot_of(obj);
 
-	template_unref(snap->template);
+	snapshot_set_template(snap, NULL);
 	if (snap->has_meta)
 		snapshot_meta_release(&snap->meta);
 	free(snap);
@@ -103,7 +111,7 @@ int snapshot_new(struct sandbox *sb, struct template *template, mode_t umask, st
 	snap->has_meta = true;
 	snap->obj.owner.mode &= ~umask;
 	snap->obj.to_root = "../../../../";
-	snap->template = template;
+	snapshot_set_template(snap, template);
 	snap->source = sb;
 	*ret = snap;
 	return 0;
@@ -133,8 +141,7 @@ void snapshot_drop(struct snapshot *snap)
 	if (snap->template)
 		pool_forget(snap->obj.fs, snap->template);
 	/* Somebody may be in its directory still; the memory goes now. */
-	template_unref(snap->template);
-	snap->template = NULL;
+	snapshot_set_template(snap, NULL);
 	object_remove(&snap->obj);
 	object_unref(&snap->obj);
 }
@@ -191,7 +198,7 @@ void snapshot_give_back(struct snapshot *snap, struct sandbox *source, const cha
 	if (back) {
 		back->obj.to_root = "../../../../";
 		back->source = source;
-		back->template = template_ref(snap->template);
+		snapshot_set_template(back, template_ref(snap->template));
 		back->meta = snap->meta;
 		back->has_meta = snap->has_meta;
 		snap->has_meta = false;

@@ -29,6 +29,8 @@ struct snapshot {
 };
 
 struct snapshot *snapshot_of(const struct object *obj);
+/* Give it its template; takes the reference over. NULL: it has none any more. */
+void snapshot_set_template(struct snapshot *snap, struct template *template);
 struct snapshot *snapshot_find(struct list *snapshots, const char *name);
 
 /* What a fork of the sandbox, or a snapshot of it, inherits. snapshot_meta_release frees it. */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/sandbox/admission.h"
 #include "fs/sandbox/requirements.h"
 
 enum { TELL_MS = 100 };
@@ -328,7 +329,7 @@ static void end_load(struct worker *worker, int result, struct err *err)
 	struct template *template = NULL;
 
 	if (!snapshot_load_end(worker->visit, result, &template, err))
-		snap->template = template;
+		snapshot_set_template(snap, template);
 	while ((wait = list_first(&snap->waiting, struct snapshot_wait, link))) {
 		list_del(&wait->link);
 		wait->done(wait->arg, err);
@@ -362,7 +363,9 @@ static int loadable(struct snapshot *snap, struct err *err)
 	if (snapshot_is_empty(snap))
 		return err_set(err, -EBUSY, "snapshot %s is empty; import an archive into it first",
 			       snap->obj.name);
-	rc = snapshot_read_meta(snap, err);
+	rc = admit_files(snap->obj.fs, &snap->obj.owner, TEMPLATE_FILES, err);
+	if (!rc)
+		rc = snapshot_read_meta(snap, err);
 	return rc ? rc : requires_check(snap->obj.fs, &snap->meta, snap->obj.name, err);
 }
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import resource
 
 from harness import Snapshot, fails, read, write
 
@@ -90,3 +91,53 @@ def test_jobs_of_owners(own_mount):
     assert "3 jobs" in read(vm / "error")
     other.remove()
     os.mkdir(vm / "exec/3")
+
+
+def test_descriptors_of_owners(own_mount):
+    """Who keeps many machines and snapshots does not take the daemon's descriptors from the others."""
+    mount = own_mount(options=["--pool", "0"])
+    pid = mount.process.pid
+
+    def allow(n):
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (n, n))
+
+    vm = mount.create("a")
+    vm.ctl("checkpoint")
+    snap = Snapshot(vm / "snapshots/1")
+    os.chown(vm.path, 4242, 4242)
+    os.chown(snap.path, 4242, 4242)
+    # Of 80 a quarter is nobody's, and half of the others is one owner's: a machine, seven snapshots.
+    allow(80)
+    for _ in range(6):
+        vm.ctl("checkpoint")
+    for verb in "checkpoint", "snapshot kept":
+        with fails(errno.EDQUOT, vm / "error"):
+            vm.ctl(verb)
+        assert "4242 keep 30 of" in read(vm / "error") and read(vm / "state") == "running\n"
+    assert mount.named() == [] and len(os.listdir(vm / "snapshots")) == 8  # with `latest`
+    # The daemon's own user may take what is left; then there is no more for anybody.
+    w1 = snap.fork("w1")
+    w2 = mount.create("w2", start=False)
+    for make, path in (lambda: w2.ctl("start"), w2), (lambda: snap.fork("w3"), snap), (lambda: w1.ctl("fork w3"), w1):
+        with fails(errno.ENOSPC, path / "error"):
+            make()
+    assert mount.sandboxes() == ["a", "w1", "w2"] and read(w2 / "state") == "created\n"
+    assert len(os.listdir(f"/proc/{pid}/fd")) < 75
+    # What goes makes room.
+    Snapshot(vm / "snapshots/2").remove()
+    vm.ctl("checkpoint")
+    w1.remove()
+    w2.ctl("start")
+    assert w2.sh("echo well") == "well\n"
+
+
+def test_descriptors_by_option(own_mount):
+    mount = own_mount(options=["--max-files-per-user", "40"])
+    vm = mount.create("a")
+    vm.ctl("checkpoint")
+    snap = Snapshot(vm / "snapshots/1")
+    w1 = snap.fork("w1")
+    with fails(errno.EDQUOT, snap / "error"):
+        snap.fork("w2")
+    w1.remove()
+    snap.fork("w2")
