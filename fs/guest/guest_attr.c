@@ -106,7 +106,7 @@ uint32_t guest_gid(const struct guest_node *gn, gid_t gid)
 	return owner && gid == owner->gid ? 0 : gid;
 }
 
-void guest_put_maker(struct buf *args, const struct guest_node *dir, fuse_req_t req)
+void guest_put_owner(struct buf *args, const struct guest_node *dir, fuse_req_t req)
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 	const struct owner *owner = shown_owner(dir);
@@ -114,6 +114,35 @@ void guest_put_maker(struct buf *args, const struct guest_node *dir, fuse_req_t 
 
 	buf_put_u32(args, is_root ? 0 : ctx->uid);
 	buf_put_u32(args, is_root ? 0 : ctx->gid);
+}
+
+/* The umask too, since it does not hold in a directory with a default ACL. */
+void guest_put_maker(struct buf *args, const struct guest_node *dir, mode_t mode, fuse_req_t req)
+{
+	buf_put_u32(args, mode);
+	buf_put_u32(args, fuse_req_ctx(req)->umask & 0777);
+	guest_put_owner(args, dir, req);
+}
+
+/*
+ * The kernel leaves it to us to take set-user-ID and set-group-ID bits away (FUSE_HANDLE_KILLPRIV): a write, or a
+ * change of size, by who has not CAP_FSETID does. The guest sees to it on a change of owner, and to file
+ * capabilities on any of these.
+ */
+bool guest_is_other(fuse_req_t req)
+{
+	return fuse_req_ctx(req)->uid != 0;
+}
+
+void guest_told_bare(struct guest_node *gn, const struct fs_attr *attr, uint64_t asked_ns)
+{
+	gn->bare_ns = attr->flags & FSA_NO_XATTR ? asked_ns + (uint64_t)(GUEST_CACHE_S * 1e9) : 0;
+	gn->bare_changes = gn->guest->changes;
+}
+
+bool guest_is_bare(const struct guest_node *gn)
+{
+	return gn->bare_changes == gn->guest->changes && now_mono_ns() < gn->bare_ns;
 }
 
 void guest_told(struct guest_node *gn)

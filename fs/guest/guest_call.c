@@ -37,6 +37,7 @@ void guest_call_free(struct guest_call *gc)
 	guest_unref(gc->node2);
 	free(gc->name);
 	free(gc->name2);
+	buf_release(&gc->value);
 	free(gc);
 }
 
@@ -113,7 +114,8 @@ struct guest_call *guest_call_make(fuse_req_t req, fuse_ino_t parent, const char
 static bool changes_files(enum fs_op op)
 {
 	return op != FS_GETATTR && op != FS_LOOKUP && op != FS_READDIR && op != FS_OPENDIR &&
-	       op != FS_READLINK && op != FS_OPEN && op != FS_STATFS && op != FS_FSYNC && op != FS_SEEK;
+	       op != FS_READLINK && op != FS_OPEN && op != FS_STATFS && op != FS_FSYNC && op != FS_SEEK &&
+	       op != FS_GETXATTR;
 }
 
 void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args)
@@ -134,6 +136,7 @@ void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *a
 			  gc->node->guest->obj->name);
 	if (changes_files(op))
 		guest_ahead_void(gc->node->guest);
+	gc->changes = gc->node->guest->changes;
 	if (!rc) {
 		timeout_ms = op == FS_RENAME && gc->node != gc->node2 ? GUEST_LOCKED_MS : GUEST_TIMEOUT_MS;
 		gc->call = agent_fs(guest_agent(gc->node), op, args, timeout_ms, on_reply, gc);
@@ -186,6 +189,7 @@ int guest_entry_of(struct guest_node *dir, const char *name, struct fs_attr *att
 	if (!S_ISDIR(gn->type) && (attr->nlink > 1 || !list_empty(&gn->files)))
 		ret->entry_timeout = 0;
 	guest_told(gn);
+	guest_told_bare(gn, attr, asked_ns);
 	guest_stat(gn, attr, &ret->attr);
 	*ret_node = gn;
 	guest_unref(gn);
@@ -200,6 +204,8 @@ int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry
 
 	if (guest_attr_get(results, &attr) || (gc->type && (attr.mode & S_IFMT) != gc->type))
 		return -EIO;
+	if (gc->changes != dir->guest->changes)
+		attr.flags = 0; /* there may be others since */
 	/* As long as it may be kept from when it comes: it was so at some time after it was asked for. */
 	return guest_entry_of(dir, gc->name, &attr, results, now_mono_ns(), gc->fifo, ret, ret_node);
 }

@@ -54,10 +54,13 @@ static const struct {
 	int code;
 } some[] = {
 	{ FS_SETATTR, EOPNOTSUPP }, /* the mode of a symbolic link */
-	{ FS_SEEK, ENXIO },         { FS_FALLOCATE, EOPNOTSUPP }, { FS_SETATTR, EBADF }, { FS_FSYNC, EBADF },
-	{ FS_READ, EBADF },         { FS_READ, EAGAIN },          { FS_READ, ENXIO },    { FS_READ, ENODEV },
-	{ FS_READ, EOPNOTSUPP },    { FS_WRITE, EBADF },          { FS_WRITE, EAGAIN },  { FS_WRITE, ENXIO },
-	{ FS_WRITE, ENODEV },       { FS_WRITE, EOPNOTSUPP },
+	{ FS_SEEK, ENXIO },          { FS_FALLOCATE, EOPNOTSUPP }, { FS_SETATTR, EBADF },
+	{ FS_FSYNC, EBADF },         { FS_READ, EBADF },           { FS_READ, EAGAIN },
+	{ FS_READ, ENXIO },          { FS_READ, ENODEV },          { FS_READ, EOPNOTSUPP },
+	{ FS_WRITE, EBADF },         { FS_WRITE, EAGAIN },         { FS_WRITE, ENXIO },
+	{ FS_WRITE, ENODEV },        { FS_WRITE, EOPNOTSUPP },     { FS_GETXATTR, ENODATA },
+	{ FS_GETXATTR, EOPNOTSUPP }, { FS_SETXATTR, ENODATA },     { FS_SETXATTR, EOPNOTSUPP },
+	{ FS_SETXATTR, E2BIG },      { FS_REMOVEXATTR, ENODATA },  { FS_REMOVEXATTR, EOPNOTSUPP },
 };
 
 int guest_errno_allowed(enum fs_op op, int err)

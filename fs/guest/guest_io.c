@@ -87,6 +87,7 @@ static void done_open(struct guest_call *gc, int err, struct reader *results)
 	struct fuse_entry_param param;
 	struct guest_file *file = NULL;
 	const uint32_t handle = err ? 0 : get_u32(results);
+	struct fs_attr attr;
 
 	if (!err && (results->bad || !handle))
 		err = -EIO;
@@ -94,6 +95,8 @@ static void done_open(struct guest_call *gc, int err, struct reader *results)
 		guest_close_handle(gn, guest_epoch(gn), handle); /* nobody wants it any more */
 	else if (!err && gc->name)
 		err = guest_entry(gc, results, &param, &gn);
+	else if (!err && !guest_attr_get(results, &attr) && gc->changes == gn->guest->changes)
+		guest_told_bare(gn, &attr, now_mono_ns());
 	if (err && handle && gc->request)
 		guest_close_handle(gn, guest_epoch(gn), handle);
 	if (!gc->request) {
@@ -138,6 +141,7 @@ void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		guest_ahead_void(gn->guest);
 	rc = guest_put_named(&args, gn);
 	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND));
+	buf_put_u8(&args, guest_is_other(req));
 	guest_call_send(gc, FS_OPEN, rc, &args);
 }
 
@@ -152,8 +156,8 @@ void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 	gc->fi = *fi;
 	gc->opens = true;
 	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND | O_EXCL));
-	buf_put_u32(&args, mode);
-	guest_put_maker(&args, gc->node, req);
+	guest_put_maker(&args, gc->node, mode, req);
+	buf_put_u8(&args, guest_is_other(req));
 	guest_call_send(gc, FS_CREATE, rc, &args);
 }
 
@@ -229,6 +233,7 @@ void guest_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t 
 	buf_put_u32(&args, (uint32_t)mode);
 	buf_put_u64(&args, (uint64_t)off);
 	buf_put_u64(&args, (uint64_t)length);
+	buf_put_u8(&args, guest_is_other(req));
 	guest_call_send(gc, FS_FALLOCATE, file_usable(file), &args);
 }
 
@@ -255,6 +260,7 @@ struct io {
 	const struct guest_node *node; /* of an open file, which outlives its requests */
 	enum fs_op op;                 /* FS_READ or FS_WRITE */
 	uint8_t *data;                 /* of a read */
+	bool other;                    /* a write of a user other than root */
 	unsigned n, left;
 	struct chunk chunks[CHUNKS_MAX];
 };
@@ -382,10 +388,12 @@ static void io_run(struct io *io, const struct guest_file *file, const char *dat
 		buf_clear(&args);
 		buf_put_u32(&args, file->handle);
 		buf_put_u64(&args, off + at);
-		if (data)
+		if (data) {
+			buf_put_u8(&args, io->other);
 			buf_add(&args, data + at, n);
-		else
+		} else {
 			buf_put_u32(&args, (uint32_t)n);
+		}
 		if (!args.failed)
 			chunk->call = agent_fs(guest_agent(file->node), io->op, &args, GUEST_TIMEOUT_MS,
 					       data ? on_written : on_read, chunk);
@@ -424,6 +432,8 @@ void guest_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, 
 	struct io *io = io_new(req, file, size);
 
 	(void)ino;
-	if (io)
-		io_run(io, file, data, size, (uint64_t)off);
+	if (!io)
+		return;
+	io->other = guest_is_other(req);
+	io_run(io, file, data, size, (uint64_t)off);
 }

@@ -90,6 +90,6 @@ void guest_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const 
 	if (!gc)
 		return;
 	buf_put_str(&args, symlink_written(gc->node->guest->obj->fs->mountpoint, target));
-	guest_put_maker(&args, gc->node, req);
+	guest_put_owner(&args, gc->node, req);
 	guest_call_send(gc, FS_SYMLINK, rc, &args);
 }

@@ -38,6 +38,6 @@ void guest_lock_watch(struct guest_call *gc)
 {
 	const unsigned ms = agent_silent(guest_agent(gc->node)) ? AGAIN_MS : GUEST_LOCKED_MS;
 
-	if (gc->op == FS_GETATTR || gc->op == FS_LOOKUP)
+	if (gc->op == FS_GETATTR || gc->op == FS_LOOKUP || gc->op == FS_GETXATTR)
 		timer_start(gc->node->guest->obj->fs->loop, &gc->lock_timer, ms * 1000000ull, expired, gc);
 }

@@ -76,6 +76,8 @@ static void done_attr(struct guest_call *gc, int err, struct reader *results)
 	} else {
 		guest_stat(gc->node, &attr, &st);
 		guest_told(gc->node);
+		if (gc->changes == gc->node->guest->changes)
+			guest_told_bare(gc->node, &attr, now_mono_ns());
 		request_attr(gc->request, &st, GUEST_CACHE_S);
 	}
 	guest_call_free(gc);
@@ -132,7 +134,8 @@ static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int
 {
 	struct guest_node *gn = guest_node_of(req, ino);
 	/* FUSE_SET_ATTR_MODE to _MTIME and enum fs_valid are the same bits. */
-	unsigned valid = (unsigned)to_set & (FSV_MODE | FSV_UID | FSV_GID | FSV_SIZE | FSV_ATIME | FSV_MTIME);
+	const unsigned those = FSV_MODE | FSV_UID | FSV_GID | FSV_SIZE | FSV_ATIME | FSV_MTIME;
+	const unsigned valid = ((unsigned)to_set & those) | (guest_is_other(req) ? FSV_OTHER : 0);
 	struct fs_attr want = {
 		.mode = attr->st_mode & 07777,
 		.uid = guest_uid(gn, attr->st_uid),
@@ -168,8 +171,7 @@ static void guest_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 
 	if (!gc)
 		return;
-	buf_put_u32(&args, mode);
-	guest_put_maker(&args, gc->node, req);
+	guest_put_maker(&args, gc->node, mode, req);
 	guest_call_send(gc, FS_MKDIR, rc, &args);
 }
 
@@ -183,9 +185,8 @@ static void guest_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 	if (!gc)
 		return;
 	gc->fifo = S_ISFIFO(mode);
-	buf_put_u32(&args, mode);
 	buf_put_u64(&args, rdev);
-	guest_put_maker(&args, gc->node, req);
+	guest_put_maker(&args, gc->node, mode, req);
 	guest_call_send(gc, FS_MKNOD, rc, &args);
 }
 
@@ -354,6 +355,10 @@ const struct fuse_lowlevel_ops guestfs_ops = {
 	.releasedir = guest_releasedir,
 	.statfs = guest_statfs,
 	.create = guest_create,
+	.getxattr = guest_getxattr,
+	.listxattr = guest_listxattr,
+	.setxattr = guest_setxattr,
+	.removexattr = guest_removexattr,
 	.lseek = guest_lseek,
 	.fallocate = guest_fallocate,
 	.poll = guest_poll,

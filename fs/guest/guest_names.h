@@ -69,6 +69,8 @@ struct guest_node {
 	struct guest_node *next;   /* in that bucket */
 	struct list fresh;         /* guest->fresh */
 	uint64_t told_ns;          /* when the kernel was told its attributes */
+	uint64_t bare_ns;          /* until then it has no extended attributes, */
+	uint64_t bare_changes;     /* while this is guest->changes; 0: it may have */
 	bool fifo; /* one that was made through the mount: the host's programs may open it, and meet there */
 };
 
@@ -99,9 +101,15 @@ struct guest_call {
 	/* Of a READDIR: what the kernel asks for, and the chunk that the agent is asked for (guest_dir.c). */
 	size_t size;
 	uint64_t offset, first, cookie;
-	bool opens;    /* the answer has a handle, which must not be lost */
-	uint32_t type; /* S_IFMT: the file in the answer must be of this type; 0: any */
-	bool fifo;     /* and is one made through the mount */
+	/* Of a GETXATTR: what there is of the value so far, as `size` says; its size and hash; how often it was begun. */
+	struct buf value;
+	uint64_t hash;
+	uint32_t all;
+	unsigned tries;
+	uint64_t changes; /* guest->changes when it was sent */
+	bool opens;       /* the answer has a handle, which must not be lost */
+	uint32_t type;    /* S_IFMT: the file in the answer must be of this type; 0: any */
+	bool fifo;        /* and is one made through the mount */
 };
 
 /* The node for the tree's lookup of fs/. */
@@ -151,7 +159,15 @@ int guest_attr_check(struct fs_attr *attr);
 uint32_t guest_uid(const struct guest_node *gn, uid_t uid);
 uint32_t guest_gid(const struct guest_node *gn, gid_t gid);
 /* Append the owner, in the guest, of what req makes in dir. */
-void guest_put_maker(struct buf *args, const struct guest_node *dir, fuse_req_t req);
+void guest_put_owner(struct buf *args, const struct guest_node *dir, fuse_req_t req);
+/* The same, with a mode and the umask: a MAKER. */
+void guest_put_maker(struct buf *args, const struct guest_node *dir, mode_t mode, fuse_req_t req);
+/* Whoever asks is not root: what is set-user-ID does not stay so when they change it. */
+bool guest_is_other(fuse_req_t req);
+/* What the guest said of its extended attributes at asked_ns, and has not been changed since. */
+void guest_told_bare(struct guest_node *gn, const struct fs_attr *attr, uint64_t asked_ns);
+/* It has none, as far as is known. */
+bool guest_is_bare(const struct guest_node *gn);
 /* The kernel is told its attributes, and may keep them for GUEST_CACHE_S. */
 void guest_told(struct guest_node *gn);
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret);
@@ -211,6 +227,14 @@ bool guest_ahead_answers(fuse_req_t req, struct guest_node *dir, const char *nam
 void guest_ahead_free(struct guest_ahead *ahead);
 /* The host asks the guest for something that changes files. */
 void guest_ahead_void(struct guest_mount *guest);
+
+/* ---- guest_xattr.c */
+
+void guest_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
+void guest_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
+void guest_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
+		    int flags);
+void guest_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
 
 /* ---- guest_io.c and guest_dir.c */
 

@@ -189,6 +189,12 @@ void request_link(struct request *request, const char *target)
 	request_free(request);
 }
 
+void request_xattr(struct request *request, size_t size)
+{
+	fuse_reply_xattr(request->req, size);
+	request_free(request);
+}
+
 void request_lseek(struct request *request, off_t off)
 {
 	fuse_reply_lseek(request->req, off);

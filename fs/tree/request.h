@@ -49,6 +49,7 @@ void request_err(struct request *request, int err); /* 0 or a negative errno */
 void request_written(struct request *request);      /* all of size */
 void request_attr(struct request *request, const struct stat *attr, double timeout);
 void request_link(struct request *request, const char *target);
+void request_xattr(struct request *request, size_t size); /* of a value that was not asked for itself */
 void request_lseek(struct request *request, off_t off);
 void request_statfs(struct request *request, const struct statvfs *st);
 /* -errno when the caller is gone in the same moment: the kernel does not know the entry, or will not

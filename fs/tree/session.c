@@ -229,8 +229,58 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
 		fuse_reply_err(req, ENODEV);
 }
 
-/* No extended attributes: the kernel asks once, hears ENOSYS, and does not ask again. */
+/*
+ * What is ours has no extended attributes. The answer is never ENOSYS, after which the kernel would not ask again for
+ * any file of the mount; and where it asks for an ACL, to check a permission, one other than ENODATA is the walk's.
+ */
+static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	if (ops_of(req, ino)->getxattr)
+		ops_of(req, ino)->getxattr(req, ino, name, size);
+	else
+		fuse_reply_err(req, ENODATA);
+}
+
+static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	if (ops_of(req, ino)->listxattr)
+		ops_of(req, ino)->listxattr(req, ino, size);
+	else if (size)
+		fuse_reply_buf(req, NULL, 0);
+	else
+		fuse_reply_xattr(req, 0);
+}
+
+static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
+			int flags)
+{
+	if (ops_of(req, ino)->setxattr)
+		ops_of(req, ino)->setxattr(req, ino, name, value, size, flags);
+	else
+		fuse_reply_err(req, EOPNOTSUPP);
+}
+
+static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+	if (ops_of(req, ino)->removexattr)
+		ops_of(req, ino)->removexattr(req, ino, name);
+	else
+		fuse_reply_err(req, EOPNOTSUPP);
+}
+
+/*
+ * The kernel goes by the ACLs of a guest's files when it checks permissions: with an ACL the mode's group bits are its
+ * mask, so by the mode alone a group could be given what the ACL denies it. And it leaves the umask to us, since a
+ * default ACL takes its place.
+ */
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+	(void)userdata;
+	conn->want |= conn->capable & (FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK);
+}
+
 static const struct fuse_lowlevel_ops session_ops = {
+	.init = op_init,
 	.lookup = op_lookup,
 	.forget = op_forget,
 	.forget_multi = op_forget_multi,
@@ -256,6 +306,10 @@ static const struct fuse_lowlevel_ops session_ops = {
 	.releasedir = op_releasedir,
 	.statfs = op_statfs,
 	.create = op_create,
+	.getxattr = op_getxattr,
+	.listxattr = op_listxattr,
+	.setxattr = op_setxattr,
+	.removexattr = op_removexattr,
 	.poll = op_poll,
 	.lseek = op_lseek,
 	.fallocate = op_fallocate,

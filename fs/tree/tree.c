@@ -373,7 +373,7 @@ static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 		return;
 	command_tell(command, "mkdir %s/%s%s%s", dir->obj->name, dir->entry->name,
 		     *dir->entry->name ? "/" : "", name);
-	command->child.mode = mode & 0700; /* private until chmod opens it */
+	command->child.mode = mode & ~fuse_req_ctx(req)->umask & 0700; /* private until chmod opens it */
 	if (!name_check(name, &err)) {
 		dir->entry->dir->mkdir(dir->obj, name, command);
 		return;

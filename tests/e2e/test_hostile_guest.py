@@ -24,7 +24,7 @@ import pytest
 from harness import TOP, eventually, fails, limit, read
 
 (GETATTR, SETATTR, READDIR, READLINK, OPEN, CREATE, READ, WRITE, CLOSE, FSYNC, MKDIR, UNLINK, RMDIR, RENAME, SYMLINK,
- LINK, MKNOD, STATFS, _, LOOKUP, OPENDIR, SEEK, FALLOCATE) = range(1, 24)  # fmt: skip  (vm/agent/proto.h)
+ LINK, MKNOD, STATFS, _, LOOKUP, OPENDIR, SEEK, FALLOCATE, GETXATTR, SETXATTR, REMOVEXATTR) = range(1, 27)  # fmt: skip  (vm/agent/proto.h)
 
 # Those that say something to the kernel, or that users are told mean something else.
 NEVER = {errno.ENOSYS, errno.EINTR, errno.ESTALE, errno.ENOTCONN, errno.ECONNABORTED, errno.EHOSTDOWN, errno.ECHILD}
@@ -115,6 +115,9 @@ CALLS = {
     OPENDIR: lambda d, n: os.listdir(d / f"d:21={n}"),
     SEEK: lambda d, n: opened(d / f"f:22={n}", os.O_RDONLY, lambda fd: os.lseek(fd, 1, os.SEEK_DATA)),
     FALLOCATE: lambda d, n: opened(d / f"f:23={n}", os.O_WRONLY, lambda fd: os.posix_fallocate(fd, 0, 9)),
+    GETXATTR: lambda d, n: os.getxattr(d / f"f:24={n}", "user.a"),
+    SETXATTR: lambda d, n: os.setxattr(d / f"f:25={n}", "user.a", b"x"),
+    REMOVEXATTR: lambda d, n: os.removexattr(d / f"f:26={n}", "user.a"),
 }
 # A close is not waited for.
 UNHEARD = {CLOSE}

@@ -16,6 +16,8 @@
  *     mode= size= nlink= uid= dev= ino= time= blocks=    that field of the attributes; mode is the whole of it, in octal
  *     to=NAME     a link's target, of those in `targets`
  *     list=KIND   a directory's contents: endless, many (n=N of them), bad, void, loop
+ *     xattr=N     an extended attribute's size; xn=N bytes of it come each time, hash=N
+ *     names=KIND  the list of them: good, secret (trusted.* and what is no known name too), void, open
  *     handle=N    the handle that OPEN and CREATE give
  *
  * A name that is no such thing does not exist. Asked for "m:ms=N", the agent answers nothing for so long, that
@@ -470,6 +472,32 @@ static void put_handle(struct buf *results, const char *name)
 	buf_put_u32(results, (uint32_t)number(name, "handle", last_handle, 0));
 }
 
+/* A value, or a list; false: it has no ACL. */
+static bool put_xattr(struct buf *results, const char *name, struct reader *r)
+{
+	static const char good[] = "user.a\0user.b", secret[] = "user.a\0trusted.b\0system.c\0d\0security.e",
+			  open[] = { 'u', 's', 'e', 'r', '.', 'a' };
+	const char *kind = get(name, "names");
+	char attr[NAME_MAX + 1];
+	const char *list = is(kind, "secret") ? secret : is(kind, "open") ? open : good;
+	const size_t n = is(kind, "secret") ? sizeof(secret) : is(kind, "open") ? sizeof(open) : sizeof(good);
+	size_t i;
+
+	get_str(r, attr, sizeof(attr));
+	buf_put_u64(results, number(name, "hash", (uint64_t)now_ms(), 0));
+	if (!*attr) {
+		buf_put_u32(results, is(kind, "void") ? 7 : (uint32_t)n);
+		buf_add(results, is(kind, "void") ? "\0\0\0user" : list, is(kind, "void") ? 7 : n);
+		return true;
+	}
+	if (!strncmp(attr, "system.", 7) && !get(name, "xattr"))
+		return false;
+	buf_put_u32(results, (uint32_t)number(name, "xattr", 4, 0));
+	for (i = number(name, "xn", 4, 0); i; i--)
+		buf_put_u8(results, 'x');
+	return true;
+}
+
 static void request(const struct frame *frame)
 {
 	struct reader r = reader_init(frame->payload, frame->len);
@@ -535,11 +563,16 @@ static void request(const struct frame *frame)
 		break;
 	case FS_WRITE:
 		(void)get_u64(&r);
+		(void)get_u8(&r);
 		buf_put_u32(&results, is(get(name, "data"), "much") ? UINT32_MAX : (uint32_t)reader_left(&r));
 		break;
 	case FS_SEEK:
 		n = get_u64(&r);
 		buf_put_u64(&results, number(name, "seek", n, 0));
+		break;
+	case FS_GETXATTR:
+		if (!put_xattr(&results, name, &r) && !code)
+			code = ENODATA;
 		break;
 	case FS_STATFS:
 		for (n = 0; n < 6; n++)

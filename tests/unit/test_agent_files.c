@@ -27,8 +27,10 @@ static int fs_path(struct fixture *f, enum fs_op op, const char *dir, const char
 	snprintf(path, sizeof(path), "%s%s", dir, name);
 	buf_clear(args);
 	fs_file_put(args, 0, path, NULL);
-	if (op == FS_OPEN)
+	if (op == FS_OPEN) {
 		buf_put_u32(args, O_RDWR);
+		buf_put_u8(args, 0);
+	}
 	if (op == FS_READDIR)
 		buf_put_u64(args, 0);
 	return fs(f, op, args);
@@ -48,9 +50,11 @@ static void files_are_made_read_and_removed(void)
 	fs_file_put(&args, 0, dir, NULL);
 	buf_put_str(&args, "file");
 	buf_put_u32(&args, O_WRONLY | O_EXCL);
-	buf_put_u32(&args, 04751);
+	buf_put_u32(&args, 04777);
+	buf_put_u32(&args, 026);
 	buf_put_u32(&args, geteuid());
 	buf_put_u32(&args, getegid());
+	buf_put_u8(&args, 0);
 	CHECK(!fs(&f, FS_CREATE, &args));
 	r = reader_init(buf_bytes(&f.results), f.results.len);
 	handle = get_u32(&r);
@@ -61,6 +65,7 @@ static void files_are_made_read_and_removed(void)
 	buf_clear(&args);
 	buf_put_u32(&args, handle);
 	buf_put_u64(&args, 2);
+	buf_put_u8(&args, 0);
 	buf_add(&args, "text", 4);
 	CHECK(!fs(&f, FS_WRITE, &args));
 	buf_clear(&args);
@@ -269,8 +274,10 @@ static int fs_checked(struct fixture *f, enum fs_op op, const char *path, const 
 	fs_file_put(&args, 0, path, id);
 	if (name)
 		buf_put_str(&args, name);
-	if (op == FS_OPEN)
+	if (op == FS_OPEN) {
 		buf_put_u32(&args, O_RDONLY);
+		buf_put_u8(&args, 0);
+	}
 	rc = fs(f, op, &args);
 	buf_release(&args);
 	return rc;

@@ -124,18 +124,46 @@ const char *frame_name(uint16_t type)
 const char *fs_op_name(enum fs_op op)
 {
 	static const char *const names[] = {
-		[FS_GETATTR] = "getattr",   [FS_SETATTR] = "setattr",     [FS_READDIR] = "readdir",
-		[FS_READLINK] = "readlink", [FS_OPEN] = "open",           [FS_CREATE] = "create",
-		[FS_READ] = "read",         [FS_WRITE] = "write",         [FS_CLOSE] = "close",
-		[FS_FSYNC] = "fsync",       [FS_MKDIR] = "mkdir",         [FS_UNLINK] = "unlink",
-		[FS_RMDIR] = "rmdir",       [FS_RENAME] = "rename",       [FS_SYMLINK] = "symlink",
-		[FS_LINK] = "link",         [FS_MKNOD] = "mknod",         [FS_STATFS] = "statfs",
-		[FS_SYNC] = "sync",         [FS_LOOKUP] = "lookup",       [FS_OPENDIR] = "opendir",
-		[FS_SEEK] = "seek",         [FS_FALLOCATE] = "fallocate",
+		[FS_GETATTR] = "getattr",
+		[FS_SETATTR] = "setattr",
+		[FS_READDIR] = "readdir",
+		[FS_READLINK] = "readlink",
+		[FS_OPEN] = "open",
+		[FS_CREATE] = "create",
+		[FS_READ] = "read",
+		[FS_WRITE] = "write",
+		[FS_CLOSE] = "close",
+		[FS_FSYNC] = "fsync",
+		[FS_MKDIR] = "mkdir",
+		[FS_UNLINK] = "unlink",
+		[FS_RMDIR] = "rmdir",
+		[FS_RENAME] = "rename",
+		[FS_SYMLINK] = "symlink",
+		[FS_LINK] = "link",
+		[FS_MKNOD] = "mknod",
+		[FS_STATFS] = "statfs",
+		[FS_SYNC] = "sync",
+		[FS_LOOKUP] = "lookup",
+		[FS_OPENDIR] = "opendir",
+		[FS_SEEK] = "seek",
+		[FS_FALLOCATE] = "fallocate",
+		[FS_GETXATTR] = "getxattr",
+		[FS_SETXATTR] = "setxattr",
+		[FS_REMOVEXATTR] = "removexattr",
+		[FS_XATTR_PART] = "xattr_part",
 	};
 
 	return (unsigned)op < sizeof(names) / sizeof(names[0]) && names[op] ? names[op]
 									    : "an unknown operation";
+}
+
+uint64_t fs_hash(const uint8_t *p, size_t n)
+{
+	uint64_t h = 14695981039346656037u;
+
+	while (n--)
+		h = (h ^ *p++) * 1099511628211u;
+	return h;
 }
 
 /* ---- job_spec */

@@ -35,7 +35,7 @@
 #include "util/buf.h"
 
 enum {
-	PROTO_VERSION = 3,
+	PROTO_VERSION = 4,
 	PROTO_MAGIC = 0x31584253,         /* "SBX1" */
 	PROTO_TRAILER_MAGIC = 0x30584253, /* "SBX0" */
 	PROTO_HEADER = 16,
@@ -142,7 +142,9 @@ enum { IDENTITY_ENTROPY = 64, IDENTITY_MACHINE_ID = 16, IDENTITY_ENV_MAX = 16384
  * id is what a file is known by under any name: u64 dev, u64 ino, u64 gen, the last to tell a file from one
  * that had the number before. attr is: id, u32 mode, u32 nlink, u32 uid, u32 gid, u64 rdev, u64 size, u64
  * blocks, atime, mtime, ctime (each u64 seconds since 1970, two's complement, u32 nanoseconds), u32 flags
- * (enum fs_attr_flags); a symbolic link's is followed by str target. Operations never block on a FIFO or a
+ * (enum fs_attr_flags); a symbolic link's is followed by str target. A MAKER is: u32 mode, u32 umask, which holds
+ * where the directory has no default ACL, u32 uid, u32 gid. `other`: who asks is not root, so set-user-ID and
+ * set-group-ID bits go as they do when such a user writes to a file. Operations never block on a FIFO or a
  * device: only regular files can be opened (EACCES otherwise... ENXIO for a FIFO without peer is not seen).
  */
 enum fs_op {
@@ -151,19 +153,19 @@ enum fs_op {
 	FS_READDIR,     /* FILE, u64 cookie -> u8 more, u32 count, then count of: u64 next cookie, str name,
 			   attr; "." and ".." are left out */
 	FS_READLINK,    /* FILE -> str target */
-	FS_OPEN,        /* FILE, u32 flags (O_ACCMODE|O_TRUNC|O_APPEND) -> u32 handle, attr */
-	FS_CREATE,      /* NAME, u32 flags, u32 mode, u32 uid, u32 gid -> u32 handle, attr */
+	FS_OPEN,        /* FILE, u32 flags (O_ACCMODE|O_TRUNC|O_APPEND), u8 other -> u32 handle, attr */
+	FS_CREATE,      /* NAME, u32 flags, MAKER, u8 other -> u32 handle, attr */
 	FS_READ,  /* u32 handle, u64 offset, u32 size (<= PROTO_DATA_MAX) -> the bytes, rest of the payload */
-	FS_WRITE, /* u32 handle, u64 offset, then the bytes, rest of the payload -> u32 written */
+	FS_WRITE, /* u32 handle, u64 offset, u8 other, then the bytes, rest of the payload -> u32 written */
 	FS_CLOSE, /* u32 handle */
 	FS_FSYNC, /* u32 handle */
-	FS_MKDIR, /* NAME, u32 mode, u32 uid, u32 gid -> attr */
+	FS_MKDIR, /* NAME, MAKER -> attr */
 	FS_UNLINK,  /* NAME */
 	FS_RMDIR,   /* NAME */
 	FS_RENAME,  /* NAME from, NAME to, u32 flags (renameat2) */
 	FS_SYMLINK, /* NAME, str target, u32 uid, u32 gid -> attr */
 	FS_LINK,    /* FILE existing, NAME -> attr */
-	FS_MKNOD,   /* NAME, u32 mode, u64 rdev, u32 uid, u32 gid -> attr */
+	FS_MKNOD,   /* NAME, u64 rdev, MAKER -> attr */
 	/* FILE -> u64 bsize, u64 blocks, u64 bfree, u64 bavail, u64 files, u64 ffree, u32 namemax */
 	FS_STATFS,
 	FS_SYNC,   /* what was written to the root filesystem reaches the disk */
@@ -171,15 +173,35 @@ enum fs_op {
 	/* FILE -> u32 handle (0: the directory is to be read by its path), then as READDIR for cookie 0 */
 	FS_OPENDIR,
 	FS_SEEK,      /* u32 handle, u64 offset, u32 whence (SEEK_DATA or SEEK_HOLE) -> u64 offset */
-	FS_FALLOCATE, /* u32 handle, u32 mode (of fallocate(2)), u64 offset, u64 length */
+	FS_FALLOCATE, /* u32 handle, u32 mode (of fallocate(2)), u64 offset, u64 length, u8 other */
+	/* FILE, str name ("": the names of all there are, each with a NUL behind it), u32 offset, u32 wanted
+	 * (<= PROTO_DATA_MAX) -> u64 hash of the value, u32 its size, then as much of it, rest of the payload */
+	FS_GETXATTR,
+	/* FILE, str name, u32 flags (of setxattr(2)), u32 token, then the value, rest of the payload */
+	FS_SETXATTR,
+	FS_REMOVEXATTR, /* FILE, str name */
+	/* u32 token, not 0, then the beginning, rest of the payload, of the value in the FS_SETXATTR with this token,
+	 * which is the next */
+	FS_XATTR_PART,
 };
 
 /* "getattr" */
 const char *fs_op_name(enum fs_op op);
 
-enum fs_valid { FSV_MODE = 1, FSV_UID = 2, FSV_GID = 4, FSV_SIZE = 8, FSV_ATIME = 16, FSV_MTIME = 32 };
+enum fs_valid {
+	FSV_MODE = 1,
+	FSV_UID = 2,
+	FSV_GID = 4,
+	FSV_SIZE = 8,
+	FSV_ATIME = 16,
+	FSV_MTIME = 32,
+	FSV_OTHER = 64 /* `other`, of a size */
+};
 
-enum fs_attr_flags { FSA_XATTR = 1 /* it may have extended attributes */ };
+enum fs_attr_flags { FSA_NO_XATTR = 1 /* it has no extended attributes */ };
+
+/* What Linux allows of a value, and of a list of names. */
+enum { FS_XATTR_MAX = 65536 };
 
 /* Above every errno of Linux, so that no file of a guest can say it. */
 enum { PROTO_STALE = 4096 };
@@ -205,6 +227,9 @@ static inline bool fs_id_same(const struct fs_id *a, const struct fs_id *b)
 {
 	return a->dev == b->dev && a->ino == b->ino && a->gen == b->gen;
 }
+
+/* FNV-1a. */
+uint64_t fs_hash(const uint8_t *p, size_t n);
 
 /* A FILE. id: NULL where it is not checked. */
 void fs_file_put(struct buf *buf, uint32_t handle, const char *path, const struct fs_id *id);

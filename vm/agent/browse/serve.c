@@ -414,13 +414,22 @@ static int op_fsync(struct browse_server *server, struct reader *args, struct bu
 	return 0;
 }
 
+static int op_getxattr(struct browse_server *server, struct reader *args, struct buf *reply)
+{
+	ext2_ino_t ino = 0;
+	const int rc = get_file(server, args, &ino);
+
+	return rc ? rc : serve_xattr(server->fs, ino, args, reply);
+}
+
 typedef int (*op_fn)(struct browse_server *server, struct reader *args, struct buf *reply);
 
 static const op_fn ops[] = {
-	[FS_GETATTR] = op_getattr, [FS_SETATTR] = op_setattr, [FS_LOOKUP] = op_lookup,
-	[FS_READDIR] = op_readdir, [FS_OPENDIR] = op_opendir, [FS_READLINK] = op_readlink,
-	[FS_OPEN] = op_open,       [FS_READ] = op_read,       [FS_CLOSE] = op_close,
-	[FS_SEEK] = op_seek,       [FS_FSYNC] = op_fsync,     [FS_STATFS] = op_statfs,
+	[FS_GETATTR] = op_getattr,   [FS_SETATTR] = op_setattr, [FS_LOOKUP] = op_lookup,
+	[FS_READDIR] = op_readdir,   [FS_OPENDIR] = op_opendir, [FS_READLINK] = op_readlink,
+	[FS_OPEN] = op_open,         [FS_READ] = op_read,       [FS_CLOSE] = op_close,
+	[FS_SEEK] = op_seek,         [FS_FSYNC] = op_fsync,     [FS_STATFS] = op_statfs,
+	[FS_GETXATTR] = op_getxattr,
 };
 
 /* Whatever else there is changes something. */

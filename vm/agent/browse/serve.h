@@ -30,4 +30,7 @@ void server_close(struct browse_server *server);
  * with nothing useful in reply. */
 int serve(struct browse_server *server, uint8_t op, struct reader *args, struct buf *reply);
 
+/* GETXATTR of an inode; args after the FILE. */
+int serve_xattr(ext2_filsys fs, ext2_ino_t ino, struct reader *args, struct buf *reply);
+
 #endif

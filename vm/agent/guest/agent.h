@@ -76,6 +76,9 @@ struct guest_files {
 	struct guest_open *open; /* size of them, n in use */
 	uint32_t size, n;
 	uint32_t last;
+	/* The beginning of an extended attribute's value, of the FS_SETXATTR with this token; 0: none. */
+	struct buf part;
+	uint32_t token;
 };
 
 struct guest_resize {

@@ -26,16 +26,6 @@ static uint64_t made_at(const struct statx *st)
 		       : 0;
 }
 
-/* FNV-1a */
-static uint64_t hash(const uint8_t *p, size_t n)
-{
-	uint64_t h = 14695981039346656037u;
-
-	while (n--)
-		h = (h ^ *p++) * 1099511628211u;
-	return h;
-}
-
 static uint64_t generation(int dir, const char *name, const struct statx *st)
 {
 	union {
@@ -45,7 +35,7 @@ static uint64_t generation(int dir, const char *name, const struct statx *st)
 	int mount;
 
 	if (S_ISDIR(st->stx_mode) && !name_to_handle_at(dir, name, &u.handle, &mount, AT_EMPTY_PATH))
-		return hash(u.handle.f_handle, u.handle.handle_bytes);
+		return fs_hash(u.handle.f_handle, u.handle.handle_bytes);
 	return made_at(st);
 }
 
@@ -73,6 +63,7 @@ int guest_attr(int dir, const char *name, struct fs_attr *ret)
 		.atime = time_of(&st.stx_atime),
 		.mtime = time_of(&st.stx_mtime),
 		.ctime = time_of(&st.stx_ctime),
+		.flags = guest_has_xattr(dir, name) ? 0 : FSA_NO_XATTR,
 	};
 	return 0;
 }
@@ -142,9 +133,10 @@ static struct timespec to_time(bool valid, const struct fs_time *time)
 	return (struct timespec){ time->sec, valid ? (long)time->nsec : UTIME_OMIT };
 }
 
-static int set_size(int fd, const char *path, uint64_t size)
+static int set_size(int fd, const char *path, uint64_t size, bool other)
 {
 	struct stat st;
+	int rc;
 
 	if (fstat(fd, &st) < 0)
 		return -errno;
@@ -152,7 +144,10 @@ static int set_size(int fd, const char *path, uint64_t size)
 		return S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL;
 	if (size > INT64_MAX)
 		return -EFBIG;
-	return truncate(path, (off_t)size) < 0 ? -errno : 0;
+	guest_other_begin(other);
+	rc = truncate(path, (off_t)size) < 0 ? -errno : 0;
+	guest_other_end(other);
+	return rc;
 }
 
 static int set_mode(int fd, const char *path, uint32_t mode)
@@ -186,7 +181,7 @@ static int set_attr(int fd, uint32_t valid, const struct fs_attr *attr)
 	if (valid & FSV_MODE)
 		rc = set_mode(fd, path, attr->mode);
 	if (!rc && valid & FSV_SIZE)
-		rc = set_size(fd, path, attr->size);
+		rc = set_size(fd, path, attr->size, valid & FSV_OTHER);
 	if (!rc && valid & (FSV_ATIME | FSV_MTIME) && utimensat(fd, "", times, AT_EMPTY_PATH) < 0)
 		rc = -errno;
 	return rc;

@@ -4,7 +4,8 @@
  *
  * What a path names is looked at, not followed: it is opened with O_PATH, its type is checked, and only then
  * a regular file is opened through /proc/self/fd. So nothing here waits for the other end of a FIFO or wakes
- * a device. Paths and the operations on names are in names.c, attributes in attr.c, directories in listing.c.
+ * a device. Paths and the operations on names are in names.c, attributes in attr.c,
+ * extended ones in xattr.c, directories in listing.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -94,6 +95,8 @@ void guest_files_close(struct guest_files *files)
 	free(files->open);
 	files->open = NULL;
 	files->size = 0;
+	buf_release(&files->part);
+	files->token = 0;
 }
 
 /* Consumes fd. */
@@ -114,7 +117,7 @@ static int reply_handle(struct guest_request *rq, int fd)
 }
 
 /* Open what an O_PATH descriptor stands for, if that is a regular file. Does not consume fd. */
-static int reopen(int fd, int flags)
+static int reopen(int fd, int flags, bool other)
 {
 	char path[GUEST_PROC_PATH];
 	struct stat st;
@@ -129,8 +132,12 @@ static int reopen(int fd, int flags)
 	if (!S_ISREG(st.st_mode))
 		return -EACCES;
 	guest_proc_path(path, fd);
+	guest_other_begin(other);
 	file = open(path, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-	return file < 0 ? -errno : file;
+	if (file < 0)
+		file = -errno;
+	guest_other_end(other);
+	return file;
 }
 
 /* ---- operations */
@@ -139,13 +146,15 @@ static int op_open(struct guest_request *rq)
 {
 	struct guest_ref file;
 	uint32_t flags;
+	bool other;
 	int rc = guest_file_get(rq, 0, &file);
 
 	flags = get_u32(&rq->args);
+	other = get_u8(&rq->args);
 	if (!rc && rq->args.bad)
 		rc = -EINVAL;
 	if (!rc)
-		rc = reopen(file.fd, (int)(flags & (O_ACCMODE | O_TRUNC | O_APPEND)));
+		rc = reopen(file.fd, (int)(flags & (O_ACCMODE | O_TRUNC | O_APPEND)), other);
 	guest_ref_close(&file);
 	return rc < 0 ? rc : reply_handle(rq, rc);
 }
@@ -157,14 +166,21 @@ gid_t guest_group(int dir, gid_t gid)
 	return !fstat(dir, &st) && st.st_mode & S_ISGID ? st.st_gid : gid;
 }
 
-static int create_new(const struct guest_place *at, int flags, uint32_t mode, uint32_t uid, uint32_t gid)
+static int create_new(const struct guest_place *at, int flags, const struct guest_maker *maker)
 {
 	const int dir = at->dir.fd;
-	int rc, fd = openat(dir, at->name, flags | O_CREAT | O_EXCL | O_CLOEXEC, mode & 07777);
+	struct stat st;
+	int rc, fd;
 
-	if (fd < 0)
-		return -errno;
-	if (fchown(fd, uid, guest_group(dir, gid)) < 0 || fchmod(fd, mode & 07777) < 0) {
+	umask(maker->umask & 0777);
+	fd = openat(dir, at->name, flags | O_CREAT | O_EXCL | O_CLOEXEC, maker->mode & 07777);
+	rc = fd < 0 ? -errno : 0;
+	umask(0);
+	if (rc)
+		return rc;
+	/* A change of owner cuts the mode; what an ACL made of it stays. */
+	if (fstat(fd, &st) < 0 || fchown(fd, maker->uid, guest_group(dir, maker->gid)) < 0 ||
+	    (st.st_mode & 07000 && fchmod(fd, st.st_mode & 07777) < 0)) {
 		rc = -errno;
 		close(fd);
 		unlinkat(dir, at->name, 0);
@@ -175,21 +191,22 @@ static int create_new(const struct guest_place *at, int flags, uint32_t mode, ui
 
 static int op_create(struct guest_request *rq)
 {
+	struct guest_maker maker;
 	struct guest_place at;
-	uint32_t flags, mode, uid, gid;
+	uint32_t flags;
+	bool other;
 	int path, rc = guest_place_get(rq, &at);
 
 	flags = get_u32(&rq->args);
-	mode = get_u32(&rq->args);
-	uid = get_u32(&rq->args);
-	gid = get_u32(&rq->args);
+	guest_maker_get(rq, &maker);
+	other = get_u8(&rq->args);
 	if (!rc && rq->args.bad)
 		rc = -EINVAL;
 	if (!rc)
-		rc = create_new(&at, (int)(flags & (O_ACCMODE | O_APPEND)), mode, uid, gid);
+		rc = create_new(&at, (int)(flags & (O_ACCMODE | O_APPEND)), &maker);
 	if (rc == -EEXIST && !(flags & O_EXCL)) {
 		path = openat(at.dir.fd, at.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-		rc = path < 0 ? -errno : reopen(path, (int)(flags & (O_ACCMODE | O_TRUNC | O_APPEND)));
+		rc = path < 0 ? -errno : reopen(path, (int)(flags & (O_ACCMODE | O_TRUNC | O_APPEND)), other);
 		if (path >= 0)
 			close(path);
 	}
@@ -224,6 +241,7 @@ static int op_write(struct guest_request *rq)
 {
 	const uint32_t handle = get_u32(&rq->args);
 	const uint64_t offset = get_u64(&rq->args);
+	const bool other = get_u8(&rq->args);
 	const int fd = guest_handle_fd(rq->files, handle);
 	ssize_t n;
 
@@ -231,9 +249,13 @@ static int op_write(struct guest_request *rq)
 		return -EINVAL;
 	if (fd < 0)
 		return fd;
+	guest_other_begin(other);
 	n = pwrite(fd, rq->args.p, reader_left(&rq->args), (off_t)offset);
 	if (n < 0)
-		return -errno;
+		n = -errno;
+	guest_other_end(other);
+	if (n < 0)
+		return (int)n;
 	buf_put_u32(&rq->reply, (uint32_t)n);
 	return 0;
 }
@@ -277,12 +299,17 @@ static int op_fallocate(struct guest_request *rq)
 	const int fd = guest_handle_fd(rq->files, get_u32(&rq->args));
 	const uint32_t mode = get_u32(&rq->args);
 	const uint64_t offset = get_u64(&rq->args), length = get_u64(&rq->args);
+	const bool other = get_u8(&rq->args);
+	int rc;
 
 	if (rq->args.bad || offset > INT64_MAX || length > INT64_MAX)
 		return -EINVAL;
 	if (fd < 0)
 		return fd;
-	return fallocate(fd, (int)mode, (off_t)offset, (off_t)length) < 0 ? -errno : 0;
+	guest_other_begin(other);
+	rc = fallocate(fd, (int)mode, (off_t)offset, (off_t)length) < 0 ? -errno : 0;
+	guest_other_end(other);
+	return rc;
 }
 
 static int op_statfs(struct guest_request *rq)
@@ -343,6 +370,10 @@ static int (*const ops[])(struct guest_request *rq) = {
 	[FS_OPENDIR] = guest_op_opendir,
 	[FS_SEEK] = op_seek,
 	[FS_FALLOCATE] = op_fallocate,
+	[FS_GETXATTR] = guest_op_getxattr,
+	[FS_SETXATTR] = guest_op_setxattr,
+	[FS_REMOVEXATTR] = guest_op_removexattr,
+	[FS_XATTR_PART] = guest_op_xattr_part,
 };
 
 void guest_files_frame(struct guest *guest, const struct frame *frame)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* files.h - shared by files.c, attr.c, listing.c and names.c, which answer F_FS */
+/* files.h - shared by files.c, attr.c, xattr.c, listing.c and names.c, which answer F_FS */
 #ifndef SBX_VM_AGENT_GUEST_FILES_H
 #define SBX_VM_AGENT_GUEST_FILES_H
 
@@ -52,9 +52,27 @@ int guest_attr(int dir, const char *name, struct fs_attr *ret);
 int guest_put_attr(struct buf *reply, int dir, const char *name);
 int guest_put_target(struct buf *reply, int dir, const char *name);
 
+/* Who makes a file, and its mode: with S_ISUID and its like, and before the umask. */
+struct guest_maker {
+	uint32_t mode, umask, uid, gid;
+};
+void guest_maker_get(struct guest_request *rq, struct guest_maker *ret);
+
+/* What comes between, if `other`, is done as by a user other than root to whom all is allowed: S_ISUID and
+ * S_ISGID of the file go (CAP_FSETID in capabilities(7)). */
+void guest_other_begin(bool other);
+void guest_other_end(bool other);
+
 /* Whose group a new file in a directory has, where the host's caller has this one: a setgid directory's. */
 gid_t guest_group(int dir, gid_t gid);
 
+/* There are extended attributes, or may be, of a name in a directory, or of a descriptor itself (""). */
+bool guest_has_xattr(int dir, const char *name);
+
+int guest_op_getxattr(struct guest_request *rq);
+int guest_op_setxattr(struct guest_request *rq);
+int guest_op_removexattr(struct guest_request *rq);
+int guest_op_xattr_part(struct guest_request *rq);
 int guest_op_getattr(struct guest_request *rq);
 int guest_op_lookup(struct guest_request *rq);
 int guest_op_setattr(struct guest_request *rq);

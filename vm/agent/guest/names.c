@@ -121,22 +121,36 @@ int guest_place_get(struct guest_request *rq, struct guest_place *ret)
 
 /* ---- operations: each reads its arguments, acts, and replies with the new attributes */
 
-/* The owner of what was just made, and its mode again, which a change of owner may have cut. */
-static int own(const struct guest_place *at, uint32_t uid, uint32_t gid, uint32_t mode, bool link)
+void guest_maker_get(struct guest_request *rq, struct guest_maker *ret)
 {
-	if (fchownat(at->dir.fd, at->name, uid, guest_group(at->dir.fd, gid), AT_SYMLINK_NOFOLLOW) < 0)
+	ret->mode = get_u32(&rq->args);
+	ret->umask = get_u32(&rq->args);
+	ret->uid = get_u32(&rq->args);
+	ret->gid = get_u32(&rq->args);
+}
+
+/* The owner of what was just made, and its mode again, which a change of owner may have cut; what an ACL or a
+ * setgid directory made of it stays. */
+static int own(const struct guest_place *at, const struct guest_maker *maker, bool link)
+{
+	struct stat st;
+
+	if (fstatat(at->dir.fd, at->name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    fchownat(at->dir.fd, at->name, maker->uid, guest_group(at->dir.fd, maker->gid),
+		     AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
-	if (!link && mode & 07000 && fchmodat(at->dir.fd, at->name, mode & 07777, 0) < 0)
+	if (!link && maker->mode & 07000 &&
+	    fchmodat(at->dir.fd, at->name, (st.st_mode & 07777) | (maker->mode & 07000), 0) < 0)
 		return -errno;
 	return 0;
 }
 
 /* It was made, or rc says why not: its owner and its attributes, or it is gone again. `removal` as unlinkat has it. */
-static int finish(struct guest_request *rq, struct guest_place *at, int rc, uint32_t uid, uint32_t gid,
-		  uint32_t mode, bool link, int removal)
+static int finish(struct guest_request *rq, struct guest_place *at, int rc, const struct guest_maker *maker,
+		  bool link, int removal)
 {
 	if (!rc) {
-		rc = own(at, uid, gid, mode, link);
+		rc = own(at, maker, link);
 		if (rc)
 			unlinkat(at->dir.fd, at->name, removal);
 	}
@@ -148,60 +162,56 @@ static int finish(struct guest_request *rq, struct guest_place *at, int rc, uint
 
 int guest_op_mkdir(struct guest_request *rq)
 {
+	struct guest_maker maker;
 	struct guest_place at;
-	struct stat st;
-	uint32_t mode, uid, gid;
 	int rc;
 
 	rc = guest_place_get(rq, &at);
-	mode = get_u32(&rq->args);
-	uid = get_u32(&rq->args);
-	gid = get_u32(&rq->args);
+	guest_maker_get(rq, &maker);
 	if (!rc && rq->args.bad)
 		rc = -EINVAL;
-	if (!rc && mkdirat(at.dir.fd, at.name, mode & 07777) < 0)
+	umask(maker.umask & 0777);
+	if (!rc && mkdirat(at.dir.fd, at.name, maker.mode & 07777) < 0)
 		rc = -errno;
-	/* What it inherited of a setgid directory stays. */
-	if (!rc && mode & 07000 && !fstatat(at.dir.fd, at.name, &st, AT_SYMLINK_NOFOLLOW))
-		mode |= st.st_mode & S_ISGID;
-	return finish(rq, &at, rc, uid, gid, mode, false, AT_REMOVEDIR);
+	umask(0);
+	return finish(rq, &at, rc, &maker, false, AT_REMOVEDIR);
 }
 
 int guest_op_mknod(struct guest_request *rq)
 {
+	struct guest_maker maker;
 	struct guest_place at;
-	uint32_t mode, uid, gid;
 	uint64_t rdev;
 	int rc;
 
 	rc = guest_place_get(rq, &at);
-	mode = get_u32(&rq->args);
 	rdev = get_u64(&rq->args);
-	uid = get_u32(&rq->args);
-	gid = get_u32(&rq->args);
+	guest_maker_get(rq, &maker);
 	if (!rc && rq->args.bad)
 		rc = -EINVAL;
-	if (!rc && mknodat(at.dir.fd, at.name, mode, rdev) < 0)
+	umask(maker.umask & 0777);
+	if (!rc && mknodat(at.dir.fd, at.name, maker.mode, rdev) < 0)
 		rc = -errno;
-	return finish(rq, &at, rc, uid, gid, mode, false, 0);
+	umask(0);
+	return finish(rq, &at, rc, &maker, false, 0);
 }
 
 int guest_op_symlink(struct guest_request *rq)
 {
 	char target[PATH_MAX];
+	struct guest_maker maker = { 0 };
 	struct guest_place at;
-	uint32_t uid, gid;
 	int rc;
 
 	rc = guest_place_get(rq, &at);
 	get_str(&rq->args, target, sizeof(target));
-	uid = get_u32(&rq->args);
-	gid = get_u32(&rq->args);
+	maker.uid = get_u32(&rq->args);
+	maker.gid = get_u32(&rq->args);
 	if (!rc && rq->args.bad)
 		rc = -EINVAL;
 	if (!rc && symlinkat(target, at.dir.fd, at.name) < 0)
 		rc = -errno;
-	return finish(rq, &at, rc, uid, gid, 0, true, 0);
+	return finish(rq, &at, rc, &maker, true, 0);
 }
 
 static int remove_name(struct guest_request *rq, int flags)
