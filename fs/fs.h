@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "fs/sandbox/gauge.h"
 #include "fs/sandbox/limits.h"
 #include "fs/sandbox/settings.h"
 #include "fs/tree/node.h"
@@ -71,10 +72,8 @@ struct fs {
 	unsigned forking;                /* forks and rollbacks under way */
 	unsigned working;                /* threads at work on the store */
 	uint64_t forks_made;
-	struct {
-		uint64_t until_ns, resident, private;
-	} usage;            /* of all machines, as status has it (info.c) */
-	uint32_t next_addr; /* of the next sandbox on this host (network.c); 0: not chosen yet */
+	struct gauge memory; /* of all machines, for status */
+	uint32_t next_addr;  /* of the next sandbox on this host (network.c); 0: not chosen yet */
 
 	/* What belongs to one file alone, by the name of its header. */
 	struct pool *pool;

@@ -38,6 +38,7 @@
 #include "vm/net/helper.h"
 #include "vm/probe.h"
 #include "vm/traced.h"
+#include "vm/usage.h"
 
 static int fail(const struct err *err)
 {
@@ -150,6 +151,7 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	list_init(&fs->sandboxes);
 	list_init(&fs->snapshots);
 	object_init(&fs->root, OBJECT_ROOT, fs, "", &owner, root_free);
+	gauge_init(&fs->memory, &fs->root, NULL);
 	for (i = 0; !rc && i < sizeof(parts) / sizeof(parts[0]); i++)
 		rc = parts[i](fs, err);
 	if (rc)
@@ -206,7 +208,7 @@ static void fs_release(struct fs *fs)
 	compaction_cancel(fs);
 	files_close(fs);
 	guestfs_close_all(fs);
-	while (fs->working)
+	while (fs->working || memory_looks())
 		loop_once(fs->loop, -1);
 	nodes_forget(fs);
 	session_free(fs->session);

@@ -55,11 +55,20 @@ struct vm_capture {
 };
 
 struct vm_usage {
-	uint64_t cpu_ns;                    /* host CPU time of the VMM process */
-	uint64_t resident, private, shared; /* bytes of the VMM process; private is what only it has */
+	uint64_t cpu_ns;       /* host CPU time of the VMM process */
 	uint64_t disk_written; /* bytes the guest wrote to its disk; 0 where the engine cannot tell */
 	uint64_t exits;        /* 0 where the engine cannot tell */
 };
+
+/* Bytes of the VMM process; private is what only it has. */
+struct vm_memory {
+	uint64_t resident, private, shared;
+};
+/*
+ * Reads what an engine's `memory` gave, and closes it. The kernel walks all of a process' memory for an answer, a
+ * few milliseconds a GiB: for a thread that nobody waits for. 0 or a negative errno; -ESRCH: the process is gone.
+ */
+int vm_memory_read(int fd, struct vm_memory *ret);
 
 struct engine {
 	const char *name;
@@ -116,6 +125,8 @@ struct engine {
 	int (*net_fd)(const struct vm *vm);
 	pid_t (*pid)(const struct vm *vm);
 	int (*usage)(struct vm *vm, struct vm_usage *ret);
+	/* A descriptor for vm_memory_read, or a negative errno. */
+	int (*memory)(const struct vm *vm);
 
 	/* Called once before the loop is freed: ends pools and waits until no process of the engine's is
 	 * left. */

@@ -4,25 +4,28 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "util/loop.h"
 #include "vm/jail/jail.h"
 
-static int read_memory(pid_t pid, struct process_memory *ret)
+int process_memory(pid_t pid)
 {
-	struct process_memory memory = { 0 };
-	const int fd = launcher_open_proc(pid, LAUNCH_SMAPS);
+	return launcher_open_proc(pid, LAUNCH_SMAPS);
+}
+
+int vm_memory_read(int fd, struct vm_memory *ret)
+{
+	struct vm_memory memory = { 0 };
 	char line[256], key[32];
 	uint64_t kib;
-	FILE *f;
+	FILE *f = fdopen(fd, "re");
+	bool any = false;
 
-	if (fd < 0)
-		return fd;
-	f = fdopen(fd, "re");
 	if (!f) {
 		close(fd);
 		return -ENOMEM;
@@ -30,6 +33,7 @@ static int read_memory(pid_t pid, struct process_memory *ret)
 	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%31[A-Za-z_]: %" SCNu64, key, &kib) != 2)
 			continue;
+		any = true;
 		if (!strcmp(key, "Rss"))
 			memory.resident = kib * 1024;
 		else if (!strncmp(key, "Private_", 8) && strcmp(key, "Private_Hugetlb") != 0)
@@ -38,17 +42,90 @@ static int read_memory(pid_t pid, struct process_memory *ret)
 			memory.shared += kib * 1024;
 	}
 	fclose(f);
-	memory.until_ns = now_mono_ns() + MEMORY_KEPT_MS * 1000000ull;
 	*ret = memory;
+	return any ? 0 : -ESRCH;
+}
+
+/* ---- on a thread */
+
+enum { LOOKS_MAX = 64 };
+
+static unsigned looks;
+
+struct memory_look {
+	void (*done)(void *arg, const struct vm_memory *sum); /* NULL: nobody wants to know any more */
+	void *arg;
+	struct vm_memory sum;
+	size_t n;
+	int fds[];
+};
+
+static int run(void *arg)
+{
+	struct memory_look *look = arg;
+	struct vm_memory memory;
+	size_t i;
+
+	for (i = 0; i < look->n; i++) {
+		if (vm_memory_read(look->fds[i], &memory))
+			continue; /* its machine has ended */
+		look->sum.resident += memory.resident;
+		look->sum.private += memory.private;
+		look->sum.shared += memory.shared;
+	}
 	return 0;
 }
 
-int process_usage(pid_t pid, struct process_memory *memory, struct vm_usage *ret)
+static void finished(void *arg, int result)
 {
-	struct vm_usage usage = { 0 };
+	struct memory_look *look = arg;
+
+	(void)result;
+	looks--;
+	if (look->done)
+		look->done(look->arg, &look->sum);
+	free(look);
+}
+
+struct memory_look *memory_look(struct loop *loop, const int *fds, size_t n,
+				void (*done)(void *arg, const struct vm_memory *sum), void *arg)
+{
+	struct memory_look *look = looks < LOOKS_MAX ? malloc(sizeof(*look) + n * sizeof(*fds)) : NULL;
+	size_t i;
+
+	if (look) {
+		*look = (struct memory_look){ .done = done, .arg = arg, .n = n };
+		memcpy(look->fds, fds, n * sizeof(*fds));
+		/* Not behind work on the store, which may take minutes. */
+		if (!loop_thread(loop, run, finished, look)) {
+			looks++;
+			return look;
+		}
+		free(look);
+	}
+	for (i = 0; i < n; i++)
+		close(fds[i]);
+	return NULL;
+}
+
+void memory_forget(struct memory_look *look)
+{
+	if (look)
+		look->done = NULL;
+}
+
+unsigned memory_looks(void)
+{
+	return looks;
+}
+
+/* ---- now */
+
+int process_usage(pid_t pid, struct vm_usage *ret)
+{
 	struct timespec cpu;
 	clockid_t clock;
-	int rc = 0;
+	int rc;
 
 	/* Finer than the ticks of /proc/PID/stat, and errors are returned, not left in errno. */
 	rc = clock_getcpuclockid(pid, &clock);
@@ -56,14 +133,6 @@ int process_usage(pid_t pid, struct process_memory *memory, struct vm_usage *ret
 		return -rc;
 	if (clock_gettime(clock, &cpu) < 0)
 		return -errno;
-	usage.cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
-	if (now_mono_ns() >= memory->until_ns)
-		rc = read_memory(pid, memory);
-	if (rc)
-		return rc;
-	usage.resident = memory->resident;
-	usage.private = memory->private;
-	usage.shared = memory->shared;
-	*ret = usage;
+	*ret = (struct vm_usage){ .cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec };
 	return 0;
 }

@@ -5,20 +5,24 @@
 
 #include <sys/types.h>
 
+#include "util/loop.h"
 #include "vm/engine.h"
 
-/*
- * What /proc said of a process' memory, for MEMORY_KEPT_MS: the kernel walks all of it for an answer, which on
- * the loop's thread everybody waits for. Zero-initialised is nothing yet. One for each process.
- */
-enum { MEMORY_KEPT_MS = 1000 };
-struct process_memory {
-	uint64_t until_ns; /* CLOCK_MONOTONIC */
-	uint64_t resident, private, shared;
-};
+/* Fills cpu_ns, which is of now, and zeroes the rest; a negative errno if the process is gone. */
+int process_usage(pid_t pid, struct vm_usage *ret);
 
-/* Fills cpu_ns, resident, private and shared, and zeroes the rest; a negative errno if the process is
- * gone. cpu_ns is of now. */
-int process_usage(pid_t pid, struct process_memory *memory, struct vm_usage *ret);
+/* Of a process that the launcher started: a descriptor for vm_memory_read, or a negative errno. */
+int process_memory(pid_t pid);
+
+/*
+ * Asks, on a thread, for the memory of the n processes whose engine's `memory` gave these descriptors, which are
+ * taken over. done, on the loop and unless memory_forget comes before, gets the sums. NULL: it cannot be asked now.
+ */
+struct memory_look;
+struct memory_look *memory_look(struct loop *loop, const int *fds, size_t n,
+				void (*done)(void *arg, const struct vm_memory *sum), void *arg);
+void memory_forget(struct memory_look *look); /* NULL is allowed */
+/* How many are under way, forgotten ones too: the loop has to go on until there is none. */
+unsigned memory_looks(void);
 
 #endif

@@ -160,28 +160,9 @@ static int root_rmdir(struct object *dir, const char *name, struct err *err)
 	return 0;
 }
 
-/*
- * What all machines take of the host's memory. To ask takes milliseconds each, in which nobody else is served: it
- * is asked once in a second, and for a twentieth of the time.
- */
-static void sum_usage(struct fs *fs)
+static struct list *status_refresh(struct object *obj)
 {
-	const uint64_t began_ns = now_mono_ns();
-	const struct sandbox *sb;
-	struct vm_usage usage;
-	uint64_t cost_ns;
-
-	if (began_ns < fs->usage.until_ns)
-		return;
-	fs->usage.resident = fs->usage.private = 0;
-	list_for_each (sb, &fs->sandboxes, link) {
-		if (!sb->born || !sb->vm || fs->engine->usage(sb->vm, &usage))
-			continue;
-		fs->usage.resident += usage.resident;
-		fs->usage.private += usage.private;
-	}
-	cost_ns = now_mono_ns() - began_ns;
-	fs->usage.until_ns = began_ns + (cost_ns < 50000000 ? 1000000000 : 20 * cost_ns);
+	return gauge_refresh(&obj->fs->memory);
 }
 
 static int root_status(struct object *obj, struct buf *text, struct err *err)
@@ -201,7 +182,6 @@ static int root_status(struct object *obj, struct buf *text, struct err *err)
 		if (sb->vm)
 			memory += sb->shape.memory;
 	}
-	sum_usage(fs);
 	list_for_each (snap, &fs->snapshots, obj.siblings)
 		n++;
 	buf_printf(text, "engine %s (%s)\n", fs->engine->name, fs->engine_how);
@@ -223,8 +203,8 @@ static int root_status(struct object *obj, struct buf *text, struct err *err)
 	info_number(text, "pool_memory", fs->options.pool_memory);
 	info_number(text, "pool_memory_used", pool_memory(fs));
 	info_number(text, "memory_configured", memory);
-	info_number(text, "memory_resident", fs->usage.resident);
-	info_number(text, "memory_private", fs->usage.private);
+	info_number(text, "memory_resident", fs->memory.seen.resident);
+	info_number(text, "memory_private", fs->memory.seen.private);
 	info_word(text, "store", store_dir(fs->store));
 	return 0;
 }
@@ -243,7 +223,7 @@ static const struct entry root_files[] = {
 	  .verbs = verbs },
 	{ "README", S_IFREG | 0444, 0, "this text", .show = readme_show },
 	{ "status", S_IFREG | 0444, ENTRY_COSTLY, "the engine in use and why, version, counts, memory",
-	  .show = root_status },
+	  .show = root_status, .refresh = status_refresh },
 	{ "error", S_IFREG | 0444, 0, "why the last command, mkdir or rmdir here failed, like every error",
 	  .show = object_error },
 	{ "images", S_IFDIR | 0755, 0, "what the disks of sandboxes begin with", .dir = &images_dir },

@@ -251,18 +251,24 @@ static int sandbox_info(struct object *obj, struct buf *text, struct err *err)
 	return 0;
 }
 
+static struct list *stats_refresh(struct object *obj)
+{
+	return gauge_refresh(&sandbox_of(obj)->memory);
+}
+
 static int sandbox_stats(struct object *obj, struct buf *text, struct err *err)
 {
 	const struct sandbox *sb = sandbox_of(obj);
+	struct vm_memory memory = { 0 };
 	struct vm_usage usage = { 0 };
 
 	(void)err;
-	if (sb->vm)
-		obj->fs->engine->usage(sb->vm, &usage);
+	if (sb->vm && !obj->fs->engine->usage(sb->vm, &usage))
+		memory = sb->memory.seen;
 	info_number(text, "cpu_us", usage.cpu_ns / 1000);
-	info_number(text, "resident", usage.resident);
-	info_number(text, "private", usage.private);
-	info_number(text, "shared", usage.shared);
+	info_number(text, "resident", memory.resident);
+	info_number(text, "private", memory.private);
+	info_number(text, "shared", memory.shared);
 	info_number(text, "disk_written", usage.disk_written);
 	info_number(text, "disk_stored", sb->disk ? layer_stored(sb->disk) : 0);
 	info_number(text, "exits", usage.exits);
@@ -476,7 +482,7 @@ static const struct entry files[] = {
 	{ "console", S_IFREG | 0400, 0, "the serial console; tail -f works", .stream = &tail_ops,
 	  .tail = console_tail },
 	{ "stats", S_IFREG | 0444, ENTRY_COSTLY, "cpu_us, resident, private and shared memory, disk bytes",
-	  .show = sandbox_stats },
+	  .show = sandbox_stats, .refresh = stats_refresh },
 	{ "run", S_IFREG | 0600, ENTRY_FRESH | ENTRY_POSITIONED,
 	  "open read-write, write one command line, read its output to the end", .stream = &run_ops },
 	{ "exec", S_IFDIR | 0755, ENTRY_SHARED,

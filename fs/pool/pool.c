@@ -15,6 +15,7 @@
 
 #include "fs/pool/rehearsal.h"
 #include "util/log.h"
+#include "vm/usage.h"
 
 enum { IDLE_NS = 20 * 1000 * 1000 };
 
@@ -32,7 +33,8 @@ struct ready {
 	struct vm *vm;
 	struct layer *disk;
 	struct rehearsal *rehearsal; /* under way */
-	uint64_t memory;             /* bytes that only it has; 0 while it is being prepared */
+	uint64_t memory;             /* bytes that only it has; 0 until that is known */
+	struct memory_look *look;    /* under way */
 };
 
 struct pool {
@@ -66,6 +68,7 @@ static void ready_free(struct ready *ready, bool destroy)
 	if (fs->pool->preparing == ready)
 		fs->pool->preparing = NULL;
 	rehearsal_cancel(ready->rehearsal);
+	memory_forget(ready->look);
 	if (destroy) {
 		fs->engine->destroy(ready->vm);
 		layer_unref(ready->disk);
@@ -210,20 +213,31 @@ static void give_up(struct ready *ready, const struct err *err)
 		ready_free(ready, true);
 }
 
+static void on_memory(void *arg, const struct vm_memory *memory)
+{
+	struct ready *ready = arg;
+
+	ready->look = NULL;
+	ready->memory = memory->private;
+	schedule(ready->stock->fs);
+}
+
+/* It is done. The next is begun when it is known how much memory this one takes. */
 static void settle(struct ready *ready)
 {
 	struct fs *fs = ready->stock->fs;
-	struct vm_usage usage;
+	const int fd = fs->engine->memory(ready->vm);
 
-	if (!fs->engine->usage(ready->vm, &usage))
-		ready->memory = usage.private;
 	fs->pool->preparing = NULL;
+	if (fd >= 0)
+		ready->look = memory_look(fs->loop, &fd, 1, on_memory, ready);
+	if (!ready->look)
+		schedule(fs);
 }
 
 static void on_rehearsed(void *arg, const struct err *err)
 {
 	struct ready *ready = arg;
-	struct fs *fs = ready->stock->fs;
 
 	ready->rehearsal = NULL;
 	if (err->code) {
@@ -231,7 +245,6 @@ static void on_rehearsed(void *arg, const struct err *err)
 		return;
 	}
 	settle(ready);
-	schedule(fs);
 }
 
 static void on_loaded(void *arg, const struct err *err)
@@ -251,7 +264,8 @@ static void on_loaded(void *arg, const struct err *err)
 	}
 	if (ready)
 		settle(ready);
-	schedule(fs);
+	else
+		schedule(fs);
 }
 
 static void prepare(struct stock *stock)

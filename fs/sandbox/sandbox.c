@@ -67,6 +67,7 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 	if (!sb)
 		return err_sys(err, -ENOMEM, "cannot make the sandbox %s", name);
 	object_init(&sb->obj, OBJECT_SANDBOX, fs, name, owner, sandbox_free);
+	gauge_init(&sb->memory, &sb->obj, sb);
 	sb->obj.to_root = "../../";
 	snprintf(sb->image, sizeof(sb->image), "base");
 	sb->shape = fs->options.shape;

@@ -11,6 +11,7 @@
 
 #include "fs/fs.h"
 #include "fs/sandbox/console.h"
+#include "fs/sandbox/gauge.h"
 #include "fs/sandbox/network.h"
 #include "fs/sandbox/room.h"
 #include "fs/tree/object.h"
@@ -68,7 +69,8 @@ struct sandbox {
 	bool stalled;        /* paused, since its disk had no room for what the guest wrote... */
 	bool at_limit;       /* ...within its limit */
 	struct room room;
-	uint64_t epoch; /* counts machines: what belongs to an earlier one is stale */
+	struct gauge memory; /* for stats */
+	uint64_t epoch;      /* counts machines: what belongs to an earlier one is stale */
 	struct task task;
 	struct console console;
 	struct network network;

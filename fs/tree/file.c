@@ -250,11 +250,21 @@ static int file_show(struct file *file)
 	return rc;
 }
 
+static const void *text_at(const struct file *file, uint64_t off, size_t size, size_t *ret_n)
+{
+	const size_t left = off < file->text.len ? file->text.len - (size_t)off : 0;
+
+	*ret_n = left < size ? left : size;
+	return left ? buf_bytes(&file->text) + off : NULL;
+}
+
 void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct file *file = file_of(fi);
 	const struct entry *entry = file->entry;
 	struct request *request;
+	struct list *refresh;
+	const void *text;
 	size_t n;
 	int rc = 0;
 
@@ -279,14 +289,44 @@ void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fu
 			entry->stream->read(file, (uint64_t)off, fi->flags & O_NONBLOCK, request);
 		return;
 	}
+	refresh = entry->refresh && (!off || !file->shown) ? entry->refresh(file->obj) : NULL;
+	if (refresh) {
+		request = request_new_ending(req, size);
+		if (request) {
+			request->arg = file; /* which the kernel does not release under a read */
+			request->offset = (uint64_t)off;
+			list_add(refresh, &request->link);
+		}
+		return;
+	}
 	if (!off || !file->shown)
 		rc = file_show(file);
 	if (rc) {
 		fuse_reply_err(req, -rc);
 		return;
 	}
-	n = (size_t)off < file->text.len ? file->text.len - (size_t)off : 0;
-	fuse_reply_buf(req, n ? (const char *)buf_bytes(&file->text) + off : NULL, n < size ? n : size);
+	text = text_at(file, (uint64_t)off, size, &n);
+	fuse_reply_buf(req, text, n);
+}
+
+void files_refreshed(struct list *waiting)
+{
+	struct request *request;
+	struct file *file;
+	const void *text;
+	size_t n;
+	int rc;
+
+	while ((request = list_first(waiting, struct request, link))) {
+		list_del(&request->link);
+		file = request->arg;
+		rc = file->obj->gone ? -ENODEV : file_show(file);
+		text = rc ? NULL : text_at(file, request->offset, request->size, &n);
+		if (rc)
+			request_err(request, rc);
+		else
+			(void)request_data(request, text, n);
+	}
 }
 
 static size_t write_max(const struct entry *entry)

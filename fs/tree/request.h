@@ -31,6 +31,7 @@ struct request {
 	void (*cancel)(void *arg);
 	void *arg;
 	size_t size;     /* asked for by a read, given by a write */
+	uint64_t offset; /* of a read that waits for files_refreshed */
 	uint64_t owner;  /* of a write or flush: whose table of descriptors it came through */
 	void *data;      /* of a write that waits: a copy, freed with the request */
 	uint64_t number; /* of the story that -v tells: which request, and since when it waits */

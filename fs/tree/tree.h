@@ -37,6 +37,9 @@ struct file {
 	struct request *opening;      /* who waits for file_opened */
 };
 
+/* What these reads (struct request, by link) wait for is known. */
+void files_refreshed(struct list *waiting);
+
 /* The mount is gone: what is still open is closed. */
 void files_close(struct fs *fs);
 
@@ -86,6 +89,9 @@ struct entry {
 	unsigned (*state)(const struct object *obj, const char **name);
 	/* A text: what it reads, and what a write does (text[n] is 0, a newline at its end cut off). */
 	int (*show)(struct object *obj, struct buf *text, struct err *err);
+	/* What `show` tells has to be asked for, where it is too old: the list (struct request, by link) in which reads
+	 * then wait until it is given to files_refreshed. NULL: it can be shown. */
+	struct list *(*refresh)(struct object *obj);
 	int (*store)(struct object *obj, const char *text, size_t n, struct err *err);
 	/* What was stored takes a moment to hold: takes the request over and answers it then. */
 	void (*settle)(struct object *obj, struct request *request);

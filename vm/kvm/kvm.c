@@ -37,7 +37,6 @@
 struct kvm_machine {
 	struct vm common;
 	struct blank *blank;
-	struct process_memory memory;
 	bool dead;
 	struct err why; /* if dead */
 	bool loaded;    /* boot or prepare has been answered, for good or bad */
@@ -383,11 +382,18 @@ static int kvm_usage(struct vm *handle, struct vm_usage *ret)
 {
 	struct kvm_machine *vm = kvm_of(handle);
 	const pid_t pid = blank_pid(vm->blank);
-	int rc = pid < 0 ? -ESRCH : process_usage(pid, &vm->memory, ret);
+	int rc = pid < 0 ? -ESRCH : process_usage(pid, ret);
 
 	if (!rc)
 		blank_stats(vm->blank, &ret->exits, &ret->disk_written);
 	return rc;
+}
+
+static int kvm_memory(const struct vm *handle)
+{
+	const pid_t pid = kvm_pid(handle);
+
+	return pid < 0 ? -ESRCH : process_memory(pid);
 }
 
 static int kvm_engine_probe(const struct engine_env *env, char *how, size_t how_size, struct err *err)
@@ -445,5 +451,6 @@ const struct engine engine_kvm = {
 	.net_fd = kvm_net_fd,
 	.pid = kvm_pid,
 	.usage = kvm_usage,
+	.memory = kvm_memory,
 	.shutdown = kvm_shutdown,
 };

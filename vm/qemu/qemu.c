@@ -525,7 +525,14 @@ static int qemu_usage(struct vm *handle, struct vm_usage *ret)
 {
 	struct qemu_machine *vm = qemu_of(handle);
 
-	return vm->process ? process_usage(process_pid(vm->process), &vm->memory, ret) : -ESRCH;
+	return vm->process ? process_usage(process_pid(vm->process), ret) : -ESRCH;
+}
+
+static int qemu_memory(const struct vm *handle)
+{
+	const pid_t pid = qemu_pid(handle);
+
+	return pid < 0 ? -ESRCH : process_memory(pid);
 }
 
 static int qemu_probe(const struct engine_env *env, char *how, size_t how_size, struct err *err)
@@ -567,5 +574,6 @@ const struct engine engine_qemu = {
 	.net_fd = qemu_net_fd,
 	.pid = qemu_pid,
 	.usage = qemu_usage,
+	.memory = qemu_memory,
 	.shutdown = qemu_shutdown,
 };

@@ -10,7 +10,6 @@
 #include "vm/handle.h"
 #include "vm/process.h"
 #include "vm/qemu/qmp.h"
-#include "vm/usage.h"
 
 struct ram_copy;
 
@@ -40,8 +39,7 @@ struct qemu_machine {
 	bool kvm;
 
 	struct process *process; /* NULL when it has ended */
-	struct process_memory memory;
-	struct qmp *qmp; /* NULL when lost */
+	struct qmp *qmp;         /* NULL when lost */
 	/* [0] ours, [1] QEMU's: kept, so that our end stays open without it */
 	int agent[2], console[2], net[2];
 	char version[32]; /* QEMU's */
