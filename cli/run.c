@@ -20,8 +20,6 @@
 #include "snap/image_config.h"
 #include "util/io.h"
 
-enum { WORDS_MAX = 4096 };
-
 struct run_copy {
 	char *from, *to; /* on the host, and in the guest */
 	bool is_dir;
@@ -30,10 +28,10 @@ struct run_copy {
 struct run_options {
 	const char *name, *net, *memory, *cpus;
 	bool keep;
-	char *exec[WORDS_MAX]; /* options for exec, then what it is to run */
-	unsigned nexec;
-	struct run_copy copies[WORDS_MAX];
-	unsigned ncopies;
+	char **exec; /* options for exec, then what it is to run, and NULL */
+	size_t nexec, exec_size;
+	struct run_copy *copies;
+	size_t ncopies, copies_size;
 };
 
 struct running {
@@ -69,12 +67,36 @@ const struct program run_program = {
 	.stop_at_operand = true,
 };
 
+/* Room for one more than n elements; -1 after a message. */
+static int make_room(void **array, size_t n, size_t *size, size_t element)
+{
+	void *more;
+
+	if (n + 1 < *size)
+		return 0;
+	*size = *size ? 2 * *size : 64;
+	more = reallocarray(*array, *size, element);
+	if (!more) {
+		fprintf(stderr, "sbx run: out of memory\n");
+		return -1;
+	}
+	*array = more;
+	return 0;
+}
+
 static int add(struct run_options *options, const char *word)
 {
-	if (options->nexec >= WORDS_MAX - 1)
+	char *copy;
+
+	if (make_room((void **)&options->exec, options->nexec, &options->exec_size, sizeof(*options->exec)))
 		return -1;
-	options->exec[options->nexec] = strdup(word);
-	return options->exec[options->nexec++] ? 0 : -1;
+	copy = strdup(word);
+	if (!copy)
+		fprintf(stderr, "sbx run: out of memory\n");
+	options->exec[options->nexec] = copy;
+	options->nexec += copy ? 1 : 0;
+	options->exec[options->nexec] = NULL;
+	return copy ? 0 : -1;
 }
 
 static int add_pair(struct run_options *options, const char *option, const char *value)
@@ -225,7 +247,7 @@ static int copy_in(const struct running *running, const struct run_copy *copy)
 
 static int run_in(struct run_options *options, struct running *running, struct child_guard *guard)
 {
-	unsigned i;
+	size_t i;
 	pid_t pid;
 
 	for (i = 0; i < options->ncopies; i++)
@@ -246,7 +268,7 @@ static int run_image(struct run_options *options, const char *image, char *const
 	struct child_guard guard;
 	struct running running;
 	int status = SBX_FAILED;
-	unsigned where;
+	size_t where;
 
 	if (find_in_mount("", "ctl", running.mount))
 		return SBX_FAILED;
@@ -258,7 +280,6 @@ static int run_image(struct run_options *options, const char *image, char *const
 	if (!create(options, &running, image)) {
 		free(options->exec[where]);
 		options->exec[where] = running.dir;
-		options->exec[options->nexec] = NULL;
 		status = run_in(options, &running, &guard);
 		if (!options->keep && rmdir(running.dir) < 0 && errno != ENOENT)
 			(void)mount_complain("sbx run", running.mount, running.dir);
@@ -295,7 +316,8 @@ int cmd_run(int argc, char **argv)
 			options.name = optarg;
 			break;
 		case 'v':
-			if (options.ncopies == WORDS_MAX ||
+			if (make_room((void **)&options.copies, options.ncopies, &options.copies_size,
+				      sizeof(*options.copies)) ||
 			    parse_copy(optarg, &options.copies[options.ncopies++]))
 				return SBX_FAILED;
 			break;
@@ -313,9 +335,7 @@ int cmd_run(int argc, char **argv)
 	}
 	if (optind >= argc)
 		return program_refuse(&run_program, "an image is needed");
-	if (rc || add(&options, "--")) {
-		fprintf(stderr, "sbx run: out of memory\n");
+	if (rc || add(&options, "--"))
 		return SBX_FAILED;
-	}
 	return run_image(&options, argv[optind], argv + optind + 1);
 }

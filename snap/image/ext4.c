@@ -275,10 +275,45 @@ int ext4_xattr(struct ext4 *fs, const char *name, const void *value, size_t n, s
 	return code ? ext4_fail(fs, code, err) : 0;
 }
 
-void ext4_at_root(struct ext4 *fs)
+/* Blocks that are taken, and that the inode says it has. */
+static int count_blocks(struct ext4 *fs, ext2_ino_t ino, struct ext2_inode *inode, blk64_t *ret,
+			struct err *err)
 {
+	const errcode_t code = ext2fs_read_inode(fs->fs, ino, inode);
+
+	if (code)
+		return ext4_fail(fs, code, err);
+	*ret = ext2fs_blocks_count(fs->fs->super) - ext2fs_free_blocks_count(fs->fs->super) -
+	       ext2fs_get_stat_i_blocks(fs->fs, inode) / (EXT4_BLOCK / 512);
+	return 0;
+}
+
+int ext4_root_xattr(struct ext4 *fs, const char *name, const void *value, size_t n, struct err *err)
+{
+	blk64_t before = 0, after = 0;
+	struct ext2_inode inode;
+	errcode_t code;
+	int rc;
+
 	snprintf(fs->path, sizeof(fs->path), "/");
 	fs->last = fs->root->inode;
+	if (n <= EXT4_BLOCK / 2)
+		return ext4_xattr(fs, name, value, n, err);
+	/* The kernel's ext4 documentation, "Extended Attributes": EXT4_FEATURE_INCOMPAT_EA_INODE */
+	ext2fs_set_feature_ea_inode(fs->fs->super);
+	ext2fs_mark_super_dirty(fs->fs);
+	rc = count_blocks(fs, EXT2_ROOT_INO, &inode, &before, err);
+	if (!rc)
+		rc = ext4_xattr(fs, name, value, n, err);
+	if (!rc)
+		rc = count_blocks(fs, EXT2_ROOT_INO, &inode, &after, err);
+	if (rc || after == before)
+		return rc;
+	/* The blocks of the other inode are the file's, too, and libext2fs does not say so. */
+	code = ext2fs_iblk_add_blocks(fs->fs, &inode, after - before);
+	if (!code)
+		code = ext2fs_write_inode(fs->fs, EXT2_ROOT_INO, &inode);
+	return code ? ext4_fail(fs, code, err) : 0;
 }
 
 /* ---- the filesystem */

@@ -58,8 +58,9 @@ int ext4_write(struct ext4 *fs, uint64_t offset, const void *data, size_t n, str
 int ext4_end(struct ext4 *fs, uint64_t size, struct err *err);
 /* An extended attribute of the entry made last. */
 int ext4_xattr(struct ext4 *fs, const char *name, const void *value, size_t n, struct err *err);
-/* The root is what ext4_xattr is about. */
-void ext4_at_root(struct ext4 *fs);
+/* One of the root, of up to 64 KiB: where a block is not enough it gets an inode of its own. Nothing but ext4_close may
+ * follow. */
+int ext4_root_xattr(struct ext4 *fs, const char *name, const void *value, size_t n, struct err *err);
 
 /* What follows is a layer above all that is there. */
 void ext4_layer(struct ext4 *fs);

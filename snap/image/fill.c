@@ -129,13 +129,12 @@ static int fill_from_container(struct fill *fill, const char *tag, bool *ret_fou
 	return rc;
 }
 
-/* What the agents of its machines look at; more than a block needs inodes of its own. */
+/* What the agents of its machines look at. */
 static int store_config(struct ext4 *fs, const struct buf *config, struct err *err)
 {
 	if (!config->len)
 		return 0;
-	ext4_at_root(fs);
-	return ext4_xattr(fs, IMAGE_CONFIG_XATTR, buf_bytes(config), config->len, err);
+	return ext4_root_xattr(fs, IMAGE_CONFIG_XATTR, buf_bytes(config), config->len, err);
 }
 
 /* ---- a tar */

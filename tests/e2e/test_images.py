@@ -384,7 +384,7 @@ def test_the_reader_is_confined(build, state, tmp_path):
 
 
 CONFIG = {
-    "Env": ["PATH=/opt/bin:/bin", "GREETING=two words", "LINES=a\nb\\c"],
+    "Env": ["PATH=/opt/bin:/bin", "GREETING=two words", "LINES=a\nb\\c", "LONG=" + "long " * 4000],
     "WorkingDir": "/srv/app",
     "User": "app:staff",
     "Entrypoint": ["/bin/sh", "-c"],
@@ -414,6 +414,7 @@ def test_config(sbx, app, cli):
         "env PATH=/opt/bin:/bin",
         "env GREETING=two words",
         "env LINES=a\\nb\\\\c",
+        "env LONG=" + "long " * 4000,
         "entrypoint /bin/sh",
         "entrypoint -c",
         'cmd echo "$GREETING from $(pwd) as $(id -u):$(id -g)"',
@@ -421,8 +422,8 @@ def test_config(sbx, app, cli):
         "user app:staff",
     ]
     vm = sbx.create("vm", image=app)
-    line = "echo $PATH; echo $GREETING; echo \"$LINES\"; pwd; id -u; id -g; echo $HOME"
-    said = "/opt/bin:/bin\ntwo words\na\nb\\c\n/srv/app\n1234\n50\n/home/app\n"
+    line = "echo $PATH; echo $GREETING; echo \"$LINES\"; pwd; id -u; id -g; echo $HOME; echo ${#LONG}"
+    said = "/opt/bin:/bin\ntwo words\na\nb\\c\n/srv/app\n1234\n50\n/home/app\n20000\n"
     assert vm.run(line) == said
     fork = vm.fork("w")
     assert fork.run(line) == said
@@ -435,6 +436,22 @@ def test_config(sbx, app, cli):
     assert fork.run(line) == said
     fork.remove()
     vm.remove()
+
+
+@pytest.mark.parametrize("size", [2000, 2050, 4200, 32000])
+def test_a_config_of_any_length(imported, tmp_path, size):
+    """It is on the disk, which stays sound; one that is too long is said to be."""
+    layout = oci.Layout(tmp_path / "oci")
+    layout.add("it", [[entry("a", "a")]], config={"Env": ["A=" + "x" * size]})
+    assert f"trusted.sbx.config ({size + 7})" in oci.debugfs(imported(layout.path), ["ea_list /"])
+
+
+def test_a_config_that_is_too_long(build, state, tmp_path):
+    layout = oci.Layout(tmp_path / "oci")
+    layout.add("it", [[entry("a", "a")]], config={"Env": ["A=" + "x" * 33000]})
+    done = sbx_image(build, state, "import", "it", layout.path, "--size", "16M")
+    assert done.returncode == 125 and b"more than 32768 bytes" in done.stderr
+    check_nothing_left(state)
 
 
 # ---- pull, and sbx run
@@ -499,6 +516,8 @@ def test_push_pull_run(build, sbx, cli, registry, tmp_path):
         done = cli("run", *args, "--memory", "128M", "pulled", "sh", "-c", script)
         assert (done.returncode, done.stdout, done.stderr) == (7, b"copied\nb c\n/data/dir\n", b"out\n")
         assert (files / "in").read_text() == "copied\n"
+        done = cli("run", "--memory", "128M", "pulled", "echo", *["a"] * 5000)  # more words than an image has
+        assert (done.returncode, done.stdout) == (0, b"a " * 4999 + b"a\n"), done.stderr
         for args, word in (("nosuch",), b"no image"), (("-v", "/x", "pulled"), b"HOST:GUEST"):
             done = cli("run", "--memory", "128M", *args)
             assert done.returncode == 125 and word in done.stderr, done.stderr
