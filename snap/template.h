@@ -21,7 +21,7 @@ enum { ENGINE_NAME_MAX = 16, RAM_PAGE = 4096, TEMPLATE_STATE_MAX = 64 << 20 /* b
 
 /* No machine has more. */
 #define SHAPE_MEMORY_LIMIT (64ull << 30)
-enum { SHAPE_CPUS_LIMIT = 64 };
+enum { SHAPE_CPUS_LIMIT = 64, SHAPE_INIT_MAX = 64 };
 
 /* What a guest can see of its hardware. The maxima and the kernel are fixed when it boots. */
 struct shape {
@@ -29,6 +29,9 @@ struct shape {
 	uint64_t memory_max; /* bytes; a multiple of 128 MiB's divisor RAM_PAGE; the size of the RAM memfd */
 	uint32_t cpus;       /* online now */
 	uint32_t cpus_max;
+	/* What is to be process 1: a path without blanks; "": our agent, or what an earlier boot of the disk was told.
+	 * Nothing but a boot looks at it, and it is not stored. */
+	char init[SHAPE_INIT_MAX];
 };
 
 struct template

@@ -60,7 +60,7 @@ void kernel_args(const struct shape *shape, char ret[KERNEL_ARGS_SIZE])
 {
 	snprintf(ret, KERNEL_ARGS_SIZE,
 		 "maxcpus=%" PRIu32 " sbx.cpus=%" PRIu32 " nokaslr sbx.memory=%" PRIu64 " sbx.floor=%" PRIu64
-		 " movablecore=%" PRIu64,
+		 " movablecore=%" PRIu64 "%s%s",
 		 shape->cpus, shape->cpus, shape->memory, memory_floor(shape),
-		 shape->memory_max - normal_size(shape));
+		 shape->memory_max - normal_size(shape), *shape->init ? " sbx.init=" : "", shape->init);
 }

@@ -7,7 +7,7 @@
 
 #include "snap/template.h"
 
-enum { KERNEL_ARGS_SIZE = 192 };
+enum { KERNEL_ARGS_SIZE = 192 + SHAPE_INIT_MAX };
 
 /*
  * A machine has all of memory_max and cpus_max from the start. These arguments make the kernel and the agent

@@ -54,6 +54,8 @@ static int configure(struct sandbox *sb, const struct overrides *want, struct er
 		shape->memory_max = want->shape.memory_max;
 	if (want->shape.cpus_max)
 		shape->cpus_max = want->shape.cpus_max;
+	if (*want->shape.init)
+		memcpy(shape->init, want->shape.init, sizeof(shape->init));
 	/* A maximum below the default of what it limits, which nobody asked for, limits that too. */
 	if (!want->shape.memory && shape->memory > shape->memory_max)
 		shape->memory = shape->memory_max;
@@ -111,7 +113,7 @@ static void verb_gc(struct object *obj, const struct words *words, struct comman
 
 static const struct verb verbs[] = {
 	{ "create", "NAME [k=v ...]",
-	  "make, configure and start a sandbox in one step; the keys are image, memory, cpus, "
+	  "make, configure and start a sandbox in one step; the keys are image, init, memory, cpus, "
 	  "memory_max, cpus_max, net, limits.NAME and env.NAME",
 	  1, CTL_WORDS, 1, 0, verb_create },
 	{ "gc", "", "delete what nothing in the store needs any more", 0, 0, 1, 0, verb_gc },

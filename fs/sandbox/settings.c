@@ -39,6 +39,24 @@ static int set_cpus(uint32_t *field, const char *key, const char *value, struct 
 	return 0;
 }
 
+/* It becomes a word of the kernel's command line. */
+static int set_init(char field[SHAPE_INIT_MAX], const char *value, struct err *err)
+{
+	size_t i;
+
+	for (i = 0; value[i]; i++)
+		if (value[i] <= ' ' || value[i] > '~' || value[i] == '"' || value[i] == '\\')
+			break;
+	if (value[0] != '/' || value[i] || i >= SHAPE_INIT_MAX)
+		return err_set(
+			err, -EINVAL,
+			"init: \"%.64s\" is not the path of a program: it begins with /, has no blanks and "
+			"quotes, and less than %d letters",
+			value, SHAPE_INIT_MAX);
+	memcpy(field, value, i + 1);
+	return 0;
+}
+
 int shape_set(struct shape *shape, const char *key, const char *value, struct err *err)
 {
 	if (!strcmp(key, "memory"))
@@ -49,6 +67,8 @@ int shape_set(struct shape *shape, const char *key, const char *value, struct er
 		return set_cpus(&shape->cpus, key, value, err);
 	if (!strcmp(key, "cpus_max"))
 		return set_cpus(&shape->cpus_max, key, value, err);
+	if (!strcmp(key, "init"))
+		return set_init(shape->init, value, err);
 	return err_set(err, -EINVAL, "there is no setting \"%.64s\"", key);
 }
 
@@ -325,11 +345,11 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 					      "net: \"%.32s\" is not none, allow, public or all", value);
 	}
 	if (!strcmp(key, "memory") || !strcmp(key, "cpus") ||
-	    (fresh && (!strcmp(key, "memory_max") || !strcmp(key, "cpus_max"))))
+	    (fresh && (!strcmp(key, "memory_max") || !strcmp(key, "cpus_max") || !strcmp(key, "init"))))
 		return shape_set(&ret->shape, key, value, err);
 	return err_set(err, -EINVAL,
 		       "there is no key \"%s\"; the keys are %smemory, cpus, net, limits.NAME and env.NAME",
-		       key, fresh ? "image, memory_max, cpus_max, " : "");
+		       key, fresh ? "image, init, memory_max, cpus_max, " : "");
 }
 
 int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err)

@@ -16,7 +16,7 @@ static inline struct template *plain_template(struct layer *disk, int ram_fd, ui
 
 	CHECK(template && ram_fd >= 0 && state_fd >= 0);
 	snprintf(template->engine, sizeof(template->engine), "test");
-	template->shape = (struct shape){ ram_size, ram_size, 1, 4 };
+	template->shape = (struct shape){ ram_size, ram_size, 1, 4, "" };
 	template->ram_fd = ram_fd;
 	template->ram_size = ram_size;
 	template->state_fd = state_fd;

@@ -28,7 +28,7 @@ static char programs[] = "/tmp/sbx-failing-start-XXXXXX", disk[64];
 static const struct jail_config no_jail = {
 	.none = true, .libexec = programs, .kernel = disk, .initrd = disk
 };
-static const struct shape small = { MIB, MIB, 1, 1 };
+static const struct shape small = { MIB, MIB, 1, 1, "" };
 static struct loop *loop;
 static unsigned ended;
 

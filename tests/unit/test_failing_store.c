@@ -66,7 +66,7 @@ static struct template *machine(struct layer *disk, unsigned seed, size_t change
 
 	CHECK(template);
 	snprintf(template->engine, sizeof(template->engine), "test");
-	template->shape = (struct shape){ RAM_BYTES, RAM_BYTES, 1, 1 };
+	template->shape = (struct shape){ RAM_BYTES, RAM_BYTES, 1, 1, "" };
 	template->ram_fd = memfd(seed, RAM_BYTES, changed);
 	template->ram_size = RAM_BYTES;
 	template->state_fd = memfd(3, RAM_PAGE, 0);

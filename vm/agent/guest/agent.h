@@ -7,8 +7,8 @@
  * that a unit test runs them as an ordinary program. Whatever changes the machine itself (clock, host name,
  * CPUs, power) is behind struct guest_machine, which only main.c implements.
  *
- * The agent is PID 1: if it ended, the kernel would panic. So nothing past guest_serve's start is fatal; a
- * failure is answered and the loop goes on.
+ * The agent is PID 1, or beside the image's own: if it ended, the kernel would panic, or the host lose the guest. So
+ * nothing past guest_serve's start is fatal; a failure is answered and the loop goes on.
  */
 #ifndef SBX_VM_AGENT_GUEST_AGENT_H
 #define SBX_VM_AGENT_GUEST_AGENT_H
@@ -49,6 +49,19 @@ struct guest_defaults {
 const struct guest_defaults *guest_defaults(void);
 /* After the root disk is the root. */
 void guest_read_defaults(void);
+
+/* ---- init.c: an image's own PID 1, with the agent beside it */
+
+/* From the kernel's command line, or "": then what an earlier boot of this disk was told, if anything. After the root
+ * disk is the root. */
+void init_choose(const char *asked);
+/* At the first identity: from here on the image's init is PID 1, and the caller another process. Nothing where
+ * there is none. */
+int init_begin(int port, struct err *err);
+/* Once the identity is in force, or was not: init goes on. */
+void init_go(void);
+/* Ask it to end the machine; false: there is none, or nothing that asks. */
+bool init_poweroff(void);
 
 /* What the agent does to the machine it runs on. */
 struct guest_machine {
@@ -200,6 +213,7 @@ struct boot_args {
 	char root[64];
 	uint32_t cpus;    /* 0: leave them as they are */
 	uint64_t memory;  /* likewise */
+	char init[128];   /* "": none is asked for */
 	bool report_boot; /* the host wants to know what memory is free, but not in a fork */
 };
 /* From the initramfs to the root disk. On failure the agent stays where it is, and err says why. */

@@ -244,6 +244,8 @@ static void parse_args(struct boot_args *args)
 				args->cpus = (uint32_t)strtoul(word + 9, NULL, 10);
 			else if (!strncmp(word, "sbx.memory=", 11))
 				args->memory = strtoull(word + 11, NULL, 10);
+			else if (!strncmp(word, "sbx.init=", 9))
+				snprintf(args->init, sizeof(args->init), "%s", word + 9);
 			else if (!strcmp(word, "sbx.report=boot"))
 				args->report_boot = true;
 		}

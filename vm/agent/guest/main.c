@@ -30,6 +30,9 @@
 /* Why the machine cannot be used; told to the host in answer to ATTACH. */
 static struct err boot_failure;
 
+static int port = -1;
+static char *first_word; /* of the command line, as others see it */
+
 /* What a fork is to end; part of its memory, so that forks of forks find it ended. */
 static bool report_until_fork;
 
@@ -44,17 +47,44 @@ static void say(const char *text)
 	close(fd);
 }
 
+/* Answer promptly however busy the guest is; children start as ordinary processes. */
+static void become_prompt(void)
+{
+	const struct sched_param param = { .sched_priority = 1 };
+	const struct rlimit files = { 128 << 10, 128 << 10 };
+
+	sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &param);
+	setrlimit(RLIMIT_NOFILE, &files);
+}
+
+/* Beside an init, which may end all processes before it ends the machine: systemd spares those whose first word
+ * begins with @ (its documentation, ROOT_STORAGE_DAEMONS). */
+static void become_agent(void)
+{
+	if (*first_word != '@')
+		become_prompt();
+	*first_word = '@';
+}
+
 static int attach(const struct guest_identity *identity, struct err *err)
 {
+	int rc;
+
 	if (boot_failure.code) {
 		*err = boot_failure;
 		return err->code;
 	}
+	if (identity->kind == ATTACH_BOOT && init_begin(port, err))
+		return err->code;
+	if (getpid() != 1)
+		become_agent();
 	if (report_until_fork && (identity->kind == ATTACH_FORK || identity->kind == ATTACH_REHEARSE)) {
 		report_end();
 		report_until_fork = false;
 	}
-	return identity_apply(identity, err);
+	rc = identity_apply(identity, err);
+	init_go();
+	return rc;
 }
 
 /* Wait until no process is left, or for two seconds. */
@@ -86,6 +116,8 @@ static void wait_for_all(void)
 
 static void poweroff(void)
 {
+	if (init_poweroff())
+		return;
 	say("powering off");
 	kill(-1, SIGTERM);
 	kill(-1, SIGCONT);
@@ -105,16 +137,6 @@ static const struct guest_machine machine = {
 	.poweroff = poweroff,
 	.host_returns = true,
 };
-
-/* Answer promptly however busy the guest is; children start as ordinary processes. */
-static void become_prompt(void)
-{
-	const struct sched_param param = { .sched_priority = 1 };
-	const struct rlimit files = { 128 << 10, 128 << 10 };
-
-	sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &param);
-	setrlimit(RLIMIT_NOFILE, &files);
-}
 
 static const struct program program = {
 	.name = "sbx-agent",
@@ -137,8 +159,8 @@ int main(int argc, char **argv)
 	struct boot_args args;
 	struct err err = { 0 };
 	char text[ERR_TEXT_MAX + 32];
-	int port;
 
+	first_word = argv[0];
 	if (getpid() != 1)
 		return tell_what_it_is(argc, argv);
 	umask(0);
@@ -147,6 +169,7 @@ int main(int argc, char **argv)
 		say(text);
 	} else {
 		guest_read_defaults();
+		init_choose(args.init);
 	}
 	if (!boot_failure.code && (args.cpus || args.memory)) {
 		if (size_apply(args.cpus, args.memory, &err))
