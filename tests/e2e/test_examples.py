@@ -146,7 +146,7 @@ def test_apt_get_install(build, own_mount, new_state, tmp_path):
     subprocess.run([build / "sbx", "image", "import", "apt", tar, "--state", state], check=True)
     vm = own_mount(state=state, options=["--net", "none"]).create("vm", image="apt", memory_max="1G", memory="1G")
     (vm / "fs/etc/resolv.conf").write_text("nameserver 10.0.2.3\n")
-    hosts = set(re.findall(r"https?://([^/\s:]+)", "".join(path.read_text() for path in apt_sources())))
+    hosts = set(re.findall(r"^URIs:.*?https?://([^/\s:]+)", "".join(path.read_text() for path in apt_sources()), re.M))
     allow_hosts(vm, hosts)
     out = vm.run("apt-get -q update 2>&1 && apt-get -q -y install --no-install-recommends hello 2>&1 && hello")
     assert out.endswith("Hello, world!\n"), out
