@@ -183,7 +183,7 @@ bench-lab: all $(B)/manual/ramimage $(B)/bench_kvm
 
 # The whole suite with the engine kvm in the lab: hours. `make check` runs what depends on the engine.
 check-lab: all unit
-	$(Q)tests/lab/lab -t 14400 /usr/bin/python3 -m pytest tests/e2e --engine kvm --durations=15
+	$(Q)tests/lab/suite -t 14400 tests/e2e --engine kvm --durations=15
 
 lab:
 	$(Q)tests/lab/lab sh -c '$(CMD)'

@@ -27,6 +27,7 @@ def pytest_addoption(parser):
     group.addoption("--build", default=str(TOP / "build"), help="directory of sbxfs and sbx")
     group.addoption("--fuzz-seed", type=int, help="of test_fuzz_guest.py; default: by chance")
     group.addoption("--fuzz-seconds", type=int, default=5, help="of test_fuzz_guest.py")
+    group.addoption("--results", type=Path, help="a file that gets a line when a test begins and one when it has ended")
     group.addoption("--guest", default=str(TOP / "build/guest"), help="directory of the guest's kernel and initramfs")
 
 
@@ -47,8 +48,32 @@ def pytest_generate_tests(metafunc):
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     harness.become_subreaper()
+    if config.option.results:
+        config.pluginmanager.register(Results(config.option.results))
     if config.option.timeout is None:
         config.option.timeout = limit(120)
+
+
+class Results:
+    """Each test, as it begins and as it ended, for who watches from outside (tests/lab/suite)."""
+
+    def __init__(self, path):
+        self.path = path
+        self.failed = False
+
+    def line(self, word, test):
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(f"{word} {test}\n")
+
+    def pytest_runtest_logstart(self, nodeid):
+        self.failed = False
+        self.line("began", nodeid)
+
+    def pytest_runtest_logreport(self, report):
+        self.failed |= report.failed
+
+    def pytest_runtest_logfinish(self, nodeid):
+        self.line("failed" if self.failed else "passed", nodeid)
 
 
 # ---- a test that hangs
