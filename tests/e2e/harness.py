@@ -23,6 +23,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 LAB = bool(os.environ.get("LAB"))
 SCALE = 10 if LAB else 1
+SLOW = ["--boot-timeout", "600", "--fork-timeout", "300"]  # the defaults, ten times
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 # A background process of the guest that counts in memory. The file is renamed, so that it is never seen empty.
@@ -318,7 +319,7 @@ class Mount:
         self.runtime = work / "runtime"
         self.log_path = work / "log"
         self.args = [str(self.build / "sbxfs"), "-f", "--state", str(state), "--engine", engine]
-        self.args += ["--guest", str(guest), *options, str(self.path)]
+        self.args += ["--guest", str(guest), *(SLOW if LAB else []), *options, str(self.path)]
         self.process = None
         self.path.mkdir(parents=True)
 
