@@ -40,6 +40,7 @@ enum {
 	OPT_MAX_FILES_PER_USER,
 	OPT_LIMITS,
 	OPT_BOOT,
+	OPT_BOOT_SNAPSHOTS,
 	OPT_FORK,
 	OPT_JAIL,
 	OPT_JAIL_UIDS,
@@ -87,6 +88,9 @@ static const struct program_option option_table[] = {
 	  "(default: "
 	  "max)" },
 	{ OPT_BOOT, "boot-timeout", "SECONDS", "how long a guest may take to boot (default: 60)" },
+	{ OPT_BOOT_SNAPSHOTS, "boot-snapshots", "N",
+	  "start sandboxes as forks of machines that just booted, and keep so\nmany of those; 0: each boots "
+	  "(default: 0)" },
 	{ OPT_FORK, "fork-timeout", "SECONDS", "how long a fork may take to answer (default: 30)" },
 	{ OPT_GUEST, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
 	{ OPT_LIBEXEC, "libexec", "DIR", "where sbx-vmm, sbx-browse and sbx-net are" },
@@ -133,6 +137,7 @@ static const struct number_option {
 	{ OPT_MAX_FILES_PER_USER, 1, 1u << 24, offsetof(struct options, max_files_per_user) },
 	{ OPT_BOOT, 1000, 86400, offsetof(struct options, boot_timeout_ms) },
 	{ OPT_FORK, 1000, 86400, offsetof(struct options, fork_timeout_ms) },
+	{ OPT_BOOT_SNAPSHOTS, 1, 1000, offsetof(struct options, boot_snapshots) },
 };
 
 static const char *long_name(int key)
@@ -299,6 +304,7 @@ int arguments_parse(int argc, char **argv, struct arguments *args, struct option
 		case OPT_MAX_MEMORY_PER_USER:
 		case OPT_MAX_FILES_PER_USER:
 		case OPT_BOOT:
+		case OPT_BOOT_SNAPSHOTS:
 		case OPT_FORK:
 			rc = set_number(c, optarg, options);
 			break;

@@ -18,6 +18,7 @@
 #include "vm/engine.h"
 #include "vm/net/policy.h"
 
+struct boots;
 struct browsing;
 struct compaction;
 struct net_helpers;
@@ -44,6 +45,7 @@ struct options {
 	unsigned fork_timeout_ms; /* start of a fork's machine until it answers */
 	enum net_mode net;        /* of a new sandbox */
 	struct limits limits;     /* of a new sandbox; more is for root to give */
+	unsigned boot_snapshots;  /* how many there may be; 0: every start boots */
 	unsigned stop_timeout_ms; /* how long `stop` asks before it kills */
 };
 
@@ -72,10 +74,12 @@ struct fs {
 	unsigned forking;                /* forks and rollbacks under way */
 	unsigned working;                /* threads at work on the store */
 	uint64_t forks_made;
-	struct gauge memory; /* of all machines, for status */
-	uint32_t next_addr;  /* of the next sandbox on this host (network.c); 0: not chosen yet */
+	uint64_t starts_warm, starts_cold; /* from boot snapshots; by a boot */
+	struct gauge memory;               /* of all machines, for status */
+	uint32_t next_addr; /* of the next sandbox on this host (network.c); 0: not chosen yet */
 
 	/* What belongs to one file alone, by the name of its header. */
+	struct boots *boots;
 	struct pool *pool;
 	struct room_watch *room;
 	struct workers *workers;
@@ -83,6 +87,8 @@ struct fs {
 	struct compaction *compaction;
 	/* A disk layer was frozen, or came with an archive. */
 	void (*layer_frozen)(struct fs *fs);
+	/* The store has less than its reserve: what can be had again goes. */
+	void (*store_short)(struct fs *fs);
 	/* What writes to the store, and is no machine, has to end. */
 	void (*store_full)(struct fs *fs);
 };

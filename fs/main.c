@@ -31,6 +31,7 @@
 #include "fs/snapshot/files.h"
 #include "fs/snapshot/snapshot.h"
 #include "fs/snapshot/work.h"
+#include "fs/start/boots.h"
 #include "fs/tree/mounter.h"
 #include "fs/tree/session.h"
 #include "util/log.h"
@@ -100,7 +101,7 @@ static void on_signal(void *arg, uint32_t events)
 
 /* What has something of its own in struct fs. */
 static int (*const parts[])(struct fs *fs, struct err *err) = {
-	pool_open, workers_open, room_open, browsing_open, compaction_open,
+	boots_open, pool_open, workers_open, room_open, browsing_open, compaction_open,
 };
 
 /*
@@ -182,6 +183,8 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 		return rc;
 	rc = snapshots_load(fs, err);
 	if (!rc)
+		rc = boots_load(fs, err);
+	if (!rc)
 		compaction_want(fs);
 	return rc;
 }
@@ -203,6 +206,7 @@ static void fs_release(struct fs *fs)
 		sandbox_remove(sb);
 	room_close(fs);
 	net_helpers_free(fs->net_helpers);
+	boots_drop(fs);
 	snapshots_cancel(fs);
 	pool_drop(fs);
 	compaction_cancel(fs);
@@ -227,6 +231,7 @@ out:
 	workers_close(fs);
 	room_close(fs);
 	pool_close(fs);
+	boots_close(fs);
 }
 
 /* A sandbox takes some ten descriptors here, and while it is started those of its disk. */
@@ -350,6 +355,7 @@ int main(int argc, char **argv)
 			     .max_memory_per_user = UINT64_MAX,
 			     .boot_timeout_ms = 60000,
 			     .fork_timeout_ms = 30000,
+			     .boot_snapshots = 0,
 			     .stop_timeout_ms = 10000 },
 	};
 	struct err err = { 0 };

@@ -198,6 +198,19 @@ static int load_entry(struct published *entry, struct err *err)
 	return rc;
 }
 
+/* A boot snapshot can be made again: where one is damaged that must not keep garbage. */
+static int drop_broken_boot(struct published *entry, struct err *err)
+{
+	struct store *store = entry->store;
+
+	log_info("the boot snapshot %s cannot be used, and goes: %s", entry->name, entry->broken.text);
+	if (unlinkat(store->snapshots_fd, entry->name, 0) && errno != ENOENT)
+		return err_sys(err, -errno, "cannot remove the boot snapshot %s", entry->name);
+	entry->broken = (struct err){ 0 };
+	entry_free(entry);
+	return 0;
+}
+
 int catalogue_load(struct store *store, struct err *err)
 {
 	DIR *dir = opendir_at(store->snapshots_fd, ".");
@@ -208,7 +221,7 @@ int catalogue_load(struct store *store, struct err *err)
 	if (!dir)
 		return err_sys(err, -errno, "cannot list the snapshots");
 	while (!rc && (errno = 0, found = readdir(dir))) {
-		if (!name_valid(found->d_name))
+		if (!name_valid(found->d_name) && !boot_name_valid(found->d_name))
 			continue;
 		entry = entry_new(store, found->d_name);
 		rc = entry ? load_entry(entry, &entry->broken) : err_set(err, -ENOMEM, "out of memory");
@@ -220,6 +233,10 @@ int catalogue_load(struct store *store, struct err *err)
 			if (entry)
 				entry->broken = (struct err){ 0 };
 			break;
+		}
+		if (boot_name_valid(entry->name)) {
+			rc = drop_broken_boot(entry, err);
+			continue;
 		}
 		store->broken++;
 		log_warn("snapshot %s cannot be used: %s", entry->name, entry->broken.text);
@@ -353,8 +370,18 @@ int snapshot_list(struct store *store, void (*each)(void *arg, const char *name)
 	struct published *entry;
 
 	list_for_each (entry, &store->entries, link)
-		each(arg, entry->name);
+		if (!boot_name_valid(entry->name))
+			each(arg, entry->name);
 	return 0;
+}
+
+void boot_snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg)
+{
+	struct published *entry;
+
+	list_for_each (entry, &store->entries, link)
+		if (boot_name_valid(entry->name))
+			each(arg, entry->name);
 }
 
 static uint64_t file_size(struct store *store, const char *id, const char *name)
@@ -489,7 +516,7 @@ static bool name_reserved(struct store *store, const char *name)
 
 int catalogue_name_free(struct store *store, const char *name, struct err *err)
 {
-	if (name_check(name, err))
+	if (!boot_name_valid(name) && name_check(name, err))
 		return -EINVAL;
 	if (catalogue_find(store, name))
 		return err_set(err, -EEXIST, "there is already a snapshot %s", name);

@@ -35,6 +35,15 @@ bool name_valid(const char *name)
 	return n && n <= STORE_NAME_MAX && strspn(name, chars) == n && !strchr("._-", name[0]);
 }
 
+bool boot_name_valid(const char *name)
+{
+	static const char prefix[] = ".boot-";
+	const size_t n = sizeof(prefix) - 1;
+
+	return !strncmp(name, prefix, n) && strlen(name) == n + BOOT_KEY &&
+	       strspn(name + n, "0123456789abcdef") == BOOT_KEY;
+}
+
 int name_check(const char *name, struct err *err)
 {
 	if (name_valid(name))

@@ -7,7 +7,7 @@
  *   DIR/sums/            checksums of layers
  *   DIR/images/NAME      an image: names its layer, and says how it was made (image.h)
  *   DIR/objects/ID/      what a snapshot holds: manifest, state, ram (docs/format.md)
- *   DIR/snapshots/NAME   a link to ../objects/ID
+ *   DIR/snapshots/NAME   a link to ../objects/ID; .boot-KEY: of a machine that just booted
  *   DIR/tmp/             what is being written; emptied when the store is opened
  *
  * A name is only a link, so renaming and removing one are a single step, and an object whose name is gone
@@ -41,6 +41,12 @@ enum { STORE_NAME_MAX = 64 };
 bool name_valid(const char *name);
 /* 0, or -EINVAL and the sentence that says what a name is. */
 int name_check(const char *name, struct err *err);
+/*
+ * A boot snapshot's: ".boot-" and BOOT_KEY hexadecimal digits, which say what it was made of. It is kept as others
+ * are, but no user can give that name, and snapshot_list leaves it out.
+ */
+enum { BOOT_KEY = 32, BOOT_NAME_SIZE = sizeof(".boot-") + BOOT_KEY };
+bool boot_name_valid(const char *name);
 
 /* The directory alone, with those above it. */
 int store_make(const char *dir, struct err *err);
@@ -102,6 +108,8 @@ struct progress {
 
 /* The catalogue: names of published snapshots, in no order. */
 int snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg);
+/* Those of boot snapshots. */
+void boot_snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg);
 int snapshot_get(struct store *store, const char *name, struct snapshot_meta *ret,
 		 struct err *err); /* -ENOENT, -EIO */
 /* Names of the snapshots whose parent it is. */

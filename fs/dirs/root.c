@@ -10,9 +10,10 @@
 #include "fs/dirs/dirs.h"
 #include "fs/dirs/info.h"
 #include "fs/pool/pool.h"
-#include "fs/sandbox/machine.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/snapshot/snapshot.h"
+#include "fs/start/boots.h"
+#include "fs/start/start.h"
 #include "fs/tree/readme.h"
 #include "util/log.h"
 #include "util/program.h"
@@ -85,15 +86,13 @@ static void verb_create(struct object *obj, const struct words *words, struct co
 		goto out;
 	}
 	command->made = object_ref(&sb->obj);
-	if (configure(sb, &want, &err) || shape_check_start(&sb->shape, &err) ||
-	    task_begin(sb, "create", created, command, &err)) {
+	if (configure(sb, &want, &err) || shape_check_start(&sb->shape, &err)) {
 		created(command, &err);
 		goto out;
 	}
 	command->cancel = on_cancel;
 	command->arg = command;
-	if (machine_boot(sb, NULL, NULL, &err))
-		task_end(sb, &err);
+	start(sb, "create", want.cold, created, command);
 out:
 	overrides_release(&want);
 }
@@ -106,14 +105,14 @@ static void verb_gc(struct object *obj, const struct words *words, struct comman
 	(void)words;
 	if (command->caller.uid && command->caller.uid != obj->owner.uid)
 		err_set(&err, -EPERM, "gc: only the owner of the root may do that");
-	else if (!store_gc(obj->fs->store, &freed, &err))
+	else if (boots_sweep(obj->fs), !store_gc(obj->fs->store, &freed, &err))
 		log_info("gc: %" PRIu64 " bytes freed", freed);
 	command_done(command, &err);
 }
 
 static const struct verb verbs[] = {
 	{ "create", "NAME [k=v ...]",
-	  "make, configure and start a sandbox in one step; the keys are image, init, memory, cpus, "
+	  "make, configure and start a sandbox in one step; the keys are image, boot, init, memory, cpus, "
 	  "memory_max, cpus_max, net, limits.NAME and env.NAME",
 	  1, CTL_WORDS, 1, 0, verb_create },
 	{ "gc", "", "delete what nothing in the store needs any more", 0, 0, 1, 0, verb_gc },
@@ -199,6 +198,9 @@ static int root_status(struct object *obj, struct buf *text, struct err *err)
 	info_number(text, "snapshots", n);
 	info_number(text, "forks_made", fs->forks_made);
 	info_number(text, "forks_under_way", fs->forking);
+	info_number(text, "starts_warm", fs->starts_warm);
+	info_number(text, "starts_cold", fs->starts_cold);
+	boots_status(fs, text);
 	info_number(text, "machines_ready", pool_count(fs));
 	info_number(text, "pool", fs->options.pool);
 	info_number(text, "pool_total", fs->options.pool_total);

@@ -15,6 +15,7 @@
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/machine.h"
 #include "fs/snapshot/snapshot.h"
+#include "fs/start/start.h"
 #include "vm/jail/jail.h"
 
 static const struct err ok;
@@ -38,9 +39,10 @@ static void verb_start(struct object *obj, const struct words *words, struct com
 	struct err err;
 
 	(void)words;
-	if (begin(sb, "start", command) &&
-	    (shape_check_start(&sb->shape, &err) || machine_boot(sb, NULL, NULL, &err)))
-		task_end(sb, &err);
+	if (shape_check_start(&sb->shape, &err))
+		command_done(command, &err);
+	else
+		start(sb, "start", false, command_done, command);
 }
 
 static void verb_kill(struct object *obj, const struct words *words, struct command *command)
@@ -194,7 +196,7 @@ enum {
 };
 
 static const struct verb verbs[] = {
-	{ "start", "", "boot its machine; returns when it takes commands", 0, 0, DOWN, IN(RUNNING),
+	{ "start", "", "start its machine; returns when it takes commands", 0, 0, DOWN, IN(RUNNING),
 	  verb_start },
 	{ "stop", "", "ask the guest to power off, and kill the machine if it does not", 0, 0, UP, DOWN,
 	  verb_stop },
@@ -241,6 +243,8 @@ static int sandbox_info(struct object *obj, struct buf *text, struct err *err)
 	info_time(text, "created", obj->ctime_ns);
 	if (sb->boot_ns)
 		info_number(text, "boot_us", sb->boot_ns / 1000);
+	if (sb->boot_ns)
+		info_word(text, "boot", sb->warm ? "warm" : "cold");
 	if (sb->fork_ns)
 		info_number(text, "fork_us", sb->fork_ns / 1000);
 	info_number(text, "generation", sb->generation);
@@ -278,7 +282,7 @@ static int sandbox_stats(struct object *obj, struct buf *text, struct err *err)
 /* Settings of the hardware hold from one start to the next; a machine that runs has those it began with. */
 static bool has_machine(const struct sandbox *sb)
 {
-	return sb->vm || sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED;
+	return sb->vm || sb->task.starting || sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED;
 }
 
 static int image_show(struct object *obj, struct buf *text, struct err *err)

@@ -79,7 +79,9 @@ static void take_template(struct source *source)
 	buf_add(&source->meta.requires, buf_bytes(&snap->meta.requires), snap->meta.requires.len);
 	snapshot_path(snap, source->path, sizeof(source->path));
 	snprintf(source->named, sizeof(source->named), "%s",
-		 snap->named ? snap->obj.name : snap->meta.parent);
+		 snap->boot    ? ""
+		 : snap->named ? snap->obj.name
+			       : snap->meta.parent);
 	source->keep = true;
 }
 

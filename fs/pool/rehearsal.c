@@ -156,8 +156,8 @@ static void on_started(void *arg, const struct err *err)
 
 static const struct agent_events agent_events = { .job_started = on_job_started, .job_exit = on_job_exit };
 
-int rehearse(struct fs *fs, struct vm *vm, const struct template *template, const struct vm_events *events,
-	     void *owner, done_fn done, void *arg, struct rehearsal **ret, struct err *err)
+static int rehearsal_new(struct fs *fs, struct vm *vm, uint32_t generation, done_fn done, void *arg,
+			 struct rehearsal **ret, struct err *err)
 {
 	struct rehearsal *r = calloc(1, sizeof(*r));
 
@@ -171,12 +171,31 @@ int rehearse(struct fs *fs, struct vm *vm, const struct template *template, cons
 	}
 	r->fs = fs;
 	r->vm = vm;
-	r->generation = template->generation + 1;
+	r->generation = generation;
 	r->done = done;
 	r->arg = arg;
 	*ret = r;
-	fs->engine->start(vm, events, owner, on_started, r);
 	return 0;
+}
+
+int rehearse(struct fs *fs, struct vm *vm, const struct template *template, const struct vm_events *events,
+	     void *owner, done_fn done, void *arg, struct rehearsal **ret, struct err *err)
+{
+	const int rc = rehearsal_new(fs, vm, template->generation + 1, done, arg, ret, err);
+
+	if (!rc)
+		fs->engine->start(vm, events, owner, on_started, *ret);
+	return rc;
+}
+
+int rehearse_booted(struct fs *fs, struct vm *vm, uint32_t generation, done_fn done, void *arg,
+		    struct rehearsal **ret, struct err *err)
+{
+	const int rc = rehearsal_new(fs, vm, generation, done, arg, ret, err);
+
+	if (!rc)
+		introduce(*ret, on_introduced);
+	return rc;
 }
 
 void rehearsal_cancel(struct rehearsal *rehearsal)

@@ -22,6 +22,10 @@ struct rehearsal;
  */
 int rehearse(struct fs *fs, struct vm *vm, const struct template *template, const struct vm_events *events,
 	     void *owner, done_fn done, void *arg, struct rehearsal **ret, struct err *err);
+/* The same with a machine that was booted and runs, and whose agent, which nobody else speaks to, waits for its first
+ * word: the machine is to be captured, and the next generation is `generation`. */
+int rehearse_booted(struct fs *fs, struct vm *vm, uint32_t generation, done_fn done, void *arg,
+		    struct rehearsal **ret, struct err *err);
 /* The machine has ended or is about to be destroyed: done is not called. NULL is allowed. */
 void rehearsal_cancel(struct rehearsal *rehearsal);
 

@@ -148,6 +148,16 @@ int limits_check(const struct fs *fs, const struct caller *caller, const struct 
 	return 0;
 }
 
+bool limits_any(const struct limits *limits)
+{
+	int i;
+
+	for (i = 0; i < LIMITS_ALL; i++)
+		if (limits->value[i] && limits->value[i] != LIMIT_NONE)
+			return true;
+	return false;
+}
+
 void limits_merge(struct limits *limits, const struct limits *want)
 {
 	int i;

@@ -30,6 +30,8 @@ struct limits {
 };
 
 extern const struct limits limits_none;
+/* Whether anything is limited. */
+bool limits_any(const struct limits *limits);
 
 /* One of them, as in "memory" and "512M", or "max". */
 int limits_set(struct limits *limits, const char *key, const char *value, struct err *err);

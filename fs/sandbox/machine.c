@@ -109,7 +109,8 @@ static void fail_start(struct sandbox *sb, const struct err *why)
 	console_last_line(&sb->console, line, sizeof(line));
 	if (*line)
 		err_set(&err, why->code, "%.120s; the console ends with: %s", why->text, line);
-	sandbox_set_state(sb, SANDBOX_CRASHED);
+	if (!sb->task.starting) /* it may boot yet */
+		sandbox_set_state(sb, SANDBOX_CRASHED);
 	go_on(sb, &step, &err);
 }
 
@@ -128,6 +129,11 @@ static void on_exited(void *owner, bool clean, const char *why)
 	struct err err = { 0 };
 	const bool asked = sb->task.verb && !strcmp(sb->task.verb, "stop");
 
+	if (sb->task.starting && sb->task.step.name) {
+		err_set(&err, -EHOSTDOWN, "%s: %s", sb->obj.name, why);
+		fail_start(sb, &err);
+		return;
+	}
 	object_ref(&sb->obj);
 	machine_drop(sb);
 	sandbox_set_state(sb, clean || asked ? SANDBOX_STOPPED : SANDBOX_CRASHED);
@@ -401,12 +407,14 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 /* Who it is, and which jobs it has. */
 static void introduce(struct sandbox *sb)
 {
-	struct identity identity = identity_of(sb, ATTACH_FORK, !sb->quiesced);
+	struct identity identity =
+		identity_of(sb, sb->task.starting ? ATTACH_BOOT : ATTACH_FORK, !sb->quiesced);
 	/* For its hooks. Commands get theirs when they are started, so that a line that was taken out of `env`
 	 * does not linger in the guest. */
-	char **env = env_array(&sb->env);
+	char **env = sb->task.starting ? NULL : env_array(&sb->env);
 
 	identity.env = env;
+	identity.copied = true;
 	agent_introduce(sb->agent, &identity, sb->obj.fs->options.fork_timeout_ms, job_inherit, on_answer,
 			sb);
 	free(env);

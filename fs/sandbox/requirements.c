@@ -9,14 +9,19 @@
 
 #include "vm/agent/proto.h"
 
+void requires_put_host(const struct fs *fs, struct buf *text)
+{
+	buf_printf(text, "agent %d\n", PROTO_VERSION);
+	fs->engine->requires(text);
+}
+
 void requires_put(const struct sandbox *sb, struct buf *text)
 {
 	if (sb->requires.len) {
 		buf_add(text, buf_bytes(&sb->requires), sb->requires.len);
 		return;
 	}
-	buf_printf(text, "agent %d\n", PROTO_VERSION);
-	sb->obj.fs->engine->requires(text);
+	requires_put_host(sb->obj.fs, text);
 }
 
 static bool provided(const struct fs *fs, char *line)

@@ -12,6 +12,8 @@
 
 /* For a capture of sb: what it inherited, or else what this host has. */
 void requires_put(const struct sandbox *sb, struct buf *text);
+/* What this host has. */
+void requires_put_host(const struct fs *fs, struct buf *text);
 /* -EINVAL, with everything named that is missing here. */
 int requires_check(const struct fs *fs, const struct snapshot_meta *meta, const char *name, struct err *err);
 

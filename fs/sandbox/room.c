@@ -140,6 +140,17 @@ int room_to_save(const struct fs *fs, struct err *err)
 		       left >> 20, reserve >> 20);
 }
 
+int room_to_keep(const struct fs *fs, uint64_t bytes, struct err *err)
+{
+	uint64_t reserve;
+	const uint64_t left = free_bytes(fs, &reserve);
+
+	if (left >= 2 * reserve && left - 2 * reserve >= bytes)
+		return 0;
+	return err_set(err, -ENOSPC, "the store has %" PRIu64 "M free, of which others may need %" PRIu64 "M",
+		       left >> 20, 2 * reserve >> 20);
+}
+
 /* ---- looking */
 
 static bool runs(const struct sandbox *sb)
@@ -248,6 +259,7 @@ static void look(void *arg)
 		watch->window_ns = now;
 	grows = look_at_all(fs, &ms, &any, &most);
 	if (left < reserve) {
+		fs->store_short(fs);
 		check_reserve(left, reserve, &err);
 		if (grows && most >= growth_allowed(left, reserve))
 			(void)stop(grows, &err, 0);

@@ -49,6 +49,8 @@ uint64_t room_max(const struct sandbox *sb);
 int room_check(const struct sandbox *sb, struct err *err);
 /* May something be saved or imported? Both may take half of the reserve. 0, or -ENOSPC with the reason. */
 int room_to_save(const struct fs *fs, struct err *err);
+/* May so many bytes be saved that can be had again? They leave twice the reserve. 0, or -ENOSPC with the reason. */
+int room_to_keep(const struct fs *fs, uint64_t bytes, struct err *err);
 /* The reserve in bytes, which is the options' or else follows from the size of the store's filesystem. */
 uint64_t room_reserve(const struct fs *fs);
 

@@ -128,6 +128,8 @@ int sandbox_set_image(struct sandbox *sb, const char *name, struct err *err)
 	struct image image;
 	int rc;
 
+	if (sb->task.starting)
+		return err_set(err, -EBUSY, "image: %s is being started", sb->obj.name);
 	if (sb->disk)
 		return err_set(err, -EBUSY, "image: %s already has a disk, made from %s", sb->obj.name,
 			       sb->image);

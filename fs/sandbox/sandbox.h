@@ -40,6 +40,9 @@ struct task {
 	bool answered;
 	bool continuing; /* the engine was asked to let a machine run that stalled: it has not answered */
 	bool unstalled;  /* it had stalled */
+	/* A start that comes from a boot snapshot, or waits for one (fs/start/start.h): the guest is told that it booted,
+	 * and if its machine ends the step's callback is told, since it may boot instead. */
+	bool starting;
 	done_fn late;
 	struct shape want; /* of a resize under way */
 	struct err why;    /* of a pause that nobody asked for */
@@ -90,6 +93,7 @@ struct sandbox {
 	char parent[2 * STORE_NAME_MAX + 32];  /* the same as a path in the tree, kept for info */
 	char parent_named[STORE_NAME_MAX + 1]; /* the named snapshot its memory goes back to, or "" */
 	uint64_t boot_ns, fork_ns;             /* how long that took; 0: was not */
+	bool warm;                             /* it was started from a boot snapshot */
 	uint64_t began_ns;                     /* when it began, CLOCK_MONOTONIC */
 };
 

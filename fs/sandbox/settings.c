@@ -338,6 +338,12 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 		ret->image = value;
 		return 0;
 	}
+	if (!strcmp(key, "boot") && fresh) {
+		ret->cold = !strcmp(value, "cold");
+		return ret->cold || !strcmp(value, "warm")
+			       ? 0
+			       : err_set(err, -EINVAL, "boot: \"%.32s\" is neither cold nor warm", value);
+	}
 	if (!strcmp(key, "net")) {
 		ret->has_net = net_mode_parse(value, &ret->net);
 		return ret->has_net ? 0
@@ -349,7 +355,7 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 		return shape_set(&ret->shape, key, value, err);
 	return err_set(err, -EINVAL,
 		       "there is no key \"%s\"; the keys are %smemory, cpus, net, limits.NAME and env.NAME",
-		       key, fresh ? "image, init, memory_max, cpus_max, " : "");
+		       key, fresh ? "image, boot, init, memory_max, cpus_max, " : "");
 }
 
 int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err)

@@ -57,10 +57,11 @@ struct overrides {
 	const char *image;  /* points into the words; NULL if not given */
 	struct buf env;     /* lines */
 	bool has_net;
+	bool cold; /* boot=cold */
 	enum net_mode net;
 	struct limits limits;
 };
-/* words ends with NULL. image, memory_max and cpus_max are only taken where `fresh`. */
+/* words ends with NULL. image, boot, memory_max and cpus_max are only taken where `fresh`. */
 int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err);
 void overrides_release(struct overrides *overrides);
 /* Change *shape to what is asked for, within its maxima: -ERANGE with the numbers. */

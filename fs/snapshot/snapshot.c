@@ -33,7 +33,9 @@ struct snapshot *snapshot_find(struct list *snapshots, const char *name)
 
 void snapshot_path(const struct snapshot *snap, char *ret, size_t size)
 {
-	if (snap->named)
+	if (snap->boot)
+		*ret = '\0';
+	else if (snap->named)
 		snprintf(ret, size, "snapshots/%s", snap->obj.name);
 	else
 		snprintf(ret, size, "%s/snapshots/%s", snap->source ? snap->source->obj.name : "",
@@ -115,6 +117,26 @@ int snapshot_new(struct sandbox *sb, struct template *template, mode_t umask, st
 	snap->source = sb;
 	*ret = snap;
 	return 0;
+}
+
+struct snapshot *snapshot_new_boot(struct fs *fs, const char *name, struct template *template,
+				   struct snapshot_meta *meta)
+{
+	const struct owner owner = { fs->root.owner.uid, fs->root.owner.gid, 0700 };
+	struct snapshot *snap = make(fs, name, &owner);
+
+	if (!snap) {
+		template_unref(template);
+		return NULL;
+	}
+	snap->boot = true;
+	snap->stored = !template;
+	snap->template = template;
+	if (meta) {
+		snap->meta = *meta;
+		snap->has_meta = true;
+	}
+	return snap;
 }
 
 void snapshot_keep(struct snapshot *snap)

@@ -15,6 +15,7 @@ struct snapshot {
 	struct object obj;
 	bool named;                /* it is in /snapshots... */
 	bool stored;               /* ...and in the store, not just on its way there */
+	bool boot;                 /* of a machine that just booted: in no directory (fs/start/boots.h) */
 	struct sandbox *source;    /* an unnamed one's; NULL: named */
 	struct template *template; /* NULL: in the store only */
 	struct snapshot_meta meta;
@@ -41,6 +42,10 @@ int snapshot_meta_of(const struct sandbox *sb, const struct template *template, 
 int snapshot_new(struct sandbox *sb, struct template *template, mode_t umask, struct snapshot **ret,
 		 struct err *err);
 void snapshot_keep(struct snapshot *snap);
+/* One that nobody sees: of a machine that just booted, with its template and what is to be said of it, which it
+ * takes over; or, without a template, one that the store has. NULL when out of memory. */
+struct snapshot *snapshot_new_boot(struct fs *fs, const char *name, struct template *template,
+				   struct snapshot_meta *meta);
 /* A named snapshot has got another name, or "" for none: sandboxes whose memory goes back to it follow. */
 void snapshot_name_moved(struct fs *fs, const char *from, const char *to);
 /* Forget it; what the store has of it stays. Its forks live on. */
@@ -73,6 +78,8 @@ int snapshot_name_check(struct fs *fs, const char *name, struct err *err);
 struct worker;
 int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *arg,
 		  struct worker **ret_worker, struct err *err);
+/* The same for a boot snapshot. Nobody waits, and one that cannot be saved is used as it is: that is logged. */
+void snapshot_save_boot(struct snapshot *snap);
 int snapshot_verify(struct snapshot *snap, done_fn done, void *arg, struct worker **ret_worker,
 		    struct err *err);
 void worker_cancel(void *worker);

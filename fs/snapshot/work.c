@@ -9,6 +9,7 @@
 
 #include "fs/sandbox/admission.h"
 #include "fs/sandbox/requirements.h"
+#include "util/log.h"
 
 enum { TELL_MS = 100 };
 
@@ -275,6 +276,47 @@ int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *a
 	*ret_worker = worker;
 	worker_start(worker);
 	return 0;
+}
+
+static void end_save_boot(struct worker *worker, int result, struct err *err)
+{
+	struct snapshot *snap = worker->snap;
+
+	if (!result && snap->obj.gone)
+		result = -ECANCELED;
+	if (!snapshot_save_end(worker->save, result, err))
+		snap->stored = true;
+	else if (result != -ECANCELED)
+		log_warn("a boot snapshot is kept in memory only: %s", err->text);
+}
+
+static const struct work_kind save_boot_kind = { .writes = true, .run = run_save, .end = end_save_boot };
+
+void snapshot_save_boot(struct snapshot *snap)
+{
+	struct fs *fs = snap->obj.fs;
+	struct snapshot_meta meta = snap->meta;
+	struct worker *worker = NULL;
+	struct err err;
+	int rc = room_to_keep(fs, snap->template->ram_size / 4, &err);
+
+	if (!rc) {
+		worker = worker_new(snap, &save_boot_kind, NULL, NULL);
+		rc = worker ? 0 : err_sys(&err, -ENOMEM, "cannot save it");
+	}
+	if (!rc) {
+		snprintf(worker->name, sizeof(worker->name), "%s", snap->obj.name);
+		snprintf(meta.name, sizeof(meta.name), "%s", snap->obj.name);
+		meta.owner = snap->obj.owner;
+		rc = snapshot_save_begin(fs->store, &meta, snap->template, &worker->progress, &worker->save,
+					 &err);
+	}
+	if (rc) {
+		free(worker);
+		log_warn("a boot snapshot is kept in memory only: %s", err.text);
+		return;
+	}
+	worker_start(worker);
 }
 
 /* ---- checking */

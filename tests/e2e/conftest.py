@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness import TOP, Mount, limit
+from harness import TOP, Mount, eventually, fields, limit
 from names import Names, own_addresses
 from servers import Server
 
@@ -136,6 +136,30 @@ def new_state(tmp_path_factory, base_state):
     return make
 
 
+@pytest.fixture(scope="session")
+def warm_state(engine, build, guest, new_state, tmp_path_factory):
+    """One that has a boot snapshot, too, of `base` as the harness makes sandboxes."""
+    state = new_state()
+    mount = Mount(build, guest, engine, tmp_path_factory.mktemp("warm"), state, ("--boot-snapshots", "1")).start()
+    mount.create("first")
+    stored = lambda: fields(mount / "status")["boot_snapshots_stored"] == "1"  # noqa: E731
+    eventually(stored, 30, "no boot snapshot is stored")
+    mount.stop()
+    return state
+
+
+@pytest.fixture(scope="session")
+def new_warm_state(tmp_path_factory, warm_state):
+    """A function: a fresh copy of that."""
+
+    def make():
+        state = tmp_path_factory.mktemp("state") / "s"
+        subprocess.run(["cp", "-a", "--sparse=always", "--reflink=auto", warm_state, state], check=True)
+        return state
+
+    return make
+
+
 # ---- daemons
 
 
@@ -234,7 +258,8 @@ def store_of(own_mount, build, tmp_path):
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", small], check=True)
         mounted.append(small)
         subprocess.run([build / "sbx", "image", "build", "base", "--state", small / "state"], check=True, capture_output=True)
-        return own_mount(small / "state", options=options), small
+        # What it has is for the test alone.
+        return own_mount(small / "state", options=("--boot-snapshots", "0", *options)), small
 
     yield make
     for path in mounted:

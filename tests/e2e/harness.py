@@ -420,11 +420,15 @@ class Mount:
 
     # What tests do in it.
 
-    def create(self, name, start=True, **settings):
-        """mkdir, configure and start."""
+    def create(self, name, start=True, cold=False, **settings):
+        """mkdir, configure and start; `cold`: in one step, by a boot of its own."""
         vm = Sandbox(self / name)
+        settings = {"image": "base", "memory_max": "512M", "memory": "256M", **settings}
+        if cold:
+            write(self / "ctl", f"create {name} boot=cold " + " ".join(f"{k}={v}" for k, v in settings.items()))
+            return vm
         os.mkdir(vm.path)
-        for key, setting in {"image": "base", "memory_max": "512M", "memory": "256M", **settings}.items():
+        for key, setting in settings.items():
             write(vm / key, str(setting))
         if start:
             try:

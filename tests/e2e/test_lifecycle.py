@@ -232,7 +232,8 @@ def test_console(vm):
 
 
 def test_console_shows_the_boot(sbx):
-    vm = sbx.create("boots")
+    """Where the sandbox booted: a fork of a machine that did has said nothing yet."""
+    vm = sbx.create("boots", cold=True)
     assert "sbx-agent" in read(vm / "console")
 
 

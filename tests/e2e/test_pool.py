@@ -16,7 +16,7 @@ def until_ready(mount):
 @pytest.fixture
 def pooled(own_mount):
     """A snapshot that machines are kept ready for, and a function that waits until one is."""
-    mount = own_mount(options=["--pool", "1"])
+    mount = own_mount(options=["--pool", "1", "--boot-snapshots", "0"])
     vm = mount.create("origin")
     vm.sh("printf '#!/bin/sh\\necho \"$SBX_NAME\" >> /run/forked\\n' > /etc/sbx/fork.d/10-note")
     vm.sh("chmod +x /etc/sbx/fork.d/10-note; cat /etc/hostname /etc/machine-id > /run/before")
@@ -123,7 +123,7 @@ done
 @pytest.mark.any_engine
 def test_a_rehearsal_wakes_nobody_who_watches(own_mount):
     """What programs watch changes once: when the machine becomes a fork."""
-    mount = own_mount(options=["--pool", "1"])
+    mount = own_mount(options=["--pool", "1", "--boot-snapshots", "0"])
 
     def seen(vm):
         now = vm.run("ls -i /run/sbx/generation")

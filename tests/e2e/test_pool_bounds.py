@@ -28,7 +28,7 @@ def two_snapshots(mount):
 
 def test_bounds(own_mount):
     """--pool for each snapshot, --pool-total for all; the snapshot forked last has its share first."""
-    mount = own_mount(options=["--pool", "2", "--pool-total", "3"])
+    mount = own_mount(options=["--pool", "2", "--pool-total", "3", "--boot-snapshots", "0"])
     snaps = two_snapshots(mount)
     assert ready(mount) == 0  # nothing was forked yet
     status = fields(mount / "status")
@@ -52,7 +52,7 @@ def test_bounds(own_mount):
 
 def test_memory(own_mount):
     """--pool-memory: any machine is above this bound, so there is one, and it has gone to who forked last."""
-    mount = own_mount(options=["--pool", "4", "--pool-memory", "64K"])
+    mount = own_mount(options=["--pool", "4", "--pool-memory", "64K", "--boot-snapshots", "0"])
     snaps = two_snapshots(mount)
     snaps[0].fork("a").remove()
     eventually(lambda: ready(mount) == 1, 20, "the pool does not fill")

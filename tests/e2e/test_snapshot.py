@@ -288,7 +288,7 @@ def test_ordinary_tools_list_snapshots(sbx, vm):
 @pytest.mark.long
 def test_what_is_freed_is_given_back(sbx):
     """A guest says which memory is free; what was there is in no snapshot, and what is not free stays right."""
-    vm = sbx.create("freed", memory="256M")
+    vm = sbx.create("freed", cold=True, memory="256M")
     assert int(vm.run("ls -d /sys/bus/virtio/drivers/virtio_balloon/virtio* | wc -l")) == 1
     vm.sh("mount -t tmpfs -o size=200M none /mnt && dd if=/dev/urandom of=/mnt/kept bs=1M count=10 2> /dev/null")
     kept = vm.sh("md5sum < /mnt/kept")

@@ -192,7 +192,9 @@ static inline void teardown(struct fixture *f)
 static inline void attach_soon(struct fixture *f, enum attach_kind kind, uint32_t generation, bool resync)
 {
 	static char *const env[] = { (char *)"MACHINE=m", (char *)"BOTH=machine", NULL };
-	const struct identity identity = { "vm", generation, kind, resync, env };
+	const struct identity identity = {
+		.name = "vm", .generation = generation, .kind = kind, .resync = resync, .env = env
+	};
 
 	f->done = 0;
 	agent_attach(f->agent, &identity, WAIT_MS, on_done, f);

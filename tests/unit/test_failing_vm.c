@@ -108,7 +108,7 @@ static bool begin(struct fixture *f)
 
 static int attach(struct fixture *f)
 {
-	const struct identity identity = { "vm", 1, ATTACH_BOOT, false, env };
+	const struct identity identity = { .name = "vm", .generation = 1, .kind = ATTACH_BOOT, .env = env };
 
 	agent_attach(f->agent, &identity, WAIT_MS, on_done, f);
 	return 0;
@@ -200,7 +200,7 @@ out:
 
 static int introduce(struct fixture *f)
 {
-	const struct identity identity = { "vm", 1, ATTACH_FORK, false, env };
+	const struct identity identity = { .name = "vm", .generation = 1, .kind = ATTACH_FORK, .env = env };
 
 	agent_introduce(f->agent, &identity, WAIT_MS, on_info, on_done, f);
 	return 0;

@@ -58,7 +58,7 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 		return;
 	call_expect(call, F_ATTACHED, identity->generation);
 	call->sent_ns = now_mono_ns();
-	if (identity->kind == ATTACH_FORK || identity->kind == ATTACH_RESUME)
+	if (identity->kind == ATTACH_FORK || identity->kind == ATTACH_RESUME || identity->copied)
 		call->clocks = CLOCKS;
 	if (identity->resync)
 		buf_add(&agent->out, zeros, sizeof(zeros));

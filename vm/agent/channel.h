@@ -38,6 +38,8 @@ struct identity {
 	const char *name;
 	uint32_t generation;
 	enum attach_kind kind;
+	/* ATTACH_BOOT to a machine that is a copy of one: its clock stands where that one's stood */
+	bool copied;
 	/* the stream may be cut anywhere: send the preamble that makes the guest's parser find its feet */
 	bool resync;
 	char *const *env; /* "K=V", NULL-terminated, or NULL */
