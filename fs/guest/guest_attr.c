@@ -163,17 +163,23 @@ void guest_told(struct guest_node *gn)
 /*
  * Attributes alone, since the kernel takes no lock for them that a request of ours may hold; for a name it would
  * take the directory's. A name that is another file's now is found out when it is used: the guest is asked for
- * the file's attributes, by that name, and answers that it is not there.
+ * the file's attributes, by that name, and answers that it is not there. What is open is asked for by its handle,
+ * though, and so the old file would stand for the new one: there all names of the mount are looked up once more,
+ * which takes no lock, but Linux 6.16.
  */
 void guestfs_changed(struct guest_mount *guest)
 {
 	struct guest_node *gn;
+	bool open = false;
 
 	guest->changes++;
 	while (guest->number && (gn = list_first(&guest->fresh, struct guest_node, fresh))) {
 		list_del(&gn->fresh);
 		session_forget_attr(guest->obj->fs->session, (uintptr_t)&gn->node);
+		open |= !list_empty(&gn->files);
 	}
+	if (open)
+		session_forget_names(guest->obj->fs->session);
 }
 
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret)

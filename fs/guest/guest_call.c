@@ -204,8 +204,11 @@ int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry
 
 	if (guest_attr_get(results, &attr) || (gc->type && (attr.mode & S_IFMT) != gc->type))
 		return -EIO;
-	if (gc->changes != dir->guest->changes)
-		attr.flags = 0; /* there may be others since */
-	/* As long as it may be kept from when it comes: it was so at some time after it was asked for. */
-	return guest_entry_of(dir, gc->name, &attr, results, now_mono_ns(), gc->fifo, ret, ret_node);
+	/*
+	 * As long as it may be kept from when it comes: it was so at some time after it was asked for. But where
+	 * the host has changed something since it was asked for, it may have been so before that.
+	 */
+	return guest_entry_of(dir, gc->name, &attr, results,
+			      gc->changes == dir->guest->changes ? now_mono_ns() : 0, gc->fifo, ret,
+			      ret_node);
 }

@@ -61,6 +61,8 @@ static void guest_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
 static void done_attr(struct guest_call *gc, int err, struct reader *results)
 {
 	const struct guest_node *parent = guest_parent(gc->node);
+	/* As in guest_entry. */
+	const bool holds = gc->changes == gc->node->guest->changes;
 	struct fs_attr attr;
 	struct stat st;
 
@@ -76,9 +78,9 @@ static void done_attr(struct guest_call *gc, int err, struct reader *results)
 	} else {
 		guest_stat(gc->node, &attr, &st);
 		guest_told(gc->node);
-		if (gc->changes == gc->node->guest->changes)
+		if (holds)
 			guest_told_bare(gc->node, &attr, now_mono_ns());
-		request_attr(gc->request, &st, GUEST_CACHE_S);
+		request_attr(gc->request, &st, holds ? GUEST_CACHE_S : 0);
 	}
 	guest_call_free(gc);
 }

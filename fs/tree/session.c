@@ -36,6 +36,7 @@ struct session {
 	struct fuse_buf buf;
 	bool mounted;
 	bool offered, answered; /* of INIT: mappings that are shared (read_request) */
+	bool epochs;            /* the kernel knows INC_EPOCH */
 };
 
 static const struct fuse_lowlevel_ops *ops_of(fuse_req_t req, fuse_ino_t ino)
@@ -322,6 +323,8 @@ static const struct fuse_lowlevel_ops session_ops = {
  * offered it is told nothing, and refuses such mappings with ENODEV.
  */
 enum { ALLOW_MMAP = 1 << 4 /* of flags2 */, INIT_EXT = 1 << 30 };
+/* FUSE_NOTIFY_INC_EPOCH, of protocol 7.44 (Linux 6.16), and no word of libfuse's either. */
+enum { INC_EPOCH = 8, INC_EPOCH_SINCE = 44 };
 
 static ssize_t read_request(int fd, void *data, size_t size, void *userdata)
 {
@@ -330,8 +333,10 @@ static ssize_t read_request(int fd, void *data, size_t size, void *userdata)
 	const struct fuse_init_in *init = (const void *)(in + 1);
 	struct session *session = ((struct fs *)userdata)->session;
 
-	if (!session->answered && n >= (ssize_t)(sizeof(*in) + sizeof(*init)) && in->opcode == FUSE_INIT)
+	if (!session->answered && n >= (ssize_t)(sizeof(*in) + sizeof(*init)) && in->opcode == FUSE_INIT) {
 		session->offered = init->flags & INIT_EXT && init->flags2 & ALLOW_MMAP;
+		session->epochs = init->major == FUSE_KERNEL_VERSION && init->minor >= INC_EPOCH_SINCE;
+	}
 	return n;
 }
 
@@ -500,6 +505,15 @@ void session_forget_attr(struct session *session, fuse_ino_t ino)
 	/* An offset below 0: nothing of a content. The kernel may not know the node any more. */
 	if (session && session->mounted)
 		(void)fuse_lowlevel_notify_inval_inode(session->se, ino, -1, 0);
+}
+
+void session_forget_names(struct session *session)
+{
+	const struct fuse_out_header out = { .len = sizeof(out), .error = INC_EPOCH };
+
+	if (session && session->mounted && session->epochs &&
+	    write(fuse_session_fd(session->se), &out, sizeof(out)) < 0)
+		log_debug("the kernel does not look names up again: %s", strerror(errno));
 }
 
 /* The device says so when somebody has unmounted it, and another filesystem may be there by now. */

@@ -19,6 +19,9 @@ int session_mount(struct fs *fs, const char *mountpoint, const char *options, st
 /* The attributes that the kernel remembers of a node are old. No lock that a request holds is taken
  * (fuse_reverse_inval_inode): allowed while one is answered. */
 void session_forget_attr(struct session *session, fuse_ino_t ino);
+/* All names may be another file's: the kernel looks them up once more. Takes no lock either; before Linux 6.16
+ * nothing happens. */
+void session_forget_names(struct session *session);
 /* Unmount, if that has not happened, and take no more requests. */
 void session_unmount(struct session *session);
 /* The same, and free. NULL is allowed. */

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """fs/: what a command of the guest did is seen when it has ended, at once."""
 import os
+import platform
 import subprocess
 
 import pytest
 
 from harness import read
+
+LINUX = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
 
 
 @pytest.fixture
@@ -45,6 +48,21 @@ def test_after_a_job(vm, root):
         assert os.stat(root / "s").st_size == i + 7
         os.close(fd)
         job.forget()
+
+
+@pytest.mark.skipif(LINUX < (6, 16), reason="before 6.16 the kernel cannot be told without taking locks (sbxfs(5))")
+def test_a_name_that_the_guest_gave_to_another_file(vm, root):
+    """The old one is open here, so that what the kernel asks of it is still answered."""
+    for i in range(10):
+        (root / "a").write_text("old\n")
+        with open(root / "a") as old:
+            os.stat(root / "a")
+            vm.run(f"cd /root/work; mv a b; echo {'n' * i}new > a")
+            assert os.stat(root / "a").st_size == i + 4 and read(root / "a").endswith("new\n")
+            assert old.read() == "old\n" and os.stat(root / "b").st_ino == os.fstat(old.fileno()).st_ino
+            os.stat(root / "a")
+            vm.run("rm /root/work/a /root/work/b")
+            assert not os.path.exists(root / "a") and os.fstat(old.fileno()).st_size == 4
 
 
 def test_a_name_that_the_guest_removed_can_be_made_again(vm, root):
