@@ -54,6 +54,13 @@ struct vm_capture {
 	void *arg;
 };
 
+/* Our ends of what leads into a machine: non-blocking sockets, which stay the engine's. */
+struct vm_ends {
+	int agent, console;
+	int net; /* SOCK_SEQPACKET, a message is a frame (vm/net/link.h). What nobody reads waits, and then the
+		  * guest does. */
+};
+
 struct vm_usage {
 	uint64_t cpu_ns;       /* host CPU time of the VMM process */
 	uint64_t disk_written; /* bytes the guest wrote to its disk; 0 where the engine cannot tell */
@@ -118,11 +125,7 @@ struct engine {
 	/* Kill it. Returns at once, frees vm; the process is reaped in the background. NULL is allowed. */
 	void (*destroy)(struct vm *vm);
 
-	int (*agent_fd)(const struct vm *vm);
-	int (*console_fd)(const struct vm *vm);
-	/* The machine's network (vm/net/link.h): a non-blocking SOCK_SEQPACKET socket, a message is a frame. What
-	 * nobody reads waits, and then the guest does. */
-	int (*net_fd)(const struct vm *vm);
+	struct vm_ends (*ends)(const struct vm *vm);
 	pid_t (*pid)(const struct vm *vm);
 	int (*usage)(struct vm *vm, struct vm_usage *ret);
 	/* A descriptor for vm_memory_read, or a negative errno. */

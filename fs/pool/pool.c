@@ -59,7 +59,8 @@ static void schedule(struct fs *fs)
 	timer_start(fs->loop, &fs->pool->timer, IDLE_NS, refill, fs);
 }
 
-static void ready_free(struct ready *ready, bool destroy)
+/* The pool has it no longer; what it was made of is somebody's. */
+static void ready_give(struct ready *ready)
 {
 	struct fs *fs = ready->stock->fs;
 
@@ -67,13 +68,19 @@ static void ready_free(struct ready *ready, bool destroy)
 	ready->stock->count--;
 	if (fs->pool->preparing == ready)
 		fs->pool->preparing = NULL;
-	rehearsal_cancel(ready->rehearsal);
 	memory_forget(ready->look);
-	if (destroy) {
-		fs->engine->destroy(ready->vm);
-		layer_unref(ready->disk);
-	}
 	free(ready);
+}
+
+static void ready_end(struct ready *ready)
+{
+	const struct ready was = *ready;
+	const struct engine *engine = ready->stock->fs->engine;
+
+	ready_give(ready);
+	rehearsal_cancel(was.rehearsal);
+	engine->destroy(was.vm);
+	layer_unref(was.disk);
 }
 
 static void stock_free(struct stock *stock)
@@ -81,7 +88,7 @@ static void stock_free(struct stock *stock)
 	struct ready *ready;
 
 	while ((ready = list_first(&stock->machines, struct ready, link)))
-		ready_free(ready, true);
+		ready_end(ready);
 	list_del(&stock->link);
 	template_unref(stock->template);
 	free(stock);
@@ -144,7 +151,7 @@ bool pool_take(struct fs *fs, const struct template *template, struct pooled *re
 		return false;
 	fs->engine->background(ready->vm, false);
 	*ret = (struct pooled){ ready->vm, ready->disk, ready != fs->pool->preparing };
-	ready_free(ready, false);
+	ready_give(ready);
 	return true;
 }
 
@@ -200,7 +207,7 @@ static void on_exited(void *owner, bool clean, const char *why)
 {
 	(void)clean;
 	(void)why;
-	ready_free(owner, true);
+	ready_end(owner);
 }
 
 static const struct vm_events events = { .exited = on_exited };
@@ -210,7 +217,7 @@ static void give_up(struct ready *ready, const struct err *err)
 {
 	log_warn("cannot keep a machine ready: %s", err->text);
 	if (ready)
-		ready_free(ready, true);
+		ready_end(ready);
 }
 
 static void on_memory(void *arg, const struct vm_memory *memory)
@@ -314,7 +321,7 @@ static bool make_room(struct fs *fs, const struct stock *stock)
 		ready = spare(fs, stock);
 		if (!ready)
 			return false;
-		ready_free(ready, true);
+		ready_end(ready);
 	}
 	return true;
 }

@@ -162,7 +162,7 @@ static int rehearsal_new(struct fs *fs, struct vm *vm, uint32_t generation, done
 	struct rehearsal *r = calloc(1, sizeof(*r));
 
 	if (r)
-		r->agent = agent_new(fs->loop, fs->engine->agent_fd(vm), &agent_events, r);
+		r->agent = agent_new(fs->loop, fs->engine->ends(vm).agent, &agent_events, r);
 	if (r && r->agent)
 		agent_name(r->agent, "rehearsal");
 	if (!r || !r->agent) {

@@ -328,13 +328,14 @@ static const struct agent_events agent_events = {
 static int connect_machine(struct sandbox *sb, struct err *err)
 {
 	const struct fs *fs = sb->obj.fs;
+	const struct vm_ends ends = fs->engine->ends(sb->vm);
 
-	sb->agent = agent_new(fs->loop, fs->engine->agent_fd(sb->vm), &agent_events, sb);
+	sb->agent = agent_new(fs->loop, ends.agent, &agent_events, sb);
 	if (sb->agent)
 		agent_name(sb->agent, sb->obj.name);
-	if (!sb->agent || console_attach(&sb->console, fs->loop, fs->engine->console_fd(sb->vm)))
+	if (!sb->agent || console_attach(&sb->console, fs->loop, ends.console))
 		return err_set(err, -ENOMEM, "no memory for the machine of %s", sb->obj.name);
-	return network_attach(sb, err);
+	return network_attach(sb, ends.net, err);
 }
 
 /* The machine that was made, if rc says so, is held to the sandbox's limits and connected; or there is none. */

@@ -239,14 +239,14 @@ static void await_frame(struct sandbox *sb)
 		timer_start(sb->obj.fs->loop, &network->again, AGAIN_NS, on_again, sb);
 }
 
-int network_attach(struct sandbox *sb, struct err *err)
+int network_attach(struct sandbox *sb, int fd, struct err *err)
 {
 	struct network *network = &sb->network;
 	uint8_t byte;
 	int i;
 
 	net_helpers_want(sb->obj.fs->net_helpers);
-	network->fd = sb->obj.fs->engine->net_fd(sb->vm);
+	network->fd = fd;
 	/* What a rehearsal's processes sent; a bound, since the guest may be running. */
 	for (i = 0; i < FRAMES_QUEUED && recv(network->fd, &byte, 1, MSG_DONTWAIT) >= 0; i++)
 		;

@@ -36,8 +36,8 @@ struct network {
 void network_init(struct sandbox *sb);
 void network_release(struct sandbox *sb);
 
-/* The machine is there. What it said before it became this sandbox's is nobody's. */
-int network_attach(struct sandbox *sb, struct err *err);
+/* The machine is there, and fd our end of its network. What it said before it became this sandbox's is nobody's. */
+int network_attach(struct sandbox *sb, int fd, struct err *err);
 /* It goes, and its connections with it. Harmless without one. */
 void network_detach(struct sandbox *sb);
 

@@ -157,8 +157,8 @@ static int begin(struct first_boot *boot, struct layer *image, struct err *err)
 				      on_booted, boot, &boot->vm, err);
 	if (rc)
 		return rc;
-	boot->agent = agent_new(fs->loop, fs->engine->agent_fd(boot->vm), &agent_events, boot);
-	if (!boot->agent || console_attach(&boot->console, fs->loop, fs->engine->console_fd(boot->vm)))
+	boot->agent = agent_new(fs->loop, fs->engine->ends(boot->vm).agent, &agent_events, boot);
+	if (!boot->agent || console_attach(&boot->console, fs->loop, fs->engine->ends(boot->vm).console))
 		return err_sys(err, -ENOMEM, "cannot boot a machine");
 	agent_name(boot->agent, "first boot");
 	timer_start(fs->loop, &boot->timer, fs->options.boot_timeout_ms * 1000000ull, on_timeout, boot);

@@ -106,7 +106,7 @@ static void make_overlay(const char *base, char path[4096])
 static void next_tick(struct machine_under_test *m)
 {
 	const uint64_t limit = now_mono_ns() + WAIT_MS * 1000000ull;
-	struct pollfd pfd = { .fd = engine->console_fd(m->vm), .events = POLLIN };
+	struct pollfd pfd = { .fd = engine->ends(m->vm).console, .events = POLLIN };
 	char c;
 
 	while (now_mono_ns() < limit) {
@@ -140,7 +140,7 @@ static void expect_next(struct machine_under_test *m, long after)
 
 static void drain_ticks(struct machine_under_test *m)
 {
-	struct pollfd pfd = { .fd = engine->console_fd(m->vm), .events = POLLIN };
+	struct pollfd pfd = { .fd = engine->ends(m->vm).console, .events = POLLIN };
 
 	while (m->len || poll(&pfd, 1, 0) > 0)
 		next_tick(m);

@@ -99,7 +99,7 @@ static struct vm *boot(char disk[PATH_MAX])
 /* Let it count; the digit. */
 static char count(const struct vm *vm)
 {
-	struct pollfd pfd = { .fd = engine_kvm.console_fd(vm), .events = POLLIN };
+	struct pollfd pfd = { .fd = engine_kvm.ends(vm).console, .events = POLLIN };
 	char c = '+';
 
 	CHECK(write(pfd.fd, &c, 1) == 1);
@@ -109,7 +109,7 @@ static char count(const struct vm *vm)
 
 static void tell(const struct vm *vm, char c)
 {
-	CHECK(write(engine_kvm.console_fd(vm), &c, 1) == 1);
+	CHECK(write(engine_kvm.ends(vm).console, &c, 1) == 1);
 }
 
 static struct template *capture(struct vm *vm, char disk[PATH_MAX])
@@ -190,7 +190,7 @@ static void a_paused_machine_stands_still(void)
 	struct pollfd pfd = { .events = POLLIN };
 
 	vm = boot(disk);
-	pfd.fd = engine_kvm.console_fd(vm);
+	pfd.fd = engine_kvm.ends(vm).console;
 	CHECK(count(vm) == '1');
 	engine_kvm.pause(vm, on_done, NULL);
 	await_success();

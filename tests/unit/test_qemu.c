@@ -95,7 +95,8 @@ static void a_machine_leaves_nothing(void)
 	struct vm *vm, *child;
 
 	vm = boot(disk);
-	CHECK(engine_qemu.agent_fd(vm) >= 0 && engine_qemu.console_fd(vm) >= 0 && engine_qemu.pid(vm) > 0);
+	CHECK(engine_qemu.ends(vm).agent >= 0 && engine_qemu.ends(vm).console >= 0 &&
+	      engine_qemu.ends(vm).net >= 0 && engine_qemu.pid(vm) > 0);
 	pause_vm(vm);
 	template = template_of(vm, disk, next);
 	CHECK(template->ram_size == shape.memory && template->pause_ns > 0);

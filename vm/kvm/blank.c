@@ -295,19 +295,11 @@ void blank_background(struct blank *blank, bool background)
 		process_background(blank->process, background);
 }
 
-int blank_agent_fd(const struct blank *blank)
+struct vm_ends blank_ends(const struct blank *blank)
 {
-	return blank->agent[0];
-}
-
-int blank_console_fd(const struct blank *blank)
-{
-	return blank->console[0];
-}
-
-int blank_net_fd(const struct blank *blank)
-{
-	return blank->net[0];
+	return (struct vm_ends){ .agent = blank->agent[0],
+				 .console = blank->console[0],
+				 .net = blank->net[0] };
 }
 
 pid_t blank_pid(const struct blank *blank)

@@ -39,9 +39,7 @@ int blank_send(struct blank *blank, const struct control_request *request, const
 /* Kill the process; `ended` follows, with this reason. */
 void blank_break(struct blank *blank, const struct err *why);
 
-int blank_agent_fd(const struct blank *blank);
-int blank_console_fd(const struct blank *blank);
-int blank_net_fd(const struct blank *blank);
+struct vm_ends blank_ends(const struct blank *blank);
 pid_t blank_pid(const struct blank *blank); /* -1: it has ended */
 /* Its counters. */
 void blank_stats(const struct blank *blank, uint64_t *ret_exits, uint64_t *ret_disk_written);

@@ -358,19 +358,9 @@ static void kvm_destroy(struct vm *vm)
 	free_vm(kvm_of(vm));
 }
 
-static int kvm_agent_fd(const struct vm *handle)
+static struct vm_ends kvm_ends(const struct vm *handle)
 {
-	return blank_agent_fd(kvm_of(handle)->blank);
-}
-
-static int kvm_console_fd(const struct vm *handle)
-{
-	return blank_console_fd(kvm_of(handle)->blank);
-}
-
-static int kvm_net_fd(const struct vm *handle)
-{
-	return blank_net_fd(kvm_of(handle)->blank);
+	return blank_ends(kvm_of(handle)->blank);
 }
 
 static pid_t kvm_pid(const struct vm *handle)
@@ -446,9 +436,7 @@ const struct engine engine_kvm = {
 	.resume = kvm_resume,
 	.capture = kvm_capture,
 	.destroy = kvm_destroy,
-	.agent_fd = kvm_agent_fd,
-	.console_fd = kvm_console_fd,
-	.net_fd = kvm_net_fd,
+	.ends = kvm_ends,
 	.pid = kvm_pid,
 	.usage = kvm_usage,
 	.memory = kvm_memory,

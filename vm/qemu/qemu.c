@@ -493,25 +493,11 @@ static void qemu_destroy(struct vm *handle)
 	vm_release(handle);
 }
 
-static int qemu_agent_fd(const struct vm *handle)
+static struct vm_ends qemu_ends(const struct vm *handle)
 {
 	const struct qemu_machine *vm = qemu_of(handle);
 
-	return vm->agent[0];
-}
-
-static int qemu_console_fd(const struct vm *handle)
-{
-	const struct qemu_machine *vm = qemu_of(handle);
-
-	return vm->console[0];
-}
-
-static int qemu_net_fd(const struct vm *handle)
-{
-	const struct qemu_machine *vm = qemu_of(handle);
-
-	return vm->net[0];
+	return (struct vm_ends){ .agent = vm->agent[0], .console = vm->console[0], .net = vm->net[0] };
 }
 
 static pid_t qemu_pid(const struct vm *handle)
@@ -569,9 +555,7 @@ const struct engine engine_qemu = {
 	.resume = qemu_resume,
 	.capture = qemu_capture,
 	.destroy = qemu_destroy,
-	.agent_fd = qemu_agent_fd,
-	.console_fd = qemu_console_fd,
-	.net_fd = qemu_net_fd,
+	.ends = qemu_ends,
 	.pid = qemu_pid,
 	.usage = qemu_usage,
 	.memory = qemu_memory,
