@@ -18,6 +18,7 @@
 #include "vm/engine.h"
 #include "vm/net/policy.h"
 
+struct admission;
 struct boots;
 struct browsing;
 struct compaction;
@@ -79,6 +80,7 @@ struct fs {
 	uint32_t next_addr; /* of the next sandbox on this host (network.c); 0: not chosen yet */
 
 	/* What belongs to one file alone, by the name of its header. */
+	struct admission *admission;
 	struct boots *boots;
 	struct pool *pool;
 	struct room_watch *room;

@@ -26,6 +26,7 @@
 #include "fs/guest/guest_names.h"
 #include "fs/notify.h"
 #include "fs/pool/pool.h"
+#include "fs/sandbox/admission.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/snapshot/compaction.h"
 #include "fs/snapshot/files.h"
@@ -101,7 +102,7 @@ static void on_signal(void *arg, uint32_t events)
 
 /* What has something of its own in struct fs. */
 static int (*const parts[])(struct fs *fs, struct err *err) = {
-	boots_open, pool_open, workers_open, room_open, browsing_open, compaction_open,
+	admission_open, boots_open, pool_open, workers_open, room_open, browsing_open, compaction_open,
 };
 
 /*
@@ -232,6 +233,7 @@ out:
 	room_close(fs);
 	pool_close(fs);
 	boots_close(fs);
+	admission_close(fs);
 }
 
 /* A sandbox takes some ten descriptors here, and while it is started those of its disk. */

@@ -503,7 +503,7 @@ static const struct entry files[] = {
 	{ 0 },
 };
 
-static const struct dir_ops sandbox_dir = { .entries = files };
+static const struct dir_ops sandbox_dir = { .entries = files, .chown = sandbox_chown };
 
 const struct entry sandbox_entry = {
 	"VM", S_IFDIR, 0,

@@ -46,6 +46,7 @@ struct job *job_new(struct sandbox *sb, const char *name, const struct owner *ow
 	list_init(&job->waiting);
 	list_add(&sb->jobs, &job->link);
 	sb->njobs++;
+	sandbox_count(sb);
 	return job;
 }
 
@@ -68,6 +69,7 @@ void job_remove(struct job *job)
 		agent_job_forget(job->sb->agent, job->id);
 	list_del(&job->link);
 	job->sb->njobs--;
+	sandbox_count(job->sb);
 	timer_stop(&job->timer);
 	answer_all(&job->waiting, -ENODEV);
 	answer_all(&job->out[0].waiting, -ENODEV);

@@ -88,6 +88,7 @@ void machine_drop(struct sandbox *sb)
 	if (!vm)
 		return;
 	sb->vm = NULL;
+	sandbox_count(sb);
 	sb->agent = NULL;
 	sb->epoch++;
 	agent_free(agent);
@@ -341,6 +342,7 @@ static int connect_machine(struct sandbox *sb, struct err *err)
 /* The machine that was made, if rc says so, is held to the sandbox's limits and connected; or there is none. */
 static int take_up(struct sandbox *sb, int rc, struct err *err)
 {
+	sandbox_count(sb);
 	if (!rc)
 		rc = limits_apply(sb, sb->obj.fs->engine->pid(sb->vm), err);
 	if (!rc)
@@ -568,6 +570,7 @@ static void on_resized(void *arg, const struct err *err)
 	if (!err->code) {
 		sb->shape.memory = sb->task.want.memory;
 		sb->shape.cpus = sb->task.want.cpus;
+		sandbox_count(sb);
 	}
 	step_end(sb, err);
 }

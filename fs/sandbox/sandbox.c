@@ -59,8 +59,6 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 	struct sandbox *sb;
 	int rc = sandbox_name_check(fs, name, err);
 
-	if (!rc)
-		rc = admit_sandbox(fs, owner, err);
 	if (rc)
 		return rc;
 	sb = calloc(1, sizeof(*sb));
@@ -80,6 +78,11 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 	list_init(&sb->ports);
 	list_init(&sb->snapshots);
 	list_init(&sb->fork_link);
+	rc = admit_sandbox(sb, err);
+	if (rc) {
+		object_unref(&sb->obj);
+		return rc;
+	}
 	list_add(&fs->sandboxes, &sb->link);
 	*ret = sb;
 	return 0;
@@ -116,11 +119,27 @@ void sandbox_remove(struct sandbox *sb)
 	list_del(&sb->fork_link);
 	sb->origin = NULL;
 	list_del(&sb->link);
+	admission_leave(sb->obj.fs, &sb->counted);
 	object_remove(&sb->obj);
 	layer_unref(sb->disk);
 	sb->disk = NULL;
 	object_unref(&sb->obj);
 	object_unref(&sb->obj); /* the tree's */
+}
+
+void sandbox_count(struct sandbox *sb)
+{
+	const struct tally now = { .sandboxes = 1,
+				   .jobs = sb->njobs,
+				   .files = sb->vm ? MACHINE_FILES : 0,
+				   .memory = sb->vm ? sb->shape.memory : 0 };
+
+	admission_count(sb->obj.fs, &sb->counted, &now);
+}
+
+int sandbox_chown(struct object *obj, const struct owner *owner, struct err *err)
+{
+	return admission_chown(obj->fs, &sandbox_of(obj)->counted, owner->uid, err);
 }
 
 int sandbox_set_image(struct sandbox *sb, const char *name, struct err *err)

@@ -10,6 +10,7 @@
 #define SBX_FS_SANDBOX_SANDBOX_H
 
 #include "fs/fs.h"
+#include "fs/sandbox/admission.h"
 #include "fs/sandbox/console.h"
 #include "fs/sandbox/gauge.h"
 #include "fs/sandbox/network.h"
@@ -77,6 +78,7 @@ struct sandbox {
 	struct task task;
 	struct console console;
 	struct network network;
+	struct counted counted;
 
 	unsigned njobs;
 	struct list jobs;      /* struct job, exec/ and `run` */
@@ -108,6 +110,11 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 /* Kill its machine, forget its jobs and unnamed snapshots, take it out of the tree. Nothing happens where that
  * is under way: the end of its task may ask for it too. */
 void sandbox_remove(struct sandbox *sb);
+
+/* For admission.h: its machine came, went or changed its memory, or it has more jobs or fewer. */
+void sandbox_count(struct sandbox *sb);
+/* dir_ops.chown of its directory. */
+int sandbox_chown(struct object *obj, const struct owner *owner, struct err *err);
 
 /* -ENOENT, -EINVAL, or -EBUSY once it has a disk. */
 int sandbox_set_image(struct sandbox *sb, const char *name, struct err *err);

@@ -46,7 +46,8 @@ void snapshot_set_template(struct snapshot *snap, struct template *template)
 {
 	template_unref(snap->template);
 	snap->template = template;
-	snap->obj.descriptors = template ? TEMPLATE_FILES : 0;
+	admission_count(snap->obj.fs, &snap->counted,
+			&(struct tally){ .files = template ? TEMPLATE_FILES : 0 });
 }
 
 static void snapshot_free(struct object *obj)
@@ -54,6 +55,7 @@ static void snapshot_free(struct object *obj)
 	struct snapshot *snap = snapshot_of(obj);
 
 	snapshot_set_template(snap, NULL);
+	admission_leave(obj->fs, &snap->counted);
 	if (snap->has_meta)
 		snapshot_meta_release(&snap->meta);
 	free(snap);
@@ -68,8 +70,10 @@ static struct snapshot *make(struct fs *fs, const char *name, const struct owner
 {
 	struct snapshot *snap = calloc(1, sizeof(*snap));
 
-	if (!snap)
+	if (!snap || admission_enter(fs, &snap->counted, owner->uid)) {
+		free(snap);
 		return NULL;
+	}
 	object_init(&snap->obj, OBJECT_SNAPSHOT, fs, name, owner, snapshot_free);
 	snap->obj.drop = drop;
 	list_init(&snap->workers);
@@ -106,6 +110,8 @@ int snapshot_new(struct sandbox *sb, struct template *template, mode_t umask, st
 	snprintf(number, sizeof(number), "%u", sb->next_snapshot);
 	snap = make(sb->obj.fs, number, &sb->obj.owner);
 	if (!snap || snapshot_meta_of(sb, template, &snap->meta)) {
+		if (snap)
+			admission_leave(sb->obj.fs, &snap->counted);
 		free(snap);
 		template_unref(template);
 		return err_sys(err, -ENOMEM, "cannot keep a snapshot of %s", sb->obj.name);
@@ -254,9 +260,16 @@ static void keep_owner(struct snapshot *snap)
 
 int snapshot_chown(struct object *obj, const struct owner *owner, struct err *err)
 {
-	const struct snapshot *snap = snapshot_of(obj);
+	struct snapshot *snap = snapshot_of(obj);
+	int rc = admission_chown(obj->fs, &snap->counted, owner->uid, err);
 
-	return snap->stored ? snapshot_set_owner(obj->fs->store, obj->name, owner, err) : 0;
+	if (rc || !snap->stored)
+		return rc;
+	rc = snapshot_set_owner(obj->fs->store, obj->name, owner, err);
+	/* Where memory is out, too, it goes on to count for the one whom it should have been given to. */
+	if (rc)
+		(void)admission_chown(obj->fs, &snap->counted, obj->owner.uid, NULL);
+	return rc;
 }
 
 void snapshot_published(struct snapshot *snap, const char *name, struct sandbox *source)

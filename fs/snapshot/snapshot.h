@@ -18,6 +18,7 @@ struct snapshot {
 	bool boot;                 /* of a machine that just booted: in no directory (fs/start/boots.h) */
 	struct sandbox *source;    /* an unnamed one's; NULL: named */
 	struct template *template; /* NULL: in the store only */
+	struct counted counted;
 	struct snapshot_meta meta;
 	bool has_meta;            /* false: not read yet, or cannot be */
 	struct err damage;        /* why it cannot be read */

@@ -49,7 +49,6 @@ struct object {
 		forks; /* struct sandbox, by fork_link: what was forked of a sandbox or snapshot, and lives */
 	const char *to_root;  /* from the links in its forks/ to the root: "../../" */
 	struct buf error;     /* its file `error` */
-	unsigned descriptors; /* descriptors of the daemon's that it keeps open, roughly */
 	struct object *log;   /* whose `error` takes its failures: its own, or its snapshot's for an archive.
 				Borrowed: holds as long as the object is not gone */
 	void (*free)(struct object *obj);
