@@ -47,9 +47,9 @@ struct object {
 	uint64_t version;
 	struct list
 		forks; /* struct sandbox, by fork_link: what was forked of a sandbox or snapshot, and lives */
-	const char *to_root;  /* from the links in its forks/ to the root: "../../" */
-	struct buf error;     /* its file `error` */
-	struct object *log;   /* whose `error` takes its failures: its own, or its snapshot's for an archive.
+	const char *to_root; /* from the links in its forks/ to the root: "../../" */
+	struct buf error;    /* its file `error` */
+	struct object *log;  /* whose `error` takes its failures: its own, or its snapshot's for an archive.
 				Borrowed: holds as long as the object is not gone */
 	void (*free)(struct object *obj);
 	/* Its owner in the tree ends, and it with it; NULL: it is no part of another object. */

@@ -203,13 +203,16 @@ static struct machine_under_test fork_of(struct template *template, const char *
 static void usage(const struct machine_under_test *m)
 {
 	struct vm_usage u;
+	struct vm_memory memory;
 	int rc = engine->usage(m->vm, &u);
 
+	if (!rc)
+		rc = vm_memory_read(engine->memory(m->vm), &memory);
 	if (rc)
 		die("usage: %s", strerror(-rc));
 	printf("memory: resident %.1f MiB, private %.1f MiB, shared %.1f MiB; cpu %.2f s\n",
-	       (double)u.resident / 1048576, (double)u.private / 1048576, (double)u.shared / 1048576,
-	       (double)u.cpu_ns / 1e9);
+	       (double)memory.resident / 1048576, (double)memory.private / 1048576,
+	       (double)memory.shared / 1048576, (double)u.cpu_ns / 1e9);
 }
 
 int main(int argc, char **argv)
