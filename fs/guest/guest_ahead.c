@@ -183,6 +183,7 @@ bool guest_ahead_answers(fuse_req_t req, struct guest_node *dir, const char *nam
 		return false;
 	if (guest_entry_of(dir, name, &item.attr, &item.target, ahead->asked_ns, false, &param, &gn))
 		return false;
+	guest_keep(gn, &item.attr, ahead->asked_ns);
 	if (fuse_reply_entry(req, &param))
 		node_forget(&gn->node, 1);
 	return true;

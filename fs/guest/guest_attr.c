@@ -173,6 +173,7 @@ void guestfs_changed(struct guest_mount *guest)
 	bool open = false;
 
 	guest->changes++;
+	guest->voids++;
 	while (guest->number && (gn = list_first(&guest->fresh, struct guest_node, fresh))) {
 		list_del(&gn->fresh);
 		session_forget_attr(guest->obj->fs->session, (uintptr_t)&gn->node);

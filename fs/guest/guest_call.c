@@ -118,6 +118,23 @@ static bool changes_files(enum fs_op op)
 	       op != FS_GETXATTR;
 }
 
+/* The files whose attributes it may change: directories, and what has the names. */
+static void touch(const struct guest_call *gc)
+{
+	const struct guest_node *dirs[] = { gc->node, gc->node2 };
+	const char *names[] = { gc->name, gc->name2 };
+	const struct guest_name *name;
+
+	for (int i = 0; i < 2; i++) {
+		if (!dirs[i])
+			continue;
+		guest_touch(i ? gc->node2 : gc->node);
+		name = names[i] ? guest_child(dirs[i], names[i]) : NULL;
+		if (name)
+			guest_touch(name->node);
+	}
+}
+
 void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args)
 {
 	const struct guest_name *name = list_first(&gc->node->names, struct guest_name, link);
@@ -134,9 +151,15 @@ void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *a
 			  : name   ? name->name
 				   : "/",
 			  gc->node->guest->obj->name);
-	if (changes_files(op))
+	if (changes_files(op)) {
 		guest_ahead_void(gc->node->guest);
+		touch(gc);
+	}
+	gc->sent_ns = now_mono_ns();
 	gc->changes = gc->node->guest->changes;
+	gc->voids = gc->node->guest->voids;
+	gc->touched = gc->node->touched;
+	gc->touched2 = gc->node2 ? gc->node2->touched : 0;
 	if (!rc) {
 		timeout_ms = op == FS_RENAME && gc->node != gc->node2 ? GUEST_LOCKED_MS : GUEST_TIMEOUT_MS;
 		gc->call = agent_fs(guest_agent(gc->node), op, args, timeout_ms, on_reply, gc);
@@ -201,6 +224,7 @@ int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry
 {
 	struct guest_node *dir = gc->node2 ? gc->node2 : gc->node;
 	struct fs_attr attr;
+	int rc;
 
 	if (guest_attr_get(results, &attr) || (gc->type && (attr.mode & S_IFMT) != gc->type))
 		return -EIO;
@@ -208,7 +232,9 @@ int guest_entry(struct guest_call *gc, struct reader *results, struct fuse_entry
 	 * As long as it may be kept from when it comes: it was so at some time after it was asked for. But where
 	 * the host has changed something since it was asked for, it may have been so before that.
 	 */
-	return guest_entry_of(dir, gc->name, &attr, results,
-			      gc->changes == dir->guest->changes ? now_mono_ns() : 0, gc->fifo, ret,
-			      ret_node);
+	rc = guest_entry_of(dir, gc->name, &attr, results,
+			    gc->changes == dir->guest->changes ? now_mono_ns() : 0, gc->fifo, ret, ret_node);
+	if (!rc && gc->changes == dir->guest->changes)
+		guest_keep(*ret_node, &attr, gc->sent_ns);
+	return rc;
 }

@@ -201,10 +201,12 @@ static void add_node(struct text *text, const struct guest_dir *dir, struct gues
 	    now_mono_ns() - dir->asked_ns > (uint64_t)(GUEST_CACHE_S * 1e9) || S_ISFIFO(attr.mode) ||
 	    !buf_reserve(&text->nodes, sizeof(told)))
 		return;
-	if (guest_entry_of(gn, item->name, &attr, &target, dir->asked_ns, false, param, &told.node))
+	if (guest_entry_of(gn, item->name, &attr, &target, dir->asked_ns, false, param, &told.node)) {
 		param->ino = 0;
-	else
+	} else {
+		guest_keep(told.node, &attr, dir->asked_ns);
 		buf_add(&text->nodes, &told, sizeof(told));
+	}
 }
 
 /* False: it does not fit any more. dir: NULL for what is no child. */

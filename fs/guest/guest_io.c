@@ -17,7 +17,7 @@
 #include "fs/guest/guest_names.h"
 #include "util/log.h"
 
-enum { CHUNKS_MAX = 1024 * 1024 / PROTO_DATA_MAX + 1 };
+enum { CHUNKS_MAX = 1024 * 1024 / PROTO_READ_BEST + 2, KEPT_MAX = 256 * 1024 };
 
 /* ---- open and close */
 
@@ -51,6 +51,7 @@ void guest_file_free(struct guest_file *file)
 	if (!file)
 		return;
 	guest_close_handle(file->node, file->epoch, file->handle);
+	guest_content_drop(file);
 	list_del(&file->link);
 	list_del(&file->all);
 	guest_unref(file->node);
@@ -81,6 +82,26 @@ struct guest_file *guest_file_new(struct guest_node *gn, uint32_t handle)
 	return file;
 }
 
+/* What came with the answer. */
+static void opened(const struct guest_call *gc, struct guest_file *file, const struct fs_attr *attr,
+		   const struct reader *results)
+{
+	struct guest_content content = { .end = true, .asked_ns = gc->sent_ns, .touched = gc->touched };
+
+	guest_keep(file->node, attr, gc->sent_ns);
+	if (gc->changes == file->node->guest->changes)
+		guest_told_bare(file->node, attr, now_mono_ns());
+	content.len = reader_left(results);
+	if (!content.len || content.len != attr->size || content.len > PROTO_READ_BEST)
+		return;
+	content.data = malloc(content.len);
+	if (!content.data)
+		return;
+	memcpy(content.data, results->p, content.len);
+	content.voids = gc->voids;
+	guest_content_keep(file, &content);
+}
+
 static void done_open(struct guest_call *gc, int err, struct reader *results)
 {
 	struct guest_node *gn = gc->node;
@@ -95,8 +116,8 @@ static void done_open(struct guest_call *gc, int err, struct reader *results)
 		guest_close_handle(gn, guest_epoch(gn), handle); /* nobody wants it any more */
 	else if (!err && gc->name)
 		err = guest_entry(gc, results, &param, &gn);
-	else if (!err && !guest_attr_get(results, &attr) && gc->changes == gn->guest->changes)
-		guest_told_bare(gn, &attr, now_mono_ns());
+	if (!err && gc->name && gc->request)
+		guest_keep_dir(gc->node, gc->touched, gc->sent_ns, results);
 	if (err && handle && gc->request)
 		guest_close_handle(gn, guest_epoch(gn), handle);
 	if (!gc->request) {
@@ -107,6 +128,8 @@ static void done_open(struct guest_call *gc, int err, struct reader *results)
 		file = guest_file_new(gn, handle);
 		if (!file)
 			err = -ENOMEM;
+		else if (!gc->name && !guest_attr_get(results, &attr) && gn->touched == gc->touched)
+			opened(gc, file, &attr, results);
 		gc->fi.fh = (uintptr_t)file;
 		gc->fi.direct_io = 1;
 		gc->fi.noflush = 1;
@@ -137,10 +160,13 @@ void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		return;
 	gc->fi = *fi;
 	gc->opens = true;
-	if (fi->flags & O_TRUNC)
+	if (fi->flags & O_TRUNC) {
 		guest_ahead_void(gn->guest);
+		guest_touch(gn);
+	}
 	rc = guest_put_named(&args, gn);
-	buf_put_u32(&args, (uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND));
+	buf_put_u32(&args, ((uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND)) |
+				   ((fi->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY ? FS_OPEN_DATA : 0));
 	buf_put_u8(&args, guest_is_other(req));
 	guest_call_send(gc, FS_OPEN, rc, &args);
 }
@@ -251,23 +277,27 @@ void guest_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struc
 struct chunk {
 	struct io *io;
 	struct agent_call *call; /* NULL: answered */
+	uint8_t *data;           /* of a read: where it goes */
 	size_t asked, got;
 	int err;
 };
 
 struct io {
 	struct request *request;
-	const struct guest_node *node; /* of an open file, which outlives its requests */
-	enum fs_op op;                 /* FS_READ or FS_WRITE */
-	uint8_t *data;                 /* of a read */
-	bool other;                    /* a write of a user other than root */
+	struct guest_file *file; /* which outlives its requests */
+	enum fs_op op;           /* FS_READ or FS_WRITE */
+	/* A read's: what it gets, of which `done` bytes were answered before the chunks at hand; what is wanted, and
+	 * what of it the caller. */
+	struct guest_content content;
+	size_t done, want, size;
+	uint64_t off;
 	unsigned n, left;
 	struct chunk chunks[CHUNKS_MAX];
 };
 
 static void io_free(struct io *io)
 {
-	free(io->data);
+	free(io->content.data);
 	free(io);
 }
 
@@ -282,23 +312,47 @@ static void io_cancel(void *arg)
 	io_free(io);
 }
 
+static void read_on(struct io *io);
+
+/* The caller gets its part, and the rest is kept for the next. */
+static void read_end(struct io *io, size_t total, size_t asked)
+{
+	struct guest_content *content = &io->content;
+
+	io->file->next = io->off + (total < io->size ? total : io->size);
+	content->len = total;
+	content->end = total < asked;
+	request_data(io->request, content->data, total < io->size ? total : io->size);
+	if (total <= KEPT_MAX && (content->end || total > io->size)) {
+		guest_content_keep(io->file, content);
+		content->data = NULL;
+	}
+}
+
 /* What counts is what came without a gap from the beginning. */
 static void io_end(struct io *io)
 {
-	size_t total = 0;
+	size_t total = io->done, asked = io->done;
 	unsigned i;
 	int err = 0;
 
 	for (i = 0; i < io->n; i++) {
 		err = io->chunks[i].err;
 		total += io->chunks[i].got;
+		asked += io->chunks[i].asked;
 		if (err || io->chunks[i].got < io->chunks[i].asked)
 			break;
 	}
+	/* It was not known to be that long. */
+	if (!err && io->content.data && total == asked && total < io->size) {
+		io->done = total;
+		read_on(io);
+		return;
+	}
 	if (err && !total) {
 		request_err(io->request, err);
-	} else if (io->data) {
-		request_data(io->request, io->data, total);
+	} else if (io->content.data) {
+		read_end(io, total, err ? total : asked);
 	} else {
 		io->request->size = total;
 		request_written(io->request);
@@ -311,7 +365,7 @@ static void answered(struct chunk *chunk, int err)
 	struct io *io = chunk->io;
 
 	chunk->call = NULL;
-	chunk->err = guest_errno(io->node, io->op, err);
+	chunk->err = guest_errno(io->file->node, io->op, err);
 	if (!--io->left)
 		io_end(io);
 }
@@ -324,7 +378,7 @@ static void on_read(void *arg, int err, struct reader *results)
 	if (!err && n > chunk->asked)
 		err = -EIO;
 	if (!err) {
-		memcpy(chunk->io->data + (size_t)(chunk - chunk->io->chunks) * PROTO_DATA_MAX, results->p, n);
+		memcpy(chunk->data, results->p, n);
 		chunk->got = n;
 	}
 	answered(chunk, err);
@@ -342,7 +396,7 @@ static void on_written(void *arg, int err, struct reader *results)
 }
 
 /* NULL: answered. */
-static struct io *io_new(fuse_req_t req, const struct guest_file *file, size_t size)
+static struct io *io_new(fuse_req_t req, struct guest_file *file, size_t size)
 {
 	const int rc = file_usable(file);
 	struct request *request;
@@ -361,47 +415,58 @@ static struct io *io_new(fuse_req_t req, const struct guest_file *file, size_t s
 		return NULL;
 	}
 	io->request = request;
-	io->node = file->node;
+	io->file = file;
 	request->cancel = io_cancel;
 	request->arg = io;
 	return io;
 }
 
-/* data: what to write, or NULL to read. */
-static void io_run(struct io *io, const struct guest_file *file, const char *data, size_t size, uint64_t off)
+static void tell(const struct io *io, size_t size, uint64_t off)
 {
-	struct buf args = { 0 };
-	struct chunk *chunk;
-	size_t at, n;
-
-	io->op = data ? FS_WRITE : FS_READ;
 	if (log_verbose())
 		log_debug("request %" PRIu64 ": %s of %zu bytes at %" PRIu64 " in fs/ of %s",
-			  io->request->number, fs_op_name(io->op), size, off, file->node->guest->obj->name);
-	if (data)
-		guest_ahead_void(file->node->guest);
+			  io->request->number, fs_op_name(io->op), size, off,
+			  io->file->node->guest->obj->name);
+}
+
+/* A chunk of n bytes; false: it is the last. */
+static bool io_ask(struct io *io, const struct buf *args, size_t n, uint8_t *data)
+{
+	const struct guest_node *node = io->file->node;
+	struct chunk *chunk = &io->chunks[io->n++];
+
+	*chunk = (struct chunk){ .io = io, .asked = n, .data = data };
+	if (!args->failed)
+		chunk->call = agent_fs(guest_agent(node), io->op, args, GUEST_TIMEOUT_MS,
+				       io->op == FS_WRITE ? on_written : on_read, chunk);
+	if (!chunk->call) {
+		chunk->err = -ENOMEM;
+		return false;
+	}
+	io->left++;
+	return io->n < CHUNKS_MAX;
+}
+
+/* Ask for what is wanted from io->done on, or as much of it as the file is known to have; at least for something, since
+ * what its size says may be wrong (/proc). */
+static void read_on(struct io *io)
+{
+	const struct fs_attr *attr = io->done ? NULL : guest_kept(io->file->node);
+	const uint64_t known = attr && attr->size > io->off ? attr->size - io->off : 1;
+	const uint64_t left = io->want - io->done;
+	size_t n, at, end = io->done + (attr && known < left ? known : left);
+	struct buf args = { 0 };
+	bool more = true;
+
+	io->n = 0;
 	io->left = 1; /* ours, until all are sent */
-	for (at = 0; at < size && io->n < CHUNKS_MAX; at += n) {
-		n = size - at < PROTO_DATA_MAX ? size - at : PROTO_DATA_MAX;
-		chunk = &io->chunks[io->n++];
-		*chunk = (struct chunk){ .io = io, .asked = n };
+	for (at = io->done; at < end && more; at += n) {
+		n = io->want - at < PROTO_READ_BEST ? io->want - at : PROTO_READ_BEST;
 		buf_clear(&args);
-		buf_put_u32(&args, file->handle);
-		buf_put_u64(&args, off + at);
-		if (data) {
-			buf_put_u8(&args, io->other);
-			buf_add(&args, data + at, n);
-		} else {
-			buf_put_u32(&args, (uint32_t)n);
-		}
-		if (!args.failed)
-			chunk->call = agent_fs(guest_agent(file->node), io->op, &args, GUEST_TIMEOUT_MS,
-					       data ? on_written : on_read, chunk);
-		if (!chunk->call) {
-			chunk->err = -ENOMEM;
-			break;
-		}
-		io->left++;
+		buf_put_u32(&args, io->file->handle);
+		buf_put_u64(&args, io->off + at);
+		buf_put_u32(&args, (uint32_t)n);
+		more = io_ask(io, &args, n, io->content.data + at);
 	}
 	buf_release(&args);
 	if (!--io->left)
@@ -410,30 +475,63 @@ static void io_run(struct io *io, const struct guest_file *file, const char *dat
 
 void guest_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	const struct guest_file *file = file_of(fi);
-	struct io *io = io_new(req, file, size);
+	struct guest_file *file = file_of(fi);
+	struct guest_node *gn = file->node;
+	struct io *io;
 
 	(void)ino;
+	if (!file_usable(file) && guest_content_answers(req, file, size, (uint64_t)off))
+		return;
+	io = io_new(req, file, size);
 	if (!io)
 		return;
-	io->data = malloc(size ? size : 1);
-	if (!io->data) {
+	io->op = FS_READ;
+	io->off = (uint64_t)off;
+	io->size = size;
+	io->want = guest_content_want(file, size, io->off);
+	io->content = (struct guest_content){ .data = malloc(io->want ? io->want : 1),
+					      .at = io->off,
+					      .asked_ns = now_mono_ns(),
+					      .voids = gn->guest->voids,
+					      .touched = gn->touched };
+	if (!io->content.data) {
 		request_err(io->request, -ENOMEM);
 		io_free(io);
 		return;
 	}
-	io_run(io, file, NULL, size, (uint64_t)off);
+	tell(io, size, io->off);
+	read_on(io);
+	guest_was_read(gn);
 }
 
 void guest_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
 		 struct fuse_file_info *fi)
 {
-	const struct guest_file *file = file_of(fi);
+	struct guest_file *file = file_of(fi);
+	const bool other = guest_is_other(req);
 	struct io *io = io_new(req, file, size);
+	struct buf args = { 0 };
+	bool more = true;
+	size_t at, n;
 
 	(void)ino;
 	if (!io)
 		return;
-	io->other = guest_is_other(req);
-	io_run(io, file, data, size, (uint64_t)off);
+	io->op = FS_WRITE;
+	tell(io, size, (uint64_t)off);
+	guest_ahead_void(file->node->guest);
+	guest_touch(file->node);
+	io->left = 1; /* ours, until all are sent */
+	for (at = 0; at < size && more; at += n) {
+		n = size - at < PROTO_DATA_MAX ? size - at : PROTO_DATA_MAX;
+		buf_clear(&args);
+		buf_put_u32(&args, file->handle);
+		buf_put_u64(&args, (uint64_t)off + at);
+		buf_put_u8(&args, other);
+		buf_add(&args, data + at, n);
+		more = io_ask(io, &args, n, NULL);
+	}
+	buf_release(&args);
+	if (!--io->left)
+		io_end(io);
 }

@@ -30,6 +30,8 @@ void guest_done_entry(struct guest_call *gc, int err, struct reader *results)
 
 	if (!err)
 		err = guest_entry(gc, results, &param, &gn);
+	if (!err)
+		guest_keep_dir(gc->node, gc->touched, gc->sent_ns, results);
 	if (err)
 		request_err(gc->request, err);
 	else if (request_entry(gc->request, &param))
@@ -80,6 +82,8 @@ static void done_attr(struct guest_call *gc, int err, struct reader *results)
 		guest_told(gc->node);
 		if (holds)
 			guest_told_bare(gc->node, &attr, now_mono_ns());
+		if (gc->node->touched == gc->touched)
+			guest_keep(gc->node, &attr, gc->sent_ns);
 		request_attr(gc->request, &st, holds ? GUEST_CACHE_S : 0);
 	}
 	guest_call_free(gc);
@@ -99,6 +103,21 @@ static void send_setattr(struct guest_call *gc, const struct fuse_file_info *fi,
 	buf_put_u32(&args, valid);
 	fs_attr_put(&args, attr);
 	guest_call_send(gc, FS_SETATTR, rc, &args);
+}
+
+/* It was told a moment ago; false: it was not. */
+static bool kept_getattr(fuse_req_t req, struct guest_node *gn)
+{
+	const struct fs_attr *attr = guest_kept(gn);
+	const double left = attr ? GUEST_CACHE_S - (double)(now_mono_ns() - gn->kept_ns) * 1e-9 : 0;
+	struct stat st;
+
+	if (!attr || guest_usable(gn))
+		return false;
+	guest_stat(gn, attr, &st);
+	guest_told(gn);
+	fuse_reply_attr(req, &st, left > 0 ? left : 0);
+	return true;
 }
 
 /* The root is looked at by every `ls` of the sandbox: that must not depend on the guest. */
@@ -121,6 +140,8 @@ static void guest_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 		root_getattr(req, gn);
 		return;
 	}
+	if (kept_getattr(req, gn))
+		return;
 	gc = guest_call_new(req, gn, NULL, done_attr);
 	if (gc)
 		guest_call_send(gc, FS_GETATTR, guest_put_file(&args, gn), &args);
@@ -218,6 +239,7 @@ static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const 
 		return;
 	gc->type = gn->type;
 	gc->fifo = gn->fifo;
+	guest_touch(gn); /* it counts its names */
 	rc = guest_put_file(&args, gn);
 	if (!rc)
 		rc = guest_put_name(&args, dir, name);
@@ -226,8 +248,10 @@ static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const 
 
 static void done_remove(struct guest_call *gc, int err, struct reader *results)
 {
-	if (!err)
+	if (!err) {
 		detach(gc->node, gc->name);
+		guest_keep_dir(gc->node, gc->touched, gc->sent_ns, results);
+	}
 	guest_done_err(gc, err, results);
 }
 
@@ -255,6 +279,10 @@ static void done_rename(struct guest_call *gc, int err, struct reader *results)
 {
 	struct guest_name *gn = guest_child(gc->node, gc->name), *over = guest_child(gc->node2, gc->name2);
 
+	if (!err) {
+		guest_keep_dir(gc->node, gc->touched, gc->sent_ns, results);
+		guest_keep_dir(gc->node2, gc->touched2, gc->sent_ns, results);
+	}
 	/* rename(2) of a file to another name of its own leaves both. */
 	if (!err && gn != over && !(gn && over && gn->node == over->node)) {
 		if (over && gc->flags & RENAME_EXCHANGE) {

@@ -62,16 +62,29 @@ struct guest_node {
 	struct list files; /* struct guest_file: open ones */
 	struct fs_id id;
 	uint32_t type;
-	struct guest_ahead *ahead; /* of a directory: entries that were asked for ahead of their lookups */
-	uint64_t missed_ns;        /* when a name was looked up that was not among them, */
-	unsigned missed;           /* and how many were in a row */
-	bool shared;               /* found by its id, in guest->files */
-	struct guest_node *next;   /* in that bucket */
-	struct list fresh;         /* guest->fresh */
-	uint64_t told_ns;          /* when the kernel was told its attributes */
-	uint64_t bare_ns;          /* until then it has no extended attributes, */
-	uint64_t bare_changes;     /* while this is guest->changes; 0: it may have */
+	struct guest_ahead *ahead;    /* of a directory: entries that were asked for ahead of their lookups */
+	uint64_t missed_ns;           /* when a name was looked up that was not among them, */
+	unsigned missed;              /* and how many were in a row */
+	bool shared;                  /* found by its id, in guest->files */
+	struct guest_node *next;      /* in that bucket */
+	struct list fresh;            /* guest->fresh */
+	uint64_t told_ns;             /* when the kernel was told its attributes */
+	uint64_t bare_ns;             /* until then it has no extended attributes, */
+	uint64_t bare_changes;        /* while this is guest->changes; 0: it may have */
+	struct fs_attr kept;          /* guest_kept.c: attributes that were asked for at kept_ns, 0: none, */
+	uint64_t kept_ns, kept_voids; /* and when guest->voids was this */
+	unsigned touched;             /* counts what may have changed them */
 	bool fifo; /* one that was made through the mount: the host's programs may open it, and meet there */
+};
+
+/* A part of a file as it was a moment ago (guest_content.c). */
+struct guest_content {
+	uint8_t *data; /* NULL: none */
+	uint64_t at;
+	size_t len;
+	bool end; /* there is nothing after it */
+	uint64_t asked_ns, voids;
+	unsigned touched;
 };
 
 /* An open file or directory. */
@@ -81,6 +94,9 @@ struct guest_file {
 	struct guest_node *node; /* a reference */
 	uint64_t epoch;          /* of the machine that has the handle */
 	uint32_t handle;
+	struct guest_content content;
+	uint64_t next; /* where a reader that goes on would read */
+	size_t window; /* what was asked for ahead of it last */
 };
 
 /* One operation of the agent's that a request waits for. */
@@ -106,10 +122,12 @@ struct guest_call {
 	uint64_t hash;
 	uint32_t all;
 	unsigned tries;
-	uint64_t changes; /* guest->changes when it was sent */
-	bool opens;       /* the answer has a handle, which must not be lost */
-	uint32_t type;    /* S_IFMT: the file in the answer must be of this type; 0: any */
-	bool fifo;        /* and is one made through the mount */
+	/* As of when it was sent: guest->changes, and how often node and node2 had been touched. */
+	uint64_t sent_ns, changes, voids;
+	unsigned touched, touched2;
+	bool opens;    /* the answer has a handle, which must not be lost */
+	uint32_t type; /* S_IFMT: the file in the answer must be of this type; 0: any */
+	bool fifo;     /* and is one made through the mount */
 };
 
 /* The node for the tree's lookup of fs/. */
@@ -171,6 +189,32 @@ bool guest_is_bare(const struct guest_node *gn);
 /* The kernel is told its attributes, and may keep them for GUEST_CACHE_S. */
 void guest_told(struct guest_node *gn);
 void guest_stat(const struct guest_node *gn, const struct fs_attr *attr, struct stat *ret);
+
+/* ---- guest_kept.c */
+
+/* Something is on its way to the guest that may change its attributes: what is known of them is void. */
+void guest_touch(struct guest_node *gn);
+/* Its attributes, asked for at asked_ns; the caller knows that it was not touched since. */
+void guest_keep(struct guest_node *gn, const struct fs_attr *attr, uint64_t asked_ns);
+/* What is known of it; NULL: nothing. */
+const struct fs_attr *guest_kept(const struct guest_node *gn);
+/* The attributes of dir are next in results, if the agent has told them. touched: as of when it was asked. */
+void guest_keep_dir(struct guest_node *dir, unsigned touched, uint64_t asked_ns, struct reader *results);
+/* Its content was, which may change the time of the last access. */
+void guest_was_read(struct guest_node *gn);
+
+/* ---- guest_content.c */
+
+/* A read of an open file is answered from what is known; false: it is not. */
+bool guest_content_answers(fuse_req_t req, struct guest_file *file, size_t size, uint64_t off);
+/*
+ * What was read, from `at` on; data is taken over. As of when it was asked for: the time, guest->voids and how often
+ * the file had been touched.
+ */
+void guest_content_keep(struct guest_file *file, const struct guest_content *content);
+void guest_content_drop(struct guest_file *file);
+/* How much a read of `size` bytes at `off` asks for. */
+size_t guest_content_want(struct guest_file *file, size_t size, uint64_t off);
 
 /* ---- guest_call.c */
 

@@ -120,6 +120,8 @@ struct guest_mount {
 	unsigned n_devs;
 	uint64_t changes;    /* counts what may have changed a file: what is known from before is void */
 	uint64_t changed_ns; /* the last by the host */
+	size_t contents;     /* bytes that are kept of open files (guest_content.c) */
+	uint64_t voids;      /* counts those of which nothing else is known (guestfs_changed) */
 	struct list aheads;  /* struct guest_ahead (guest_ahead.c), the oldest first */
 	unsigned n_aheads;
 	struct list

@@ -46,6 +46,9 @@ enum {
 	PROTO_SPEC_MAX = (2 << 20) + (64 << 10),
 	PROTO_RECORD_MAX = PROTO_SPEC_MAX + 1024, /* a job_info: what it adds to a spec fits */
 	PROTO_DATA_MAX = 32 * 1024,               /* stream or file bytes in one frame */
+	/* What is best read of a file at once: with what is around it, it is one write to a virtio port, which takes
+	 * 32 KiB, and is busy until the host has taken those. */
+	PROTO_READ_BEST = 28 * 1024,
 	PROTO_NAME_MAX = 64,
 };
 
@@ -144,7 +147,9 @@ enum { IDENTITY_ENTROPY = 64, IDENTITY_MACHINE_ID = 16, IDENTITY_ENV_MAX = 16384
  * blocks, atime, mtime, ctime (each u64 seconds since 1970, two's complement, u32 nanoseconds), u32 flags
  * (enum fs_attr_flags); a symbolic link's is followed by str target. A MAKER is: u32 mode, u32 umask, which holds
  * where the directory has no default ACL, u32 uid, u32 gid. `other`: who asks is not root, so set-user-ID and
- * set-group-ID bits go as they do when such a user writes to a file. Operations never block on a FIFO or a
+ * set-group-ID bits go as they do when such a user writes to a file. Operations that make, remove
+ * or rename a name end their results with attr of each directory they did so in, if the guest can tell. Operations
+ * never block on a FIFO or a
  * device: only regular files can be opened (EACCES otherwise... ENXIO for a FIFO without peer is not seen).
  */
 enum fs_op {
@@ -153,8 +158,9 @@ enum fs_op {
 	FS_READDIR,     /* FILE, u64 cookie -> u8 more, u32 count, then count of: u64 next cookie, str name,
 			   attr; "." and ".." are left out */
 	FS_READLINK,    /* FILE -> str target */
-	FS_OPEN,        /* FILE, u32 flags (O_ACCMODE|O_TRUNC|O_APPEND), u8 other -> u32 handle, attr */
-	FS_CREATE,      /* NAME, u32 flags, MAKER, u8 other -> u32 handle, attr */
+	/* With FS_OPEN_DATA the content of one of up to PROTO_READ_BEST bytes may follow, rest of the payload. */
+	FS_OPEN,   /* FILE, u32 flags (O_ACCMODE|O_TRUNC|O_APPEND), u8 other -> u32 handle, attr */
+	FS_CREATE, /* NAME, u32 flags, MAKER, u8 other -> u32 handle, attr */
 	FS_READ,  /* u32 handle, u64 offset, u32 size (<= PROTO_DATA_MAX) -> the bytes, rest of the payload */
 	FS_WRITE, /* u32 handle, u64 offset, u8 other, then the bytes, rest of the payload -> u32 written */
 	FS_CLOSE, /* u32 handle */
@@ -184,6 +190,8 @@ enum fs_op {
 	 * which is the next */
 	FS_XATTR_PART,
 };
+
+enum { FS_OPEN_DATA = 1 << 30 /* of the flags of FS_OPEN: it will be read */ };
 
 /* "getattr" */
 const char *fs_op_name(enum fs_op op);

@@ -44,7 +44,8 @@ static struct fs_time time_of(const struct statx_timestamp *ts)
 	return (struct fs_time){ ts->tv_sec, ts->tv_nsec };
 }
 
-int guest_attr(int dir, const char *name, struct fs_attr *ret)
+/* known: NULL, or what it probably is, which spares asking for its generation. */
+static int get_attr(int dir, const char *name, const struct fs_id *known, struct fs_attr *ret)
 {
 	const int flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
 	struct statx st;
@@ -52,7 +53,7 @@ int guest_attr(int dir, const char *name, struct fs_attr *ret)
 	if (statx(dir, name, flags, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)
 		return -errno;
 	*ret = (struct fs_attr){
-		.id = { makedev(st.stx_dev_major, st.stx_dev_minor), st.stx_ino, generation(dir, name, &st) },
+		.id = { makedev(st.stx_dev_major, st.stx_dev_minor), st.stx_ino },
 		.mode = st.stx_mode,
 		.nlink = st.stx_nlink,
 		.uid = st.stx_uid,
@@ -65,7 +66,16 @@ int guest_attr(int dir, const char *name, struct fs_attr *ret)
 		.ctime = time_of(&st.stx_ctime),
 		.flags = guest_has_xattr(dir, name) ? 0 : FSA_NO_XATTR,
 	};
+	if (known && known->dev == ret->id.dev && known->ino == ret->id.ino)
+		ret->id.gen = known->gen;
+	else
+		ret->id.gen = generation(dir, name, &st);
 	return 0;
+}
+
+int guest_attr(int dir, const char *name, struct fs_attr *ret)
+{
+	return get_attr(dir, name, NULL, ret);
 }
 
 int guest_put_target(struct buf *reply, int dir, const char *name)
@@ -92,12 +102,23 @@ int guest_put_attr(struct buf *reply, int dir, const char *name)
 	return S_ISLNK(attr.mode) ? guest_put_target(reply, dir, name) : 0;
 }
 
+void guest_put_dir(struct guest_request *rq, const struct guest_ref *dir)
+{
+	struct fs_attr attr;
+
+	/* The descriptor holds it: nothing else gets its number. */
+	if (!get_attr(dir->fd, "", dir->checked ? &dir->attr.id : NULL, &attr))
+		fs_attr_put(&rq->reply, &attr);
+}
+
 int guest_op_getattr(struct guest_request *rq)
 {
 	struct guest_ref file;
 	int rc = guest_file_get(rq, 0, &file);
 
-	if (!rc)
+	if (!rc && file.checked && !S_ISLNK(file.attr.mode))
+		fs_attr_put(&rq->reply, &file.attr);
+	else if (!rc)
 		rc = guest_put_attr(&rq->reply, file.fd, "");
 	guest_ref_close(&file);
 	return rc;

@@ -142,9 +142,26 @@ static int reopen(int fd, int flags, bool other)
 
 /* ---- operations */
 
+/* All of a small file: who opens it for reading will ask for it next. */
+static void put_content(struct guest_request *rq, uint32_t handle)
+{
+	const int fd = guest_handle_fd(rq->files, handle);
+	struct stat st;
+	void *p;
+	ssize_t n;
+
+	if (fstat(fd, &st) < 0 || !st.st_size || st.st_size > PROTO_READ_BEST)
+		return;
+	p = buf_reserve(&rq->reply, (size_t)st.st_size);
+	n = p ? pread(fd, p, (size_t)st.st_size, 0) : 0;
+	if (n == st.st_size)
+		buf_grow(&rq->reply, (size_t)n);
+}
+
 static int op_open(struct guest_request *rq)
 {
 	struct guest_ref file;
+	struct reader r;
 	uint32_t flags;
 	bool other;
 	int rc = guest_file_get(rq, 0, &file);
@@ -156,7 +173,13 @@ static int op_open(struct guest_request *rq)
 	if (!rc)
 		rc = reopen(file.fd, (int)(flags & (O_ACCMODE | O_TRUNC | O_APPEND)), other);
 	guest_ref_close(&file);
-	return rc < 0 ? rc : reply_handle(rq, rc);
+	if (rc >= 0)
+		rc = reply_handle(rq, rc);
+	if (!rc && flags & FS_OPEN_DATA) {
+		r = reader_init(buf_bytes(&rq->reply), rq->reply.len);
+		put_content(rq, get_u32(&r));
+	}
+	return rc;
 }
 
 gid_t guest_group(int dir, gid_t gid)
@@ -210,8 +233,12 @@ static int op_create(struct guest_request *rq)
 		if (path >= 0)
 			close(path);
 	}
+	if (rc >= 0)
+		rc = reply_handle(rq, rc);
+	if (!rc)
+		guest_put_dir(rq, &at.dir);
 	guest_ref_close(&at.dir);
-	return rc < 0 ? rc : reply_handle(rq, rc);
+	return rc;
 }
 
 static int op_read(struct guest_request *rq)

@@ -19,6 +19,8 @@ struct guest_request {
 struct guest_ref {
 	int fd;
 	bool ours;
+	bool checked;
+	struct fs_attr attr; /* what it was when it was checked */
 };
 
 /* A NAME of the host's: a directory and the name of an entry in it. */
@@ -50,6 +52,8 @@ int guest_handle_close(struct guest_files *files, uint32_t id);
 int guest_attr(int dir, const char *name, struct fs_attr *ret);
 /* The same as attr in a reply, with a link's target. */
 int guest_put_attr(struct buf *reply, int dir, const char *name);
+/* The same of a directory that something was done in, at the end of a reply. */
+void guest_put_dir(struct guest_request *rq, const struct guest_ref *dir);
 int guest_put_target(struct buf *reply, int dir, const char *name);
 
 /* Who makes a file, and its mode: with S_ISUID and its like, and before the umask. */

@@ -45,15 +45,15 @@ static int path_open(const char *path, int flags)
 		.flags = (uint64_t)flags | O_PATH | O_CLOEXEC,
 		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
 	};
-	int root, fd, rc;
+	static int root = -1; /* it is never another: the agent is its first process */
+	int fd;
 
-	root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (root < 0)
 		return -errno;
 	fd = (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
-	rc = fd < 0 ? -errno : fd;
-	close(root);
-	return rc;
+	return fd < 0 ? -errno : fd;
 }
 
 void guest_ref_close(struct guest_ref *ref)
@@ -63,12 +63,12 @@ void guest_ref_close(struct guest_ref *ref)
 	*ref = (struct guest_ref){ .fd = -1 };
 }
 
-static int check_id(int fd, const struct fs_id *id)
+static int check_id(struct guest_ref *ref, const struct fs_id *id)
 {
-	struct fs_attr attr;
-	const int rc = guest_attr(fd, "", &attr);
+	const int rc = guest_attr(ref->fd, "", &ref->attr);
 
-	return rc ? rc : fs_id_same(&attr.id, id) ? 0 : GUEST_STALE;
+	ref->checked = !rc;
+	return rc ? rc : fs_id_same(&ref->attr.id, id) ? 0 : GUEST_STALE;
 }
 
 static int check_dir(int fd)
@@ -103,7 +103,7 @@ int guest_file_get(struct guest_request *rq, int flags, struct guest_ref *ret)
 	if (ret->fd < 0)
 		rc = ret->fd;
 	else if (checked)
-		rc = check_id(ret->fd, &id);
+		rc = check_id(ret, &id);
 	/* The host knows of a file there. */
 	return checked && (rc == -ENOENT || rc == -ENOTDIR || rc == -ELOOP) ? GUEST_STALE : rc;
 }
@@ -156,6 +156,8 @@ static int finish(struct guest_request *rq, struct guest_place *at, int rc, cons
 	}
 	if (!rc)
 		rc = guest_put_attr(&rq->reply, at->dir.fd, at->name);
+	if (!rc)
+		guest_put_dir(rq, &at->dir);
 	guest_ref_close(&at->dir);
 	return rc;
 }
@@ -222,6 +224,8 @@ static int remove_name(struct guest_request *rq, int flags)
 	rc = guest_place_get(rq, &at);
 	if (!rc && unlinkat(at.dir.fd, at.name, flags) < 0)
 		rc = -errno;
+	if (!rc)
+		guest_put_dir(rq, &at.dir);
 	guest_ref_close(&at.dir);
 	return rc;
 }
@@ -249,6 +253,10 @@ int guest_op_rename(struct guest_request *rq)
 		rc = -EINVAL;
 	if (!rc && renameat2(from.dir.fd, from.name, to.dir.fd, to.name, flags) < 0)
 		rc = -errno;
+	if (!rc) {
+		guest_put_dir(rq, &from.dir);
+		guest_put_dir(rq, &to.dir);
+	}
 	guest_ref_close(&from.dir);
 	guest_ref_close(&to.dir);
 	return rc;
@@ -269,6 +277,8 @@ int guest_op_link(struct guest_request *rq)
 		rc = -errno;
 	if (!rc)
 		rc = guest_put_attr(&rq->reply, to.dir.fd, to.name);
+	if (!rc)
+		guest_put_dir(rq, &to.dir);
 	guest_ref_close(&from);
 	guest_ref_close(&to.dir);
 	return rc;

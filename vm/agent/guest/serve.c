@@ -25,6 +25,8 @@
 #include <time.h>
 #include <unistd.h>
 
+/* How often the port is read, and how much may be to be sent, before that is sent: what the port takes at once. */
+enum { PORT_READS = 16, SENT_AT_ONCE = 32 * 1024 };
 enum { SLOT_SIGNALS, SLOT_PORT, SLOT_RESIZE, SLOT_JOBS };
 
 static const uint64_t resize_limit_ns = 25000000000u;
@@ -339,23 +341,31 @@ static void handle(struct guest *guest, const struct frame *frame)
 		guest_job_frame(guest, frame);
 }
 
-/* Read once; false when the host is gone for good. */
+/*
+ * Read what is there, but not without end; false when the host is gone for good. The port gives at most a page at a
+ * time, so a write of the host's is many of those, and the loop around us costs more than a read.
+ */
 static bool receive(struct guest *guest)
 {
 	uint8_t bytes[32 * 1024];
 	struct frame frame;
-	ssize_t n = read(guest->port, bytes, sizeof(bytes));
+	ssize_t n;
+	int i;
 
-	if (!n || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-		guest->hung_up = true;
-		return guest->machine->host_returns;
+	for (i = 0; i < PORT_READS && guest->out.len < SENT_AT_ONCE; i++) {
+		n = read(guest->port, bytes, sizeof(bytes));
+		if (!n || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+			guest->hung_up = true;
+			return guest->machine->host_returns;
+		}
+		if (n < 0)
+			return true;
+		if (frame_parser_feed(&guest->in, bytes, (size_t)n))
+			frame_parser_release(
+				&guest->in); /* as if they had been lost: the host will time out */
+		while (frame_parser_next(&guest->in, &frame))
+			handle(guest, &frame);
 	}
-	if (n < 0)
-		return true;
-	if (frame_parser_feed(&guest->in, bytes, (size_t)n))
-		frame_parser_release(&guest->in); /* as if the bytes had been lost: the host will time out */
-	while (frame_parser_next(&guest->in, &frame))
-		handle(guest, &frame);
 	return true;
 }
 
