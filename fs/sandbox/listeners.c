@@ -163,6 +163,7 @@ static void open_table(struct asking *asking)
 	asking->offset = asking->len = 0;
 	fs_file_put(&args, 0, path, NULL);
 	buf_put_u32(&args, O_RDONLY);
+	buf_put_u8(&args, false); /* of its owner, not of another user */
 	ask(asking, FS_OPEN, &args, on_open);
 }
 
