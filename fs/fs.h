@@ -59,6 +59,7 @@ struct fs {
 	struct options options;
 	struct session *session;
 	bool confined;          /* it gave up its privileges (vm/jail/confine.h) */
+	bool filtered;          /* it has the filter of system calls alone */
 	const char *mountpoint; /* absolute, without links */
 
 	struct object root;              /* never gone, never freed */

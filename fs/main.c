@@ -124,7 +124,10 @@ static int give_up_privileges(struct fs *fs, const struct arguments *args, struc
 	fs->engine->requires(&text);
 	buf_release(&text);
 	fs->confined = !strcmp(launcher_mode(), "uids");
-	return fs->confined ? confine(&confinement, err) : 0;
+	if (fs->confined)
+		return confine(&confinement, err);
+	fs->filtered = launcher_jails();
+	return fs->filtered ? confine_calls(err) : 0;
 }
 
 /* Without it no machine can be started, and those there were have ended with it. */

@@ -189,8 +189,9 @@ static int root_status(struct object *obj, struct buf *text, struct err *err)
 	buf_printf(text, "jail %s (%s)\n", launcher_mode(), launcher_how());
 	buf_printf(text, "cgroup %s\n", launcher_limits());
 	buf_printf(text, "daemon %s\n",
-		   fs->confined ? "confined: no capabilities, and no files but its store's"
-				: "may what its user may");
+		   fs->confined   ? "confined: no capabilities, and no files but its store's"
+		   : fs->filtered ? "may what its user may, but for programs, processes and tracing"
+				  : "may what its user may");
 	info_word(text, "version", SBX_VERSION);
 	for (i = 0; i <= SANDBOX_CRASHED; i++)
 		info_number(text, sandbox_state_name((enum sandbox_state)i), states[i]);

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -169,13 +170,46 @@ static void its_work(void)
 	MUST("signal itself", !raise(0));
 }
 
-static void in_child(void (*attack)(void))
+/* An ordinary user's daemon: the files are its user's, and the kernel's calls are not. */
+static void calls(void)
+{
+	struct err err = { 0 };
+	int fd;
+
+	MUST("give up its ids", !setresgid(1000, 1000, 1000) && !setresuid(1000, 1000, 1000));
+	MUST("be confined", !confine_calls(&err));
+	MUST_FAIL("start a program", execl("/bin/true", "true", NULL));
+	MUST_FAIL("signal another process", kill(getppid(), 0));
+	MUST_FAIL("trace itself", ptrace(PTRACE_TRACEME, 0, NULL, NULL));
+	MUST_FAIL("make a user namespace", unshare(CLONE_NEWUSER));
+	MUST_FAIL("take a netlink socket", socket(AF_NETLINK, SOCK_RAW, 0));
+	MUST_FAIL("take a socket of a kind that there is none of", socket(0, SOCK_STREAM, 0));
+	MUST_FAIL("use the kernel's ciphers", socket(AF_ALG, SOCK_SEQPACKET, 0));
+	MUST_FAIL("talk to other machines", socket(AF_VSOCK, SOCK_STREAM, 0));
+	MUST_FAIL("make semaphores", syscall(SYS_semget, 0, 1, 0600));
+	MUST_FAIL("use an io_uring", syscall(SYS_io_uring_enter, 0, 0, 0, 0, NULL, 0));
+#ifndef __SANITIZE_ADDRESS__
+	MUST_FAIL("make processes", fork());
+	MUST_FAIL("make memory a program",
+		  mprotect((void *)((uintptr_t)&calls & ~4095ul), 4096, PROT_READ | PROT_EXEC));
+	MUST("map none",
+	     mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
+#endif
+	MUST("be without new privileges", prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
+	fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC);
+	MUST("read its user's files", fd >= 0);
+	MUST("take sockets that it uses",
+	     socket(AF_INET6, SOCK_DGRAM, 0) >= 0 && socket(AF_UNIX, SOCK_STREAM, 0) >= 0);
+}
+
+static void in_child(void (*before)(void), void (*attack)(void))
 {
 	const pid_t pid = fork();
 	int status;
 
 	if (!pid) {
-		confined();
+		if (before)
+			before();
 		attack();
 		_exit(0);
 	}
@@ -184,22 +218,27 @@ static void in_child(void (*attack)(void))
 
 static void it_reaches_no_files(void)
 {
-	in_child(files);
+	in_child(confined, files);
 }
 
 static void it_reaches_no_other_process(void)
 {
-	in_child(processes);
+	in_child(confined, processes);
 }
 
 static void it_has_no_privileges(void)
 {
-	in_child(privileges);
+	in_child(confined, privileges);
 }
 
 static void it_can_do_its_work(void)
 {
-	in_child(its_work);
+	in_child(confined, its_work);
+}
+
+static void an_ordinary_users_has_the_filter(void)
+{
+	in_child(NULL, calls);
 }
 
 static void what_is_not_there_is_said(void)
@@ -233,5 +272,6 @@ int main(void)
 	TEST(it_has_no_privileges);
 	TEST(it_can_do_its_work);
 	TEST(what_is_not_there_is_said);
+	TEST(an_ordinary_users_has_the_filter);
 	return 0;
 }

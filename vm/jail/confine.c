@@ -11,8 +11,10 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -106,7 +108,39 @@ static const int refused[] = {
 #endif
 };
 
-static int filter_calls(struct err *err)
+/* Kinds of sockets that a kernel has had holes in, and the daemon no use for. */
+static int refuse_sockets(scmp_filter_ctx ctx)
+{
+	int family, rc = 0;
+
+	for (family = 0; family < AF_INET6 && !rc; family++)
+		if (family != AF_UNIX && family != AF_INET)
+			rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1,
+					      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)family, 0));
+	return rc ? rc
+		  : seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1,
+				     SCMP_A0(SCMP_CMP_GT, AF_INET6, 0));
+}
+
+/* What a guest wrote must not become a program by its address alone. All that is one is mapped by now. */
+static int refuse_code(scmp_filter_ctx ctx)
+{
+#ifdef __SANITIZE_ADDRESS__
+	(void)ctx; /* its run-time maps what it likes */
+	return 0;
+#else
+	const int calls[] = { SCMP_SYS(mmap), SCMP_SYS(mprotect), SCMP_SYS(pkey_mprotect) };
+	unsigned i;
+	int rc = 0;
+
+	for (i = 0; !rc && i < sizeof(calls) / sizeof(calls[0]); i++)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), calls[i], 1,
+				      SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, PROT_EXEC));
+	return rc;
+#endif
+}
+
+int confine_calls(struct err *err)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
 	int rc = ctx ? jail_refuse_never(ctx) : -ENOMEM;
@@ -125,6 +159,10 @@ static int filter_calls(struct err *err)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(tgkill), 1,
 				      SCMP_A0(SCMP_CMP_NE, (scmp_datum_t)getpid(), 0));
 	if (!rc)
+		rc = refuse_sockets(ctx);
+	if (!rc)
+		rc = refuse_code(ctx);
+	if (!rc)
 		rc = seccomp_load(ctx); /* sets no_new_privs, too */
 	seccomp_release(ctx);
 	return rc ? err_sys(err, rc, "cannot filter the daemon's system calls") : 0;
@@ -136,5 +174,5 @@ int confine(const struct confinement *confinement, struct err *err)
 
 	if (!rc)
 		rc = drop_capabilities(err);
-	return rc ? rc : filter_calls(err);
+	return rc ? rc : confine_calls(err);
 }

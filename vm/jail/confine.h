@@ -7,7 +7,7 @@
  * drops all capabilities but the one for low ports; and has a filter that refuses system calls for what its
  * launcher does, for other processes, and for programs. It stays user 0, who owns the store.
  *
- * Elsewhere an ordinary user's daemon has nothing to give up, and with --jail=none nothing is.
+ * An ordinary user's daemon has nothing to give up, and has the filter. With --jail=none nothing is done.
  */
 #ifndef SBX_VM_JAIL_CONFINE_H
 #define SBX_VM_JAIL_CONFINE_H
@@ -21,5 +21,7 @@ struct confinement {
 
 /* Before the process has threads, or a descriptor of a directory: that would lead out. */
 int confine(const struct confinement *confinement, struct err *err);
+/* The filter alone, before the process has threads. */
+int confine_calls(struct err *err);
 
 #endif
