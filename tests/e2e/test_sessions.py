@@ -64,6 +64,8 @@ def tree(tmp_path):
     if not os.getuid():
         shutil.copy(top / "script", top / "capable")
         os.setxattr(top / "capable", CAPABILITY, NET_RAW)
+    for directory, _, _ in os.walk(top):  # rsync takes two times within one second for the same
+        os.utime(directory, (1_100_000_000, 1_100_000_000))
     return top
 
 
@@ -140,7 +142,6 @@ def test_tar_in_and_out(vm, root, tree, tmp_path):
     (tmp_path / "back").mkdir()
     sh(f"{tar} -C {tree} -cf - . | {tar} -C {root} -xpf -", "/")
     sh(f"{tar} -C {root} -cf - . | {tar} -C {tmp_path}/back -xpf -", "/")
-    os.utime(root, ns=(0, 0)), os.utime(tree, ns=(0, 0)), os.utime(tmp_path / "back", ns=(0, 0))
     look_same(tree, tmp_path / "back")
     assert vm.run("cmp /root/work/hard /root/work/d1/hard; stat -c %h /root/work/hard") == "3\n"
 
