@@ -185,6 +185,17 @@ static int may_set(const struct guest_node *gn, const char *name)
 	return gn->guest->ops->readonly ? -EROFS : gn->entry || !is_known(name) ? -EOPNOTSUPP : 0;
 }
 
+/* To change it: NULL, and answered, where that cannot be. */
+static struct guest_call *new_change(fuse_req_t req, struct guest_node *gn, const char *name, size_t size)
+{
+	const int rc = size > FS_XATTR_MAX ? -E2BIG : may_set(gn, name);
+
+	if (!rc)
+		return guest_call_new(req, gn, name, guest_done_err);
+	fuse_reply_err(req, -rc);
+	return NULL;
+}
+
 /* What does not fit a frame goes ahead of it, in the same turn: nothing comes between. 0, or a negative errno. */
 static int send_part(struct guest_node *gn, uint32_t token, const char *value, size_t n)
 {
@@ -207,15 +218,10 @@ void guest_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char
 	static uint32_t tokens;
 	struct guest_node *gn = guest_node_of(req, ino);
 	const size_t before = size > PROTO_DATA_MAX ? PROTO_DATA_MAX : 0;
-	struct guest_call *gc;
+	struct guest_call *gc = new_change(req, gn, name, size);
 	struct buf args = { 0 };
-	int rc = size > FS_XATTR_MAX ? -E2BIG : may_set(gn, name);
+	int rc = 0;
 
-	if (rc) {
-		fuse_reply_err(req, -rc);
-		return;
-	}
-	gc = guest_call_new(req, gn, name, guest_done_err);
 	if (!gc)
 		return;
 	if (before && !++tokens)
@@ -234,16 +240,10 @@ void guest_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char
 void guest_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
 	struct guest_node *gn = guest_node_of(req, ino);
-	const int rc = may_set(gn, name);
-	struct guest_call *gc;
+	struct guest_call *gc = new_change(req, gn, name, 0);
 	struct buf args = { 0 };
 	int put;
 
-	if (rc) {
-		fuse_reply_err(req, -rc);
-		return;
-	}
-	gc = guest_call_new(req, gn, name, guest_done_err);
 	if (!gc)
 		return;
 	put = guest_put_file(&args, gn);

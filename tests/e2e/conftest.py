@@ -124,16 +124,16 @@ def base_state(tmp_path_factory, build):
     return state
 
 
+def copy_state(tmp_path_factory, state):
+    copy = tmp_path_factory.mktemp("state") / "s"
+    subprocess.run(["cp", "-a", "--sparse=always", "--reflink=auto", state, copy], check=True)
+    return copy
+
+
 @pytest.fixture(scope="session")
 def new_state(tmp_path_factory, base_state):
     """A function: a fresh state directory that has the image `base`."""
-
-    def make():
-        state = tmp_path_factory.mktemp("state") / "s"
-        subprocess.run(["cp", "-a", "--sparse=always", "--reflink=auto", base_state, state], check=True)
-        return state
-
-    return make
+    return lambda: copy_state(tmp_path_factory, base_state)
 
 
 @pytest.fixture(scope="session")
@@ -151,13 +151,7 @@ def warm_state(engine, build, guest, new_state, tmp_path_factory):
 @pytest.fixture(scope="session")
 def new_warm_state(tmp_path_factory, warm_state):
     """A function: a fresh copy of that."""
-
-    def make():
-        state = tmp_path_factory.mktemp("state") / "s"
-        subprocess.run(["cp", "-a", "--sparse=always", "--reflink=auto", warm_state, state], check=True)
-        return state
-
-    return make
+    return lambda: copy_state(tmp_path_factory, warm_state)
 
 
 # ---- daemons
