@@ -56,13 +56,6 @@ static int boot(const struct engine_env *env, const struct shape *shape, const c
 	return make(ret, err);
 }
 
-static int prepare(const struct engine_env *env, struct template *template, const char *disk,
-		   const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
-		   struct err *err)
-{
-	return boot(env, &template->shape, disk, events, owner, done, arg, ret, err);
-}
-
 static void start(struct vm *vm, const struct vm_events *events, void *owner, done_fn done, void *arg)
 {
 	(void)vm;
@@ -91,13 +84,7 @@ static pid_t no_pid(const struct vm *vm)
 }
 
 static const struct engine engine = {
-	.name = "none",
-	.boot = boot,
-	.prepare = prepare,
-	.start = start,
-	.destroy = destroy,
-	.ends = ends,
-	.pid = no_pid,
+	.boot = boot, .start = start, .destroy = destroy, .ends = ends, .pid = no_pid
 };
 
 /* ---- what there is, and what is counted */
@@ -275,6 +262,7 @@ static void machines_that_fail_leave_nothing(void)
 	struct sandbox *a = make_sandbox("a", 1, &err), *b = make_sandbox("b", 2, &err);
 	struct template *template;
 	struct layer *disk;
+	struct vm *vm;
 
 	CHECK(a && b && !boot_one(a, &err) && a->vm);
 	check();
@@ -302,13 +290,12 @@ static void machines_that_fail_leave_nothing(void)
 	layer_unref(a->disk);
 	a->disk = NULL;
 	lame = true;
-	CHECK(!task_begin(a, "fork", nobody, NULL, &err));
-	CHECK(machine_fork(a, template, NULL, false, NULL, NULL, &err) == -ENOMEM && !a->vm);
+	CHECK(!task_begin(a, "fork", nobody, NULL, &err) && !make(&vm, &err));
+	CHECK(machine_fork(a, template, vm, false, NULL, NULL, &err) == -ENOMEM && !a->vm);
 	lame = false;
 	check();
-	layer_unref(a->disk);
-	a->disk = NULL;
-	CHECK(!machine_fork(a, template, NULL, false, NULL, NULL, &err) && a->shape.memory == 3 << 20);
+	CHECK(!make(&vm, &err) && !machine_fork(a, template, vm, false, NULL, NULL, &err));
+	CHECK(a->vm && a->shape.memory == 3 << 20);
 	check();
 	sandbox_remove(a);
 	check();
