@@ -137,6 +137,27 @@ def test_npm_once(example):
 @outside
 @needs_debian
 @pytest.mark.timeout(1200)
+def test_postgres_trial(example):
+    """Each fork of the running server has the seed, and its migration for itself."""
+    out = example("postgres-trial", "3", seconds=900)
+    assert "seeded: 10000|350035000" in out and "the seed is as it was: 10000|350035000" in out
+    found = dict(re.findall(r"^trial-(\d): first answer \d+ ms after mkdir; now (.*)$", out, re.M))
+    assert found["0"] == "10000|350035000" and found["1"] == "5000|175000000" and "does not exist" in found["2"]
+
+
+@outside
+@needs_debian
+@pytest.mark.timeout(1200)
+def test_warm_jvm(example):
+    """Every fork is the process that has answered three times."""
+    out = example("warm-jvm", "3", seconds=900)
+    found = dict(re.findall(r"^j(\d): (\d+) is answer 4, in \d+ ms$", out, re.M))
+    assert found == {"1": "76127", "2": "277050", "3": "593823"}
+
+
+@outside
+@needs_debian
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="this host has no mmdebstrap")
 def test_apt_get_install(build, own_mount, new_state, tmp_path):
     """In a machine whose network may reach its mirror and nothing else."""
