@@ -66,6 +66,8 @@ struct fs {
 	uint64_t objects;                /* how many there ever were: the next inode number */
 	struct list nodes;               /* struct node: what the kernel knows */
 	struct list files;               /* struct file: open ones */
+	struct list texts;               /* of them, those that keep a text, the oldest first */
+	size_t text_bytes;               /* of those */
 	struct list guest_files;         /* struct guest_file: open ones */
 	uint32_t guest_mounts;           /* how many there ever were */
 	struct list requests;            /* struct request: those that wait */

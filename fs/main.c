@@ -150,6 +150,7 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 
 	list_init(&fs->nodes);
 	list_init(&fs->files);
+	list_init(&fs->texts);
 	list_init(&fs->guest_files);
 	list_init(&fs->requests);
 	list_init(&fs->images);

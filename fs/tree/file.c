@@ -95,6 +95,29 @@ int file_truncate(struct object *obj, const struct entry *entry)
 	return rc;
 }
 
+/* What all open files keep of texts: whoever may read one may open it as often as they like. */
+enum { TEXTS_MAX = 8 << 20 };
+
+static void forget_text(struct file *file)
+{
+	file->obj->fs->text_bytes -= file->text.size;
+	list_del(&file->texts);
+	buf_release(&file->text);
+}
+
+static void keep_text(struct file *file)
+{
+	struct fs *fs = file->obj->fs;
+	struct file *oldest;
+
+	list_add(&fs->texts, &file->texts);
+	fs->text_bytes += file->text.size;
+	while (fs->text_bytes > TEXTS_MAX && (oldest = list_first(&fs->texts, struct file, texts)) != file) {
+		forget_text(oldest);
+		oldest->forgotten = true;
+	}
+}
+
 static void file_free(struct file *file)
 {
 	/* `: > env`: not before the end, so that a text that is refused leaves the one that was. The kernel
@@ -107,7 +130,7 @@ static void file_free(struct file *file)
 	list_del(&file->all);
 	if (file->poll)
 		fuse_pollhandle_destroy(file->poll);
-	buf_release(&file->text);
+	forget_text(file);
 	buf_release(&file->written);
 	object_unref(file->obj);
 	free(file);
@@ -174,6 +197,7 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 	file->uid = fuse_req_ctx(req)->uid;
 	file->gid = fuse_req_ctx(req)->gid;
 	list_init(&file->link);
+	list_init(&file->texts);
 	list_add(&obj->fs->files, &file->all);
 	if (entry->flags & ENTRY_POLL)
 		list_add(&obj->files, &file->link);
@@ -239,12 +263,14 @@ static int file_show(struct file *file)
 	struct err err = { 0 };
 	int rc;
 
-	buf_clear(&file->text);
+	forget_text(file);
+	file->forgotten = false;
 	file->seen = file->obj->version;
 	rc = show(file->obj, file->entry, &file->text, &err);
 	if (!rc && file->text.failed)
 		rc = -ENOMEM;
 	file->shown = !rc;
+	keep_text(file);
 	if (rc && err.code)
 		object_report(file->obj, &err);
 	return rc;
@@ -264,6 +290,7 @@ void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fu
 	const struct entry *entry = file->entry;
 	struct request *request;
 	struct list *refresh;
+	bool anew;
 	const void *text;
 	size_t n;
 	int rc = 0;
@@ -289,7 +316,8 @@ void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fu
 			entry->stream->read(file, (uint64_t)off, fi->flags & O_NONBLOCK, request);
 		return;
 	}
-	refresh = entry->refresh && (!off || !file->shown) ? entry->refresh(file->obj) : NULL;
+	anew = !off || !file->shown || file->forgotten;
+	refresh = entry->refresh && anew ? entry->refresh(file->obj) : NULL;
 	if (refresh) {
 		request = request_new_ending(req, size);
 		if (request) {
@@ -299,7 +327,7 @@ void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fu
 		}
 		return;
 	}
-	if (!off || !file->shown)
+	if (anew)
 		rc = file_show(file);
 	if (rc) {
 		fuse_reply_err(req, -rc);

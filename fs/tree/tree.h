@@ -28,6 +28,8 @@ struct file {
 	gid_t gid;
 	struct buf text; /* what `show` gave when it was last read from its beginning */
 	bool shown;
+	struct list texts;            /* fs->texts, while it keeps one */
+	bool forgotten;               /* the text was, to keep others: it is made anew for the next read */
 	struct buf written;           /* to a text of lines, in one piece so far */
 	bool emptied;                 /* opened with O_TRUNC, and nothing was written since */
 	uint64_t seen;                /* obj->version then */

@@ -5,6 +5,8 @@ A "stranger" has not been let in; everything is tried that leads to memory, secr
 """
 import contextlib
 import os
+import re
+import resource
 import signal
 import stat
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 
 from conftest import live
 from harness import Mount, Sandbox, eventually, limit, read, value, wait_gone
+from test_hostile_guest import resident
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root to be somebody else")
 
@@ -416,6 +419,31 @@ def test_an_owner_keeps_what_they_copy(host, outside):
     os.chown(host / "a/fs/srv/c/p", ALICE, ALICE)
     assert run.sh("stat -c %u:%g /srv/c/p") == "0:0\n"
     run.sh("rm -r /srv/c")
+
+
+HOLD = """
+import os, sys
+fds = [os.open(sys.argv[1], os.O_RDONLY) for _ in range(6000)]
+first = [os.pread(fd, 10, 0) for fd in fds]
+print(sys.argv[2] and open(sys.argv[2]).read())
+assert all(os.pread(fd, 1 << 16, 10) for fd in fds) and len(set(first)) == 1
+"""
+
+
+def test_texts_that_are_open_are_not_all_kept(host, build):
+    """Anybody may open the README, as often as they like; who reads on gets the rest all the same."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    argv = [*setpriv(BOB), "/usr/bin/python3", "-c", HOLD, "README", f"/proc/{host.process.pid}/status"]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8000, limits[1]), limits[1]))
+    try:
+        before = resident(host.process.pid)
+        done = subprocess.run(argv, cwd=host.path, capture_output=True, text=True, check=False, timeout=limit(60))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert done.returncode == 0, done.stderr
+    if build.name != "san":
+        held = int(re.search(r"VmRSS:\s+(\d+) kB", done.stdout)[1]) * 1024
+        assert held - before < 20 << 20, (held, before)
 
 
 # ---- an ordinary user's daemon
