@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Images of what people have: layouts, archives, layers, and what hostile ones are refused with."""
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import tarfile
+import termios
 
 import pytest
 
@@ -543,6 +546,30 @@ def test_run_passes_signals_on(build, sbx, tmp_path):
     assert run.stdout.read() == b"got it\n"
     assert run.wait(limit(30)) == 3
     assert "signals" not in sbx.sandboxes()
+
+
+@pytest.mark.long
+def test_run_on_a_terminal(build, sbx):
+    """The command has a terminal of this size and kind; its keys are signals there, and its status comes back."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 97, 0, 0))
+    script = "trap 'echo key; exit 4' INT; tty; stty size; echo $TERM; while :; do sleep 0.1; done"
+    env = dict(os.environ, SBX_MOUNT=str(sbx.path), TERM="vt220")
+    argv = [build / "sbx", "run", "--name", "terminal", "--memory", "128M", "base", "sh", "-c", script]
+    run = subprocess.Popen(argv, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    with open(ours, "r+b", buffering=0) as terminal:
+        said = b""
+        while b"vt220\r\n" not in said:
+            said += terminal.read(1000)
+        assert said == b"/dev/pts/0\r\n31 97\r\nvt220\r\n"
+        terminal.write(b"\x03")
+        said = b""
+        with contextlib.suppress(OSError):  # how a terminal without programs ends
+            while more := terminal.read(1000):
+                said += more
+    assert b"key\r\n" in said and run.wait(limit(30)) == 4
+    assert "terminal" not in sbx.sandboxes()
 
 
 # ---- images that lack what others have
