@@ -174,12 +174,33 @@ void snapshot_drop(struct snapshot *snap)
 	object_unref(&snap->obj);
 }
 
+/* A name costs no more than a mkdir. Those that an archive was written to take room in the store instead. */
+enum { EMPTY_MAX = 1024 };
+
+static int admit_empty(const struct fs *fs, const struct owner *owner, struct err *err)
+{
+	const struct snapshot *snap;
+	unsigned own = 0;
+
+	list_for_each (snap, &fs->snapshots, obj.siblings)
+		own += snapshot_is_empty(snap) && snap->obj.owner.uid == owner->uid;
+	if (own < EMPTY_MAX)
+		return 0;
+	return err_set(
+		err, -EDQUOT,
+		"the user %u has %u empty snapshots, and may not have more; rmdir those that no archive "
+		"is to be written to",
+		(unsigned)owner->uid, own);
+}
+
 int snapshot_new_empty(struct fs *fs, const char *name, const struct owner *owner, struct snapshot **ret,
 		       struct err *err)
 {
 	struct snapshot *snap;
 	int rc = snapshot_name_check(fs, name, err);
 
+	if (!rc)
+		rc = admit_empty(fs, owner, err);
 	if (rc)
 		return rc;
 	snap = make(fs, name, owner);

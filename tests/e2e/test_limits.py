@@ -141,3 +141,15 @@ def test_descriptors_by_option(own_mount):
         snap.fork("w2")
     w1.remove()
     snap.fork("w2")
+
+
+def test_empty_snapshots_of_owners(own_mount):
+    """A name costs its maker nothing but a mkdir, and the daemon memory."""
+    mount = own_mount()
+    for i in range(1024):
+        os.mkdir(mount / f"snapshots/e{i}")
+    with fails(errno.EDQUOT, mount / "error"):
+        os.mkdir(mount / "snapshots/more")
+    assert "1024 empty" in read(mount / "error")
+    os.chown(mount / "snapshots/e0", 4242, 4242)
+    os.mkdir(mount / "snapshots/more")
