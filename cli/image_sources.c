@@ -164,7 +164,11 @@ static int fill_debian(const struct image_options *options, const char *disk, co
 	buf_release(&import.config);
 	/* If it failed, that is why there was nothing to read. */
 	if (pid > 0 && child_reap(pid))
-		rc = err_set(err, -EIO, "mmdebstrap did not make a system of these packages");
+		rc = err_set(
+			err, -EIO, "mmdebstrap did not make a system of these packages%s",
+			geteuid() ? "; an ordinary user needs newuidmap, of the package uidmap, and ids in "
+				    "/etc/subuid and /etc/subgid"
+				  : "");
 	return rc;
 }
 
