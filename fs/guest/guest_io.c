@@ -352,7 +352,10 @@ static void io_end(struct io *io)
 	if (err && !total) {
 		request_err(io->request, err);
 	} else if (io->content.data) {
-		read_end(io, total, err ? total : asked);
+		/* Only an empty answer is the end: files of /proc are read a page at a time. */
+		if (err || (i < io->n && io->chunks[i].got))
+			asked = total;
+		read_end(io, total, asked);
 	} else {
 		io->request->size = total;
 		request_written(io->request);

@@ -40,6 +40,8 @@ def test_both_sides_see_the_same(vm, root):
 def test_files_of_proc(vm):
     """Files whose size the guest gives as 0 can be read as well."""
     assert "Linux" in read(vm / "fs/proc/version")
+    # Longer than a page, which is what each read of it gets.
+    assert read(vm / "fs/proc/1/smaps").count("VmFlags") == int(vm.sh("grep -c VmFlags /proc/1/smaps"))
 
 
 def test_overwrite_append_truncate(vm, root):
