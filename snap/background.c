@@ -63,8 +63,9 @@ struct background *background_new(void)
 	pthread_cond_init(&bg->wake, NULL);
 	pthread_cond_init(&bg->idle, NULL);
 	list_init(&bg->chores);
-	/* Signals are the main thread's affair. */
+	/* Signals are the main thread's affair, but for the one with which a filter says what it refuses. */
 	sigfillset(&all);
+	sigdelset(&all, SIGSYS);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	rc = pthread_create(&bg->thread, NULL, work, bg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -437,13 +437,14 @@ bool timer_running(const struct timer *timer)
 	return timer->loop;
 }
 
-/* Signals belong to the loop's thread. */
+/* Signals belong to the loop's thread, but for the one with which a filter says what it refuses (denied.h). */
 static int start_thread(pthread_t *ret, void *(*run)(void *arg), void *arg)
 {
 	sigset_t all, old;
 	int rc;
 
 	sigfillset(&all);
+	sigdelset(&all, SIGSYS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	rc = pthread_create(ret, NULL, run, arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
