@@ -151,7 +151,9 @@ static void good_manifest(struct buf *out)
 		.origin = "33333333333333333333333333333333",
 		.disk = "11111111111111111111111111111111.qcow2",
 		.ram_size = RAM,
-		.meta = { .engine = "test", .shape = { RAM, RAM, 1, 1 }, .disk_logical = DISK },
+		.meta = { .engine = "test",
+			  .shape = { .memory = RAM, .memory_max = RAM, .cpus = 1, .cpus_max = 1 },
+			  .disk_logical = DISK },
 	};
 
 	snapshot_manifest_encode(&manifest, out);

@@ -53,7 +53,7 @@ static int get_attr(int dir, const char *name, const struct fs_id *known, struct
 	if (statx(dir, name, flags, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)
 		return -errno;
 	*ret = (struct fs_attr){
-		.id = { makedev(st.stx_dev_major, st.stx_dev_minor), st.stx_ino },
+		.id = { .dev = makedev(st.stx_dev_major, st.stx_dev_minor), .ino = st.stx_ino },
 		.mode = st.stx_mode,
 		.nlink = st.stx_nlink,
 		.uid = st.stx_uid,
