@@ -75,6 +75,7 @@ static void tell_parent(int fd, int null)
 {
 	if (fd < 0)
 		return;
+	mounter_be_quiet();
 	if (null >= 0) {
 		dup2(null, STDIN_FILENO);
 		dup2(null, STDOUT_FILENO);

@@ -52,6 +52,20 @@ static void let_go(int device)
 	close(null);
 }
 
+/* As the daemon that went to the background: who started it may wait for the end of what it says. */
+static int be_quiet(void)
+{
+	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	const int rc = null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 ||
+				       dup2(null, STDERR_FILENO) < 0
+			       ? -errno
+			       : 0;
+
+	if (null >= 0)
+		close(null);
+	return rc;
+}
+
 /* Only what it talks through, and standard error, which libfuse writes to. */
 static int detach(int fd)
 {
@@ -86,6 +100,8 @@ __attribute__((noreturn)) static void serve(int fd, const char *mountpoint, cons
 		} else if (what == 'u' && se) {
 			fuse_session_unmount(se);
 			answer = 0;
+		} else if (what == 'q') {
+			answer = be_quiet();
 		}
 		(void)message_send(fd, &answer, sizeof(answer), &device, device >= 0);
 		if (device >= 0)
@@ -131,6 +147,13 @@ int mounter_mount(int *ret_fd, struct err *err)
 	const int rc = ask('m', ret_fd);
 
 	return rc ? err_set(err, rc, "cannot mount; libfuse says why on standard error") : 0;
+}
+
+void mounter_be_quiet(void)
+{
+	int fd;
+
+	(void)ask('q', &fd);
 }
 
 void mounter_unmount(void)

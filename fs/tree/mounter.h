@@ -3,8 +3,8 @@
  * mounter.h - a process that mounts and unmounts the tree, so that the daemon need not be able to
  *
  * Forked first of all, with the mount point and the options. It reads single letters: 'm' mounts and answers with
- * a descriptor of the FUSE device, 'u' unmounts what it mounted; nothing else can be asked of it. It ends when the
- * daemon does, and leaves the mount as it is then.
+ * a descriptor of the FUSE device, 'u' unmounts what it mounted, 'q' closes the standard descriptors; nothing else can
+ * be asked of it. It ends when the daemon does, and leaves the mount as it is then.
  */
 #ifndef SBX_FS_TREE_MOUNTER_H
 #define SBX_FS_TREE_MOUNTER_H
@@ -15,6 +15,8 @@
 int mounter_start(const char *mountpoint, const char *options, struct err *err);
 /* *ret_fd: the FUSE device of the new mount, the caller's. */
 int mounter_mount(int *ret_fd, struct err *err);
+/* The daemon goes to the background: what it was started with is not to be written to, or kept open, any more. */
+void mounter_be_quiet(void);
 /* For one that is still there. When it returns it is no more, or it was not possible to unmount. */
 void mounter_unmount(void);
 /* Ends the process. */

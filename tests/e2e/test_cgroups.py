@@ -154,15 +154,21 @@ def test_a_guest_that_takes_memory(bounded, prepared):
 
 
 def test_a_guest_that_writes(bounded):
-    """Disk and page cache: what it is given to the disk takes its time."""
+    """
+    Disk and page cache: what it is given to the disk takes its time. The daemon makes the disk's file, and the kernel
+    counts what is written back of a file against who wrote most of it lately: against the machine after some seconds.
+    """
     device = os.stat("/scratch").st_dev if os.path.isdir("/scratch") else None
     if device is None:
         pytest.skip("the store may be on a filesystem without a disk")
     write(bounded / "limits", "io 2M")
     assert "wbps=2097152" in (group(bounded.pid) / "io.max").read_text()
-    began = time.monotonic()
-    bounded.sh("dd if=/dev/urandom of=/root/f bs=1M count=8 conv=fsync 2>/dev/null")
-    assert time.monotonic() - began > 2
+    took = []
+    while not took or took[-1] < 2 and len(took) < 8:
+        began = time.monotonic()
+        bounded.sh("dd if=/dev/urandom of=/root/f bs=1M count=8 conv=fsync 2>/dev/null")
+        took.append(time.monotonic() - began)
+    assert took[-1] > 2, took
     write(bounded / "limits", "io max")
     assert "wbps" not in (group(bounded.pid) / "io.max").read_text()
 
