@@ -166,6 +166,14 @@ uint64_t fs_hash(const uint8_t *p, size_t n)
 	return h;
 }
 
+void fs_xattr_put(struct buf *buf, const uint8_t *value, size_t n, uint32_t offset, uint32_t wanted)
+{
+	buf_put_u64(buf, fs_hash(value, n));
+	buf_put_u32(buf, (uint32_t)n);
+	if (offset < n)
+		buf_add(buf, value + offset, n - offset < wanted ? n - offset : wanted);
+}
+
 /* ---- job_spec */
 
 /* An optional string: "" stands for NULL, since neither a directory nor a user has an empty name. */

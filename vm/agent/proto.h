@@ -244,6 +244,8 @@ void fs_file_put(struct buf *buf, uint32_t handle, const char *path, const struc
 void fs_id_get(struct reader *r, struct fs_id *id);
 void fs_attr_put(struct buf *buf, const struct fs_attr *attr);
 void fs_attr_get(struct reader *r, struct fs_attr *attr);
+/* The answer to a GETXATTR: of a value, or list, of n bytes, those from offset on, and not more than wanted. */
+void fs_xattr_put(struct buf *buf, const uint8_t *value, size_t n, uint32_t offset, uint32_t wanted);
 
 /* What a job is. Strings and arrays are owned; job_spec_release frees them. */
 struct job_spec {

@@ -57,13 +57,8 @@ int serve_xattr(ext2_filsys fs, ext2_ino_t ino, struct reader *args, struct buf 
 		err = -ENOMEM;
 	else if (rc || all.len > FS_XATTR_MAX)
 		err = -EIO;
-	if (!err) {
-		buf_put_u64(reply, fs_hash(buf_bytes(&all), all.len));
-		buf_put_u32(reply, (uint32_t)all.len);
-		if (offset < all.len)
-			buf_add(reply, buf_bytes(&all) + offset,
-				all.len - offset < wanted ? all.len - offset : wanted);
-	}
+	if (!err)
+		fs_xattr_put(reply, buf_bytes(&all), all.len, offset, wanted);
 	buf_release(&all);
 	return err;
 }

@@ -105,11 +105,7 @@ int guest_op_getxattr(struct guest_request *rq)
 	guest_ref_close(&ref);
 	if (rc)
 		return rc;
-	buf_put_u64(&rq->reply, fs_hash(value, (size_t)n));
-	buf_put_u32(&rq->reply, (uint32_t)n);
-	if (offset < (size_t)n)
-		buf_add(&rq->reply, value + offset,
-			(size_t)n - offset < wanted ? (size_t)n - offset : wanted);
+	fs_xattr_put(&rq->reply, value, (size_t)n, offset, wanted);
 	return 0;
 }
 
