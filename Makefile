@@ -8,6 +8,7 @@
 #   make bench-fs   a sandbox's fs/ beside sshfs and bindfs
 #   make bench-lab  the same as bench with the engine kvm in the lab, into build/bench-lab
 #   make install    to PREFIX (default /usr/local), below DESTDIR
+#   make deb        the Debian package, into build/deb
 #   make lint       layers, clang-format, clang-tidy, cppcheck, man pages and the width of the docs
 #   make lab CMD=.. run a command in a virtual machine that has hardware virtualization
 #   make clean
@@ -34,17 +35,19 @@ PIE := -pie
 LINK = $(CC) $(PIE) -pthread -Wl,-z,relro,-z,now,--as-needed $(SANFLAGS) -o $@ $^ $(PKG_LIBS) -lm
 
 # Every program is one file with a main() and what it needs of the library.
-MAINS := fs/main.c cli/sbx.c vm/vmm/main.c vm/net/main.c vm/agent/browse/main.c vm/agent/guest/main.c
+MAINS := fs/main.c cli/sbx.c vm/vmm/main.c vm/net/main.c vm/agent/browse/main.c vm/agent/guest/main.c \
+	vm/agent/guest/program/main.c
 sources = $(filter-out $(MAINS),$(sort $(shell find $(1) -name '*.c')))
 LIB_SRC := $(call sources,util snap vm)
 FS_SRC := $(call sources,fs)
 CLI_SRC := $(call sources,cli)
 AGENT_SRC := $(wildcard vm/agent/guest/*.c) vm/agent/proto.c snap/image_config.c util/buf.c util/err.c util/program.c
+GUEST_SRC := vm/agent/guest/program/main.c vm/agent/proto.c util/buf.c util/err.c util/program.c
 UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-all: $(B)/sbxfs $(B)/sbx $(B)/sbx-vmm $(B)/sbx-browse $(B)/sbx-net guest
+all: $(B)/sbxfs $(B)/mount.fuse.sbxfs $(B)/sbx $(B)/sbx-vmm $(B)/sbx-browse $(B)/sbx-net guest
 
 # ---- what the build needs of Debian
 
@@ -73,6 +76,10 @@ $(B)/libsbx.a: $(call obj,$(LIB_SRC))
 $(B)/sbxfs: $(call obj,fs/main.c $(FS_SRC)) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK)
+
+# The same by the name that mount(8) calls it by
+$(B)/mount.fuse.sbxfs: | $(B)/sbxfs
+	$(Q)ln -sf sbxfs $@
 
 $(B)/sbx: $(call obj,cli/sbx.c $(CLI_SRC)) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
@@ -104,13 +111,22 @@ build/guest/sbx-agent: $(AGENT_SRC) $(wildcard vm/agent/*.h vm/agent/guest/*.h u
 	$(if $(V),,@echo "  CC    $@")
 	$(Q)$(CC) $(BASE_CFLAGS) -static -o $@ $(AGENT_SRC) && strip $@
 
+# What a sandbox's programs ask for themselves with; in every guest's memory, so it is small
+build/guest/sbx-guest: $(GUEST_SRC) $(wildcard vm/agent/*.h vm/agent/guest/*.h util/*.h) | $(DEPS)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC    $@")
+	$(Q)$(CC) $(BASE_CFLAGS) -Os -ffunction-sections -Wl,--gc-sections -static -o $@ $(GUEST_SRC) && strip $@
+
 build/guest/vmlinuz: vm/agent/guest/mkkernel | $(DEPS)
 	$(Q)vm/agent/guest/mkkernel build/guest
 
-build/guest/initramfs: vm/agent/guest/mkinitramfs build/guest/sbx-agent build/guest/vmlinuz
+build/guest/initramfs: vm/agent/guest/mkinitramfs build/guest/sbx-agent build/guest/sbx-guest build/guest/vmlinuz
 	$(Q)vm/agent/guest/mkinitramfs build/guest $@
 
-guest: build/guest/initramfs
+build/guest/modules.pack: vm/agent/guest/mkmodules build/guest/vmlinuz
+	$(Q)vm/agent/guest/mkmodules build/guest $@
+
+guest: build/guest/initramfs build/guest/modules.pack
 .PHONY: all guest
 
 # ---- tests
@@ -167,7 +183,7 @@ check: all unit
 	$(Q)tests/check
 
 demo: all
-	$(Q)examples/demo
+	$(Q)examples/demo/run
 
 bench: all $(B)/manual/ramimage $(B)/bench_kvm
 	$(Q)tests/bench
@@ -195,18 +211,29 @@ lint: | $(DEPS)
 
 # ---- installation
 
+# What is in /etc/sbxfs.conf stays. mount(8) looks for mount.fuse.sbxfs in /sbin alone, which with PREFIX=/usr is where
+# it goes.
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/sbxfs $(DESTDIR)$(PREFIX)/share/sbxfs \
-		$(DESTDIR)$(PREFIX)/lib/systemd/system $(foreach s,1 5 8,$(DESTDIR)$(PREFIX)/share/man/man$(s))
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/libexec/sbxfs \
+		$(DESTDIR)$(PREFIX)/lib/sbxfs $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)/etc \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(foreach s,1 5 8,$(DESTDIR)$(PREFIX)/share/man/man$(s))
 	sed 's#@PREFIX@#$(PREFIX)#' contrib/sbxfs.service.in > $(DESTDIR)$(PREFIX)/lib/systemd/system/sbxfs.service
+	[ -e $(DESTDIR)/etc/sbxfs.conf ] || install -m 644 contrib/sbxfs.conf $(DESTDIR)/etc
 	install $(B)/sbxfs $(B)/sbx $(DESTDIR)$(PREFIX)/bin
+	ln -sf ../bin/sbxfs $(DESTDIR)$(PREFIX)/sbin/mount.fuse.sbxfs
 	install $(B)/sbx-vmm $(B)/sbx-browse $(B)/sbx-net $(DESTDIR)$(PREFIX)/libexec/sbxfs
-	install -m 644 build/guest/vmlinuz build/guest/initramfs $(DESTDIR)$(PREFIX)/share/sbxfs
+	install -m 644 contrib/sbx.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sbx
+	install -m 644 build/guest/vmlinuz build/guest/initramfs build/guest/modules.pack $(DESTDIR)$(PREFIX)/lib/sbxfs
 	$(foreach s,1 5 8,install -m 644 man/*.$(s) $(DESTDIR)$(PREFIX)/share/man/man$(s) &&) :
+	ln -sf sbxfs.8 $(DESTDIR)$(PREFIX)/share/man/man8/mount.fuse.sbxfs.8
+
+deb: | $(DEPS)
+	$(Q)tools/deps deb
+	$(Q)tools/mkdeb
 
 clean:
 	rm -rf build
-.PHONY: install clean
+.PHONY: install deb clean
 
 # Objects are kept, also those only a test needs.
 .SECONDARY:

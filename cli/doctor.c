@@ -181,7 +181,7 @@ int cmd_doctor(int argc, char **argv)
 	if (optind < argc)
 		return program_refuse(&doctor_program, "there is no operand \"%s\"", argv[optind]);
 	if (!guest[0])
-		find_beside(guest, sizeof(guest), "guest", "../share/sbxfs", "vmlinuz");
+		find_beside(guest, sizeof(guest), "guest", "../lib/sbxfs", "vmlinuz");
 	find_beside(libexec, sizeof(libexec), ".", "../libexec/sbxfs", "sbx-vmm");
 	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", guest);
 	snprintf(initrd, sizeof(initrd), "%s/initramfs", guest);

@@ -521,13 +521,18 @@ int cmd_exec(int argc, char **argv)
 		}
 	}
 	status = SBX_FAILED;
+	/* Elsewhere `--` is where the command begins: kubectl exec POD -- COMMAND. */
+	if (argc - optind > 2 && !strcmp(argv[optind + 1], "--")) {
+		argv[optind + 1] = argv[optind];
+		optind++;
+	}
 	if (argc - optind < 2) {
 		status = program_refuse(&exec_program, "a sandbox and a command are needed");
 		goto out;
 	}
 	if (options.env.failed || begin(&job) || find_vm(&job, argv[optind]) || make_job(&job))
 		goto out;
-	job.hold_fd = open_file(&job, "hold", O_RDONLY);
+	job.hold_fd = open_file(&job, "hold", O_WRONLY);
 	if (job.hold_fd >= 0 && !set_up(&job, &options))
 		status = run(&job, argv + optind + 1);
 	(void)rmdir(job.dir); /* fails only where the sandbox is gone, and the job with it */

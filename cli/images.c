@@ -205,7 +205,7 @@ static void print_image(void *arg, const struct image *image)
 	       image->stored >> 20, when, image->source);
 }
 
-static int cmd_ls(const struct image_options *options)
+static int cmd_images(const struct image_options *options)
 {
 	struct err err = { 0 };
 
@@ -236,7 +236,7 @@ static const struct {
 	const char *name;
 	int (*run)(const struct image_options *options);
 } verbs[] = { { "build", cmd_build },   { "import", cmd_import }, { "pull", cmd_pull },
-	      { "export", cmd_export }, { "ls", cmd_ls },         { "rm", cmd_rm } };
+	      { "export", cmd_export }, { "ls", cmd_images },     { "rm", cmd_rm } };
 
 /* 0: go on; PROGRAM_EXIT: end with *ret_status. Options may stand anywhere. */
 static int parse(int argc, char **argv, struct image_options *ret, int *ret_status)

@@ -17,9 +17,13 @@ static const struct command {
 	const struct program *program;
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{ &run_program, cmd_run },         { &exec_program, cmd_exec },   { &dial_program, cmd_dial },
-	{ &forward_program, cmd_forward }, { &image_program, cmd_image }, { &snapshot_program, cmd_snapshot },
-	{ &doctor_program, cmd_doctor },
+	{ &run_program, cmd_run },     { &exec_program, cmd_exec },
+	{ &dial_program, cmd_dial },   { &forward_program, cmd_forward },
+	{ &image_program, cmd_image }, { &snapshot_program, cmd_snapshot },
+	{ &ls_program, cmd_ls },       { &tree_program, cmd_tree },
+	{ &top_program, cmd_top },     { &sh_program, cmd_sh },
+	{ &cp_program, cmd_cp },       { &logs_program, cmd_logs },
+	{ &wait_program, cmd_wait },   { &doctor_program, cmd_doctor },
 };
 
 /* "exec" of "sbx exec". */

@@ -26,9 +26,17 @@ int cmd_dial(int argc, char **argv);
 int cmd_forward(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_ls(int argc, char **argv);
+int cmd_tree(int argc, char **argv);
+int cmd_top(int argc, char **argv);
+int cmd_sh(int argc, char **argv);
+int cmd_cp(int argc, char **argv);
+int cmd_logs(int argc, char **argv);
+int cmd_wait(int argc, char **argv);
 
 extern const struct program run_program, exec_program, dial_program, forward_program, image_program,
-	snapshot_program, doctor_program;
+	snapshot_program, doctor_program, ls_program, tree_program, top_program, sh_program, cp_program,
+	logs_program, wait_program;
 
 /* Run a command, words that end with NULL, in a sandbox, with our stdin, stdout and stderr and no terminal; its
  * exit status. */

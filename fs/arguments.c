@@ -1,110 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* arguments.c - the command line of sbxfs, and where what it names is */
+/* arguments.c - the command lines of sbxfs, its own and mount(8)'s, and where what they name is */
 #include "fs/arguments.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/config.h"
+#include "fs/options.h"
 #include "fs/tree/session.h"
 #include "snap/image.h"
-#include "util/log.h"
-#include "util/program.h"
-#include "util/size.h"
-#include "vm/agent/channel.h"
-#include "vm/net/resolvers.h"
-
-enum {
-	OPT_STATE = PROGRAM_LONG,
-	OPT_ENGINE,
-	OPT_MODE,
-	OPT_GUEST,
-	OPT_LIBEXEC,
-	OPT_MEMORY,
-	OPT_NET,
-	OPT_RESOLVER,
-	OPT_POOL,
-	OPT_POOL_TOTAL,
-	OPT_POOL_MEMORY,
-	OPT_STORE_RESERVE,
-	OPT_MAX_SANDBOXES,
-	OPT_MAX_PER_USER,
-	OPT_MAX_JOBS,
-	OPT_MAX_JOBS_TOTAL,
-	OPT_MAX_JOBS_PER_USER,
-	OPT_MAX_MEMORY,
-	OPT_MAX_MEMORY_PER_USER,
-	OPT_MAX_FILES_PER_USER,
-	OPT_LIMITS,
-	OPT_BOOT,
-	OPT_BOOT_SNAPSHOTS,
-	OPT_FORK,
-	OPT_JAIL,
-	OPT_JAIL_UIDS,
-	OPT_UNTRUSTED
-};
-
-static const struct program_option option_table[] = {
-	{ OPT_STATE, "state", "DIR",
-	  "where images and named snapshots are kept (default:\n"
-	  "/var/lib/sbxfs for root, else $XDG_STATE_HOME/sbxfs\n"
-	  "or ~/.local/state/sbxfs)" },
-	{ OPT_ENGINE, "engine", "NAME", "kvm, qemu or auto: the best this host can run (default: auto)" },
-	{ 'f', NULL, NULL, "stay in the foreground" },
-	{ 'o', NULL, "OPTIONS", "more mount options, separated by commas" },
-	{ OPT_MODE, "mode", "MODE",
-	  "permissions of the root: who may make sandboxes and named\n"
-	  "snapshots (default: 0755; 1777: everybody)" },
-	{ OPT_MEMORY, "memory-default", "SIZE", "memory of a new sandbox (default: 512M)" },
-	{ OPT_NET, "net", "MODE", "network of a new sandbox: none, allow, public or all (default: public)" },
-	{ OPT_RESOLVER, "resolver", "ADDRESS[:PORT]",
-	  "who is asked for the names that guests look up (default: those of\n/etc/resolv.conf)" },
-	{ OPT_POOL, "pool", "N", "machines kept ready for each snapshot that is forked (default: 2)" },
-	{ OPT_POOL_TOTAL, "pool-total", "N", "and for all snapshots together (default: 8)" },
-	{ OPT_POOL_MEMORY, "pool-memory", "SIZE",
-	  "keep no further machine ready once those that are have this much\n"
-	  "memory of their own (default: 1G)" },
-	{ OPT_STORE_RESERVE, "store-reserve", "SIZE",
-	  "below so much free space in the store, machines that go on filling\nit are paused (default: a "
-	  "twentieth of it, at most 1G)" },
-	{ OPT_MAX_SANDBOXES, "max-sandboxes", "N", "how many sandboxes there may be (default: 4096)" },
-	{ OPT_MAX_PER_USER, "max-per-user", "N", "and how many of one owner (default: 4096)" },
-	{ OPT_MAX_JOBS, "max-jobs", "N", "how many jobs a sandbox may have (default: 1024; at most 4096)" },
-	{ OPT_MAX_JOBS_TOTAL, "max-jobs-total", "N", "how many all of them may have (default: 65536)" },
-	{ OPT_MAX_JOBS_PER_USER, "max-jobs-per-user", "N",
-	  "how many those of one owner may have (default: 16384)" },
-	{ OPT_MAX_MEMORY, "max-memory", "SIZE",
-	  "how much memory the machines may have together (default: no bound)" },
-	{ OPT_MAX_MEMORY_PER_USER, "max-memory-per-user", "SIZE",
-	  "and those of one owner (default: no bound)" },
-	{ OPT_MAX_FILES_PER_USER, "max-files-per-user", "N",
-	  "how many of the daemon's descriptors the machines and snapshots of one\nowner may keep open "
-	  "(default: half of them)" },
-	{ OPT_LIMITS, "limits", "K=V,...",
-	  "what a new sandbox may use of this host: memory, cpu, pids, io, disk;\nmore is for root to give "
-	  "(default: "
-	  "max)" },
-	{ OPT_BOOT, "boot-timeout", "SECONDS", "how long a guest may take to boot (default: 60)" },
-	{ OPT_BOOT_SNAPSHOTS, "boot-snapshots", "N",
-	  "start sandboxes as forks of machines that just booted, and keep so\nmany of those; 0: each boots "
-	  "(default: 0)" },
-	{ OPT_FORK, "fork-timeout", "SECONDS", "how long a fork may take to answer (default: 30)" },
-	{ OPT_GUEST, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
-	{ OPT_LIBEXEC, "libexec", "DIR", "where sbx-vmm, sbx-browse and sbx-net are" },
-	{ OPT_JAIL, "jail", "on|none",
-	  "run machines and helpers each in a jail, or (none) with all that sbxfs\nitself may do (default: "
-	  "on)" },
-	{ OPT_JAIL_UIDS, "jail-uids", "FIRST-LAST",
-	  "user ids for them, one each, where sbxfs is root (default:\n1900000000-1900065535)" },
-	{ OPT_UNTRUSTED, "untrusted", NULL,
-	  "refuse to start where guests could harm this host: without hardware\nvirtualization, or without a "
-	  "jail" },
-	{ 'v', NULL, NULL, "log more" },
-	{ 0 },
-};
 
 static const struct program program = {
 	.name = "sbxfs",
@@ -115,236 +24,248 @@ static const struct program program = {
 	.notes = "fusermount3 -u MOUNTPOINT ends it, and all sandboxes in it.\n",
 };
 
-/* ---- options */
-
-/* Options that are a number, in struct options: a size, or so many of a unit. */
-static const struct number_option {
-	int key;
-	unsigned unit; /* 0: a size, which is a uint64_t there; otherwise an unsigned, in this unit */
-	unsigned max;
-	size_t offset;
-} number_options[] = {
-	{ OPT_POOL, 1, 1000, offsetof(struct options, pool) },
-	{ OPT_POOL_TOTAL, 1, 10000, offsetof(struct options, pool_total) },
-	{ OPT_POOL_MEMORY, 0, 0, offsetof(struct options, pool_memory) },
-	{ OPT_MAX_SANDBOXES, 1, 1000000, offsetof(struct options, max_sandboxes) },
-	{ OPT_MAX_PER_USER, 1, 1000000, offsetof(struct options, max_per_user) },
-	{ OPT_MAX_JOBS, 1, AGENT_JOBS_MAX, offsetof(struct options, max_jobs) },
-	{ OPT_MAX_JOBS_TOTAL, 1, 1u << 24, offsetof(struct options, max_jobs_total) },
-	{ OPT_MAX_JOBS_PER_USER, 1, 1u << 24, offsetof(struct options, max_jobs_per_user) },
-	{ OPT_MAX_MEMORY, 0, 0, offsetof(struct options, max_memory) },
-	{ OPT_MAX_MEMORY_PER_USER, 0, 0, offsetof(struct options, max_memory_per_user) },
-	{ OPT_MAX_FILES_PER_USER, 1, 1u << 24, offsetof(struct options, max_files_per_user) },
-	{ OPT_BOOT, 1000, 86400, offsetof(struct options, boot_timeout_ms) },
-	{ OPT_FORK, 1000, 86400, offsetof(struct options, fork_timeout_ms) },
-	{ OPT_BOOT_SNAPSHOTS, 1, 1000, offsetof(struct options, boot_snapshots) },
+/* What mount(8) calls it by, and how (mount(8), external helpers). */
+static const struct program_option mount_table[] = {
+	{ 'o', NULL, "OPTIONS", "mount options, and those of sbxfs by their names" },
+	{ 't', NULL, "TYPE", "what mount(8) was told; not used" },
+	{ 'N', NULL, "NAMESPACE", "where mount(8) is already; not used" },
+	{ 'f', NULL, NULL, "only check the options" },
+	{ 'n', NULL, NULL, "not used" },
+	{ 's', NULL, NULL, "not used" },
+	{ 'v', NULL, NULL, "not used" },
+	{ 0 },
 };
 
-static const char *long_name(int key)
-{
-	const struct program_option *option = option_table;
+static const struct program mount_program = {
+	.name = MOUNT_HELPER,
+	.forms = "SOURCE MOUNTPOINT [-o OPTIONS]",
+	.about = "Mounts an sbxfs for mount -t fuse.sbxfs. SOURCE is its name in the list of mounts.\n"
+		 "Options are those of " CONFIG_FILE ", if there is one, and in -o: keep, pool=3.\n",
+	.options = mount_table,
+	.notes = "umount MOUNTPOINT ends it, and all sandboxes in it.\n",
+};
 
-	while (option->key != key)
-		option++;
-	return option->name;
+/* ---- options */
+
+struct parsing {
+	const struct program *program;
+	struct arguments *args;
+	struct options *options;
+};
+
+static int set(const struct parsing *parsing, const char *dashes, const struct program_option *option,
+	       const char *value)
+{
+	struct err err = { 0 };
+
+	if (option_set(option->key, value, parsing->args, parsing->options, &err))
+		return program_refuse(parsing->program, "%s%s: %s", dashes, option->name, err.text);
+	return 0;
 }
 
-static int set_size(int key, const char *text, uint64_t *ret)
+static int set_from_file(void *arg, const char *name, const char *value, struct err *err)
 {
-	if (!size_parse(text, ret))
+	const struct parsing *parsing = arg;
+	const struct program_option *option = option_find(name, strlen(name));
+	int rc;
+
+	if (!option || option->key == OPTION_CONFIG)
+		return err_set(err, -EINVAL, "there is no option \"%s\"", name);
+	rc = option_set(option->key, value, parsing->args, parsing->options, err);
+	if (rc)
+		err_prefix(err, "%s", name);
+	return rc;
+}
+
+static int read_config(struct parsing *parsing, const char *path, bool may_lack)
+{
+	struct err err = { 0 };
+	const int rc = config_read(path, &parsing->args->config, set_from_file, parsing, &err);
+
+	if (!rc || (rc == -ENOENT && may_lack))
 		return 0;
-	program_refuse(&program, "--%s: \"%s\" is not a size", long_name(key), text);
-	return -EINVAL;
+	return program_refuse(parsing->program, "%s", err.text);
 }
 
-static int set_number(int key, const char *text, struct options *options)
+/* What is for mount(8), systemd and people, and for no filesystem. */
+static bool is_for_mount(const char *word, size_t n)
 {
-	const struct number_option *option = number_options;
-	void *value;
-	uint64_t n;
+	static const char *const words[] = { "",        "defaults", "auto",    "noauto", "user",
+					     "nouser",  "users",    "nousers", "owner",  "group",
+					     "_netdev", "nofail",   NULL };
+	unsigned i;
 
-	while (option->key != key)
-		option++;
-	value = (char *)options + option->offset;
-	if (!option->unit)
-		return set_size(key, text, value);
-	if (number_parse(text, &n) || n > option->max) {
-		program_refuse(&program, "--%s: \"%s\" is not a number up to %u", long_name(key), text,
-			       option->max);
-		return -EINVAL;
+	for (i = 0; words[i]; i++)
+		if (strlen(words[i]) == n && !memcmp(words[i], word, n))
+			return true;
+	return !strncmp(word, "x-", 2) || !strncmp(word, "comment=", 8) || !strncmp(word, "user=", 5);
+}
+
+struct mount_words {
+	const struct parsing *parsing;
+	bool helper;     /* for mount(8) */
+	struct buf rest; /* what is not ours, for libfuse */
+};
+
+static int take_word(void *arg, char *word, size_t n)
+{
+	struct mount_words *words = arg;
+	const size_t name = strcspn(word, "=") < n ? strcspn(word, "=") : n;
+	const struct program_option *option = option_find(word, name);
+	char *value = name < n ? word + name + 1 : NULL;
+
+	if (option && option->key != OPTION_CONFIG && (value || !option->arg)) {
+		/* It may point there for good. In the argument itself: nobody reads that a second time. */
+		word[n] = '\0';
+		return set(words->parsing, "-o ", option, value ? config_unquote(value) : NULL);
 	}
-	*(unsigned *)value = (unsigned)n * option->unit;
-	return 0;
-}
-
-/* The sticky bit and permissions, in octal. */
-static int set_mode(const char *text, mode_t *ret)
-{
-	const size_t n = strlen(text);
-
-	if (!n || n > 4 || strspn(text, "01234567") != n || strtoul(text, NULL, 8) > 01777) {
-		program_refuse(&program, "--mode: \"%s\" is not a mode such as 0755 or 1777", text);
-		return -EINVAL;
-	}
-	*ret = (mode_t)strtoul(text, NULL, 8);
-	return 0;
-}
-
-static int set_memory(const char *text, struct shape *shape)
-{
-	struct err err;
-
-	if (shape_set(shape, "memory", text, &err)) {
-		program_refuse(&program, "--memory-default: %s", err.text);
-		return -EINVAL;
-	}
-	if (shape->memory > shape->memory_max)
-		shape->memory_max = shape->memory;
-	return 0;
-}
-
-static int set_limits(const char *text, struct limits *limits)
-{
-	struct err err;
-
-	if (!limits_parse(text, limits, &err))
+	if ((option && option->key == OPTION_CONFIG) || (words->helper && is_for_mount(word, n)))
 		return 0;
-	program_refuse(&program, "--limits: %s", err.text);
-	return -EINVAL;
-}
-
-static int set_engine(const char *text, const char **ret)
-{
-	const struct engine *const *engine = engines;
-
-	while (*engine && strcmp((*engine)->name, text) != 0)
-		engine++;
-	if (!*engine && strcmp(text, "auto") != 0) {
-		program_refuse(&program, "--engine: there is no engine \"%s\"", text);
-		return -EINVAL;
-	}
-	*ret = text;
+	if (words->rest.len)
+		buf_add(&words->rest, ",", 1);
+	buf_add(&words->rest, word, n);
 	return 0;
 }
 
-static int set_jail(const char *text, struct jail_config *jail)
+/* -o: those of ours count, and others follow what args->mount_options has. */
+static int take_mount_options(const struct parsing *parsing, char *text, bool helper)
 {
-	jail->none = !strcmp(text, "none");
-	if (jail->none || !strcmp(text, "on"))
-		return 0;
-	program_refuse(&program, "--jail: \"%s\" is neither on nor none", text);
-	return -EINVAL;
+	struct arguments *args = parsing->args;
+	struct mount_words words = { .parsing = parsing, .helper = helper, .rest = args->mount_options };
+	const int rc = config_each_word(text, take_word, &words);
+
+	args->mount_options = words.rest;
+	return rc;
 }
 
-/* Root's own id, and what distributions give to users, are no ids for machines. */
-static int set_uids(const char *text, struct jail_config *jail)
-{
-	const char *dash = strchr(text, '-');
-	char first[16];
-	uint64_t from, to;
+/* ---- the command line of sbxfs */
 
-	if (dash && dash - text < (int)sizeof(first)) {
-		snprintf(first, sizeof(first), "%.*s", (int)(dash - text), text);
-		if (!number_parse(first, &from) && !number_parse(dash + 1, &to) && from >= 1000 &&
-		    from <= to && to < UINT32_MAX - 1) {
-			jail->uid_first = (uid_t)from;
-			jail->uid_last = (uid_t)to;
-			return 0;
-		}
+static int take_options(struct parsing *parsing, int argc, char **argv, int *status)
+{
+	const struct program_option *option;
+	int c, rc = 0;
+
+	optind = 0;
+	while (!rc && (c = program_next(&program, argc, argv, status)) != PROGRAM_OPERANDS) {
+		for (option = option_table; option->key != c; option++)
+			;
+		if (c == 'o')
+			rc = take_mount_options(parsing, optarg, false);
+		else if (c != OPTION_CONFIG)
+			rc = set(parsing, "--", option, option->arg ? optarg : NULL);
 	}
-	program_refuse(&program, "--jail-uids: \"%s\" is not FIRST-LAST, from 1000 on", text);
-	return -EINVAL;
+	*status = rc;
+	return rc;
+}
+
+static int parse_own(struct parsing *parsing, int argc, char **argv, int *status)
+{
+	const char *config = NULL;
+	int c;
+
+	/* What the file says counts less, and so comes first. */
+	optind = 0;
+	while ((c = program_next(&program, argc, argv, status)) != PROGRAM_OPERANDS) {
+		if (c == PROGRAM_EXIT)
+			return PROGRAM_EXIT;
+		if (c == OPTION_CONFIG)
+			config = optarg;
+	}
+	*status = config ? read_config(parsing, config, false) : 0;
+	if (*status || take_options(parsing, argc, argv, status))
+		return PROGRAM_EXIT;
+	*status = PROGRAM_USAGE;
+	if (optind == argc)
+		program_refuse(&program, "a mount point is needed");
+	else if (optind < argc - 1)
+		program_refuse(&program, "\"%s\" is one mount point too many", argv[optind + 1]);
+	else
+		*status = 0;
+	parsing->args->operand = argv[optind];
+	return *status ? PROGRAM_EXIT : 0;
+}
+
+/* ---- the one that mount(8) makes */
+
+static int find_config(void *arg, char *word, size_t n)
+{
+	static const char name[] = "config=";
+	char **ret = arg;
+
+	if (n > sizeof(name) - 1 && !memcmp(word, name, sizeof(name) - 1)) {
+		free(*ret);
+		*ret = strndup(word + sizeof(name) - 1, n - (sizeof(name) - 1));
+	}
+	return 0;
+}
+
+static int read_config_of(struct parsing *parsing, char *options)
+{
+	char *config = NULL;
+	int rc;
+
+	(void)config_each_word(options, find_config, &config);
+	rc = read_config(parsing, config ? config_unquote(config) : CONFIG_FILE, !config);
+	free(config);
+	return rc;
+}
+
+static int parse_for_mount(struct parsing *parsing, int argc, char **argv, int *status)
+{
+	/* mount(8) starts its helpers without one, and QEMU is found by it. */
+	static const char path[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+	static char none[] = "";
+	char *options = none;
+	bool check_only = false;
+	int c;
+
+	(void)setenv("PATH", path, 0);
+	(void)prctl(PR_SET_NAME, "sbxfs"); /* as ps(1) and pgrep(1) show it otherwise */
+	optind = 0;
+	while ((c = program_next(&mount_program, argc, argv, status)) != PROGRAM_OPERANDS) {
+		if (c == PROGRAM_EXIT)
+			return PROGRAM_EXIT;
+		if (c == 'o')
+			options = optarg;
+		check_only |= c == 'f';
+	}
+	*status = PROGRAM_USAGE;
+	if (optind != argc - 2)
+		program_refuse_form(&mount_program, 0);
+	else if (strpbrk(argv[optind], ",\\"))
+		program_refuse(&mount_program, "%s: a name with a comma or backslash cannot be mounted",
+			       argv[optind]);
+	else
+		*status = read_config_of(parsing, options);
+	if (*status)
+		return PROGRAM_EXIT;
+	buf_printf(&parsing->args->mount_options, "fsname=%s", argv[optind]);
+	*status = take_mount_options(parsing, options, true);
+	parsing->args->operand = argv[optind + 1];
+	return *status || check_only ? PROGRAM_EXIT : 0;
 }
 
 int arguments_parse(int argc, char **argv, struct arguments *args, struct options *options, int *status)
 {
-	int c, rc = 0;
+	const char *name = strrchr(argv[0], '/');
+	struct parsing parsing = { &program, args, options };
+	int rc;
 
-	while (!rc && (c = program_next(&program, argc, argv, status)) != PROGRAM_OPERANDS) {
-		switch (c) {
-		case OPT_STATE:
-			args->state = optarg;
-			break;
-		case OPT_ENGINE:
-			rc = set_engine(optarg, &args->engine);
-			break;
-		case OPT_MODE:
-			rc = set_mode(optarg, &args->mode);
-			break;
-		case OPT_GUEST:
-			args->guest = optarg;
-			break;
-		case OPT_LIBEXEC:
-			args->libexec = optarg;
-			break;
-		case OPT_MEMORY:
-			rc = set_memory(optarg, &options->shape);
-			break;
-		case OPT_NET:
-			if (!net_mode_parse(optarg, &options->net)) {
-				program_refuse(&program, "--net: there is no mode \"%s\"", optarg);
-				rc = -EINVAL;
-			}
-			break;
-		case OPT_RESOLVER:
-			if (!net_resolvers_use(optarg)) {
-				program_refuse(&program, "--resolver: \"%s\" is not an address", optarg);
-				rc = -EINVAL;
-			}
-			break;
-		case OPT_POOL:
-		case OPT_POOL_TOTAL:
-		case OPT_POOL_MEMORY:
-		case OPT_MAX_SANDBOXES:
-		case OPT_MAX_PER_USER:
-		case OPT_MAX_JOBS:
-		case OPT_MAX_JOBS_TOTAL:
-		case OPT_MAX_JOBS_PER_USER:
-		case OPT_MAX_MEMORY:
-		case OPT_MAX_MEMORY_PER_USER:
-		case OPT_MAX_FILES_PER_USER:
-		case OPT_BOOT:
-		case OPT_BOOT_SNAPSHOTS:
-		case OPT_FORK:
-			rc = set_number(c, optarg, options);
-			break;
-		case OPT_STORE_RESERVE:
-			rc = set_size(c, optarg, &options->reserve);
-			options->has_reserve = true;
-			break;
-		case OPT_LIMITS:
-			rc = set_limits(optarg, &options->limits);
-			break;
-		case OPT_JAIL:
-			rc = set_jail(optarg, &args->jail);
-			break;
-		case OPT_JAIL_UIDS:
-			rc = set_uids(optarg, &args->jail);
-			break;
-		case OPT_UNTRUSTED:
-			args->untrusted = true;
-			break;
-		case 'f':
-			args->foreground = true;
-			break;
-		case 'o':
-			args->mount_options = optarg;
-			break;
-		case 'v':
-			log_threshold = LOG_DEBUG;
-			break;
-		default:
-			return PROGRAM_EXIT;
-		}
+	name = name ? name + 1 : argv[0];
+	if (!strcmp(name, MOUNT_HELPER)) {
+		parsing.program = &mount_program;
+		rc = parse_for_mount(&parsing, argc, argv, status);
+	} else {
+		rc = parse_own(&parsing, argc, argv, status);
 	}
-	*status = PROGRAM_USAGE;
-	if (!rc && optind == argc - 1)
-		return 0;
-	if (!rc && optind == argc)
-		program_refuse(&program, "a mount point is needed");
-	else if (!rc)
-		program_refuse(&program, "\"%s\" is one mount point too many", argv[optind + 1]);
-	return PROGRAM_EXIT;
+	if (!rc)
+		buf_add(&args->mount_options, "", 1);
+	if (args->mount_options.failed) {
+		fprintf(stderr, "sbxfs: out of memory\n");
+		*status = 1;
+		return PROGRAM_EXIT;
+	}
+	return rc;
 }
 
 /* ---- paths */
@@ -431,10 +352,11 @@ static int find_guest(struct arguments *args, struct err *err)
 	} else {
 		snprintf(dir, sizeof(dir), "%s/guest", exe);
 		if (access(dir, F_OK))
-			snprintf(dir, sizeof(dir), "%s/../share/sbxfs", exe);
+			snprintf(dir, sizeof(dir), "%s/../lib/sbxfs", exe);
 	}
 	snprintf(args->kernel, sizeof(args->kernel), "%.*s/vmlinuz", PATH_MAX, dir);
 	snprintf(args->initrd, sizeof(args->initrd), "%.*s/initramfs", PATH_MAX, dir);
+	snprintf(args->modules, sizeof(args->modules), "%.*s/modules.pack", PATH_MAX, dir);
 	if (access(args->kernel, R_OK) || access(args->initrd, R_OK))
 		return err_set(err, -ENOENT, "no guest kernel and initramfs in %.200s", dir);
 	if (args->libexec) {
@@ -450,9 +372,9 @@ static int find_guest(struct arguments *args, struct err *err)
 	return 0;
 }
 
-int arguments_find(struct arguments *args, const char *mountpoint, struct err *err)
+int arguments_find(struct arguments *args, struct err *err)
 {
-	int rc = find_mountpoint(mountpoint, args, err);
+	int rc = find_mountpoint(args->operand, args, err);
 
 	if (!rc)
 		rc = find_state(args, err);

@@ -12,9 +12,11 @@
 #include "fs/sandbox/gauge.h"
 #include "fs/sandbox/limits.h"
 #include "fs/sandbox/settings.h"
+#include "fs/timing.h"
 #include "fs/tree/node.h"
 #include "fs/tree/object.h"
 #include "snap/store.h"
+#include "vm/agent/proto.h"
 #include "vm/engine.h"
 #include "vm/net/policy.h"
 
@@ -22,9 +24,13 @@ struct admission;
 struct boots;
 struct browsing;
 struct compaction;
+struct idle_watch;
+struct keepers;
+struct modules;
 struct net_helpers;
 struct pool;
 struct room_watch;
+struct sandbox;
 struct session;
 struct workers;
 
@@ -47,6 +53,8 @@ struct options {
 	enum net_mode net;        /* of a new sandbox */
 	struct limits limits;     /* of a new sandbox; more is for root to give */
 	unsigned boot_snapshots;  /* how many there may be; 0: every start boots */
+	bool metrics_sandboxes;   /* `metrics` has each sandbox */
+	bool keep;                /* the daemon's end suspends what there is (fs/life/life.h) */
 	unsigned stop_timeout_ms; /* how long `stop` asks before it kills */
 };
 
@@ -55,6 +63,7 @@ struct fs {
 	struct store *store;
 	const struct engine *engine;
 	struct engine_env env;
+	struct modules *modules; /* of the guest's kernel; NULL: there are none (vm/agent/modules.h) */
 	char engine_how[ERR_TEXT_MAX];
 	struct options options;
 	struct session *session;
@@ -66,25 +75,31 @@ struct fs {
 	uint64_t objects;                /* how many there ever were: the next inode number */
 	struct list nodes;               /* struct node: what the kernel knows */
 	struct list files;               /* struct file: open ones */
-	struct list texts;               /* of them, those that keep a text, the oldest first */
-	size_t text_bytes;               /* of those */
 	struct list guest_files;         /* struct guest_file: open ones */
+	struct list guest_opened;        /* struct guest_call: files that are opened ahead */
 	uint32_t guest_mounts;           /* how many there ever were */
 	struct list requests;            /* struct request: those that wait */
-	struct list images;              /* struct object, by siblings: images that were looked at */
-	struct list sandboxes;           /* struct sandbox */
+	struct index images;             /* struct object: images that were looked at */
+	struct list sandboxes;           /* struct sandbox... */
+	struct index sandbox_names;      /* ...by name */
 	struct net_helpers *net_helpers; /* ready ones */
-	struct list snapshots;           /* struct snapshot: named ones */
+	struct list snapshots;           /* struct snapshot: named ones... */
+	struct index snapshot_names;     /* ...by name */
 	unsigned forking;                /* forks and rollbacks under way */
 	unsigned working;                /* threads at work on the store */
 	uint64_t forks_made;
-	uint64_t starts_warm, starts_cold; /* from boot snapshots; by a boot */
-	struct gauge memory;               /* of all machines, for status */
-	uint32_t next_addr; /* of the next sandbox on this host (network.c); 0: not chosen yet */
+	uint64_t found_ready; /* forks and starts that took a machine of the pool's that was ready */
+	uint64_t starts_warm, starts_cold;                                /* from boot snapshots; by a boot */
+	struct timing fork_times, start_times, capture_times, save_times; /* of those that went well */
+	struct gauge memory;                                              /* of all machines, for status */
+	uint32_t next_addr;  /* of the next sandbox on this host (network.c); 0: not chosen yet */
+	uint8_t addrs[8192]; /* a bit for each that a sandbox has */
 
 	/* What belongs to one file alone, by the name of its header. */
 	struct admission *admission;
+	struct keepers *keepers; /* kept.h */
 	struct boots *boots;
+	struct idle_watch *idle;
 	struct pool *pool;
 	struct room_watch *room;
 	struct workers *workers;
@@ -94,6 +109,10 @@ struct fs {
 	void (*layer_frozen)(struct fs *fs);
 	/* The store has less than its reserve: what can be had again goes. */
 	void (*store_short)(struct fs *fs);
+	/* A guest asks for a verb of its own sandbox, and may be answered now (fs/fork/asked.h). */
+	void (*asked)(struct sandbox *sb, uint32_t id, enum guest_verb verb, uint32_t number,
+		      const char *name);
+	void (*asked_go_on)(struct sandbox *sb);
 	/* What writes to the store, and is no machine, has to end. */
 	void (*store_full)(struct fs *fs);
 };

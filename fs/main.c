@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "fs/arguments.h"
+#include "fs/fork/asked.h"
 #include "fs/fs.h"
 #include "fs/guest/guest_names.h"
 #include "fs/notify.h"
@@ -33,9 +34,12 @@
 #include "fs/snapshot/snapshot.h"
 #include "fs/snapshot/work.h"
 #include "fs/start/boots.h"
+#include "fs/tree/kept.h"
 #include "fs/tree/mounter.h"
 #include "fs/tree/session.h"
+#include "util/io.h"
 #include "util/log.h"
+#include "vm/agent/modules.h"
 #include "vm/jail/confine.h"
 #include "vm/net/helper.h"
 #include "vm/probe.h"
@@ -77,9 +81,7 @@ static void tell_parent(int fd, int null)
 		return;
 	mounter_be_quiet();
 	if (null >= 0) {
-		dup2(null, STDIN_FILENO);
-		dup2(null, STDOUT_FILENO);
-		dup2(null, STDERR_FILENO);
+		(void)standard_to(null);
 		close(null);
 	}
 	(void)!write(fd, "", 1);
@@ -103,8 +105,19 @@ static void on_signal(void *arg, uint32_t events)
 
 /* What has something of its own in struct fs. */
 static int (*const parts[])(struct fs *fs, struct err *err) = {
-	admission_open, boots_open, pool_open, workers_open, room_open, browsing_open, compaction_open,
+	kept_open,    admission_open, boots_open,    idle_open,       pool_open,
+	workers_open, room_open,      browsing_open, compaction_open, asked_open,
 };
+
+/* Where there are none, guests have only what their images have. */
+static int open_modules(struct fs *fs, const char *path, struct err *err)
+{
+	const int rc = modules_open(path, &fs->modules, err);
+
+	if (rc == -ENOENT)
+		*err = (struct err){ 0 };
+	return rc == -ENOENT ? 0 : rc;
+}
 
 /*
  * From here on it reads what others wrote. What needs rights to the host's files, and to processes, is asked of the
@@ -143,18 +156,32 @@ static void on_launcher_end(void *arg, uint32_t events)
 	loop_stop(fs->loop);
 }
 
+/*
+ * It is of no use before the end, and machines are worth more than an end that leaves nothing: they go on. The kernel
+ * ends all requests to a mount that nobody serves, and the next daemon takes it away.
+ */
+static void on_mounter_end(void *arg, uint32_t events)
+{
+	struct watch **watch = arg;
+
+	(void)events;
+	log_error("the mounter was killed: when the daemon ends, its mount stays and has to be unmounted by "
+		  "hand");
+	watch_free(*watch);
+	*watch = NULL;
+}
+
 static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 {
-	const struct owner owner = { geteuid(), getegid(), args->mode };
+	const struct owner owner = { geteuid(), args->has_group ? args->group : getegid(), args->mode };
 	size_t i;
 	int rc = 0;
 
 	list_init(&fs->nodes);
 	list_init(&fs->files);
-	list_init(&fs->texts);
 	list_init(&fs->guest_files);
+	list_init(&fs->guest_opened);
 	list_init(&fs->requests);
-	list_init(&fs->images);
 	list_init(&fs->sandboxes);
 	list_init(&fs->snapshots);
 	object_init(&fs->root, OBJECT_ROOT, fs, "", &owner, root_free);
@@ -181,7 +208,9 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 		return err->code ? err->code : -ENODEV;
 	if (log_verbose())
 		fs->engine = engine_traced(fs->engine);
-	rc = give_up_privileges(fs, args, err);
+	rc = open_modules(fs, args->modules, err);
+	if (!rc)
+		rc = give_up_privileges(fs, args, err);
 	if (rc)
 		return rc;
 	rc = store_open(args->state_dir, &fs->store, err);
@@ -191,23 +220,30 @@ static int fs_init(struct fs *fs, struct arguments *args, struct err *err)
 	if (!rc)
 		rc = boots_load(fs, err);
 	if (!rc)
+		rc = life_load(fs, err);
+	if (!rc)
 		compaction_want(fs);
 	return rc;
 }
 
-/* Everything that was begun ends here; safe after an fs_init that failed on the way. */
-static void fs_release(struct fs *fs)
+/* Everything that was begun ends here; safe after an fs_init that failed on the way. -EPERM: but the mount. */
+static int fs_release(struct fs *fs)
 {
 	struct sandbox *sb;
-	struct object *image;
+	struct index_node *image;
+	int rc = 0;
 
 	if (!fs->compaction) /* the last that fs_init opens before there is a loop */
 		goto out;
 	requests_abort(fs);
 	if (fs->session)
-		session_unmount(fs->session);
+		rc = session_unmount(fs->session);
 	while (fs->session && workers_owe(fs))
 		loop_once(fs->loop, -1);
+	idle_stop(fs);
+	if (fs->options.keep)
+		life_suspend_all(fs);
+	life_keep_all(fs);
 	while ((sb = list_first(&fs->sandboxes, struct sandbox, link)))
 		sandbox_remove(sb);
 	room_close(fs);
@@ -222,14 +258,16 @@ static void fs_release(struct fs *fs)
 		loop_once(fs->loop, -1);
 	nodes_forget(fs);
 	session_free(fs->session);
-	while ((image = list_first(&fs->images, struct object, siblings)))
-		object_unref(image);
+	while ((image = fs->images.top))
+		object_unref(container_of(image, struct object, by_name));
 	if (fs->engine)
 		fs->engine->shutdown();
 	launcher_stop();
 	mounter_stop();
-	if (fs->store)
+	if (fs->store) {
+		compaction_settle(fs);
 		store_close(fs->store);
+	}
 	loop_free(fs->loop);
 out:
 	compaction_close(fs);
@@ -238,7 +276,11 @@ out:
 	room_close(fs);
 	pool_close(fs);
 	boots_close(fs);
+	idle_close(fs);
 	admission_close(fs);
+	kept_close(fs);
+	modules_close(fs->modules);
+	return rc;
 }
 
 /* A sandbox takes some ten descriptors here, and while it is started those of its disk. */
@@ -274,11 +316,11 @@ static int check_untrusted(const struct fs *fs, struct err *err)
 
 static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err *err)
 {
-	struct watch *watch, *launcher = NULL;
+	struct watch *watch, *launcher = NULL, *mounter = NULL;
 	sigset_t signals;
 	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	const int notify_fd = notify_open();
-	int fd, rc;
+	int fd, end, rc;
 
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
@@ -293,7 +335,7 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	args->jail.kernel = args->kernel;
 	args->jail.initrd = args->initrd;
 	args->jail.layers = args->layers_dir;
-	rc = session_prepare(args->mountpoint, args->mount_options, err);
+	rc = session_prepare(args->mountpoint, arguments_mount_options(args), err);
 	if (rc)
 		return rc;
 	rc = launcher_start(&args->jail, err);
@@ -310,16 +352,18 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 			err_prefix(err, "--limits");
 	}
 	if (!rc)
-		rc = session_mount(fs, args->mountpoint, args->mount_options, &fs->session, err);
+		rc = session_mount(fs, args->mountpoint, arguments_mount_options(args), &fs->session, err);
 	if (rc) {
-		fs_release(fs);
+		(void)fs_release(fs);
 		return rc;
 	}
 	fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	watch = fd >= 0 ? watch_new(fs->loop, fd, EPOLLIN, on_signal, fs) : NULL;
 	if (watch)
 		launcher = watch_new(fs->loop, launcher_fd(), 0, on_launcher_end, fs);
-	if (launcher) {
+	if (launcher)
+		mounter = watch_new(fs->loop, mounter_fd(), 0, on_mounter_end, &mounter);
+	if (mounter) {
 		/* fs_init found one. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 		log_info("%s: mounted, engine %s (%s)", args->mountpoint, fs->engine->name, fs->engine_how);
 		tell_parent(ready_fd, null);
@@ -330,18 +374,20 @@ static int serve(struct fs *fs, struct arguments *args, int ready_fd, struct err
 	} else {
 		rc = err_sys(err, -ENOMEM, "cannot watch for signals");
 	}
+	watch_free(mounter);
 	watch_free(launcher);
 	watch_free(watch);
 	if (fd >= 0)
 		close(fd);
-	fs_release(fs);
+	end = fs_release(fs);
+	if (!rc && end)
+		rc = err_sys(err, end, "%s could not be unmounted", args->mountpoint);
 	return rc;
 }
 
 int main(int argc, char **argv)
 {
 	static struct arguments args = { .engine = "auto",
-					 .mount_options = "",
 					 .mode = 0755,
 					 .jail = { .uid_first = JAIL_UID_FIRST, .uid_last = JAIL_UID_LAST } };
 	static struct fs fs = {
@@ -351,7 +397,7 @@ int main(int argc, char **argv)
 					.cpus_max = 4 },
 			     .net = NET_PUBLIC,
 			     .pool = 2,
-			     .pool_total = 8,
+			     .pool_total = 16,
 			     .pool_memory = UINT64_C(1) << 30,
 			     .max_sandboxes = 4096,
 			     .max_per_user = 4096,
@@ -362,7 +408,7 @@ int main(int argc, char **argv)
 			     .max_memory_per_user = UINT64_MAX,
 			     .boot_timeout_ms = 60000,
 			     .fork_timeout_ms = 30000,
-			     .boot_snapshots = 0,
+			     .boot_snapshots = 8,
 			     .stop_timeout_ms = 10000 },
 	};
 	struct err err = { 0 };
@@ -371,7 +417,7 @@ int main(int argc, char **argv)
 	fs.options.limits = limits_none;
 	if (arguments_parse(argc, argv, &args, &fs.options, &status))
 		return status;
-	if (arguments_find(&args, argv[optind], &err))
+	if (arguments_find(&args, &err))
 		return fail(&err);
 	if (!args.foreground) {
 		ready_fd = to_background(&err);

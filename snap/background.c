@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "util/list.h"
+#include "util/thread.h"
 
 struct chore {
 	struct list link;
@@ -67,7 +68,7 @@ struct background *background_new(void)
 	sigfillset(&all);
 	sigdelset(&all, SIGSYS);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
-	rc = pthread_create(&bg->thread, NULL, work, bg);
+	rc = thread_start(&bg->thread, work, bg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (rc) {
 		free(bg);

@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,24 +24,25 @@
 
 static const char link_prefix[] = "../objects/";
 
-struct published *catalogue_find(struct store *store, const char *name)
+/* The first whose text at this offset in struct published is that. */
+static struct published *with_text(struct store *store, size_t at, const char *text)
 {
 	struct published *entry;
 
 	list_for_each (entry, &store->entries, link)
-		if (!strcmp(entry->name, name))
+		if (!strcmp((const char *)entry + at, text))
 			return entry;
 	return NULL;
 }
 
+struct published *catalogue_find(struct store *store, const char *name)
+{
+	return with_text(store, offsetof(struct published, name), name);
+}
+
 struct published *catalogue_find_origin(struct store *store, const char *origin)
 {
-	struct published *entry;
-
-	list_for_each (entry, &store->entries, link)
-		if (!strcmp(entry->origin, origin))
-			return entry;
-	return NULL;
+	return with_text(store, offsetof(struct published, origin), origin);
 }
 
 static bool has_id(const char *id, unsigned n, char (*ids)[ID_SIZE])
@@ -221,7 +223,8 @@ int catalogue_load(struct store *store, struct err *err)
 	if (!dir)
 		return err_sys(err, -errno, "cannot list the snapshots");
 	while (!rc && (errno = 0, found = readdir(dir))) {
-		if (!name_valid(found->d_name) && !boot_name_valid(found->d_name))
+		if (!name_valid(found->d_name) && !boot_name_valid(found->d_name) &&
+		    !life_name_valid(found->d_name))
 			continue;
 		entry = entry_new(store, found->d_name);
 		rc = entry ? load_entry(entry, &entry->broken) : err_set(err, -ENOMEM, "out of memory");
@@ -370,9 +373,18 @@ int snapshot_list(struct store *store, void (*each)(void *arg, const char *name)
 	struct published *entry;
 
 	list_for_each (entry, &store->entries, link)
-		if (!boot_name_valid(entry->name))
+		if (name_valid(entry->name))
 			each(arg, entry->name);
 	return 0;
+}
+
+void life_snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg)
+{
+	struct published *entry;
+
+	list_for_each (entry, &store->entries, link)
+		if (life_name_valid(entry->name))
+			each(arg, entry->name);
 }
 
 void boot_snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg)
@@ -516,7 +528,7 @@ static bool name_reserved(struct store *store, const char *name)
 
 int catalogue_name_free(struct store *store, const char *name, struct err *err)
 {
-	if (!boot_name_valid(name) && name_check(name, err))
+	if (!boot_name_valid(name) && !life_name_valid(name) && name_check(name, err))
 		return -EINVAL;
 	if (catalogue_find(store, name))
 		return err_set(err, -EEXIST, "there is already a snapshot %s", name);

@@ -65,6 +65,19 @@ char *store_default_dir(void)
 
 /* ---- records */
 
+/* A file of at most max bytes below a directory, which is there if the `what` of this name is. */
+static int read_text(int dir, const char *file, size_t max, const char *what, const char *name,
+		     struct buf *ret, struct err *err)
+{
+	const int rc = read_file_at(dir, file, max, ret);
+
+	if (rc == -ENOENT)
+		err_set(err, rc, "there is no %s %s", what, name);
+	else if (rc)
+		err_sys(err, rc, "cannot read the record of %s", name);
+	return rc;
+}
+
 /* What images/name says: *ret without name, disk and config, the file of its layer, and, if asked for, its
  * config. */
 static int read_record(int images, const char *name, struct image *ret, char file[LAYER_FILE_MAX],
@@ -80,12 +93,8 @@ static int read_record(int images, const char *name, struct image *ret, char fil
 	*ret = (struct image){ 0 };
 	file[0] = '\0';
 	snprintf(label, sizeof(label), "image %s", name);
-	rc = read_file_at(images, name, IMAGE_RECORD_MAX, &text);
-	if (rc == -ENOENT)
-		err_set(err, rc, "there is no %s", label);
-	else if (rc)
-		err_sys(err, rc, "cannot read %s", label);
-	else
+	rc = read_text(images, name, IMAGE_RECORD_MAX, "image", name, &text, err);
+	if (!rc)
 		rc = manifest_open(&record, (char *)buf_bytes(&text), text.len, IMAGE_KIND, IMAGE_VERSION,
 				   label, err);
 	if (rc)
@@ -588,12 +597,8 @@ static int snapshot_layer(int snapshots, const char *name, char ret[LAYER_FILE_M
 	int rc;
 
 	snprintf(path, sizeof(path), "%s/manifest", name);
-	rc = read_file_at(snapshots, path, MANIFEST_MAX, &text);
-	if (rc == -ENOENT)
-		err_set(err, rc, "there is no image and no named snapshot %s", name);
-	else if (rc)
-		err_sys(err, rc, "cannot read the manifest of %s", name);
-	else
+	rc = read_text(snapshots, path, MANIFEST_MAX, "image and no named snapshot", name, &text, err);
+	if (!rc)
 		rc = snapshot_manifest_parse((char *)buf_bytes(&text), text.len, name, &manifest, err);
 	if (!rc) {
 		memcpy(ret, manifest.disk, LAYER_FILE_MAX);

@@ -157,12 +157,17 @@ out:
 
 int layer_overlay(struct store *store, struct layer *base, struct layer **ret, struct err *err)
 {
+	if (!base->frozen)
+		return err_set(err, -EBUSY, "layer %s is still being written", base->id);
+	return layer_next(store, base, ret, err);
+}
+
+int layer_next(struct store *store, struct layer *base, struct layer **ret, struct err *err)
+{
 	char file[LAYER_FILE_MAX];
 	struct layer *layer;
 	int fd, rc;
 
-	if (!base->frozen)
-		return err_set(err, -EBUSY, "layer %s is still being written", base->id);
 	if (layer_depth(base) + 2 > QCOW2_CHAIN_MAX)
 		return err_set(err, -EBUSY,
 			       "layer %s has %u layers below it, and takes none before they are merged",

@@ -24,9 +24,14 @@ struct layer;
 int layer_overlay(struct store *store, struct layer *base, struct layer **ret, struct err *err);
 
 /*
- * From now on immutable, once the machine that writes it has closed or inactivated it, which the caller sees
- * to; others may build on it. The file's mode stays: a capture that fails leaves the machine on its old disk.
- * Does not sync (see snapshot_save).
+ * The same on a layer that a machine writes, for that machine to go on in: nothing else may use it before `layer` is
+ * frozen. Where the machine does not move to it, it is let go of, and `layer` is as it was.
+ */
+int layer_next(struct store *store, struct layer *layer, struct layer **ret, struct err *err);
+
+/*
+ * From now on immutable, since the machine that wrote it has closed or inactivated it, which the caller sees to:
+ * others may build on it, and the store may merge it with those below. Does not sync (see snapshot_save).
  */
 void layer_freeze(struct layer *layer);
 

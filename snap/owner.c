@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * owner.c - whose a stored snapshot is: objects/ID/owner
+ * owner.c - what changes of a stored snapshot: whose it is, objects/ID/owner, and of a suspended sandbox all there is
+ * to say of it, objects/ID/sandbox
  *
- * A file of its own, since it changes while the manifest never does, and since it is no part of an archive:
- * what is imported belongs to who imports it.
+ * Files of their own, since the manifest never changes, and since they are no part of an archive: what is imported
+ * belongs to who imports it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -100,15 +101,24 @@ int owner_write(int dir_fd, const char *name, const struct owner *owner, struct 
 	return rc ? err_sys(err, rc, "cannot write the owner of a snapshot") : 0;
 }
 
+static const char record_file[] = "sandbox";
+
+int record_write(int dir_fd, const struct buf *record, struct err *err)
+{
+	const int rc = write_file_at(dir_fd, record_file, buf_bytes(record), record->len);
+
+	return rc ? err_sys(err, rc, "cannot write the record of a sandbox") : 0;
+}
+
 /* The path of an entry's file below objects/; -ENOENT where there is no object. */
-static int owner_path(struct store *store, const char *name, char *ret, size_t size, const char **ret_id,
-		      struct err *err)
+static int file_path(struct store *store, const char *name, const char *file, char *ret, size_t size,
+		     const char **ret_id, struct err *err)
 {
 	const struct published *entry = catalogue_find(store, name);
 
 	if (!entry || !entry->id[0])
 		return err_set(err, -ENOENT, "there is no snapshot \"%.70s\"", name);
-	snprintf(ret, size, "%s/owner", entry->id);
+	snprintf(ret, size, "%s/%s", entry->id, file);
 	*ret_id = entry->id;
 	return 0;
 }
@@ -118,7 +128,7 @@ int snapshot_owner(struct store *store, const char *name, struct owner *ret, str
 	char path[ID_SIZE + 16];
 	struct buf text = { 0 };
 	const char *id;
-	int rc = owner_path(store, name, path, sizeof(path), &id, err);
+	int rc = file_path(store, name, "owner", path, sizeof(path), &id, err);
 
 	if (rc)
 		return rc;
@@ -154,26 +164,55 @@ static int write_later(int dir_fd, const char *name, const struct buf *text)
 	return rc;
 }
 
-int snapshot_set_owner(struct store *store, const char *name, const struct owner *owner, struct err *err)
+/* In the place of an object's file, in one step. */
+static int replace_file(struct store *store, const char *name, const char *file, const struct buf *text,
+			struct err *err)
 {
 	char path[ID_SIZE + 16], temporary[ID_SIZE + 16];
-	struct buf text = { 0 };
 	const char *id;
-	int rc = owner_path(store, name, path, sizeof(path), &id, err);
+	int rc = file_path(store, name, file, path, sizeof(path), &id, err);
 
 	if (rc)
 		return rc;
-	snprintf(temporary, sizeof(temporary), "%s.owner", id);
-	encode(owner, &text);
-	rc = text.failed ? -ENOMEM : write_later(store->tmp_fd, temporary, &text);
-	buf_release(&text);
+	snprintf(temporary, sizeof(temporary), "%s.%s", id, file);
+	rc = text->failed ? -ENOMEM : write_later(store->tmp_fd, temporary, text);
 	if (!rc && renameat(store->tmp_fd, temporary, store->objects_fd, path) < 0)
 		rc = -errno;
 	if (rc) {
 		(void)unlinkat(store->tmp_fd, temporary, 0);
-		return err_sys(err, rc, "cannot write the owner of snapshot %s", name);
+		return err_sys(err, rc, "cannot write the %s of snapshot %s", file, name);
 	}
 	if (!atomic_exchange(&store->owners_syncing, true))
 		background_run(store->background, run_sync, store);
 	return 0;
+}
+
+int snapshot_set_owner(struct store *store, const char *name, const struct owner *owner, struct err *err)
+{
+	struct buf text = { 0 };
+	int rc;
+
+	encode(owner, &text);
+	rc = replace_file(store, name, "owner", &text, err);
+	buf_release(&text);
+	return rc;
+}
+
+/* ---- records */
+
+int snapshot_record(struct store *store, const char *name, struct buf *ret, struct err *err)
+{
+	char path[ID_SIZE + 16];
+	const char *id;
+	int rc = file_path(store, name, record_file, path, sizeof(path), &id, err);
+
+	if (rc)
+		return rc;
+	rc = read_file_at(store->objects_fd, path, RECORD_MAX, ret);
+	return rc ? err_sys(err, rc == -ENOENT ? rc : -EIO, "cannot read %s", path) : 0;
+}
+
+int snapshot_set_record(struct store *store, const char *name, const struct buf *record, struct err *err)
+{
+	return replace_file(store, name, record_file, record, err);
 }

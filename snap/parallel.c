@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "util/thread.h"
+
 enum { THREADS_MAX = 16 };
 
 struct parallel_job {
@@ -76,7 +78,7 @@ int parallel_run(size_t n, int (*piece)(void *arg, size_t i, void *scratch, stru
 
 	pthread_mutex_init(&job.mutex, NULL);
 	while (running + 1 < THREADS_MAX && (long)running + 1 < cpus && running + 1 < n &&
-	       !pthread_create(&threads[running], NULL, work, &job))
+	       !thread_start(&threads[running], work, &job))
 		running++;
 	work(&job);
 	while (running)

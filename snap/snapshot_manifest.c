@@ -51,6 +51,7 @@ void snapshot_meta_release(struct snapshot_meta *meta)
 	buf_release(&meta->env);
 	buf_release(&meta->requires);
 	buf_release(&meta->net);
+	buf_release(&meta->record);
 }
 
 void snapshot_manifest_release(struct snapshot_manifest *manifest)

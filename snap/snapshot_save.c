@@ -65,6 +65,7 @@ static int fill_manifest(struct save *save, const struct snapshot_meta *meta, st
 	manifest->meta.env = (struct buf){ 0 };
 	manifest->meta.requires = (struct buf){ 0 };
 	manifest->meta.net = (struct buf){ 0 };
+	manifest->meta.record = (struct buf){ 0 };
 	if (meta->requires.len && memchr(buf_bytes(&meta->requires), '\0', meta->requires.len))
 		return err_set(err, -EINVAL, "requires contains a NUL byte");
 	rc = copy_text(&meta->env, &manifest->meta.env, err);
@@ -72,6 +73,8 @@ static int fill_manifest(struct save *save, const struct snapshot_meta *meta, st
 		rc = copy_text(&meta->requires, &manifest->meta.requires, err);
 	if (!rc)
 		rc = copy_text(&meta->net, &manifest->meta.net, err);
+	if (!rc)
+		rc = copy_text(&meta->record, &manifest->meta.record, err);
 	if (rc)
 		return rc;
 	memcpy(manifest->meta.engine, template->engine, sizeof(manifest->meta.engine));
@@ -263,6 +266,8 @@ static int write_object(struct save *save)
 		rc = write_manifest(save, dir_fd);
 	if (!rc)
 		rc = owner_write(dir_fd, "owner", &save->manifest.meta.owner, &save->err);
+	if (!rc && save->manifest.meta.record.len)
+		rc = record_write(dir_fd, &save->manifest.meta.record, &save->err);
 	if (!rc && fsync(dir_fd))
 		rc = err_sys(&save->err, -errno, "cannot sync the snapshot");
 	close(dir_fd);

@@ -35,13 +35,22 @@ bool name_valid(const char *name)
 	return n && n <= STORE_NAME_MAX && strspn(name, chars) == n && !strchr("._-", name[0]);
 }
 
-bool boot_name_valid(const char *name)
+static bool is_hidden(const char *name, const char *prefix)
 {
-	static const char prefix[] = ".boot-";
-	const size_t n = sizeof(prefix) - 1;
+	const size_t n = strlen(prefix);
 
 	return !strncmp(name, prefix, n) && strlen(name) == n + BOOT_KEY &&
 	       strspn(name + n, "0123456789abcdef") == BOOT_KEY;
+}
+
+bool boot_name_valid(const char *name)
+{
+	return is_hidden(name, ".boot-");
+}
+
+bool life_name_valid(const char *name)
+{
+	return is_hidden(name, ".life-");
 }
 
 int name_check(const char *name, struct err *err)

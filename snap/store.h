@@ -7,7 +7,8 @@
  *   DIR/sums/            checksums of layers
  *   DIR/images/NAME      an image: names its layer, and says how it was made (image.h)
  *   DIR/objects/ID/      what a snapshot holds: manifest, state, ram (docs/format.md)
- *   DIR/snapshots/NAME   a link to ../objects/ID; .boot-KEY: of a machine that just booted
+ *   DIR/snapshots/NAME   a link to ../objects/ID; .boot-KEY: of a machine that just booted; .life-KEY: a
+ *                        suspended sandbox
  *   DIR/tmp/             what is being written; emptied when the store is opened
  *
  * A name is only a link, so renaming and removing one are a single step, and an object whose name is gone
@@ -47,6 +48,12 @@ int name_check(const char *name, struct err *err);
  */
 enum { BOOT_KEY = 32, BOOT_NAME_SIZE = sizeof(".boot-") + BOOT_KEY };
 bool boot_name_valid(const char *name);
+/*
+ * A suspended sandbox's: ".life-" and as many digits, by chance. It has a record beside, what is to be said of the
+ * sandbox in words of fs/, which changes while the rest does not.
+ */
+enum { LIFE_NAME_SIZE = sizeof(".life-") + BOOT_KEY, RECORD_MAX = 16 << 20 };
+bool life_name_valid(const char *name);
 
 /* The directory alone, with those above it. */
 int store_make(const char *dir, struct err *err);
@@ -97,6 +104,7 @@ struct snapshot_meta {
 	struct buf net;      /* the sandbox's network policy, in words of fs/; empty: none was kept */
 	struct buf requires; /* "key value" lines: what a host must have, in words of the engine and of fs/ */
 	struct owner owner;  /* given to snapshot_save_begin; see snapshot_owner */
+	struct buf record;   /* of a suspended sandbox, likewise; see snapshot_record */
 };
 void snapshot_meta_release(struct snapshot_meta *meta);
 
@@ -110,6 +118,8 @@ struct progress {
 int snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg);
 /* Those of boot snapshots. */
 void boot_snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg);
+/* Those of suspended sandboxes. */
+void life_snapshot_list(struct store *store, void (*each)(void *arg, const char *name), void *arg);
 int snapshot_get(struct store *store, const char *name, struct snapshot_meta *ret,
 		 struct err *err); /* -ENOENT, -EIO */
 /* Names of the snapshots whose parent it is. */
@@ -127,6 +137,13 @@ int snapshot_rename(struct store *store, const char *from, const char *to, struc
  */
 int snapshot_owner(struct store *store, const char *name, struct owner *ret, struct err *err);
 int snapshot_set_owner(struct store *store, const char *name, const struct owner *owner, struct err *err);
+
+/*
+ * The record of a suspended sandbox. -ENOENT: there is none; -EIO: it cannot be read. Setting is as of an owner, and is
+ * asked for by name, so that it is the present object's.
+ */
+int snapshot_record(struct store *store, const char *name, struct buf *ret, struct err *err);
+int snapshot_set_record(struct store *store, const char *name, const struct buf *record, struct err *err);
 
 /*
  * Saving is three steps: begin on the loop (reserves the name: -EEXIST; pins the template and its layers),

@@ -89,6 +89,8 @@ int layer_names_add(char (**names)[LAYER_FILE_MAX], unsigned *n, const struct la
 /* owner.c */
 /* [worker] Write and sync the file dir_fd/name, which must not be there. */
 int owner_write(int dir_fd, const char *name, const struct owner *owner, struct err *err);
+/* [worker] The same for a record. */
+int record_write(int dir_fd, const struct buf *record, struct err *err);
 
 /* snapshot_save.c */
 /* [worker] Give tmp/id, which is complete and synced, its place in objects/ and the name. On failure it may

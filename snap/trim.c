@@ -101,7 +101,7 @@ static int punch(int fd, const struct ranges *ranges)
 
 int trim_object(int objects_fd, const char *id, unsigned nusers, char (*users)[ID_SIZE], struct err *err)
 {
-	static const char *const unneeded[] = { "manifest", "state", "owner" };
+	static const char *const unneeded[] = { "manifest", "state", "owner", "sandbox" };
 	struct ranges ranges = { 0 };
 	char path[ID_SIZE + 16];
 	int fd, rc = 0;

@@ -4,11 +4,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "util/loop.h"
 
 /* At an offset, or, if that is NULL, wherever the file is. */
 static ssize_t read_up_to(int fd, void *data, size_t n, const uint64_t *offset)
@@ -168,6 +171,30 @@ int remove_tree_at(int dir, const char *name)
 	if (!rc && unlinkat(dir, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
 		rc = -errno;
 	return rc;
+}
+
+int standard_to(int null)
+{
+	int fd;
+
+	for (fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (dup2(null, fd) < 0)
+			return -errno;
+	return 0;
+}
+
+bool fd_ready(int fd, short events, unsigned ms)
+{
+	struct pollfd pfd = { .fd = fd, .events = events };
+	const uint64_t end = now_mono_ns() + ms * UINT64_C(1000000);
+	uint64_t now;
+	int n;
+
+	do {
+		now = now_mono_ns();
+		n = poll(&pfd, 1, now < end ? (int)((end - now) / 1000000) + 1 : 0);
+	} while (n < 0 && errno == EINTR);
+	return n > 0;
 }
 
 int memfd_new(const char *name, uint64_t size)

@@ -4,6 +4,7 @@
 #define SBX_UTIL_IO_H
 
 #include <dirent.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -35,6 +36,12 @@ int open_dir_at(int dir, const char *name);
 DIR *opendir_at(int dir, const char *name);
 /* Remove a file or a directory with what is in it; what is gone already is no error. */
 int remove_tree_at(int dir, const char *name);
+
+/* Standard input, output and error become this one, which is /dev/null. */
+int standard_to(int null);
+
+/* Is any of these events of poll(2) there, or the other end's end, within so many milliseconds? */
+bool fd_ready(int fd, short events, unsigned ms);
 
 /* A file of its own, unnamed, in memory; close-on-exec, sealable. A descriptor or a negative errno. */
 int memfd_new(const char *name, uint64_t size);

@@ -3,8 +3,8 @@
  * loop.c - the event loop: descriptors, timers, and slow work on threads
  *
  * Watches freed during a round of events are only marked and freed at its end: epoll_wait may already have
- * handed us an event that points at them. Timers are a pairing heap (Fredman, Sedgewick, Sleator and Tarjan,
- * 1986): it needs no memory but theirs, a start takes constant time, and a stop logarithmic time on average.
+ * handed us an event that points at them. Timers are a heap (heap.h): a start takes constant time, and a stop
+ * logarithmic time on average.
  */
 #include "util/loop.h"
 
@@ -16,6 +16,8 @@
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "util/thread.h"
 
 enum { ROUND = 64, WORKERS_MAX = 8 };
 
@@ -43,8 +45,9 @@ struct loop {
 	bool stop;
 	bool waiting; /* in epoll_wait, without program_lock */
 	pthread_mutex_t *program_lock;
-	struct timer *timers; /* the root: the first of them */
-	uint64_t turns;
+	struct heap timers; /* the first of them on top */
+	uint64_t turns;     /* of timers */
+	uint64_t rounds;
 	struct list dead; /* watches freed in this round */
 
 	int eventfd;
@@ -151,6 +154,19 @@ static void finish_work(void *arg, uint32_t events)
 	}
 }
 
+static bool is_before(const struct heap_node *x, const struct heap_node *y)
+{
+	const struct timer *a = container_of(x, const struct timer, node);
+	const struct timer *b = container_of(y, const struct timer, node);
+
+	return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->turn < b->turn;
+}
+
+static struct timer *first_timer(const struct loop *loop)
+{
+	return loop->timers.top ? container_of(loop->timers.top, struct timer, node) : NULL;
+}
+
 struct loop *loop_new(void)
 {
 	struct loop *loop = calloc(1, sizeof(*loop));
@@ -158,6 +174,7 @@ struct loop *loop_new(void)
 
 	if (!loop)
 		return NULL;
+	loop->timers.before = is_before;
 	list_init(&loop->dead);
 	list_init(&loop->queue);
 	list_init(&loop->finished);
@@ -224,7 +241,7 @@ void loop_stop(struct loop *loop)
  * `limit`. */
 static int wait_ms(struct loop *loop, int limit)
 {
-	const struct timer *t = loop->timers;
+	const struct timer *t = first_timer(loop);
 	uint64_t now, ms;
 
 	if (!t)
@@ -241,7 +258,7 @@ static void run_timers(struct loop *loop)
 	const uint64_t now = now_mono_ns();
 	struct timer *t;
 
-	while ((t = loop->timers) && t->at_ns <= now) {
+	while ((t = first_timer(loop)) && t->at_ns <= now) {
 		timer_stop(t);
 		t->fn(t->arg);
 	}
@@ -282,6 +299,7 @@ static int run_round(struct loop *loop, int timeout_ms, bool stops)
 	error = errno;
 	lock_program(loop);
 	loop->waiting = false;
+	loop->rounds++;
 	if (n < 0 && error != EINTR) {
 		unlock_program(loop);
 		return -error;
@@ -301,6 +319,11 @@ static int run_round(struct loop *loop, int timeout_ms, bool stops)
 int loop_once(struct loop *loop, int timeout_ms)
 {
 	return run_round(loop, timeout_ms, false);
+}
+
+uint64_t loop_rounds(const struct loop *loop)
+{
+	return loop->rounds;
 }
 
 int loop_run(struct loop *loop)
@@ -351,51 +374,6 @@ void watch_free(struct watch *w)
 	list_add(&w->loop->dead, &w->dead);
 }
 
-static bool before(const struct timer *a, const struct timer *b)
-{
-	return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->turn < b->turn;
-}
-
-/* One heap of two, which have no siblings. Each may be NULL. */
-static struct timer *meld(struct timer *a, struct timer *b)
-{
-	struct timer *first, *other;
-
-	if (!a || !b)
-		return a ? a : b;
-	first = before(a, b) ? a : b;
-	other = first == a ? b : a;
-	other->prev = first;
-	other->next = first->child;
-	if (first->child)
-		first->child->prev = other;
-	first->child = other;
-	return first;
-}
-
-/* One heap of what was below a timer: in pairs from the first to the last, and those back from the last. */
-static struct timer *meld_children(struct timer *child)
-{
-	struct timer *pairs = NULL, *all = NULL, *a, *b;
-
-	while ((a = child)) {
-		b = a->next;
-		child = b ? b->next : NULL;
-		a->prev = a->next = NULL;
-		if (b)
-			b->prev = b->next = NULL;
-		a = meld(a, b);
-		a->next = pairs;
-		pairs = a;
-	}
-	while ((a = pairs)) {
-		pairs = a->next;
-		a->next = NULL;
-		all = meld(all, a);
-	}
-	return all;
-}
-
 void timer_start(struct loop *loop, struct timer *timer, uint64_t ns, void (*fn)(void *arg), void *arg)
 {
 	timer_stop(timer);
@@ -404,8 +382,7 @@ void timer_start(struct loop *loop, struct timer *timer, uint64_t ns, void (*fn)
 	timer->fn = fn;
 	timer->arg = arg;
 	timer->turn = loop->turns++;
-	timer->child = timer->next = timer->prev = NULL;
-	loop->timers = meld(loop->timers, timer);
+	heap_add(&loop->timers, &timer->node);
 	/* The loop waits for the timer that was first before: another thread holds the lock. */
 	if (loop->waiting)
 		kick(loop);
@@ -413,22 +390,9 @@ void timer_start(struct loop *loop, struct timer *timer, uint64_t ns, void (*fn)
 
 void timer_stop(struct timer *timer)
 {
-	struct timer *rest;
-
 	if (!timer->loop)
 		return;
-	rest = meld_children(timer->child);
-	if (timer == timer->loop->timers) {
-		timer->loop->timers = rest;
-	} else {
-		if (timer->prev->child == timer)
-			timer->prev->child = timer->next;
-		else
-			timer->prev->next = timer->next;
-		if (timer->next)
-			timer->next->prev = timer->prev;
-		timer->loop->timers = meld(timer->loop->timers, rest);
-	}
+	heap_remove(&timer->loop->timers, &timer->node);
 	timer->loop = NULL;
 }
 
@@ -446,7 +410,7 @@ static int start_thread(pthread_t *ret, void *(*run)(void *arg), void *arg)
 	sigfillset(&all);
 	sigdelset(&all, SIGSYS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(ret, NULL, run, arg);
+	rc = thread_start(ret, run, arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return rc;
 }

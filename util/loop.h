@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "util/heap.h"
 #include "util/list.h"
 
 struct loop;
@@ -28,6 +29,8 @@ int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 /* Run one round of events, waiting at most timeout_ms (-1: without limit): for tests and nested clean-up. */
 int loop_once(struct loop *loop, int timeout_ms);
+/* How many rounds there were: a measure of work that depends on no host. */
+uint64_t loop_rounds(const struct loop *loop);
 
 /*
  * For a program with other threads that share its state: the loop holds `lock` except while it waits for
@@ -47,7 +50,7 @@ void watch_free(struct watch *watch);
 
 /* A one-shot timer, embedded in the caller's struct; zero-initialised is a valid stopped timer. */
 struct timer {
-	struct timer *child, *next, *prev; /* loop.c's */
+	struct heap_node node; /* loop.c's */
 	struct loop *loop;
 	uint64_t at_ns; /* CLOCK_MONOTONIC */
 	uint64_t turn;  /* of those of one time, the one started first is called first */

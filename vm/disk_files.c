@@ -12,23 +12,28 @@
 
 #include "vm/jail/jail.h"
 
-/* The same directory where nothing can be written, or -1. */
-static int read_only_dir(int dir)
+/* The same directory where nothing can be written; itself where no jails are made, or it is another. */
+static int lower_dir(int dir)
 {
 	const int layers = launcher_layers();
 	struct stat here, there;
 
-	return layers >= 0 && !fstat(dir, &here) && !fstat(layers, &there) && here.st_dev == there.st_dev &&
+	if (layers < 0)
+		return layers == -ENOENT ? dir : layers;
+	return !fstat(dir, &here) && !fstat(layers, &there) && here.st_dev == there.st_dev &&
 			       here.st_ino == there.st_ino
 		       ? layers
-		       : -1;
+		       : dir;
 }
 
 static int open_chain(struct disk *disk, int dir, bool writable, struct err *err)
 {
-	const int layers = read_only_dir(dir), lower = layers < 0 ? dir : layers;
-	int rc = chain_open_from(writable ? dir : lower, lower, disk->name, writable, &disk->chain, err);
+	const int lower = lower_dir(dir);
+	int rc;
 
+	if (lower < 0)
+		return err_sys(err, lower, "cannot have the layers read-only");
+	rc = chain_open_from(writable ? dir : lower, lower, disk->name, writable, &disk->chain, err);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < chain_length(disk->chain); i++)

@@ -100,8 +100,8 @@ struct engine {
 	/*
 	 * Make a fork ready: a process with the template mapped and its state loaded, or as far as the engine
 	 * can bring it, standing still. `disk` is a fresh overlay on the template's disk. done: start will
-	 * now be quick. Calling start before that is allowed and waits. A prepared machine nobody needs is
-	 * just destroyed.
+	 * now be quick. Calling start before that is allowed and waits; then that alone is answered. A prepared
+	 * machine nobody needs is just destroyed.
 	 */
 	int (*prepare)(const struct engine_env *env, struct template *template, const char *disk,
 		       const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,

@@ -53,26 +53,21 @@ enum { LOOKS_MAX = 64 };
 static unsigned looks;
 
 struct memory_look {
-	void (*done)(void *arg, const struct vm_memory *sum); /* NULL: nobody wants to know any more */
+	/* NULL: nobody wants to know any more */
+	void (*done)(void *arg, const struct vm_memory *of, size_t n);
 	void *arg;
-	struct vm_memory sum;
 	size_t n;
-	int fds[];
+	int *fds; /* behind of[n] */
+	struct vm_memory of[];
 };
 
 static int run(void *arg)
 {
 	struct memory_look *look = arg;
-	struct vm_memory memory;
 	size_t i;
 
-	for (i = 0; i < look->n; i++) {
-		if (vm_memory_read(look->fds[i], &memory))
-			continue; /* its machine has ended */
-		look->sum.resident += memory.resident;
-		look->sum.private += memory.private;
-		look->sum.shared += memory.shared;
-	}
+	for (i = 0; i < look->n; i++)
+		(void)vm_memory_read(look->fds[i], &look->of[i]);
 	return 0;
 }
 
@@ -83,18 +78,23 @@ static void finished(void *arg, int result)
 	(void)result;
 	looks--;
 	if (look->done)
-		look->done(look->arg, &look->sum);
+		look->done(look->arg, look->of, look->n);
 	free(look);
 }
 
 struct memory_look *memory_look(struct loop *loop, const int *fds, size_t n,
-				void (*done)(void *arg, const struct vm_memory *sum), void *arg)
+				void (*done)(void *arg, const struct vm_memory *of, size_t n), void *arg)
 {
-	struct memory_look *look = looks < LOOKS_MAX ? malloc(sizeof(*look) + n * sizeof(*fds)) : NULL;
+	struct memory_look *look = NULL;
 	size_t i;
 
+	if (looks < LOOKS_MAX)
+		look = calloc(1, sizeof(*look) + n * (sizeof(look->of[0]) + sizeof(*fds)));
 	if (look) {
-		*look = (struct memory_look){ .done = done, .arg = arg, .n = n };
+		look->done = done;
+		look->arg = arg;
+		look->n = n;
+		look->fds = (int *)(look->of + n);
 		memcpy(look->fds, fds, n * sizeof(*fds));
 		/* Not behind work on the store, which may take minutes. */
 		if (!loop_thread(loop, run, finished, look)) {

@@ -16,11 +16,12 @@ int process_memory(pid_t pid);
 
 /*
  * Asks, on a thread, for the memory of the n processes whose engine's `memory` gave these descriptors, which are
- * taken over. done, on the loop and unless memory_forget comes before, gets the sums. NULL: it cannot be asked now.
+ * taken over. done, on the loop and unless memory_forget comes before, gets that of each, zeroes for one that has
+ * ended. NULL: it cannot be asked now.
  */
 struct memory_look;
 struct memory_look *memory_look(struct loop *loop, const int *fds, size_t n,
-				void (*done)(void *arg, const struct vm_memory *sum), void *arg);
+				void (*done)(void *arg, const struct vm_memory *of, size_t n), void *arg);
 void memory_forget(struct memory_look *look); /* NULL is allowed */
 /* How many are under way, forgotten ones too: the loop has to go on until there is none. */
 unsigned memory_looks(void);

@@ -14,6 +14,9 @@ extern const struct dir_ops snapshots_dir;    /* /sbx/snapshots */
 extern const struct dir_ops vm_snapshots_dir; /* /sbx/VM/snapshots */
 extern const struct dir_ops forks_dir;        /* forks/ of a sandbox or a snapshot */
 
+/* /sbx/metrics: struct entry's show. */
+int metrics_show(struct object *obj, struct buf *text, struct err *err);
+
 /* The verb of both: fork W [k=v ...] and fork N PREFIX [k=v ...]. */
 void fork_verb(struct object *origin, const struct words *words, struct command *command);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* exec.c - the directory exec/ and what is in it */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ enum { TIMEOUT_MAX = 99999999 };
 static void add_line(struct buf *text, const struct buf *value)
 {
 	buf_add(text, buf_bytes(value), value->len);
+	text->failed |= value->failed;
 	if (value->len && buf_bytes(value)[value->len - 1] != '\n')
 		buf_add(text, "\n", 1);
 }
@@ -39,10 +41,13 @@ static int set(struct job *job, struct buf *field, const char *what, const char 
 
 	if (!rc && memchr(text, 0, n))
 		rc = err_set(err, -EINVAL, "%s: NUL bytes are not allowed", what);
+	if (!rc)
+		rc = job_room(job, field, n, err);
 	if (rc)
 		return rc;
 	buf_clear(field);
 	buf_add(field, text, n);
+	job_count(job);
 	return field->failed ? err_sys(err, -ENOMEM, "%s", what) : 0;
 }
 
@@ -84,6 +89,7 @@ static int cmd_store(struct object *obj, const char *text, size_t n, struct err 
 		buf_clear(&job->cmd);
 	else
 		input_pump(job);
+	job_count(job);
 	return rc;
 }
 
@@ -134,6 +140,7 @@ static int env_store(struct object *obj, const char *text, size_t n, struct err 
 		return rc;
 	buf_release(&job->env);
 	job->env = env;
+	job_count(job);
 	return 0;
 }
 
@@ -188,9 +195,12 @@ static int timeout_store(struct object *obj, const char *text, size_t n, struct 
 
 /* ---- hold */
 
+/* For writing, so that nobody holds it by chance who reads whatever there is, and ends it by closing that; nor is
+ * that a failure for `error`. */
 static int hold_open(struct file *file, int flags)
 {
-	(void)flags;
+	if ((flags & O_ACCMODE) == O_RDONLY)
+		return -EINVAL;
 	job_of(file->obj)->holders++;
 	return 0;
 }
@@ -203,19 +213,9 @@ static void hold_release(struct file *file)
 		job_remove(job);
 }
 
-/* It is held open, not read. */
-static void hold_read(struct file *file, uint64_t offset, bool nonblock, struct request *request)
-{
-	(void)file;
-	(void)offset;
-	(void)nonblock;
-	request_data(request, NULL, 0);
-}
-
 static const struct stream_ops hold_ops = {
 	.open = hold_open,
 	.release = hold_release,
-	.read = hold_read,
 };
 
 /* ---- status */
@@ -247,9 +247,15 @@ static void wait_read(struct file *file, uint64_t offset, bool nonblock, struct 
 			request_err(request, -EAGAIN);
 		else
 			list_add(&job->waiting, &request->link);
+		job_wake(job);
 		return;
 	}
 	status_show(file->obj, &text, NULL);
+	if (text.failed) {
+		buf_release(&text);
+		request_err(request, -ENOMEM);
+		return;
+	}
 	n = offset < text.len ? text.len - offset : 0;
 	request_data(request, n ? buf_bytes(&text) + offset : NULL, n < request->size ? n : request->size);
 	buf_release(&text);
@@ -376,15 +382,16 @@ static const struct entry job_files[] = {
 	  .store = linger_store },
 	{ "timeout", S_IFREG | 0600, 0, "seconds after which it is killed, whatever the guest does; 0: none",
 	  .show = timeout_show, .store = timeout_store },
-	{ "hold", S_IFREG | 0400, 0,
-	  "the job ends, as by rmdir, when the last who opened this has closed it or died",
+	{ "hold", S_IFREG | 0200, 0,
+	  "the job ends, as by rmdir, when the last who opened this for writing has closed it or died",
 	  .stream = &hold_ops },
 	{ "stdin", S_IFREG | 0200, 0,
 	  "what the command reads; it ends when the last writer closes it, and is empty unless opened before "
 	  "the start",
 	  .stream = &stdin_ops },
 	{ "stdout", S_IFREG | 0400, 0,
-	  "its output; reads block, poll works, and it ends when all processes have closed it",
+	  "its output; reads block, poll works, and it ends when all processes have closed it. Who opens it "
+	  "after it was read to its end reads the last 64K again",
 	  .stream = &stdout_ops },
 	{ "stderr", S_IFREG | 0400, 0, "the same for stderr", .stream = &stderr_ops },
 	{ "status", S_IFREG | 0400, ENTRY_POLL,
@@ -411,12 +418,9 @@ static const struct entry job_entry = {
 
 static struct job *find(const struct sandbox *sb, const char *name)
 {
-	struct job *job;
+	const struct object *obj = object_named(&sb->job_names, name);
 
-	list_for_each (job, &sb->jobs, link)
-		if (!job->nameless && !strcmp(job->obj.name, name))
-			return job;
-	return NULL;
+	return obj ? job_of(obj) : NULL;
 }
 
 static struct object *exec_find(struct object *dir, const char *name, const struct entry **ret)

@@ -57,7 +57,7 @@ static const struct entry image_entry = {
 
 static void image_free(struct object *obj)
 {
-	list_del(&obj->siblings);
+	object_leave(obj);
 	free(obj);
 }
 
@@ -65,16 +65,15 @@ static void image_free(struct object *obj)
 static struct object *image_object(struct fs *fs, const char *name)
 {
 	const struct owner owner = { fs->root.owner.uid, fs->root.owner.gid, 0755 };
-	struct object *obj;
+	struct object *obj = object_named(&fs->images, name);
 
-	list_for_each (obj, &fs->images, siblings)
-		if (!strcmp(obj->name, name))
-			return obj;
+	if (obj)
+		return obj;
 	obj = calloc(1, sizeof(*obj));
 	if (!obj)
 		return NULL;
 	object_init(obj, OBJECT_IMAGE, fs, name, &owner, image_free);
-	list_add(&fs->images, &obj->siblings);
+	object_enter(&fs->images, obj);
 	return obj;
 }
 

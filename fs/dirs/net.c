@@ -27,7 +27,16 @@ static int mode_store(struct object *obj, const char *text, size_t n, struct err
 	if (!net_mode_parse(text, &mode))
 		return err_set(err, -EINVAL, "mode: \"%.32s\" is not none, allow, public or all", text);
 	network_set_mode(sandbox_of(obj), mode);
+	life_changed(sandbox_of(obj));
 	return 0;
+}
+
+/* What a setter said; a record of the sandbox has what it set. */
+static int changed(struct object *obj, int rc)
+{
+	if (!rc)
+		life_changed(sandbox_of(obj));
+	return rc;
 }
 
 static int allow_show(struct object *obj, struct buf *text, struct err *err)
@@ -39,7 +48,7 @@ static int allow_show(struct object *obj, struct buf *text, struct err *err)
 
 static int allow_store(struct object *obj, const char *text, size_t n, struct err *err)
 {
-	return network_set_allow(sandbox_of(obj), text, n, err);
+	return changed(obj, network_set_allow(sandbox_of(obj), text, n, err));
 }
 
 static int publish_show(struct object *obj, struct buf *text, struct err *err)
@@ -51,7 +60,7 @@ static int publish_show(struct object *obj, struct buf *text, struct err *err)
 
 static int publish_store(struct object *obj, const char *text, size_t n, struct err *err)
 {
-	return network_set_publish(sandbox_of(obj), text, n, err);
+	return changed(obj, network_set_publish(sandbox_of(obj), text, n, err));
 }
 
 static void publish_settle(struct object *obj, struct request *request)

@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "fs/dirs/dirs.h"
 #include "fs/dirs/info.h"
+#include "fs/life/rename.h"
 #include "fs/pool/pool.h"
 #include "fs/sandbox/sandbox.h"
 #include "fs/snapshot/snapshot.h"
@@ -68,6 +70,9 @@ static int configure(struct sandbox *sb, const struct overrides *want, struct er
 	if (want->has_net)
 		network_set_mode(sb, want->net);
 	limits_merge(&sb->limits, &want->limits);
+	sb->rights = want->rights;
+	life_set_idle(sb, want->idle);
+	life_set_ttl(sb, want->ttl);
 	return rc ? rc : shape_check(shape, err);
 }
 
@@ -113,7 +118,7 @@ static void verb_gc(struct object *obj, const struct words *words, struct comman
 static const struct verb verbs[] = {
 	{ "create", "NAME [k=v ...]",
 	  "make, configure and start a sandbox in one step; the keys are image, boot, init, memory, cpus, "
-	  "memory_max, cpus_max, net, limits.NAME and env.NAME",
+	  "memory_max, cpus_max, net, guest, idle, ttl, limits.NAME and env.NAME",
 	  1, CTL_WORDS, 1, 0, verb_create },
 	{ "gc", "", "delete what nothing in the store needs any more", 0, 0, 1, 0, verb_gc },
 	{ 0 },
@@ -161,30 +166,46 @@ static int root_rmdir(struct object *dir, const char *name, struct err *err)
 	return 0;
 }
 
+static void root_rename(struct object *dir, const char *name, struct object *to_dir, const struct entry *to,
+			const char *to_name, struct command *command)
+{
+	struct sandbox *sb = sandbox_find(dir->fs, name);
+	struct err err;
+
+	(void)to_dir;
+	if (to != &root_entry)
+		err_set(&err, -EPERM, "a sandbox can only be given another name beside the others");
+	else if (!sb || !sb->born)
+		err_set(&err, -ENOENT, "there is no sandbox %.64s", name);
+	else {
+		rename_sandbox(sb, to_name, command);
+		return;
+	}
+	command_done(command, &err);
+}
+
 static struct list *status_refresh(struct object *obj)
 {
 	return gauge_refresh(&obj->fs->memory);
 }
 
+/* CPU time of the thread of the loop. */
+static uint64_t loop_cpu_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
 static int root_status(struct object *obj, struct buf *text, struct err *err)
 {
 	struct fs *fs = obj->fs;
-	uint64_t states[SANDBOX_CRASHED + 1] = { 0 }, memory = 0, n = 0, stalled = 0;
-	const struct snapshot *snap;
-	const struct sandbox *sb;
+	struct sandbox_counts counts;
 	int i;
 
 	(void)err;
-	list_for_each (sb, &fs->sandboxes, link) {
-		if (!sb->born)
-			continue;
-		states[sb->state]++;
-		stalled += sb->stalled;
-		if (sb->vm)
-			memory += sb->shape.memory;
-	}
-	list_for_each (snap, &fs->snapshots, obj.siblings)
-		n++;
+	sandbox_counts(fs, &counts);
 	buf_printf(text, "engine %s (%s)\n", fs->engine->name, fs->engine_how);
 	buf_printf(text, "jail %s (%s)\n", launcher_mode(), launcher_how());
 	buf_printf(text, "cgroup %s\n", launcher_limits());
@@ -193,21 +214,24 @@ static int root_status(struct object *obj, struct buf *text, struct err *err)
 		   : fs->filtered ? "may what its user may, but for programs, processes and tracing"
 				  : "may what its user may");
 	info_word(text, "version", SBX_VERSION);
-	for (i = 0; i <= SANDBOX_CRASHED; i++)
-		info_number(text, sandbox_state_name((enum sandbox_state)i), states[i]);
-	info_number(text, "stalled", stalled);
-	info_number(text, "snapshots", n);
+	for (i = 0; i < SANDBOX_STATES; i++)
+		info_number(text, sandbox_state_name((enum sandbox_state)i), counts.states[i]);
+	info_number(text, "stalled", counts.stalled);
+	info_number(text, "snapshots", fs->snapshot_names.n);
 	info_number(text, "forks_made", fs->forks_made);
 	info_number(text, "forks_under_way", fs->forking);
 	info_number(text, "starts_warm", fs->starts_warm);
 	info_number(text, "starts_cold", fs->starts_cold);
 	boots_status(fs, text);
 	info_number(text, "machines_ready", pool_count(fs));
+	info_number(text, "found_ready", fs->found_ready);
 	info_number(text, "pool", fs->options.pool);
 	info_number(text, "pool_total", fs->options.pool_total);
 	info_number(text, "pool_memory", fs->options.pool_memory);
 	info_number(text, "pool_memory_used", pool_memory(fs));
-	info_number(text, "memory_configured", memory);
+	info_number(text, "loop_turns", loop_rounds(fs->loop));
+	info_number(text, "loop_cpu_us", loop_cpu_us());
+	info_number(text, "memory_configured", counts.memory);
 	info_number(text, "memory_resident", fs->memory.seen.resident);
 	info_number(text, "memory_private", fs->memory.seen.private);
 	info_word(text, "store", store_dir(fs->store));
@@ -229,6 +253,9 @@ static const struct entry root_files[] = {
 	{ "README", S_IFREG | 0444, 0, "this text", .show = readme_show },
 	{ "status", S_IFREG | 0444, ENTRY_COSTLY, "the engine in use and why, version, counts, memory",
 	  .show = root_status, .refresh = status_refresh },
+	{ "metrics", S_IFREG | 0444, ENTRY_COSTLY,
+	  "OpenMetrics text for a scraper: counts, states, times, memory", .show = metrics_show,
+	  .refresh = status_refresh },
 	{ "error", S_IFREG | 0444, 0, "why the last command, mkdir or rmdir here failed, like every error",
 	  .show = object_error },
 	{ "images", S_IFDIR | 0755, 0, "what the disks of sandboxes begin with", .dir = &images_dir },
@@ -244,6 +271,7 @@ static const struct dir_ops root_dir = {
 	.list = root_list,
 	.mkdir = root_mkdir,
 	.rmdir = root_rmdir,
+	.rename = root_rename,
 };
 
 const struct entry root_entry = { "", S_IFDIR, .dir = &root_dir };

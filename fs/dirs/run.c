@@ -83,6 +83,7 @@ static int start(struct file *file, const char *text, size_t n, struct err *err)
 		return err_sys(err, -ENOMEM, "run");
 	rc = job_room(job, &job->cmd, n, err);
 	buf_add(&job->cmd, text, rc ? 0 : n);
+	job_count(job);
 	if (!rc)
 		rc = make_run(file, job, err);
 	if (!rc)

@@ -14,6 +14,7 @@
 #include "fs/sandbox/capture.h"
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/machine.h"
+#include "fs/sandbox/pause.h"
 #include "fs/snapshot/snapshot.h"
 #include "fs/start/start.h"
 #include "vm/jail/jail.h"
@@ -51,7 +52,10 @@ static void verb_kill(struct object *obj, const struct words *words, struct comm
 	struct err err;
 
 	(void)words;
-	machine_drop(sb);
+	if (life_kill(sb, &err)) {
+		command_done(command, &err);
+		return;
+	}
 	sandbox_set_state(sb, SANDBOX_STOPPED);
 	err_set(&err, -EHOSTDOWN, "%s: %s was killed", sb->task.verb ? sb->task.verb : "", obj->name);
 	task_end(sb, &err);
@@ -84,7 +88,7 @@ static void verb_pause(struct object *obj, const struct words *words, struct com
 
 	(void)words;
 	if (begin(sb, "pause", command))
-		machine_pause(sb, on_paused, sb);
+		machine_pause(sb, QUIESCE_PAUSE, on_paused, sb);
 }
 
 static void verb_resume(struct object *obj, const struct words *words, struct command *command)
@@ -93,10 +97,18 @@ static void verb_resume(struct object *obj, const struct words *words, struct co
 	struct err err;
 
 	(void)words;
-	if (sb->stalled && room_check(sb, &err))
+	if (sb->state == SANDBOX_SUSPENDED)
+		life_resume(sb, command_done, command);
+	else if (sb->stalled && room_check(sb, &err))
 		command_done(command, &err);
 	else if (begin(sb, "resume", command))
 		machine_resume(sb, true, NULL, NULL);
+}
+
+static void verb_suspend(struct object *obj, const struct words *words, struct command *command)
+{
+	(void)words;
+	life_suspend(sandbox_of(obj), command_done, command);
 }
 
 /* ---- snapshot and checkpoint */
@@ -193,6 +205,7 @@ static void verb_checkpoint(struct object *obj, const struct words *words, struc
 enum {
 	UP = IN(RUNNING) | IN(PAUSED),
 	DOWN = IN(CREATED) | IN(STOPPED) | IN(CRASHED),
+	STORED = IN(SUSPENDED),
 };
 
 static const struct verb verbs[] = {
@@ -200,18 +213,22 @@ static const struct verb verbs[] = {
 	  verb_start },
 	{ "stop", "", "ask the guest to power off, and kill the machine if it does not", 0, 0, UP, DOWN,
 	  verb_stop },
-	{ "kill", "", "end its machine at once", 0, 0, UP | DOWN, 0, verb_kill },
+	{ "kill", "", "end its machine at once", 0, 0, UP | DOWN | STORED, 0, verb_kill },
 	{ "pause", "", "stop the machine where it is", 0, 0, IN(RUNNING), IN(PAUSED), verb_pause },
-	{ "resume", "", "let it go on exactly where it was paused", 0, 0, IN(PAUSED), IN(RUNNING),
-	  verb_resume },
+	{ "resume", "", "let it go on exactly where it was paused or suspended", 0, 0, IN(PAUSED) | STORED,
+	  IN(RUNNING), verb_resume },
+	{ "suspend", "",
+	  "move the machine to the store; resume, or any access to its jobs, files and ports, brings it back",
+	  0, 0, UP, STORED, verb_suspend },
 	{ "snapshot", "[NAME]",
-	  "capture the whole machine, which stays paused; with a name, saved when this returns", 0, 1, UP, 0,
-	  verb_snapshot },
-	{ "checkpoint", "[NAME]", "the same, but the machine goes on running", 0, 1, UP, 0, verb_checkpoint },
+	  "capture the whole machine, which stays paused; with a name, saved when this returns", 0, 1,
+	  UP | STORED, 0, verb_snapshot },
+	{ "checkpoint", "[NAME]", "the same, but the machine goes on running", 0, 1, UP | STORED, 0,
+	  verb_checkpoint },
 	{ "rollback", "SNAPSHOT", "put an earlier state back; the one it replaces is kept as a snapshot", 1,
-	  1, UP, 0, rollback_verb },
+	  1, UP | STORED, 0, rollback_verb },
 	{ "fork", "W [k=v ...]", "make the sandbox W, a running copy; N PREFIX [k=v ...] makes N of them", 1,
-	  CTL_WORDS, UP | DOWN, 0, fork_verb },
+	  CTL_WORDS, UP | DOWN | STORED, 0, fork_verb },
 	{ 0 },
 };
 
@@ -282,7 +299,8 @@ static int sandbox_stats(struct object *obj, struct buf *text, struct err *err)
 /* Settings of the hardware hold from one start to the next; a machine that runs has those it began with. */
 static bool has_machine(const struct sandbox *sb)
 {
-	return sb->vm || sb->task.starting || sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED;
+	return sb->vm || sb->task.starting || sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED ||
+	       sb->state == SANDBOX_SUSPENDED;
 }
 
 static int image_show(struct object *obj, struct buf *text, struct err *err)
@@ -333,7 +351,8 @@ static void setting_write(struct object *obj, const char *key, const char *text,
 	if (!err.code && !shape_set(&shape, key, words.word[0], &err))
 		shape_check(&shape, &err);
 	if (!err.code && has_machine(sb) && sb->state != SANDBOX_RUNNING)
-		err_set(&err, -EAGAIN, "%s: %s is paused; resume it first", key, obj->name);
+		err_set(&err, -EAGAIN, "%s: %s is %s; resume it first", key, obj->name,
+			sandbox_state_name(sb->state));
 	if (err.code || !has_machine(sb)) {
 		if (!err.code)
 			sb->shape = shape;
@@ -415,7 +434,63 @@ static int env_store(struct object *obj, const char *text, size_t n, struct err 
 	}
 	buf_release(&sb->env);
 	sb->env = env;
+	life_changed(sb);
 	return 0;
+}
+
+/* ---- life */
+
+static int idle_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%" PRIu32 "\n", sandbox_of(obj)->life.idle);
+	return 0;
+}
+
+static int store_seconds(struct object *obj, const char *key, const char *text,
+			 void (*set)(struct sandbox *, uint32_t), struct err *err)
+{
+	uint32_t seconds;
+	const int rc = life_seconds(key, text, &seconds, err);
+
+	if (rc)
+		return rc;
+	set(sandbox_of(obj), seconds);
+	life_changed(sandbox_of(obj));
+	return 0;
+}
+
+static int idle_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	(void)n;
+	return store_seconds(obj, "idle", text, life_set_idle, err);
+}
+
+static int ttl_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	buf_printf(text, "%" PRIu32 "\n", life_ttl(sandbox_of(obj)));
+	return 0;
+}
+
+static int ttl_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	(void)n;
+	return store_seconds(obj, "ttl", text, life_set_ttl, err);
+}
+
+static int guest_show(struct object *obj, struct buf *text, struct err *err)
+{
+	(void)err;
+	rights_text(&sandbox_of(obj)->rights, text);
+	return 0;
+}
+
+static int guest_store(struct object *obj, const char *text, size_t n, struct err *err)
+{
+	if (memchr(text, '\0', n))
+		return err_set(err, -EINVAL, "guest: it has a NUL byte in it");
+	return rights_parse(text, &sandbox_of(obj)->rights, err);
 }
 
 /* ---- fs/ */
@@ -462,7 +537,8 @@ static const struct entry files[] = {
 	{ "error", S_IFREG | 0444, 0, "why the last command here failed; empty if it did not fail",
 	  .show = object_error },
 	{ "state", S_IFREG | 0444, ENTRY_POLL,
-	  "created | running | paused | stopped | crashed; poll wakes when it changes", .show = state_show },
+	  "created | running | paused | stopped | crashed | suspended; poll wakes when it changes",
+	  .show = state_show },
 	{ "info", S_IFREG | 0444, 0,
 	  "name, engine, image, parent, created, boot_us or fork_us, generation, pid of its VMM, net_pid of "
 	  "its sbx-net",
@@ -480,9 +556,22 @@ static const struct entry files[] = {
 	{ "limits", S_IFREG | 0644, ENTRY_SHARED,
 	  "memory, cpu, pids, io, disk: what it may use of the host; a line changes one, and max ends it",
 	  .show = limits_show, .command = limits_write },
+	{ "guest", S_IFREG | 0644, ENTRY_APPEND | ENTRY_SHARED,
+	  "what sbx-guest may ask for in its guest, and how often yet: fork N, checkpoint N, suspend; "
+	  "inherit N: "
+	  "and in its copies, N deep",
+	  .show = guest_show, .store = guest_store },
 	{ "env", S_IFREG | 0600, ENTRY_APPEND | ENTRY_LONG,
 	  "K=V lines for commands run from now on; as exec/J/env, up to 32K", .show = env_show,
 	  .store = env_store },
+	{ "idle", S_IFREG | 0644, ENTRY_SHARED,
+	  "seconds without work after which it is suspended; 0: never. Work is a verb, a job's open stream, "
+	  "an open "
+	  "file, a connection, a network flow, and more than 2 % of a CPU",
+	  .show = idle_show, .store = idle_store },
+	{ "ttl", S_IFREG | 0644, ENTRY_SHARED,
+	  "seconds until it is removed, counting down; 0: no end. error warns who has something of it open",
+	  .show = ttl_show, .store = ttl_store },
 	{ "console", S_IFREG | 0400, 0, "the serial console; tail -f works", .stream = &tail_ops,
 	  .tail = console_tail },
 	{ "stats", S_IFREG | 0444, ENTRY_COSTLY, "cpu_us, resident, private and shared memory, disk bytes",

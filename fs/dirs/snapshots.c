@@ -244,7 +244,7 @@ static void move_done(void *arg, const struct err *err)
 static void save_by_rename(struct object *dir, const char *name, struct object *to_dir,
 			   const struct entry *to, const char *to_name, struct command *command)
 {
-	struct snapshot *snap = snapshot_find(&sandbox_of(dir)->snapshots, name);
+	struct snapshot *snap = snapshot_find(&sandbox_of(dir)->snapshot_names, name);
 	struct move *move = NULL;
 	struct err err;
 
@@ -275,7 +275,7 @@ static void rename_named(struct object *dir, const char *name, struct object *to
 			 const char *to_name, struct command *command)
 {
 	struct fs *fs = dir->fs;
-	struct snapshot *snap = snapshot_find(&fs->snapshots, name);
+	struct snapshot *snap = snapshot_find(&fs->snapshot_names, name);
 	struct err err = { 0 };
 
 	(void)to_dir;
@@ -285,7 +285,9 @@ static void rename_named(struct object *dir, const char *name, struct object *to
 	if (!err.code && !snapshot_name_check(fs, to_name, &err) &&
 	    !(snap->stored && snapshot_rename(fs->store, name, to_name, &err))) {
 		snapshot_name_moved(fs, name, to_name);
+		object_leave(&snap->obj);
 		snprintf(snap->obj.name, sizeof(snap->obj.name), "%s", to_name);
+		object_enter(&fs->snapshot_names, &snap->obj);
 		object_changed(&snap->obj);
 	}
 	command_done(command, &err);
@@ -295,7 +297,7 @@ static void rename_named(struct object *dir, const char *name, struct object *to
 
 static struct object *named_find(struct object *dir, const char *name, const struct entry **ret)
 {
-	struct snapshot *snap = snapshot_find(&dir->fs->snapshots, name);
+	struct snapshot *snap = snapshot_find(&dir->fs->snapshot_names, name);
 
 	*ret = &named_entry;
 	return snap ? &snap->obj : NULL;
@@ -311,7 +313,7 @@ static void named_list(struct object *dir, struct listing *listing)
 
 static int named_rmdir(struct object *dir, const char *name, struct err *err)
 {
-	struct snapshot *snap = snapshot_find(&dir->fs->snapshots, name);
+	struct snapshot *snap = snapshot_find(&dir->fs->snapshot_names, name);
 	int rc;
 
 	if (!snap)
@@ -364,7 +366,7 @@ static struct object *unnamed_find(struct object *dir, const char *name, const s
 {
 	struct sandbox *sb = sandbox_of(dir);
 	const bool link = !strcmp(name, latest_entry.name);
-	struct snapshot *snap = link ? latest(sb) : snapshot_find(&sb->snapshots, name);
+	struct snapshot *snap = link ? latest(sb) : snapshot_find(&sb->snapshot_names, name);
 
 	*ret = link ? &latest_entry : &unnamed_entry;
 	return snap ? &snap->obj : NULL;
@@ -383,7 +385,7 @@ static void unnamed_list(struct object *dir, struct listing *listing)
 
 static int unnamed_rmdir(struct object *dir, const char *name, struct err *err)
 {
-	struct snapshot *snap = snapshot_find(&sandbox_of(dir)->snapshots, name);
+	struct snapshot *snap = snapshot_find(&sandbox_of(dir)->snapshot_names, name);
 
 	if (!snap)
 		return err_set(err, -ENOENT, "there is no snapshot %.64s", name);

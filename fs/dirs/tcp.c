@@ -152,6 +152,7 @@ static void port_free(struct object *obj)
 	struct port *port = port_of(obj);
 
 	list_del(&obj->siblings);
+	object_leave(obj);
 	free(port);
 }
 
@@ -166,15 +167,16 @@ static uint64_t port_ino(struct sandbox *sb, unsigned number)
 static struct object *tcp_find(struct object *dir, const char *name, const struct entry **ret)
 {
 	struct sandbox *sb = sandbox_of(dir);
+	struct object *known;
 	struct port *port;
 	uint16_t number;
 
 	*ret = &port_entry;
 	if (!parse_port(name, &number) || *name == '0')
 		return NULL;
-	list_for_each (port, &sb->ports, obj.siblings)
-		if (port->number == number)
-			return &port->obj;
+	known = object_named(&sb->port_names, name);
+	if (known)
+		return known;
 	port = calloc(1, sizeof(*port));
 	if (!port)
 		return NULL;
@@ -184,6 +186,7 @@ static struct object *tcp_find(struct object *dir, const char *name, const struc
 	port->sb = sb;
 	port->number = number;
 	list_add(&sb->ports, &port->obj.siblings);
+	object_enter(&sb->port_names, &port->obj);
 	/* Our own reference lasts until the next one is found; by then the kernel has one, or nobody. */
 	object_unref(sb->last_port);
 	sb->last_port = &port->obj;

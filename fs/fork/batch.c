@@ -21,7 +21,7 @@ struct batch {
 	struct overrides overrides;
 	char prefix[STORE_NAME_MAX + 1];
 	unsigned n, next, active;
-	int code; /* of the first that failed */
+	struct err first; /* why the first that failed did */
 	struct buf lines;
 	bool filling;
 };
@@ -32,12 +32,14 @@ static void batch_end(struct batch *batch)
 {
 	struct command *command = batch->command;
 	struct object *origin = batch->origin;
-	struct err err = { .code = batch->code };
+	const bool guest = command->kind == COMMAND_GUEST;
+	const struct err err = batch->first;
 
 	object_ref(origin);
+	origin->fs->forking--;
 	command_done(command, &err);
 	/* In place of its one sentence, one for each child. */
-	if (err.code)
+	if (err.code && !guest)
 		object_report_lines(origin, &batch->lines);
 	object_unref(origin);
 	source_free(batch->source);
@@ -49,8 +51,10 @@ static void batch_end(struct batch *batch)
 
 static void note(struct batch *batch, const char *name, const struct err *err)
 {
-	if (!batch->code)
-		batch->code = err->code;
+	if (!batch->first.code)
+		batch->first = *err;
+	if (batch->overrides.failed)
+		++*batch->overrides.failed;
 	buf_printf(&batch->lines, "%s: %s\n", name, err->text);
 }
 
@@ -85,13 +89,15 @@ static void start_child(struct batch *batch, unsigned number)
 		return;
 	}
 	child->batch = batch;
-	snprintf(child->name, sizeof(child->name), "%s%u", batch->prefix, number);
+	snprintf(child->name, sizeof(child->name), "%s%u", batch->prefix, batch->overrides.first + number);
 	if (fork_new(batch->origin, child->name, &batch->owner, &batch->overrides, on_child, child, &fork,
 		     &err)) {
 		note(batch, child->name, &err);
 		free(child);
 		return;
 	}
+	if (batch->overrides.copies)
+		fork_number(fork, number);
 	batch->active++;
 	fork_run(fork, batch->source);
 }
@@ -114,7 +120,7 @@ static void on_source(void *arg, const struct err *err, struct source *source)
 
 	batch->source = source;
 	if (err->code) {
-		batch->code = err->code;
+		batch->first = *err;
 		buf_printf(&batch->lines, "%s\n", err->text);
 		batch_end(batch);
 		return;
@@ -136,11 +142,10 @@ void fork_batch(struct object *origin, unsigned n, const char *prefix, const str
 	}
 	batch->command = command;
 	batch->origin = object_ref(origin);
+	origin->fs->forking++; /* also while none of its children is under way: the source comes first */
 	batch->owner = command->child;
-	batch->overrides.shape = overrides->shape;
-	batch->overrides.has_net = overrides->has_net;
-	batch->overrides.net = overrides->net;
-	batch->overrides.limits = overrides->limits;
+	batch->overrides = *overrides;
+	batch->overrides.env = (struct buf){ 0 };
 	buf_add(&batch->overrides.env, buf_bytes(&overrides->env), overrides->env.len);
 	snprintf(batch->prefix, sizeof(batch->prefix), "%s", prefix);
 	batch->n = n;

@@ -34,7 +34,9 @@ static void be_born(struct fork *fork)
 
 	sb->fork_ns = now_mono_ns() - fork->began_ns;
 	sb->born = true;
+	sb->copy = 0;
 	sb->obj.fs->forks_made++;
+	timing_add(&sb->obj.fs->fork_times, sb->fork_ns);
 	if (!fork->origin->gone) {
 		sb->origin = fork->origin;
 		list_add(&fork->origin->forks, &sb->fork_link);
@@ -87,7 +89,11 @@ int fork_new(struct object *origin, const char *name, const struct owner *owner,
 		fork->has_net = overrides->has_net;
 		fork->net = overrides->net;
 		limits_merge(&fork->sb->limits, &overrides->limits);
+		fork->sb->rights = overrides->rights;
+		life_set_idle(fork->sb, overrides->idle);
+		life_set_ttl(fork->sb, overrides->ttl);
 		buf_add(&fork->env, buf_bytes(&overrides->env), overrides->env.len);
+		fork->env.failed |= overrides->env.failed;
 	}
 	fork->done = done;
 	fork->arg = arg;
@@ -95,6 +101,11 @@ int fork_new(struct object *origin, const char *name, const struct owner *owner,
 	origin->fs->forking++;
 	*ret = fork;
 	return 0;
+}
+
+void fork_number(struct fork *fork, unsigned number)
+{
+	fork->sb->copy = number;
 }
 
 /* It answers; give it what was asked for beyond what its origin had. */
@@ -125,7 +136,7 @@ void fork_run(struct fork *fork, struct source *source)
 	fork->running = true;
 	fits = shape.memory == had->memory && shape.cpus == had->cpus;
 	if (network_load(sb, source_network(source), fork->has_net ? &fork->net : NULL, &err) ||
-	    source_machine(source, sb, &fork->env, fits ? NULL : on_running, fork, &err))
+	    source_copy(source, sb, &fork->env, fits ? NULL : on_running, fork, &err))
 		task_end(sb, &err);
 }
 

@@ -20,6 +20,8 @@ typedef void (*fork_fn)(void *arg, const struct err *err, struct sandbox *sb);
  * struct command, which is ended. */
 int fork_new(struct object *origin, const char *name, const struct owner *owner,
 	     const struct overrides *overrides, fork_fn done, void *arg, struct fork **ret, struct err *err);
+/* It is this one of the copies that a guest makes of its machine, which it is told. */
+void fork_number(struct fork *fork, unsigned number);
 /* Make it. The source is borrowed. */
 void fork_run(struct fork *fork, struct source *source);
 /* Nobody waits for it any more: it fails with -EINTR, now or when its source is there, and leaves nothing. */

@@ -5,7 +5,7 @@
  * The earlier state is found first, which may mean loading it. Then the sandbox is captured, and the capture
  * kept as an unnamed snapshot: what is replaced is not lost. Only then does its machine end, and a fork of
  * the earlier state takes its place. Should that fork fail, the sandbox goes on as a fork of what was just
- * captured.
+ * captured; one that was suspended stays so.
  */
 #include "fs/fork/rollback.h"
 
@@ -25,6 +25,7 @@ struct rollback {
 	mode_t umask;
 	struct source *target;
 	struct source *replaced; /* the state before, to go back to */
+	bool slept;              /* that state is in the store, too, until this has gone well */
 	struct err err;          /* why the target could not be brought up */
 };
 
@@ -67,7 +68,8 @@ static int replace(struct rollback *r, struct source *source, done_fn done, stru
 	layer_unref(sb->disk);
 	sb->disk = NULL;
 	room_begin(sb);
-	return source_machine(source, sb, NULL, done, r, err);
+	sb->task.returning = source == r->target;
+	return source_copy(source, sb, NULL, done, r, err);
 }
 
 static void on_machine(void *arg, const struct err *err)
@@ -76,6 +78,12 @@ static void on_machine(void *arg, const struct err *err)
 	struct err failed;
 
 	if (!err->code) {
+		life_replaced(r->sb);
+		task_end(r->sb, err);
+		return;
+	}
+	if (r->slept) {
+		life_sleep_on(r->sb);
 		task_end(r->sb, err);
 		return;
 	}
@@ -90,6 +98,7 @@ static void on_replaced(void *arg, const struct err *err, struct source *replace
 	struct err failed = *err;
 
 	r->replaced = replaced;
+	r->slept = r->sb->state == SANDBOX_SUSPENDED;
 	if (!failed.code && !task_begin(r->sb, "rollback", rollback_end, r, &failed)) {
 		if (replace(r, r->target, on_machine, &failed))
 			on_machine(r, &failed);
@@ -118,7 +127,7 @@ static void on_target(void *arg, const struct err *err, struct source *target)
 	struct err failed = *err;
 
 	r->target = target;
-	if (failed.code || capture(r->sb, "rollback", CAPTURE_SYNC, on_captured, r, &failed))
+	if (failed.code || capture(r->sb, "rollback", CAPTURE_SYNC | CAPTURE_ANYHOW, on_captured, r, &failed))
 		rollback_end(r, &failed);
 }
 
@@ -128,8 +137,8 @@ static struct snapshot *find_target(struct sandbox *sb, const char *name)
 
 	if (!strcmp(name, "latest") && !list_empty(&sb->snapshots))
 		return list_entry(sb->snapshots.prev, struct snapshot, obj.siblings);
-	snap = snapshot_find(&sb->snapshots, name);
-	return snap ? snap : snapshot_find(&sb->obj.fs->snapshots, name);
+	snap = snapshot_find(&sb->snapshot_names, name);
+	return snap ? snap : snapshot_find(&sb->obj.fs->snapshot_names, name);
 }
 
 void rollback_verb(struct object *obj, const struct words *words, struct command *command)

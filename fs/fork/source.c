@@ -74,14 +74,13 @@ static void take_template(struct source *source)
 	source->meta.env = (struct buf){ 0 };
 	source->meta.requires = (struct buf){ 0 };
 	source->meta.net = (struct buf){ 0 };
+	source->meta.record = (struct buf){ 0 };
 	buf_add(&source->meta.net, buf_bytes(&snap->meta.net), snap->meta.net.len);
 	buf_add(&source->meta.env, buf_bytes(&snap->meta.env), snap->meta.env.len);
 	buf_add(&source->meta.requires, buf_bytes(&snap->meta.requires), snap->meta.requires.len);
 	snapshot_path(snap, source->path, sizeof(source->path));
 	snprintf(source->named, sizeof(source->named), "%s",
-		 snap->boot    ? ""
-		 : snap->named ? snap->obj.name
-			       : snap->meta.parent);
+		 snap->named ? snap->obj.name : snap->meta.parent);
 	source->keep = true;
 }
 
@@ -132,20 +131,33 @@ const struct buf *source_network(const struct source *source)
 	return &source->meta.net;
 }
 
-int source_machine(struct source *source, struct sandbox *sb, const struct buf *env, done_fn done, void *arg,
-		   struct err *err)
+int source_machine(struct source *source, struct sandbox *sb, done_fn done, void *arg, struct err *err)
 {
-	const struct snapshot_meta *meta = &source->meta;
+	const struct buf *requires = &source->meta.requires;
 	struct fs *fs = sb->obj.fs;
 	struct pooled pooled = { 0 };
 
 	buf_clear(&sb->requires);
-	buf_add(&sb->requires, buf_bytes(&meta->requires), meta->requires.len);
+	buf_add(&sb->requires, buf_bytes(requires), requires->len);
+	if (sb->requires.failed)
+		return err_sys(err, -ENOMEM, "cannot fork %s", sb->obj.name);
+	if (pool_take(fs, source->template, &pooled))
+		sb->disk = pooled.disk;
+	if (source->keep)
+		pool_want(fs, source->template, pooled.loaded);
+	return machine_fork(sb, source->template, pooled.vm, pooled.loaded, done, arg, err);
+}
+
+int source_copy(struct source *source, struct sandbox *sb, const struct buf *env, done_fn done, void *arg,
+		struct err *err)
+{
+	const struct snapshot_meta *meta = &source->meta;
+
 	buf_clear(&sb->env);
 	env_merge(&sb->env, (const char *)buf_bytes(&meta->env), meta->env.len);
 	if (env)
 		env_merge(&sb->env, (const char *)buf_bytes(env), env->len);
-	if (sb->env.failed || sb->requires.failed)
+	if (sb->env.failed || meta->env.failed || meta->requires.failed || (env && env->failed))
 		return err_sys(err, -ENOMEM, "cannot fork %s", sb->obj.name);
 	if (env_fits(&sb->env, err))
 		return err->code;
@@ -154,9 +166,5 @@ int source_machine(struct source *source, struct sandbox *sb, const struct buf *
 	snprintf(sb->parent, sizeof(sb->parent), "%s", source->path);
 	snprintf(sb->parent_named, sizeof(sb->parent_named), "%s", source->named);
 	sb->began_ns = now_mono_ns();
-	if (pool_take(fs, source->template, &pooled))
-		sb->disk = pooled.disk;
-	if (source->keep)
-		pool_want(fs, source->template);
-	return machine_fork(sb, source->template, pooled.vm, pooled.loaded, done, arg, err);
+	return source_machine(source, sb, done, arg, err);
 }

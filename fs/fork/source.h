@@ -26,10 +26,13 @@ const struct shape *source_shape(const struct source *source);
 const struct buf *source_network(const struct source *source);
 
 /*
- * Give sb, which has no machine and no disk, a machine forked from the source, a step of its task; settings,
- * environment (`env`, if not NULL, is added) and lineage become the source's. done as in machine.h.
+ * Give sb, which has no machine and no disk, a machine forked from the source, a step of its task, and what that
+ * machine has: its shape and what it requires of a host. done as in machine.h.
  */
-int source_machine(struct source *source, struct sandbox *sb, const struct buf *env, done_fn done, void *arg,
-		   struct err *err);
+int source_machine(struct source *source, struct sandbox *sb, done_fn done, void *arg, struct err *err);
+/* The same for a sandbox that becomes a copy: settings, environment (`env`, if not NULL, is added) and lineage are
+ * the source's, too. */
+int source_copy(struct source *source, struct sandbox *sb, const struct buf *env, done_fn done, void *arg,
+		struct err *err);
 
 #endif

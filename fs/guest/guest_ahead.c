@@ -129,19 +129,12 @@ static void on_entries(void *arg, int err, struct reader *results)
 static void ask(struct guest_node *dir, uint64_t now)
 {
 	struct asked *asked = calloc(1, sizeof(*asked));
-	struct agent_call *call = NULL;
-	struct buf args = { 0 };
+	struct agent_call *call;
 
 	if (!asked)
 		return;
 	*asked = (struct asked){ guest_ref(dir), now, dir->guest->changes };
-	if (!guest_put_file(&args, dir)) {
-		buf_put_u64(&args, 0);
-		if (!args.failed)
-			call = agent_fs(guest_agent(dir), FS_READDIR, &args, GUEST_TIMEOUT_MS, on_entries,
-					asked);
-	}
-	buf_release(&args);
+	call = guest_list(dir, on_entries, asked);
 	if (!call) {
 		guest_unref(dir);
 		free(asked);

@@ -134,6 +134,11 @@ bool guest_is_other(fuse_req_t req)
 	return fuse_req_ctx(req)->uid != 0;
 }
 
+bool guest_is_elsewhere(const struct guest_node *gn, const struct fs_attr *attr)
+{
+	return gn->type != S_IFREG && gn->type != S_IFDIR && attr->nlink > 1;
+}
+
 void guest_told_bare(struct guest_node *gn, const struct fs_attr *attr, uint64_t asked_ns)
 {
 	gn->bare_ns = attr->flags & FSA_NO_XATTR ? asked_ns + (uint64_t)(GUEST_CACHE_S * 1e9) : 0;

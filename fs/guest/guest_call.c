@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* guest_call.c - fs/: requests that wait for a guest's agent */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,20 @@ uint64_t guest_epoch(const struct guest_node *gn)
 	return gn->guest->ops->epoch(gn->guest->obj);
 }
 
+struct agent_call *guest_list(const struct guest_node *dir, agent_fs_fn done, void *arg)
+{
+	struct agent_call *call = NULL;
+	struct buf args = { 0 };
+
+	if (!guest_put_file(&args, dir)) {
+		buf_put_u64(&args, 0);
+		if (!args.failed)
+			call = agent_fs(guest_agent(dir), FS_READDIR, &args, GUEST_TIMEOUT_MS, done, arg);
+	}
+	buf_release(&args);
+	return call;
+}
+
 int guest_errno(const struct guest_node *gn, enum fs_op op, int err)
 {
 	return err == -EHOSTDOWN ? gn->guest->ops->lost : guest_errno_allowed(op, err);
@@ -35,16 +50,28 @@ void guest_call_free(struct guest_call *gc)
 	timer_stop(&gc->lock_timer);
 	guest_unref(gc->node);
 	guest_unref(gc->node2);
+	guest_unref(gc->of);
 	free(gc->name);
 	free(gc->name2);
 	buf_release(&gc->value);
 	free(gc);
 }
 
+/* What was to be made may be there, now or later, and nobody will say so. */
+static void doubt(const struct guest_call *gc)
+{
+	if (gc->op != FS_CREATE && gc->op != FS_MKDIR && gc->op != FS_MKNOD && gc->op != FS_SYMLINK &&
+	    gc->op != FS_LINK && gc->op != FS_RENAME)
+		return;
+	guest_new_doubt(gc->node);
+	guest_new_doubt(gc->node2);
+}
+
 static void on_interrupt(void *arg)
 {
 	struct guest_call *gc = arg;
 
+	doubt(gc);
 	gc->request = NULL;
 	if (gc->opens)
 		return; /* the handle in the answer has to be closed */
@@ -56,6 +83,7 @@ void guest_call_give_up(struct guest_call *gc)
 {
 	struct reader nothing = reader_init("", 0);
 
+	doubt(gc);
 	agent_fs_give_up(gc->call, GUEST_LOCKED_MS);
 	gc->done(gc, -ETIMEDOUT, &nothing);
 }
@@ -68,6 +96,8 @@ static void on_reply(void *arg, int err, struct reader *results)
 	struct guest_name *name = list_first(&gn->names, struct guest_name, link);
 
 	timer_stop(&gc->lock_timer);
+	if (err)
+		doubt(gc);
 	/* The name it was asked by is another file's, or none's: the kernel asks again, by another or a handle. */
 	if (err == -ESTALE && name)
 		guest_name_free(name);
@@ -177,6 +207,52 @@ void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *a
 	guest_lock_watch(gc);
 }
 
+struct guest_call *guest_call_ahead(struct guest_node *gn,
+				    void (*done)(struct guest_call *gc, int err, struct reader *results))
+{
+	const struct guest_name *name = list_first(&gn->names, struct guest_name, link);
+	struct guest_call *gc = calloc(1, sizeof(*gc));
+	struct buf args = { 0 };
+
+	if (!gc)
+		return NULL;
+	gc->node = guest_ref(gn);
+	gc->done = done;
+	gc->op = FS_OPEN;
+	gc->opens = true;
+	gc->sent_ns = now_mono_ns();
+	gc->changes = gn->guest->changes;
+	gc->voids = gn->guest->voids;
+	gc->touched = gn->touched;
+	gc->epoch = guest_epoch(gn);
+	if (!guest_put_named(&args, gn)) {
+		buf_put_u32(&args, O_RDONLY | FS_OPEN_DATA);
+		buf_put_u8(&args, false);
+		if (!args.failed)
+			gc->call = agent_fs(guest_agent(gn), FS_OPEN, &args, GUEST_TIMEOUT_MS, on_reply, gc);
+	}
+	buf_release(&args);
+	if (!gc->call) {
+		guest_call_free(gc);
+		return NULL;
+	}
+	log_debug("ahead: open %s in fs/ of %s", name ? name->name : "/", gn->guest->obj->name);
+	return gc;
+}
+
+bool guest_call_adopt(struct guest_call *gc, fuse_req_t req)
+{
+	struct request *request = request_new_ending(req, 0);
+
+	if (!request)
+		return false;
+	log_debug("request %" PRIu64 ": was asked ahead", request->number);
+	gc->request = request;
+	request->cancel = on_interrupt;
+	request->arg = gc;
+	return true;
+}
+
 void guest_done_err(struct guest_call *gc, int err, struct reader *results)
 {
 	(void)results;
@@ -205,7 +281,7 @@ int guest_entry_of(struct guest_node *dir, const char *name, struct fs_attr *att
 	*ret = (struct fuse_entry_param){
 		.ino = node_id(guest_known(gn)),
 		.generation = 1,
-		.attr_timeout = left > 0 ? left : 0,
+		.attr_timeout = left > 0 && !guest_is_elsewhere(gn, attr) ? left : 0,
 		.entry_timeout = left > 0 ? left : 0,
 	};
 	/* One that has other names, or is open, is there also when this name is not. */

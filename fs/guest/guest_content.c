@@ -12,17 +12,20 @@
 
 #include "fs/guest/guest_names.h"
 
-enum { WINDOW_MAX = 8 * PROTO_READ_BEST, CONTENTS_MAX = 32 << 20 };
+enum { WINDOW_MAX = 8 * PROTO_READ_BEST };
 
 static const uint64_t valid_ns = (uint64_t)(GUEST_CACHE_S * 1e9);
 
 void guest_content_drop(struct guest_file *file)
 {
-	if (!file->content.data)
-		return;
-	file->node->guest->contents -= file->content.len;
+	kept_drop(file->node->guest->obj->fs, &file->kept);
 	free(file->content.data);
 	file->content = (struct guest_content){ 0 };
+}
+
+void guest_content_forget(struct kept *kept)
+{
+	guest_content_drop(container_of(kept, struct guest_file, kept));
 }
 
 static bool holds(const struct guest_file *file, const struct guest_content *content)
@@ -33,15 +36,16 @@ static bool holds(const struct guest_file *file, const struct guest_content *con
 
 void guest_content_keep(struct guest_file *file, const struct guest_content *content)
 {
-	struct guest_mount *guest = file->node->guest;
+	const struct object *obj = file->node->guest->obj;
 
 	guest_content_drop(file);
-	if (!holds(file, content) || guest->contents + content->len > CONTENTS_MAX) {
+	if (!holds(file, content)) {
 		free(content->data);
 		return;
 	}
 	file->content = *content;
-	guest->contents += content->len;
+	/* Even where there is none of it, its end is something that is known. */
+	kept_use(obj->fs, &file->kept, obj->owner.uid, content->len + sizeof(*content));
 }
 
 bool guest_content_answers(fuse_req_t req, struct guest_file *file, size_t size, uint64_t off)

@@ -43,6 +43,10 @@ struct guest_dir {
 	uint64_t asked_ns;       /* the chunk's attributes are as of then, */
 	uint64_t changes;        /* and hold as far as is known, while this is guest->changes */
 	uint64_t total;          /* bytes of this pass */
+	struct fs *fs;           /* once it is open */
+	uid_t uid;               /* for whom it counts */
+	struct kept kept;        /* of places and entries */
+	struct dir_place resume; /* of the chunk that was at hand when it was forgotten; or nothing */
 };
 
 static struct guest_dir *dir_of(const struct fuse_file_info *fi)
@@ -52,6 +56,7 @@ static struct guest_dir *dir_of(const struct fuse_file_info *fi)
 
 static void dir_free(struct guest_dir *dir)
 {
+	kept_drop(dir->fs, &dir->kept);
 	buf_release(&dir->places);
 	buf_release(&dir->entries);
 	guest_file_free(dir->file);
@@ -146,7 +151,19 @@ static int take_chunk(struct guest_dir *dir, const struct dir_place *place, stru
 	dir->more = more;
 	dir->at = place->first;
 	dir->offset = 0;
-	return 0;
+	kept_use(dir->fs, &dir->kept, dir->uid, dir->entries.size + dir->places.size);
+	return places(dir) ? 0 : -ENOMEM;
+}
+
+/* To keep others': the chunk at hand is asked for again. */
+static void dir_forget(struct kept *kept)
+{
+	struct guest_dir *dir = container_of(kept, struct guest_dir, kept);
+
+	dir->resume = place_at(dir, places(dir) - 1);
+	dir->n = 0;
+	buf_release(&dir->places);
+	buf_release(&dir->entries);
 }
 
 /* Go on from a chunk there was before: those after it are counted anew. */
@@ -170,7 +187,12 @@ static bool wanted(struct guest_dir *dir, uint64_t number, struct dir_place *ret
 	}
 	while (i && place_at(dir, i - 1).first > number)
 		i--;
-	*ret = i ? place_at(dir, i - 1) : (struct dir_place){ FIRST, 0 };
+	if (i)
+		*ret = place_at(dir, i - 1);
+	else if (dir->resume.first && dir->resume.first <= number)
+		*ret = dir->resume;
+	else
+		*ret = (struct dir_place){ FIRST, 0 };
 	drop_places(dir, i ? i - 1 : 0);
 	return true;
 }
@@ -205,6 +227,7 @@ static void add_node(struct text *text, const struct guest_dir *dir, struct gues
 		param->ino = 0;
 	} else {
 		guest_keep(told.node, &attr, dir->asked_ns);
+		guest_opened_listed(gn, told.node);
 		buf_add(&text->nodes, &told, sizeof(told));
 	}
 }
@@ -324,6 +347,9 @@ void guest_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		guest_call_free(gc);
 		return;
 	}
+	dir->fs = gn->guest->obj->fs;
+	dir->uid = gn->guest->obj->owner.uid;
+	dir->kept.forget = dir_forget;
 	dir->fresh = true;
 	dir->epoch = guest_epoch(gn);
 	dir->asked_ns = now_mono_ns();
@@ -421,6 +447,7 @@ static void read_entries(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	if (!off && !dir->fresh) {
 		drop_places(dir, 0);
 		dir->total = 0;
+		dir->resume = (struct dir_place){ 0 };
 	}
 	dir->fresh = false;
 	gc->fi = *fi;

@@ -61,7 +61,10 @@ void guest_file_free(struct guest_file *file)
 void guestfs_close_all(struct fs *fs)
 {
 	struct guest_file *file;
+	struct guest_call *gc;
 
+	while ((gc = list_first(&fs->guest_opened, struct guest_call, ahead)))
+		guestfs_let_go(gc->node->guest);
 	while ((file = list_first(&fs->guest_files, struct guest_file, all)))
 		guest_file_free(file);
 }
@@ -77,6 +80,7 @@ struct guest_file *guest_file_new(struct guest_node *gn, uint32_t handle)
 	file->node = guest_ref(gn);
 	file->epoch = guest_epoch(gn);
 	file->handle = handle;
+	file->kept.forget = guest_content_forget;
 	list_add(&gn->files, &file->link);
 	list_add(&gn->guest->obj->fs->guest_files, &file->all);
 	return file;
@@ -90,7 +94,7 @@ static void opened(const struct guest_call *gc, struct guest_file *file, const s
 
 	guest_keep(file->node, attr, gc->sent_ns);
 	if (gc->changes == file->node->guest->changes)
-		guest_told_bare(file->node, attr, now_mono_ns());
+		guest_told_bare(file->node, attr, gc->sent_ns);
 	content.len = reader_left(results);
 	if (!content.len || content.len != attr->size || content.len > PROTO_READ_BEST)
 		return;
@@ -102,7 +106,7 @@ static void opened(const struct guest_call *gc, struct guest_file *file, const s
 	guest_content_keep(file, &content);
 }
 
-static void done_open(struct guest_call *gc, int err, struct reader *results)
+void guest_done_open(struct guest_call *gc, int err, struct reader *results)
 {
 	struct guest_node *gn = gc->node;
 	struct fuse_entry_param param;
@@ -118,6 +122,8 @@ static void done_open(struct guest_call *gc, int err, struct reader *results)
 		err = guest_entry(gc, results, &param, &gn);
 	if (!err && gc->name && gc->request)
 		guest_keep_dir(gc->node, gc->touched, gc->sent_ns, results);
+	if (err && gc->name)
+		guest_new_doubt(gc->node);
 	if (err && handle && gc->request)
 		guest_close_handle(gn, guest_epoch(gn), handle);
 	if (!gc->request) {
@@ -152,10 +158,16 @@ static void done_open(struct guest_call *gc, int err, struct reader *results)
 void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct guest_node *gn = guest_node_of(req, ino);
-	struct guest_call *gc = guest_call_new(req, gn, NULL, done_open);
+	const bool reads = !(fi->flags & (O_ACCMODE | O_TRUNC));
+	struct guest_call *gc;
 	struct buf args = { 0 };
 	int rc;
 
+	if (!guest_usable(gn) && guest_opened_answers(req, gn, fi)) {
+		guest_opened_next(gn);
+		return;
+	}
+	gc = guest_call_new(req, gn, NULL, guest_done_open);
 	if (!gc)
 		return;
 	gc->fi = *fi;
@@ -165,17 +177,19 @@ void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		guest_touch(gn);
 	}
 	rc = guest_put_named(&args, gn);
-	buf_put_u32(&args, ((uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND)) |
-				   ((fi->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY ? FS_OPEN_DATA : 0));
+	buf_put_u32(&args,
+		    ((uint32_t)fi->flags & (O_ACCMODE | O_TRUNC | O_APPEND)) | (reads ? FS_OPEN_DATA : 0));
 	buf_put_u8(&args, guest_is_other(req));
 	guest_call_send(gc, FS_OPEN, rc, &args);
+	if (reads)
+		guest_opened_next(gn);
 }
 
 void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
 {
 	struct buf args = { 0 };
 	int rc;
-	struct guest_call *gc = guest_call_make(req, parent, name, S_IFREG, done_open, &args, &rc);
+	struct guest_call *gc = guest_call_make(req, parent, name, S_IFREG, guest_done_open, &args, &rc);
 
 	if (!gc)
 		return;

@@ -13,6 +13,8 @@
 #include <sys/statvfs.h>
 #include <time.h>
 
+#include "fs/tree/session.h"
+
 enum { STATFS_BSIZE_MAX = 1 << 30 };
 
 static void detach(struct guest_node *dir, const char *name)
@@ -32,6 +34,10 @@ void guest_done_entry(struct guest_call *gc, int err, struct reader *results)
 		err = guest_entry(gc, results, &param, &gn);
 	if (!err)
 		guest_keep_dir(gc->node, gc->touched, gc->sent_ns, results);
+	else if (gc->op != FS_LOOKUP)
+		guest_new_doubt(gc->node);
+	if (!err && gc->op == FS_MKDIR)
+		guest_new_made(gn);
 	if (err)
 		request_err(gc->request, err);
 	else if (request_entry(gc->request, &param))
@@ -45,8 +51,14 @@ static void guest_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct buf args = { 0 };
 	struct guest_call *gc;
 
-	if (!guest_usable(dir) && guest_ahead_answers(req, dir, name))
-		return;
+	if (!guest_usable(dir)) {
+		if (guest_new_lacks(dir, name)) {
+			fuse_reply_err(req, ENOENT);
+			return;
+		}
+		if (guest_ahead_answers(req, dir, name))
+			return;
+	}
 	gc = guest_call_new(req, dir, name, guest_done_entry);
 	if (gc)
 		guest_call_send(gc, FS_LOOKUP, guest_put_name(&args, dir, name), &args);
@@ -84,7 +96,8 @@ static void done_attr(struct guest_call *gc, int err, struct reader *results)
 			guest_told_bare(gc->node, &attr, now_mono_ns());
 		if (gc->node->touched == gc->touched)
 			guest_keep(gc->node, &attr, gc->sent_ns);
-		request_attr(gc->request, &st, holds ? GUEST_CACHE_S : 0);
+		request_attr(gc->request, &st,
+			     holds && !guest_is_elsewhere(gc->node, &attr) ? GUEST_CACHE_S : 0);
 	}
 	guest_call_free(gc);
 }
@@ -158,7 +171,7 @@ static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int
 	struct guest_node *gn = guest_node_of(req, ino);
 	/* FUSE_SET_ATTR_MODE to _MTIME and enum fs_valid are the same bits. */
 	const unsigned those = FSV_MODE | FSV_UID | FSV_GID | FSV_SIZE | FSV_ATIME | FSV_MTIME;
-	const unsigned valid = ((unsigned)to_set & those) | (guest_is_other(req) ? FSV_OTHER : 0);
+	unsigned valid = ((unsigned)to_set & those) | (guest_is_other(req) ? FSV_OTHER : 0);
 	struct fs_attr want = {
 		.mode = attr->st_mode & 07777,
 		.uid = guest_uid(gn, attr->st_uid),
@@ -179,9 +192,13 @@ static void guest_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int
 		want.atime = to_time(&now);
 	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
 		want.mtime = to_time(&now);
+	if (guest_owner_answers(req, gn, valid & those, &want))
+		return;
 	gc = guest_call_new(req, gn, NULL, done_attr);
-	if (gc)
-		send_setattr(gc, S_ISREG(gn->type) ? fi : NULL, valid, &want);
+	if (!gc)
+		return;
+	valid = guest_owner_with(gn, valid, &want);
+	send_setattr(gc, S_ISREG(gn->type) ? fi : NULL, valid, &want);
 }
 
 /* ---- making and removing */
@@ -225,6 +242,14 @@ static struct guest_node *other_of(fuse_req_t req, fuse_ino_t ino, const struct 
 	return NULL;
 }
 
+/* What it was made of is another node, unless it is a regular file, and the kernel still has its old attributes. */
+static void done_link(struct guest_call *gc, int err, struct reader *results)
+{
+	if (!err && gc->of->type != S_IFREG)
+		session_forget_attr(gc->of->guest->obj->fs->session, (uintptr_t)&gc->of->node);
+	guest_done_entry(gc, err, results);
+}
+
 static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
 	struct guest_node *dir = guest_node_of(req, parent), *gn = other_of(req, ino, dir);
@@ -234,11 +259,12 @@ static void guest_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const 
 
 	if (!gn)
 		return;
-	gc = guest_call_new(req, dir, name, guest_done_entry);
+	gc = guest_call_new(req, dir, name, done_link);
 	if (!gc)
 		return;
 	gc->type = gn->type;
 	gc->fifo = gn->fifo;
+	gc->of = guest_ref(gn);
 	guest_touch(gn); /* it counts its names */
 	rc = guest_put_file(&args, gn);
 	if (!rc)
@@ -294,6 +320,8 @@ static void done_rename(struct guest_call *gc, int err, struct reader *results)
 		if (gn) {
 			guest_name_move(gn, gc->node2, gc->name2);
 			gc->name2 = NULL;
+		} else {
+			guest_new_doubt(gc->node2);
 		}
 	}
 	guest_done_err(gc, err, results);

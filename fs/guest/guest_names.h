@@ -47,6 +47,22 @@ struct guest_name {
 };
 
 struct guest_ahead;
+struct guest_call;
+
+/* In which order the files of a directory are opened (guest_opened.c). */
+struct guest_row {
+	struct guest_node *last; /* of that directory; NULL: none */
+	uint64_t ns;
+	unsigned listed, numbers; /* how many in a row, by the listing and by their numbers */
+};
+
+/* All names of a directory were known at a time (guest_new.c). */
+struct guest_made {
+	uint64_t ns;           /* CLOCK_MONOTONIC; 0: they are not */
+	uint64_t epoch, voids; /* while these are those of the machine and of guest->voids */
+	unsigned doubts;       /* counts what may have made another */
+	bool asking;           /* a listing is on its way */
+};
 
 struct guest_node {
 	struct node node;
@@ -62,7 +78,8 @@ struct guest_node {
 	struct list files; /* struct guest_file: open ones */
 	struct fs_id id;
 	uint32_t type;
-	struct guest_ahead *ahead;    /* of a directory: entries that were asked for ahead of their lookups */
+	struct guest_ahead *ahead; /* of a directory: entries that were asked for ahead of their lookups */
+	struct guest_made made;
 	uint64_t missed_ns;           /* when a name was looked up that was not among them, */
 	unsigned missed;              /* and how many were in a row */
 	bool shared;                  /* found by its id, in guest->files */
@@ -74,6 +91,11 @@ struct guest_node {
 	struct fs_attr kept;          /* guest_kept.c: attributes that were asked for at kept_ns, 0: none, */
 	uint64_t kept_ns, kept_voids; /* and when guest->voids was this */
 	unsigned touched;             /* counts what may have changed them */
+	struct list listed;           /* of a directory: regular files, as they were listed last, */
+	struct guest_row row;         /* and opened */
+	struct list entries;          /* in such a list, */
+	struct guest_node *listed_in; /* of this directory */
+	struct guest_call *opened;    /* ahead */
 	bool fifo; /* one that was made through the mount: the host's programs may open it, and meet there */
 };
 
@@ -95,8 +117,9 @@ struct guest_file {
 	uint64_t epoch;          /* of the machine that has the handle */
 	uint32_t handle;
 	struct guest_content content;
-	uint64_t next; /* where a reader that goes on would read */
-	size_t window; /* what was asked for ahead of it last */
+	struct kept kept; /* that */
+	uint64_t next;    /* where a reader that goes on would read */
+	size_t window;    /* what was asked for ahead of it last */
 };
 
 /* One operation of the agent's that a request waits for. */
@@ -110,6 +133,7 @@ struct guest_call {
 	/* For done, which frees them. */
 	char *name, *name2;
 	struct guest_node *node2; /* a reference */
+	struct guest_node *of;    /* of a LINK: what it was made of, a reference */
 	pid_t caller;             /* a thread */
 	struct timer lock_timer;  /* guest_lock.c */
 	struct fuse_file_info fi;
@@ -117,6 +141,10 @@ struct guest_call {
 	/* Of a READDIR: what the kernel asks for, and the chunk that the agent is asked for (guest_dir.c). */
 	size_t size;
 	uint64_t offset, first, cookie;
+	/* Of an OPEN ahead: fs->guest_opened, and what came is in `value`. */
+	struct list ahead;
+	uint64_t epoch;
+	bool answered;
 	/* Of a GETXATTR: what there is of the value so far, as `size` says; its size and hash; how often it was begun. */
 	struct buf value;
 	uint64_t hash;
@@ -138,6 +166,8 @@ extern const struct fuse_lowlevel_ops guestfs_ops;
 void guestfs_close_all(struct fs *fs);
 /* A command of the guest's has said something, or ended: what it did to files before is to be seen. */
 void guestfs_changed(struct guest_mount *guest);
+/* A command of the guest's is about to begin, or to hear something: what is open there for nobody is closed. */
+void guestfs_let_go(struct guest_mount *guest);
 
 /* ---- guest_node.c */
 
@@ -146,6 +176,8 @@ struct guest_node *guest_ref(struct guest_node *gn);
 void guest_unref(struct guest_node *gn); /* NULL is allowed */
 /* NULL: the kernel knows none of this name. */
 struct guest_name *guest_child(const struct guest_node *dir, const char *name);
+/* Is there one of that name in other letters? */
+bool guest_child_like(const struct guest_node *dir, const char *name);
 /* The file of this id and type has this name: a reference to its node, or NULL when out of memory. */
 struct guest_node *guest_found(struct guest_node *dir, const char *name, const struct fs_id *id,
 			       uint32_t type);
@@ -183,6 +215,9 @@ void guest_put_maker(struct buf *args, const struct guest_node *dir, mode_t mode
 /* Whoever asks is not root: what is set-user-ID does not stay so when they change it. */
 bool guest_is_other(fuse_req_t req);
 /* What the guest said of its extended attributes at asked_ns, and has not been changed since. */
+/* Has it other names that are other nodes? What is done to it by one of those is nothing the kernel sees, so it keeps
+ * none of its attributes. */
+bool guest_is_elsewhere(const struct guest_node *gn, const struct fs_attr *attr);
 void guest_told_bare(struct guest_node *gn, const struct fs_attr *attr, uint64_t asked_ns);
 /* It has none, as far as is known. */
 bool guest_is_bare(const struct guest_node *gn);
@@ -203,6 +238,22 @@ void guest_keep_dir(struct guest_node *dir, unsigned touched, uint64_t asked_ns,
 /* Its content was, which may change the time of the last access. */
 void guest_was_read(struct guest_node *gn);
 
+/* ---- guest_owner.c */
+
+/* A SETATTR that changes nothing is answered, and goes to the guest with what is asked next; false: it is not. */
+bool guest_owner_answers(fuse_req_t req, struct guest_node *gn, unsigned valid, const struct fs_attr *want);
+/* What a SETATTR of valid and want has to change along with it. */
+unsigned guest_owner_with(struct guest_node *gn, unsigned valid, struct fs_attr *want);
+
+/* ---- guest_new.c */
+
+/* A directory was made. */
+void guest_new_made(struct guest_node *dir);
+/* It may have names that are not known; NULL: none may. */
+void guest_new_doubt(struct guest_node *dir);
+/* Is it known to have no such name? */
+bool guest_new_lacks(struct guest_node *dir, const char *name);
+
 /* ---- guest_content.c */
 
 /* A read of an open file is answered from what is known; false: it is not. */
@@ -213,8 +264,21 @@ bool guest_content_answers(fuse_req_t req, struct guest_file *file, size_t size,
  */
 void guest_content_keep(struct guest_file *file, const struct guest_content *content);
 void guest_content_drop(struct guest_file *file);
+void guest_content_forget(struct kept *kept);
 /* How much a read of `size` bytes at `off` asks for. */
 size_t guest_content_want(struct guest_file *file, size_t size, uint64_t off);
+
+/* ---- guest_opened.c */
+
+/* An OPEN is answered, now or later, from what was opened ahead; false: it is not. */
+bool guest_opened_answers(fuse_req_t req, struct guest_node *gn, const struct fuse_file_info *fi);
+/* It is opened for reading: what may be next is opened ahead. */
+void guest_opened_next(struct guest_node *gn);
+/* It is next in a listing of dir; or in none any more. */
+void guest_opened_listed(struct guest_node *dir, struct guest_node *gn);
+void guest_opened_unlisted(struct guest_node *gn);
+/* It ends. */
+void guest_opened_forget(struct guest_node *gn);
 
 /* ---- guest_call.c */
 
@@ -222,6 +286,8 @@ size_t guest_content_want(struct guest_file *file, size_t size, uint64_t off);
 int guest_usable(const struct guest_node *gn);
 struct agent *guest_agent(const struct guest_node *gn);
 uint64_t guest_epoch(const struct guest_node *gn);
+/* Ask for the first entries of a directory, for no request of the kernel's; NULL: it cannot be asked. */
+struct agent_call *guest_list(const struct guest_node *dir, agent_fs_fn done, void *arg);
 /* An operation's errno as users see it, and as the kernel may hear it (guest_errno.h). */
 int guest_errno(const struct guest_node *gn, enum fs_op op, int err);
 
@@ -236,6 +302,11 @@ struct guest_call *guest_call_make(fuse_req_t req, fuse_ino_t parent, const char
 				   void (*done)(struct guest_call *gc, int err, struct reader *results),
 				   struct buf *args, int *rc);
 void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args);
+/* The OPEN of a file, to read it, for no request yet; NULL: it cannot be sent. */
+struct guest_call *guest_call_ahead(struct guest_node *gn,
+				    void (*done)(struct guest_call *gc, int err, struct reader *results));
+/* Now there is one; false: that is answered already. */
+bool guest_call_adopt(struct guest_call *gc, fuse_req_t req);
 void guest_call_free(struct guest_call *gc);
 /* Answers with the entry `name` of gc->node, whose attributes are next in results; false: it did not get
  * there. */
@@ -300,6 +371,8 @@ void guest_file_free(struct guest_file *file);
 /* Nobody wants a handle that the guest gave in this epoch. */
 void guest_close_handle(const struct guest_node *gn, uint64_t epoch, uint32_t handle);
 
+/* For OPEN and CREATE; without a request the file is closed again. */
+void guest_done_open(struct guest_call *gc, int err, struct reader *results);
 void guest_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void guest_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 		  struct fuse_file_info *fi);

@@ -104,11 +104,24 @@ struct guest_name *guest_child(const struct guest_node *dir, const char *name)
 	return NULL;
 }
 
+bool guest_child_like(const struct guest_node *dir, const char *name)
+{
+	const struct guest_name *gn;
+	unsigned i;
+
+	for (i = 0; i < dir->n_buckets; i++)
+		for (gn = dir->buckets[i]; gn; gn = gn->next)
+			if (!strcasecmp(gn->name, name))
+				return true;
+	return false;
+}
+
 void guest_name_free(struct guest_name *gn)
 {
 	struct guest_node *parent = gn->parent;
 
 	del_child(gn);
+	guest_new_doubt(parent);
 	list_del(&gn->link);
 	gn->node->n_names--; /* NOLINT(clang-analyzer-core.NullDereference): no name without a file */
 	free(gn->name);
@@ -245,6 +258,7 @@ void guest_unref(struct guest_node *gn)
 	list_del(&gn->node.link);
 	list_del(&gn->fresh);
 	guest_ahead_free(gn->ahead);
+	guest_opened_forget(gn);
 	if (gn->buckets != &gn->first)
 		free((void *)gn->buckets);
 	object_unref(gn->guest->obj);
@@ -274,6 +288,8 @@ static struct guest_node *guest_node_new(struct guest_mount *guest)
 	list_init(&gn->names);
 	list_init(&gn->files);
 	list_init(&gn->fresh);
+	list_init(&gn->listed);
+	list_init(&gn->entries);
 	gn->buckets = &gn->first;
 	gn->n_buckets = 1;
 	return gn;

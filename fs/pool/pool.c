@@ -2,22 +2,27 @@
 /*
  * pool.c - machines prepared ahead of time
  *
- * Stocks are ordered by use, the most recent first. One machine is prepared at a time, some milliseconds
- * after the last fork, so that a burst of forks has the host's CPUs to itself; where a bound on all of them
- * is reached, the stock used least recently gives way. A machine is loaded and then rehearsed (rehearsal.h).
- * One that is still loading can be taken, and is then a fork without a rehearsal; one that is rehearsing
- * cannot.
+ * Stocks are ordered by use, the most recent first, and each has as many machines as its demand says (demand.h).
+ * As many are prepared at a time as there are CPUs that no fork is under way on; where a bound on all of them is
+ * reached, the stock used least recently gives way. A machine is loaded and then rehearsed (rehearsal.h). One that
+ * is still loading can be taken, and is then a fork without a rehearsal; one that is rehearsing cannot.
  */
 #include "fs/pool/pool.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 
+#include "fs/pool/demand.h"
 #include "fs/pool/rehearsal.h"
 #include "util/log.h"
 #include "vm/usage.h"
 
-enum { IDLE_NS = 20 * 1000 * 1000 };
+enum {
+	SOON_NS = 5 * 1000 * 1000,  /* after a fork began: by then most are done */
+	IDLE_NS = 20 * 1000 * 1000, /* for its first command, too */
+	AT_A_TIME = 16,
+};
 
 struct stock {
 	struct list link; /* pool->stocks */
@@ -25,6 +30,8 @@ struct stock {
 	struct template *template; /* a reference */
 	struct list machines;      /* struct ready */
 	unsigned count;
+	struct demand demand;
+	uint64_t memory; /* bytes that only the last one had that was looked at; 0: none was */
 };
 
 struct ready {
@@ -32,6 +39,7 @@ struct ready {
 	struct stock *stock;
 	struct vm *vm;
 	struct layer *disk;
+	bool preparing;
 	struct rehearsal *rehearsal; /* under way */
 	uint64_t memory;             /* bytes that only it has; 0 until that is known */
 	struct memory_look *look;    /* under way */
@@ -40,8 +48,18 @@ struct ready {
 struct pool {
 	struct list stocks; /* struct stock */
 	struct timer timer;
-	struct ready *preparing; /* the one under way, or NULL */
+	unsigned preparing; /* machines */
+	unsigned cpus;
+	uint64_t forked_ns; /* when a fork began last */
 };
+
+static unsigned count_cpus(void)
+{
+	cpu_set_t set;
+
+	/* It fails on hosts with more than the set holds: there are enough. */
+	return sched_getaffinity(0, sizeof(set), &set) < 0 ? AT_A_TIME : (unsigned)CPU_COUNT(&set);
+}
 
 int pool_open(struct fs *fs, struct err *err)
 {
@@ -49,14 +67,15 @@ int pool_open(struct fs *fs, struct err *err)
 	if (!fs->pool)
 		return err_sys(err, -ENOMEM, "cannot make the pool");
 	list_init(&fs->pool->stocks);
+	fs->pool->cpus = count_cpus();
 	return 0;
 }
 
 static void refill(void *arg);
 
-static void schedule(struct fs *fs)
+static void schedule(struct fs *fs, uint64_t ns)
 {
-	timer_start(fs->loop, &fs->pool->timer, IDLE_NS, refill, fs);
+	timer_start(fs->loop, &fs->pool->timer, ns, refill, fs);
 }
 
 /* The pool has it no longer; what it was made of is somebody's. */
@@ -66,8 +85,7 @@ static void ready_give(struct ready *ready)
 
 	list_del(&ready->link);
 	ready->stock->count--;
-	if (fs->pool->preparing == ready)
-		fs->pool->preparing = NULL;
+	fs->pool->preparing -= ready->preparing;
 	memory_forget(ready->look);
 	free(ready);
 }
@@ -116,7 +134,7 @@ static unsigned count(const struct fs *fs)
 
 unsigned pool_count(const struct fs *fs)
 {
-	return count(fs) - (fs->pool->preparing ? 1 : 0);
+	return count(fs) - fs->pool->preparing;
 }
 
 uint64_t pool_memory(const struct fs *fs)
@@ -131,15 +149,28 @@ uint64_t pool_memory(const struct fs *fs)
 	return sum;
 }
 
-/* The one prepared first; the one under way is last. */
-static struct ready *best(const struct stock *stock)
+static unsigned stock_ready(const struct stock *stock)
 {
-	struct ready *ready;
+	const struct ready *ready;
+	unsigned n = 0;
 
 	list_for_each (ready, &stock->machines, link)
-		if (!ready->rehearsal)
+		n += !ready->preparing;
+	return n;
+}
+
+/* The one prepared first, or one that loads. */
+static struct ready *best(const struct stock *stock)
+{
+	struct ready *ready, *loading = NULL;
+
+	list_for_each (ready, &stock->machines, link) {
+		if (!ready->preparing)
 			return ready;
-	return NULL;
+		if (!loading && !ready->rehearsal)
+			loading = ready;
+	}
+	return loading;
 }
 
 bool pool_take(struct fs *fs, const struct template *template, struct pooled *ret)
@@ -150,12 +181,13 @@ bool pool_take(struct fs *fs, const struct template *template, struct pooled *re
 	if (!ready)
 		return false;
 	fs->engine->background(ready->vm, false);
-	*ret = (struct pooled){ ready->vm, ready->disk, ready != fs->pool->preparing };
+	*ret = (struct pooled){ ready->vm, ready->disk, !ready->preparing };
+	fs->found_ready += !ready->preparing;
 	ready_give(ready);
 	return true;
 }
 
-void pool_want(struct fs *fs, struct template *template)
+void pool_want(struct fs *fs, struct template *template, bool found)
 {
 	struct stock *stock = find(fs, template);
 
@@ -167,20 +199,25 @@ void pool_want(struct fs *fs, struct template *template)
 			return; /* it goes without */
 		stock->fs = fs;
 		stock->template = template_ref(template);
+		stock->demand = (struct demand){ .least = fs->options.pool, .most = fs->options.pool_total };
 		list_init(&stock->machines);
 	} else {
 		list_del(&stock->link);
 	}
 	list_insert(&fs->pool->stocks, fs->pool->stocks.next, &stock->link);
-	schedule(fs);
+	fs->pool->forked_ns = now_mono_ns();
+	demand_fork(&stock->demand, stock_ready(stock) + found, fs->pool->forked_ns);
+	schedule(fs, SOON_NS);
 }
 
 void pool_forget(struct fs *fs, const struct template *template)
 {
 	struct stock *stock = find(fs, template);
 
-	if (stock)
-		stock_free(stock);
+	if (!stock)
+		return;
+	stock_free(stock);
+	schedule(fs, IDLE_NS); /* others may have its share */
 }
 
 bool pool_prepares(const struct fs *fs)
@@ -198,9 +235,9 @@ void pool_drop(struct fs *fs)
 {
 	struct stock *stock;
 
-	timer_stop(&fs->pool->timer);
 	while ((stock = list_first(&fs->pool->stocks, struct stock, link)))
 		stock_free(stock);
+	timer_stop(&fs->pool->timer);
 }
 
 static void on_exited(void *owner, bool clean, const char *why)
@@ -220,26 +257,29 @@ static void give_up(struct ready *ready, const struct err *err)
 		ready_end(ready);
 }
 
-static void on_memory(void *arg, const struct vm_memory *memory)
+static void on_memory(void *arg, const struct vm_memory *memory, size_t n)
 {
 	struct ready *ready = arg;
 
+	(void)n; /* one */
 	ready->look = NULL;
-	ready->memory = memory->private;
-	schedule(ready->stock->fs);
+	ready->memory = ready->stock->memory = memory->private ? memory->private : 1;
+	schedule(ready->stock->fs, 0);
 }
 
-/* It is done. The next is begun when it is known how much memory this one takes. */
+/* It is done. How much memory it takes is looked at, since that bounds how many there may be. */
 static void settle(struct ready *ready)
 {
 	struct fs *fs = ready->stock->fs;
 	const int fd = fs->engine->memory(ready->vm);
 
-	fs->pool->preparing = NULL;
+	ready->preparing = false;
+	fs->pool->preparing--;
 	if (fd >= 0)
 		ready->look = memory_look(fs->loop, &fd, 1, on_memory, ready);
-	if (!ready->look)
-		schedule(fs);
+	if (!ready->look && !ready->stock->memory)
+		ready->stock->memory = 1; /* it cannot be known */
+	schedule(fs, 0);
 }
 
 static void on_rehearsed(void *arg, const struct err *err)
@@ -256,46 +296,42 @@ static void on_rehearsed(void *arg, const struct err *err)
 
 static void on_loaded(void *arg, const struct err *err)
 {
-	struct fs *fs = arg;
-	/* NULL: it is somebody's by now. No other was begun since, as long as that fork is under way. */
-	struct ready *ready = fs->pool->preparing;
+	struct ready *ready = arg;
 	struct err failed = *err;
 
-	if (!failed.code && ready && ready->stock->template->quiesced &&
-	    !rehearse(fs, ready->vm, ready->stock->template, &events, ready, on_rehearsed, ready,
-		      &ready->rehearsal, &failed))
+	if (!failed.code && ready->stock->template->quiesced &&
+	    !rehearse(ready->stock->fs, ready->vm, ready->stock->template, &events, ready, on_rehearsed,
+		      ready, &ready->rehearsal, &failed))
 		return;
-	if (failed.code) {
+	if (failed.code)
 		give_up(ready, &failed);
-		return;
-	}
-	if (ready)
-		settle(ready);
 	else
-		schedule(fs);
+		settle(ready);
 }
 
-static void prepare(struct stock *stock)
+static bool prepare(struct stock *stock)
 {
 	struct fs *fs = stock->fs;
 	struct ready *ready = calloc(1, sizeof(*ready));
 	struct err err = { 0 };
 
 	if (!ready)
-		return;
+		return false;
 	ready->stock = stock;
 	if (layer_overlay(fs->store, stock->template->disk, &ready->disk, &err) ||
 	    fs->engine->prepare(&fs->env, stock->template, layer_path(ready->disk), &events, ready, on_loaded,
-				fs, &ready->vm, &err)) {
+				ready, &ready->vm, &err)) {
 		log_warn("cannot keep a machine ready: %s", err.text);
 		layer_unref(ready->disk);
 		free(ready);
-		return;
+		return false;
 	}
 	fs->engine->background(ready->vm, true);
 	list_add(&stock->machines, &ready->link);
 	stock->count++;
-	fs->pool->preparing = ready;
+	ready->preparing = true;
+	fs->pool->preparing++;
+	return true;
 }
 
 /* The machine that can be spared best: of a stock used less recently than this one. NULL: there is none. */
@@ -312,12 +348,25 @@ static struct ready *spare(const struct fs *fs, const struct stock *stock)
 	return NULL;
 }
 
+/* What they will have when all are known: those that are not are like the last of their stock. */
+static uint64_t memory_expected(const struct fs *fs)
+{
+	struct stock *stock;
+	struct ready *ready;
+	uint64_t sum = 0;
+
+	list_for_each (stock, &fs->pool->stocks, link)
+		list_for_each (ready, &stock->machines, link)
+			sum += ready->memory ? ready->memory : stock->memory;
+	return sum;
+}
+
 /* Come within the bounds on all machines. */
 static bool make_room(struct fs *fs, const struct stock *stock)
 {
 	struct ready *ready;
 
-	while (count(fs) >= fs->options.pool_total || pool_memory(fs) >= fs->options.pool_memory) {
+	while (count(fs) >= fs->options.pool_total || memory_expected(fs) >= fs->options.pool_memory) {
 		ready = spare(fs, stock);
 		if (!ready)
 			return false;
@@ -326,22 +375,76 @@ static bool make_room(struct fs *fs, const struct stock *stock)
 	return true;
 }
 
+/* CPUs that forks have: one each, and what one runs first has one. */
+static unsigned busy(const struct fs *fs, uint64_t now_ns)
+{
+	return fs->forking ? fs->forking : now_ns - fs->pool->forked_ns < IDLE_NS;
+}
+
+/* How many may be prepared at a time now. */
+static unsigned at_a_time(const struct fs *fs, uint64_t now_ns)
+{
+	const unsigned cpus = fs->pool->cpus, has = busy(fs, now_ns), free = cpus > has ? cpus - has : 0;
+
+	return free < AT_A_TIME ? free : AT_A_TIME;
+}
+
+/* What is not worth keeping any more goes. How long the rest is. */
+static uint64_t shrink(struct fs *fs, uint64_t now_ns)
+{
+	struct stock *stock, *next;
+	struct ready *ready;
+	uint64_t least = DEMAND_NONE_NS;
+
+	for (stock = list_entry(fs->pool->stocks.next, struct stock, link); &stock->link != &fs->pool->stocks;
+	     stock = next) {
+		const unsigned want = demand_want(&stock->demand, now_ns);
+		const uint64_t holds_ns = demand_holds_ns(&stock->demand, now_ns);
+
+		next = list_entry(stock->link.next, struct stock, link);
+		if (!want) {
+			stock_free(stock);
+			continue;
+		}
+		while (stock->count > want && (ready = list_first(&stock->machines, struct ready, link)))
+			ready_end(ready);
+		if (holds_ns < least)
+			least = holds_ns;
+	}
+	return least;
+}
+
+/* Begin as many as may be; false: there is no room for another, or it failed. */
+static bool fill(struct stock *stock, uint64_t now_ns)
+{
+	struct fs *fs = stock->fs;
+	const unsigned want = demand_want(&stock->demand, now_ns);
+
+	/* Until it is known what one takes, there is one. */
+	while (stock->count < want && fs->pool->preparing < at_a_time(fs, now_ns) &&
+	       (stock->memory || !stock->count))
+		if (!make_room(fs, stock) || !prepare(stock))
+			return false;
+	return true;
+}
+
 static void refill(void *arg)
 {
 	struct fs *fs = arg;
+	const uint64_t now_ns = now_mono_ns();
+	uint64_t holds_ns = shrink(fs, now_ns);
 	struct stock *stock;
 
-	if (fs->pool->preparing)
-		return; /* its end schedules the next */
-	if (fs->forking) {
-		schedule(fs);
-		return;
-	}
 	list_for_each (stock, &fs->pool->stocks, link) {
-		if (stock->count >= fs->options.pool)
+		if (!fill(stock, now_ns))
+			break;
+		if (stock->count >= demand_want(&stock->demand, now_ns))
 			continue;
-		if (make_room(fs, stock))
-			prepare(stock);
-		return;
+		/* It comes first: when one under way is done, which schedules, or when there are CPUs for it. */
+		if (busy(fs, now_ns))
+			holds_ns = IDLE_NS;
+		break;
 	}
+	if (!list_empty(&fs->pool->stocks))
+		schedule(fs, holds_ns);
 }

@@ -85,9 +85,10 @@ static void on_job_info(void *arg, const struct job_info *info)
 	(void)info;
 }
 
-static void introduce(struct rehearsal *r, done_fn done)
+static void introduce(struct rehearsal *r, enum attach_kind kind, done_fn done)
 {
-	const struct identity identity = { .name = "", .generation = r->generation, .kind = ATTACH_REHEARSE };
+	/* The name is for a machine that just booted; its forks have others. */
+	const struct identity identity = { .name = "sbx", .generation = r->generation, .kind = kind };
 
 	agent_introduce(r->agent, &identity, STEP_MS, on_job_info, done, r);
 }
@@ -97,14 +98,14 @@ static void on_introduced_again(void *arg, const struct err *err)
 	struct rehearsal *r = arg;
 
 	if (goes_on(r, err))
-		agent_quiesce(r->agent, STEP_MS, on_quiesced, r);
+		agent_quiesce(r->agent, QUIESCE_PAUSE, STEP_MS, on_quiesced, r);
 }
 
 static void on_command_ended(struct rehearsal *r)
 {
 	timer_stop(&r->timer);
 	agent_job_forget(r->agent, REHEARSAL_JOB);
-	introduce(r, on_introduced_again);
+	introduce(r, ATTACH_REHEARSE, on_introduced_again);
 }
 
 static void on_timeout(void *arg)
@@ -151,7 +152,7 @@ static void on_introduced(void *arg, const struct err *err)
 static void on_started(void *arg, const struct err *err)
 {
 	if (goes_on(arg, err))
-		introduce(arg, on_introduced);
+		introduce(arg, ATTACH_REHEARSE, on_introduced);
 }
 
 static const struct agent_events agent_events = { .job_started = on_job_started, .job_exit = on_job_exit };
@@ -194,7 +195,7 @@ int rehearse_booted(struct fs *fs, struct vm *vm, uint32_t generation, done_fn d
 	const int rc = rehearsal_new(fs, vm, generation, done, arg, ret, err);
 
 	if (!rc)
-		introduce(*ret, on_introduced);
+		introduce(*ret, ATTACH_BOOT, on_introduced);
 	return rc;
 }
 

@@ -22,8 +22,11 @@ struct rehearsal;
  */
 int rehearse(struct fs *fs, struct vm *vm, const struct template *template, const struct vm_events *events,
 	     void *owner, done_fn done, void *arg, struct rehearsal **ret, struct err *err);
-/* The same with a machine that was booted and runs, and whose agent, which nobody else speaks to, waits for its first
- * word: the machine is to be captured, and the next generation is `generation`. */
+/*
+ * The same with a machine that was booted and runs, and whose agent, which nobody else speaks to, waits for its first
+ * word: the machine is to be captured, and the next generation is `generation`. It gets a name and a machine id, since
+ * the files of those, made and not just written, are what its forks would otherwise spend most of their start on.
+ */
 int rehearse_booted(struct fs *fs, struct vm *vm, uint32_t generation, done_fn done, void *arg,
 		    struct rehearsal **ret, struct err *err);
 /* The machine has ended or is about to be destroyed: done is not called. NULL is allowed. */

@@ -83,8 +83,11 @@ static void shift(struct tally *tally, const struct tally *was, const struct tal
 {
 	tally->sandboxes += now->sandboxes - was->sandboxes;
 	tally->jobs += now->jobs - was->jobs;
+	tally->empty += now->empty - was->empty;
 	tally->files += now->files - was->files;
 	tally->memory += now->memory - was->memory;
+	tally->texts += now->texts - was->texts;
+	tally->streams += now->streams - was->streams;
 }
 
 void admission_count(struct fs *fs, struct counted *counted, const struct tally *now)
@@ -127,6 +130,13 @@ int admission_chown(struct fs *fs, struct counted *counted, uid_t uid, struct er
 
 /* ---- asking */
 
+unsigned admission_empty(const struct fs *fs, uid_t uid)
+{
+	const struct holder *holder = holder_find(fs, uid);
+
+	return holder ? holder->tally.empty : 0;
+}
+
 int admit_sandbox(struct sandbox *sb, struct err *err)
 {
 	struct fs *fs = sb->obj.fs;
@@ -163,6 +173,32 @@ int admit_job(const struct sandbox *sb, struct err *err)
 			       "the sandboxes of user %u have %u jobs, and may not have more here",
 			       (unsigned)sb->obj.owner.uid, own->jobs);
 	return 0;
+}
+
+int admit_texts(const struct sandbox *sb, size_t n, struct err *err)
+{
+	const uint64_t all = sb->obj.fs->admission->all.texts, own = sb->counted.holder->tally.texts;
+
+	if (all + n > TEXTS_ALL)
+		return err_set(err, -ENOMEM,
+			       "the commands and environments of all jobs have %" PRIu64
+			       "M, and more there may not be here",
+			       all >> 20);
+	if (own + n > TEXTS_EACH)
+		return err_set(err, -EDQUOT,
+			       "the commands and environments of the jobs of user %u have %" PRIu64
+			       "M, and may not have more here; rmdir jobs that have ended",
+			       (unsigned)sb->obj.owner.uid, own >> 20);
+	return 0;
+}
+
+uint64_t admit_streams(const struct sandbox *sb)
+{
+	const uint64_t all = sb->obj.fs->admission->all.streams, own = sb->counted.holder->tally.streams;
+	const uint64_t left = all < STREAMS_ALL ? STREAMS_ALL - all : 0;
+	const uint64_t own_left = own < STREAMS_EACH ? STREAMS_EACH - own : 0;
+
+	return sb->obj.owner.uid == geteuid() || left < own_left ? left : own_left;
 }
 
 int admit_memory(const struct sandbox *sb, uint64_t memory, struct err *err)

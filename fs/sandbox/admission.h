@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * admission.h - how many sandboxes, jobs, bytes of machines' memory and descriptors there may be, of one owner and
- * in all
+ * admission.h - how many sandboxes, jobs, bytes of machines' memory, of commands and of streams, and descriptors there
+ * may be, of one owner and in all
  *
  * What is beyond that is refused before anything is made: -ENOSPC (-ENOMEM for memory) where there are too many in
  * all, -EDQUOT where one owner has too many. Jobs and memory count for the owner of the sandbox. All is counted as it
@@ -20,13 +20,20 @@ struct sandbox;
 
 struct tally {
 	unsigned sandboxes, jobs;
-	unsigned files;  /* descriptors of the daemon's that stay open, roughly */
-	uint64_t memory; /* bytes, of machines */
+	unsigned empty;   /* snapshots that are names and nothing else */
+	unsigned files;   /* descriptors of the daemon's that stay open, roughly */
+	uint64_t memory;  /* bytes, of machines */
+	uint64_t texts;   /* bytes, of commands and environments of jobs */
+	uint64_t streams; /* bytes, of their input and output */
 };
 
 enum {
-	MACHINE_FILES = 16, /* its VMM, its network's helper and their channels; rounded up */
-	TEMPLATE_FILES = 2, /* a snapshot in memory */
+	MACHINE_FILES = 16,    /* its VMM, its network's helper and their channels; rounded up */
+	TEMPLATE_FILES = 2,    /* a snapshot in memory */
+	TEXTS_EACH = 64 << 20, /* bytes of texts, of one owner */
+	TEXTS_ALL = 256 << 20,
+	STREAMS_EACH = 64 << 20, /* bytes of streams, of one owner who does not run the daemon */
+	STREAMS_ALL = 256 << 20,
 };
 
 /* What is counted of a sandbox or snapshot. */
@@ -47,10 +54,17 @@ int admission_chown(struct fs *fs, struct counted *counted, uid_t uid, struct er
 /* It is gone, with all that it had. */
 void admission_leave(struct fs *fs, struct counted *counted);
 
+/* How many empty snapshots somebody has. */
+unsigned admission_empty(const struct fs *fs, uid_t uid);
+
 /* One more sandbox of its owner: counted, or refused. */
 int admit_sandbox(struct sandbox *sb, struct err *err);
 /* One more job in the sandbox; -ENOSPC also where that has too many. */
 int admit_job(const struct sandbox *sb, struct err *err);
+/* So many bytes more of its jobs' texts. */
+int admit_texts(const struct sandbox *sb, size_t n, struct err *err);
+/* How many bytes more its jobs' streams may hold. */
+uint64_t admit_streams(const struct sandbox *sb);
 /* A machine for the sandbox, or the one it has, with so much memory in place of what that has now. */
 int admit_memory(const struct sandbox *sb, uint64_t memory, struct err *err);
 /* So many descriptors more, of this owner, that stay: for a machine, or a snapshot in memory. */

@@ -3,9 +3,12 @@
  * capture.c - turn a sandbox's machine into a template
  *
  *   running: sync the guest's disk if that is wanted, quiesce the channel, stop the vCPUs
- *   freeze the disk's layer, make an overlay on it, engine->capture
- *   frozen:  the overlay is the disk from here on; a sandbox that shall go on is resumed at once
+ *   make an overlay on the disk's layer, engine->capture
+ *   frozen:  the layer is complete, and the overlay is the disk from here on; a sandbox that shall go on is resumed
+ *            at once
  *   done:    the template gets the frozen layer
+ *
+ * One that fails before it is frozen leaves the machine on its layer, which is not frozen then: it is written to.
  *
  * It ends when the template is complete and the sandbox goes on, in whichever order that happens. Should the
  * machine end meanwhile, the task is ended, which ends the capture: no callback of the engine comes after
@@ -21,6 +24,7 @@
 
 #include "fs/sandbox/admission.h"
 #include "fs/sandbox/machine.h"
+#include "fs/sandbox/pause.h"
 
 /* A guest that takes longer is captured as it is: its memory has all there is. */
 enum { SYNC_MS = 2000 };
@@ -30,6 +34,7 @@ enum { CAPTURE_MS = 60000 };
 struct capture {
 	struct sandbox *sb;
 	bool was_running, go_on;
+	enum quiesce_why why;
 	struct layer *next; /* overlay to be; NULL once it is the sandbox's disk */
 	struct layer *disk; /* the captured layer, from `frozen` on */
 	struct template *template;
@@ -37,6 +42,8 @@ struct capture {
 	uint32_t generation; /* of the channel, and whether it was empty, at the capture */
 	bool quiesced;
 	bool resuming, captured;
+	bool went_on; /* it was, or is being, resumed */
+	uint64_t began_ns;
 	struct err err; /* why it failed, while the sandbox is resumed */
 	capture_fn done;
 	void *arg;
@@ -50,6 +57,8 @@ static void capture_end(void *arg, const struct err *err)
 	layer_unref(c->next);
 	layer_unref(c->disk);
 	c->sb->obj.fs->layer_frozen(c->sb->obj.fs);
+	if (!err->code)
+		timing_add(&c->sb->obj.fs->capture_times, now_mono_ns() - c->began_ns);
 	if (err->code || !c->done) {
 		template_unref(c->template);
 		c->template = NULL;
@@ -90,7 +99,7 @@ static void on_resumed(void *arg, const struct err *err)
 
 static void go_on(struct capture *c)
 {
-	c->resuming = true;
+	c->resuming = c->went_on = true;
 	machine_resume(c->sb, false, on_resumed, c);
 }
 
@@ -100,6 +109,7 @@ static void on_frozen(void *arg)
 
 	room_frozen(c->sb);
 	c->disk = c->sb->disk;
+	layer_freeze(c->disk);
 	c->sb->disk = c->next;
 	c->next = NULL;
 	if (c->go_on && c->was_running)
@@ -115,7 +125,8 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 		machine_expect(c->sb, 0);
 	if (!template) {
 		c->err = *err;
-		if (c->was_running && !c->resuming && c->sb->state != SANDBOX_RUNNING)
+		/* One that is to go on was `running` all the time. */
+		if (c->was_running && !c->went_on)
 			go_on(c);
 	} else {
 		/* The engine knows the machine it started; the guest was given other sizes since. */
@@ -138,8 +149,7 @@ static void take(struct capture *c)
 	c->shape = sb->shape;
 	c->generation = sb->generation;
 	c->quiesced = sb->quiesced;
-	layer_freeze(sb->disk);
-	if (layer_overlay(sb->obj.fs->store, sb->disk, &c->next, &err)) {
+	if (layer_next(sb->obj.fs->store, sb->disk, &c->next, &err)) {
 		on_captured(c, &err, NULL);
 		return;
 	}
@@ -183,7 +193,7 @@ static void on_synced(void *arg, int err, struct reader *results)
 	(void)err;
 	(void)results;
 	if (c->sb->vm)
-		machine_pause(c->sb, on_paused, c);
+		machine_pause(c->sb, c->why, on_paused, c);
 }
 
 static bool sync_disk(struct capture *c)
@@ -198,6 +208,8 @@ int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_fn don
 	struct capture *c;
 	int rc;
 
+	if (sb->state == SANDBOX_SUSPENDED)
+		return life_capture(sb, verb, done, arg, err);
 	if ((sb->state != SANDBOX_RUNNING && sb->state != SANDBOX_PAUSED) || !sb->vm)
 		return err_set(err, -EHOSTDOWN, "%s: %s is not running, it is %s", verb, sb->obj.name,
 			       sandbox_state_name(sb->state));
@@ -212,6 +224,7 @@ int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_fn don
 	*c = (struct capture){ .sb = sb,
 			       .was_running = sb->state == SANDBOX_RUNNING,
 			       .go_on = flags & CAPTURE_GO_ON,
+			       .why = flags & CAPTURE_ANYHOW ? QUIESCE_PAUSE : QUIESCE_CAPTURE,
 			       .done = done,
 			       .arg = arg };
 	rc = task_begin(sb, verb, capture_end, c, err);
@@ -219,10 +232,11 @@ int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_fn don
 		free(c);
 		return rc;
 	}
+	c->began_ns = now_mono_ns();
 	sb->task.late = capture_late;
 	if (!c->was_running)
 		take(c);
 	else if (!(flags & CAPTURE_SYNC) || !sync_disk(c))
-		machine_pause(sb, on_paused, c);
+		machine_pause(sb, c->why, on_paused, c);
 	return 0;
 }

@@ -9,8 +9,9 @@
 typedef void (*capture_fn)(void *arg, const struct err *err, struct template *template);
 
 enum capture_flags {
-	CAPTURE_GO_ON = 1, /* a running one goes on after the pause, and does not stay paused */
-	CAPTURE_SYNC = 2,  /* what a running guest has not written to its disk yet is written first */
+	CAPTURE_GO_ON = 1,  /* a running one goes on after the pause, and does not stay paused */
+	CAPTURE_ANYHOW = 4, /* the guest's hooks are not run, which could refuse it */
+	CAPTURE_SYNC = 2,   /* what a running guest has not written to its disk yet is written first */
 };
 
 /* Capture a running or paused sandbox, as its task `verb`. -EBUSY, or -EHOSTDOWN when it has no machine. */

@@ -11,13 +11,6 @@ enum {
 	AT_ONCE = 64, /* machines, each of which takes a descriptor meanwhile */
 };
 
-void gauge_init(struct gauge *gauge, struct object *holder, const struct sandbox *of)
-{
-	list_init(&gauge->waiting);
-	gauge->of = of;
-	gauge->holder = holder;
-}
-
 static bool look_on(struct gauge *gauge);
 
 static void end_look(struct gauge *gauge)
@@ -31,13 +24,41 @@ static void end_look(struct gauge *gauge)
 	object_unref(holder);
 }
 
-static void seen(void *arg, const struct vm_memory *sum)
+const struct vm_memory *gauge_of(const struct sandbox *sb)
+{
+	const struct gauge *gauge = &sb->memory;
+
+	return sb->vm && gauge->each.resident && gauge->each_epoch == sb->epoch ? &gauge->each : NULL;
+}
+
+/* Those that were asked about and are there still. */
+static void tell_each(struct fs *fs, const struct vm_memory *of, size_t n)
+{
+	struct sandbox *sb;
+
+	list_for_each (sb, &fs->sandboxes, link) {
+		struct gauge *gauge = &sb->memory;
+
+		if (gauge->place && gauge->place <= n) {
+			gauge->each = of[gauge->place - 1];
+			gauge->each_epoch = gauge->place_epoch;
+		}
+		gauge->place = 0;
+	}
+}
+
+static void seen(void *arg, const struct vm_memory *of, size_t n)
 {
 	struct gauge *gauge = arg;
+	size_t i;
 
-	gauge->sum.resident += sum->resident;
-	gauge->sum.private += sum->private;
-	gauge->sum.shared += sum->shared;
+	for (i = 0; i < n; i++) {
+		gauge->sum.resident += of[i].resident;
+		gauge->sum.private += of[i].private;
+		gauge->sum.shared += of[i].shared;
+	}
+	if (!gauge->of)
+		tell_each(gauge->holder->fs, of, n);
 	if (gauge->asked % AT_ONCE == 0 && look_on(gauge))
 		return;
 	gauge->seen = gauge->sum;
@@ -48,7 +69,7 @@ static void seen(void *arg, const struct vm_memory *sum)
 static bool look_on(struct gauge *gauge)
 {
 	struct fs *fs = gauge->holder->fs;
-	const struct sandbox *sb;
+	struct sandbox *sb;
 	int fds[AT_ONCE];
 	size_t i = 0, n = 0;
 
@@ -56,12 +77,22 @@ static bool look_on(struct gauge *gauge)
 		if (!sb->vm || (gauge->of ? sb != gauge->of : !sb->born) || i++ < gauge->asked)
 			continue;
 		fds[n] = fs->engine->memory(sb->vm);
-		n += fds[n] >= 0;
+		if (fds[n] < 0)
+			continue;
+		n++;
+		if (!gauge->of) {
+			sb->memory.place = n;
+			sb->memory.place_epoch = sb->epoch;
+		}
 		if (n == AT_ONCE)
 			break;
 	}
 	gauge->asked += n;
-	return n && memory_look(fs->loop, fds, n, seen, gauge);
+	if (n && memory_look(fs->loop, fds, n, seen, gauge))
+		return true;
+	if (!gauge->of)
+		tell_each(fs, NULL, 0);
+	return false;
 }
 
 struct list *gauge_refresh(struct gauge *gauge)

@@ -3,11 +3,13 @@
 #include "fs/sandbox/job.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/guest/guest_names.h"
 #include "fs/sandbox/sandbox.h"
 
 struct job *job_of(const struct object *obj)
@@ -40,11 +42,13 @@ struct job *job_new(struct sandbox *sb, const char *name, const struct owner *ow
 	job->sb = sb;
 	job->nameless = !*name;
 	job->linger = *name;
-	output_init(&job->out[0]);
-	output_init(&job->out[1]);
+	output_init(&job->out[0], job);
+	output_init(&job->out[1], job);
 	input_init(&job->in);
 	list_init(&job->waiting);
 	list_add(&sb->jobs, &job->link);
+	if (!job->nameless)
+		object_enter(&sb->job_names, &job->obj);
 	sb->njobs++;
 	sandbox_count(sb);
 	return job;
@@ -59,6 +63,24 @@ static void answer_all(struct list *waiting, int err)
 		request_err(request, err);
 }
 
+static void count_as(struct job *job, size_t bytes)
+{
+	job->sb->texts += bytes - job->counted;
+	job->counted = bytes;
+	sandbox_count(job->sb);
+}
+
+void job_number(struct job *job, uint32_t id)
+{
+	struct index *numbers = &job->sb->job_numbers;
+
+	index_remove(numbers, &job->by_number);
+	job->id = id;
+	snprintf(job->number, sizeof(job->number), "%" PRIx32, id);
+	if (id)
+		index_add(numbers, &job->by_number, job->number);
+}
+
 void job_remove(struct job *job)
 {
 	struct err err;
@@ -68,14 +90,19 @@ void job_remove(struct job *job)
 	if (job->id && job->sb->agent)
 		agent_job_forget(job->sb->agent, job->id);
 	list_del(&job->link);
+	index_remove(&job->sb->job_numbers, &job->by_number);
+	object_leave(&job->obj);
 	job->sb->njobs--;
-	sandbox_count(job->sb);
+	count_as(job, 0);
 	timer_stop(&job->timer);
 	answer_all(&job->waiting, -ENODEV);
 	answer_all(&job->out[0].waiting, -ENODEV);
 	answer_all(&job->out[1].waiting, -ENODEV);
 	answer_all(&job->in.waiting, -ENODEV);
+	output_forget(&job->out[0]);
+	output_forget(&job->out[1]);
 	object_remove(&job->obj);
+	streams_count(job);
 	files_wake(&job->out[0].files);
 	files_wake(&job->out[1].files);
 	files_wake(&job->in.files);
@@ -112,18 +139,20 @@ static char *text_dup(const struct buf *text, bool *failed)
 
 int job_room(const struct job *job, const struct buf *old, size_t n, struct err *err)
 {
-	const struct job *other;
-	size_t all = 0;
+	const size_t more = n > old->len ? n - old->len : 0;
 
-	list_for_each (other, &job->sb->jobs, link)
-		all += other->cmd.len + other->env.len;
-	if (all - old->len + n <= JOBS_TEXT_MAX)
-		return 0;
-	return err_set(
-		err, -ENOMEM,
-		"the commands and environments in exec/ have at most %dM together; rmdir jobs that have "
-		"ended",
-		JOBS_TEXT_MAX >> 20);
+	if (more && job->sb->texts + more > JOBS_TEXT_MAX)
+		return err_set(err, -ENOMEM,
+			       "the commands and environments in exec/ have at most %dM together; rmdir jobs "
+			       "that have ended",
+			       JOBS_TEXT_MAX >> 20);
+	return more ? admit_texts(job->sb, more, err) : 0;
+}
+
+void job_count(struct job *job)
+{
+	if (!job->obj.gone)
+		count_as(job, job->cmd.len + job->cwd.len + job->user.len + job->env.len);
 }
 
 /*
@@ -198,9 +227,10 @@ int job_start(struct job *job, bool merge, struct err *err)
 	rc = check_lengths(job, spec.is_argv, &env, err);
 	if (rc)
 		goto out;
-	job->id = sb->next_job++;
+	job_number(job, sb->next_job++);
 	job->phase = JOB_STARTED;
 	job->state = JOB_RUNNING;
+	guestfs_let_go(&sb->files);
 	agent_job_start(sb->agent, job->id, &spec);
 	if (!spec.stdin_open)
 		input_break(&job->in,
@@ -222,14 +252,14 @@ out:
 
 /* ---- what the guest says */
 
-static struct job *find(struct sandbox *sb, uint32_t id)
+struct job *job_find(struct sandbox *sb, uint32_t id)
 {
-	struct job *job;
+	struct index_node *node;
+	char number[9];
 
-	list_for_each (job, &sb->jobs, link)
-		if (job->id == id)
-			return job;
-	return NULL;
+	snprintf(number, sizeof(number), "%" PRIx32, id);
+	node = index_find(&sb->job_numbers, number);
+	return node ? container_of(node, struct job, by_number) : NULL;
 }
 
 static void on_left(void *arg)
@@ -262,8 +292,13 @@ static void end(struct job *job, enum job_state state, uint32_t code, uint8_t sh
 		timer_start(job->obj.fs->loop, &job->timer, 0, on_left, job);
 	job_status(job, &text);
 	buf_add(&text, "\n", 1);
-	while ((request = list_first(&job->waiting, struct request, link)))
-		request_data(request, buf_bytes(&text), text.len < request->size ? text.len : request->size);
+	while ((request = list_first(&job->waiting, struct request, link))) {
+		if (text.failed)
+			request_err(request, -ENOMEM);
+		else
+			request_data(request, buf_bytes(&text),
+				     text.len < request->size ? text.len : request->size);
+	}
 	buf_release(&text);
 	object_changed(&job->obj);
 }
@@ -328,7 +363,7 @@ static void on_timeout(void *arg)
 
 void job_started(struct sandbox *sb, uint32_t id, int err, const char *reason, uint8_t shell)
 {
-	struct job *job = find(sb, id);
+	struct job *job = job_find(sb, id);
 
 	struct err why = { 0 };
 
@@ -343,7 +378,7 @@ void job_started(struct sandbox *sb, uint32_t id, int err, const char *reason, u
 
 void job_output(struct sandbox *sb, uint32_t id, int stream, const void *data, size_t n)
 {
-	struct job *job = find(sb, id);
+	struct job *job = job_find(sb, id);
 
 	if (!job || stream < 1 || stream > 2)
 		return;
@@ -356,7 +391,7 @@ void job_output(struct sandbox *sb, uint32_t id, int stream, const void *data, s
 
 void job_stdin_max(struct sandbox *sb, uint32_t id, uint64_t offset)
 {
-	struct job *job = find(sb, id);
+	struct job *job = job_find(sb, id);
 
 	if (!job)
 		return;
@@ -375,7 +410,7 @@ static uint8_t shell_code(bool signaled, uint32_t code)
 
 void job_exit(struct sandbox *sb, uint32_t id, bool signaled, uint32_t code, const uint64_t written[2])
 {
-	struct job *job = find(sb, id);
+	struct job *job = job_find(sb, id);
 	unsigned i;
 
 	if (!job)
@@ -395,7 +430,55 @@ void jobs_lost(struct sandbox *sb, const char *why)
 	list_for_each (job, &sb->jobs, link) {
 		if (!job->id)
 			continue;
-		job->id = 0; /* the next machine's job may have this number */
+		job_number(job, 0); /* the next machine's job may have this one's */
+		pending_end(&job->begun, &err);
+		fail(job, why, EXIT_NOT_BEGUN);
+	}
+}
+
+void job_wake(const struct job *job)
+{
+	if (job->phase == JOB_STARTED || job->id)
+		life_touch(job->sb);
+}
+
+void jobs_go_on(struct sandbox *sb)
+{
+	struct job *job;
+
+	list_for_each (job, &sb->jobs, link) {
+		if (!job->id)
+			continue;
+		input_pump(job);
+		output_want(job, 0);
+		output_want(job, 1);
+	}
+}
+
+void jobs_settle(struct sandbox *sb)
+{
+	struct job *job;
+
+	list_for_each (job, &sb->jobs, link) {
+		if (!job->remembered)
+			continue;
+		job->remembered = false;
+		job_number(job, 0);
+		job->phase = JOB_STARTED;
+		fail(job, "the machine that came back does not know it", EXIT_NOT_BEGUN);
+	}
+}
+
+void jobs_unbegun(struct sandbox *sb, uint32_t first, const char *why)
+{
+	struct err err;
+	struct job *job;
+
+	err_set(&err, -EHOSTDOWN, "%s", why);
+	list_for_each (job, &sb->jobs, link) {
+		if (job->id < first || !job->id)
+			continue;
+		job_number(job, 0);
 		pending_end(&job->begun, &err);
 		fail(job, why, EXIT_NOT_BEGUN);
 	}
@@ -412,17 +495,30 @@ void job_inherit(void *arg, const struct job_info *info)
 	struct sandbox *sb = arg;
 	const struct job_spec *spec = &info->spec;
 	const struct owner owner = { sb->obj.owner.uid, sb->obj.owner.gid, 0700 };
-	struct job *job;
+	/* One that comes back has jobs already. */
+	struct job *job = job_find(sb, info->id);
+	bool remembered;
 	char **env;
+	int i;
 
 	if (info->id >= sb->next_job)
 		sb->next_job = info->id + 1;
+	if (job && !job->remembered)
+		return; /* begun while the machine was brought back, or named twice */
 	/* A `run` ends with the file that was open, and nobody here has it open. */
-	if (!name_valid(spec->name) || !(job = job_new(sb, spec->name, &owner))) {
+	if (!name_valid(spec->name) || (!job && !(job = job_new(sb, spec->name, &owner)))) {
 		agent_job_forget(sb->agent, info->id);
 		return;
 	}
-	job->id = info->id;
+	remembered = job->remembered;
+	if (remembered) {
+		job->remembered = false;
+		buf_clear(&job->cmd);
+		buf_clear(&job->env);
+		buf_clear(&job->cwd);
+		buf_clear(&job->user);
+	}
+	job_number(job, info->id);
 	job->phase = info->state == JOB_RUNNING ? JOB_STARTED : JOB_ENDED;
 	job->state = info->state;
 	job->code = info->code;
@@ -435,11 +531,14 @@ void job_inherit(void *arg, const struct job_info *info)
 	set_text(&job->user, spec->user);
 	for (env = spec->env; env && *env; env++)
 		env_add(&job->env, *env);
+	job_count(job);
 	job->tty = spec->tty;
 	job->rows = spec->rows;
 	job->cols = spec->cols;
 	job->out[0].at = job->out[0].wanted = info->stdout_at;
 	job->out[1].at = job->out[1].wanted = info->stderr_at;
+	for (i = 0; i < 2; i++)
+		job->out[i].taken = job->out[i].at + (remembered ? STREAM_WINDOW : 0);
 	job->out[0].eof = info->stdout_eof;
 	job->out[1].eof = info->stderr_eof;
 	job->in.at = info->stdin_at;
@@ -447,4 +546,5 @@ void job_inherit(void *arg, const struct job_info *info)
 	job->in.eof = job->in.eof_sent = info->stdin_eof;
 	if (!spec->stdin_open || info->stdin_max == UINT64_MAX || info->stdin_eof)
 		input_break(&job->in, "the command does not read it, or has ended");
+	streams_count(job);
 }

@@ -148,16 +148,6 @@ int limits_check(const struct fs *fs, const struct caller *caller, const struct 
 	return 0;
 }
 
-bool limits_any(const struct limits *limits)
-{
-	int i;
-
-	for (i = 0; i < LIMITS_ALL; i++)
-		if (limits->value[i] && limits->value[i] != LIMIT_NONE)
-			return true;
-	return false;
-}
-
 void limits_merge(struct limits *limits, const struct limits *want)
 {
 	int i;
@@ -217,8 +207,10 @@ static int change(struct sandbox *sb, const struct limits *want, struct err *err
 
 	if (!rc && helper)
 		rc = change_of(sb, net_helper_pid(helper), want, err);
-	if (!rc)
+	if (!rc) {
 		limits_merge(&sb->limits, want);
+		life_changed(sb);
+	}
 	if (!rc && want->value[LIMIT_DISK])
 		room_watch(sb->obj.fs);
 	return rc;

@@ -31,7 +31,15 @@ struct limits {
 
 extern const struct limits limits_none;
 /* Whether anything is limited. */
-bool limits_any(const struct limits *limits);
+static inline bool limits_any(const struct limits *limits)
+{
+	int i;
+
+	for (i = 0; i < LIMITS_ALL; i++)
+		if (limits->value[i] && limits->value[i] != LIMIT_NONE)
+			return true;
+	return false;
+}
 
 /* One of them, as in "memory" and "512M", or "max". */
 int limits_set(struct limits *limits, const char *key, const char *value, struct err *err);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * machine.c - a sandbox's machine: started, paused, resumed, ended
+ * machine.c - a sandbox's machine: started, resized, ended
  *
  * The step under way is kept in the task; a machine that is dropped forgets it, and the callbacks that come
  * while it is torn down (agent_free answers all that is pending) find no machine and do nothing.
@@ -15,17 +15,14 @@
 #include "fs/guest/guest_names.h"
 #include "fs/sandbox/admission.h"
 #include "fs/sandbox/job.h"
+#include "fs/sandbox/pause.h"
 #include "util/log.h"
 
 enum {
-	QUIESCE_MS =
-		1000, /* a guest that answers does so in one round trip; one that does not is paused anyway */
-	RESUME_MS = 10000,
-	VMM_MS = 10000,    /* a VMM stops or continues its CPUs in milliseconds; on a busy host in a second */
 	RESIZE_MS = 30000, /* a guest that shrinks moves pages, and may have to write some out */
 };
 
-static void step_begin(struct sandbox *sb, const char *name, done_fn done, void *arg)
+void step_begin(struct sandbox *sb, const char *name, done_fn done, void *arg)
 {
 	sb->task.step = (struct step){ .name = name, .then = { done, arg } };
 	log_debug("%s: step %s begins", sb->obj.name, name);
@@ -46,33 +43,13 @@ static void go_on(struct sandbox *sb, const struct step *step, const struct err 
 		task_end(sb, err);
 }
 
-static void step_end(struct sandbox *sb, const struct err *err)
+void step_end(struct sandbox *sb, const struct err *err)
 {
 	const struct step step = sb->task.step;
 
 	sb->task.step = (struct step){ 0 };
 	timer_stop(&sb->task.timer);
 	go_on(sb, &step, err);
-}
-
-/* ---- a VMM that stands still */
-
-static void on_vmm_timeout(void *arg)
-{
-	struct sandbox *sb = arg;
-	struct err err;
-
-	err_set(&err, -ETIMEDOUT, "%s: %s: the VMM, process %d, does not answer", sb->obj.name, sb->task.verb,
-		(int)sb->obj.fs->engine->pid(sb->vm));
-	log_error("%s", err.text);
-	task_answer(sb, &err);
-}
-
-void machine_expect(struct sandbox *sb, unsigned ms)
-{
-	timer_stop(&sb->task.limit);
-	if (ms && !sb->task.answered)
-		timer_start(sb->obj.fs->loop, &sb->task.limit, ms * 1000000ull, on_vmm_timeout, sb);
 }
 
 void machine_drop(struct sandbox *sb)
@@ -85,12 +62,15 @@ void machine_drop(struct sandbox *sb)
 	timer_stop(&sb->task.timer);
 	timer_stop(&sb->task.limit);
 	sb->stalled = sb->at_limit = false;
-	if (!vm)
+	if (!vm && !agent)
 		return;
 	sb->vm = NULL;
+	sb->life.asleep = false;
 	sandbox_count(sb);
 	sb->agent = NULL;
 	sb->epoch++;
+	if (!sb->asking.begun)
+		sb->asking = (struct question){ 0 };
 	agent_free(agent);
 	console_detach(&sb->console);
 	network_detach(sb);
@@ -98,14 +78,43 @@ void machine_drop(struct sandbox *sb)
 	jobs_lost(sb, "the machine ended");
 }
 
+/* What leads into the machine ends, and it, but nothing of what is known of it. */
+static void part(struct sandbox *sb)
+{
+	struct vm *vm = sb->vm;
+
+	timer_stop(&sb->task.timer);
+	timer_stop(&sb->task.limit);
+	sb->stalled = sb->at_limit = false;
+	sb->vm = NULL;
+	sandbox_count(sb);
+	if (sb->agent)
+		agent_detach(sb->agent);
+	console_detach(&sb->console);
+	network_sleep(sb);
+	sb->obj.fs->engine->destroy(vm);
+}
+
+void machine_stored(struct sandbox *sb)
+{
+	sb->task.step = (struct step){ 0 };
+	part(sb);
+}
+
 /* The machine cannot be brought up: the sandbox has none, and the task fails with what the console said
- * last. */
+ * last. One that was stored still is. */
 static void fail_start(struct sandbox *sb, const struct err *why)
 {
 	struct err err = *why;
 	char line[100];
 	const struct step step = sb->task.step;
 
+	if (sb->task.waking) {
+		sb->task.step = (struct step){ 0 };
+		part(sb);
+		go_on(sb, &step, &err);
+		return;
+	}
 	machine_drop(sb);
 	console_last_line(&sb->console, line, sizeof(line));
 	if (*line)
@@ -130,7 +139,7 @@ static void on_exited(void *owner, bool clean, const char *why)
 	struct err err = { 0 };
 	const bool asked = sb->task.verb && !strcmp(sb->task.verb, "stop");
 
-	if (sb->task.starting && sb->task.step.name) {
+	if ((sb->task.starting || sb->task.waking) && sb->task.step.name) {
 		err_set(&err, -EHOSTDOWN, "%s: %s", sb->obj.name, why);
 		fail_start(sb, &err);
 		return;
@@ -144,19 +153,6 @@ static void on_exited(void *owner, bool clean, const char *why)
 		task_end(sb, &err);
 	else if (!clean)
 		object_report(&sb->obj, &err);
-	object_unref(&sb->obj);
-}
-
-/* The machine stands, and its disk takes no more. */
-static void stalled(struct sandbox *sb, const struct err *err)
-{
-	object_ref(&sb->obj);
-	sb->stalled = true;
-	sb->at_limit = room_used(sb) >= room_max(sb);
-	sb->quiesced = false; /* it may have been in the middle of a frame */
-	sandbox_set_state(sb, SANDBOX_PAUSED);
-	object_report(&sb->obj, err);
-	agent_give_up(sb->agent, err); /* whatever is under way need not wait for the guest */
 	object_unref(&sb->obj);
 }
 
@@ -180,45 +176,7 @@ static void on_stalled(void *owner, const char *why)
 		fail_start(sb, &err);
 		return;
 	}
-	stalled(sb, &err);
-}
-
-static void on_stopped(void *arg, const struct err *err)
-{
-	struct sandbox *sb = arg;
-	struct err why;
-
-	if (!sb->vm)
-		return;
-	machine_expect(sb, 0);
-	if (err->code || sb->task.answered) {
-		task_end(sb, err); /* the next look tries again */
-		return;
-	}
-	why = sb->task.why;
-	task_end(sb, err);
-	if (sb->vm)
-		stalled(sb, &why);
-}
-
-static void stall_end(void *arg, const struct err *err)
-{
-	(void)arg;
-	(void)err;
-}
-
-int machine_stall(struct sandbox *sb, const struct err *why)
-{
-	const int rc = task_begin(sb, "pause", stall_end, sb, NULL);
-
-	if (rc)
-		return rc;
-	sb->task.why = *why;
-	err_prefix(&sb->task.why, "%s is paused", sb->obj.name);
-	log_error("%s", sb->task.why.text);
-	machine_expect(sb, VMM_MS);
-	sb->obj.fs->engine->pause(sb->vm, on_stopped, sb);
-	return 0;
+	machine_stands(sb, &err);
 }
 
 void machine_end(struct sandbox *sb, const struct err *why)
@@ -273,7 +231,7 @@ static struct identity identity_of(const struct sandbox *sb, enum attach_kind ki
 	};
 }
 
-static void attach(struct sandbox *sb, enum attach_kind kind, bool resync, unsigned timeout_ms, done_fn done)
+void machine_attach(struct sandbox *sb, enum attach_kind kind, bool resync, unsigned timeout_ms, done_fn done)
 {
 	const struct identity identity = identity_of(sb, kind, resync);
 
@@ -287,7 +245,7 @@ static void on_agent_ready(void *owner)
 	if (sb->state == SANDBOX_RUNNING || sb->state == SANDBOX_PAUSED)
 		return; /* an agent says so once, after a boot: not believed later */
 	sb->generation++;
-	attach(sb, ATTACH_BOOT, false, sb->obj.fs->options.boot_timeout_ms, on_attached);
+	machine_attach(sb, ATTACH_BOOT, false, sb->obj.fs->options.boot_timeout_ms, on_attached);
 }
 
 static void on_job_started(void *owner, uint32_t job, int err, const char *reason, uint32_t pid,
@@ -318,12 +276,20 @@ static void on_job_exit(void *owner, uint32_t job, bool signaled, uint32_t code,
 	job_exit(sb, job, signaled, code, written);
 }
 
+static void on_guest_asked(void *owner, uint32_t id, enum guest_verb verb, uint32_t number, const char *name)
+{
+	struct sandbox *sb = owner;
+
+	sb->obj.fs->asked(sb, id, verb, number, name);
+}
+
 static const struct agent_events agent_events = {
 	.ready = on_agent_ready,
 	.job_started = on_job_started,
 	.job_output = on_job_output,
 	.job_stdin_max = on_job_stdin_max,
 	.job_exit = on_job_exit,
+	.guest_asked = on_guest_asked,
 };
 
 static int connect_machine(struct sandbox *sb, struct err *err)
@@ -331,9 +297,14 @@ static int connect_machine(struct sandbox *sb, struct err *err)
 	const struct fs *fs = sb->obj.fs;
 	const struct vm_ends ends = fs->engine->ends(sb->vm);
 
-	sb->agent = agent_new(fs->loop, ends.agent, &agent_events, sb);
-	if (sb->agent)
+	if (sb->agent && agent_rejoin(sb->agent, ends.agent))
+		return err_set(err, -ENOMEM, "no memory for the machine of %s", sb->obj.name);
+	if (!sb->agent)
+		sb->agent = agent_new(fs->loop, ends.agent, &agent_events, sb);
+	if (sb->agent) {
 		agent_name(sb->agent, sb->obj.name);
+		agent_offer_modules(sb->agent, fs->modules);
+	}
 	if (!sb->agent || console_attach(&sb->console, fs->loop, ends.console))
 		return err_set(err, -ENOMEM, "no memory for the machine of %s", sb->obj.name);
 	return network_attach(sb, ends.net, err);
@@ -343,13 +314,51 @@ static int connect_machine(struct sandbox *sb, struct err *err)
 static int take_up(struct sandbox *sb, int rc, struct err *err)
 {
 	sandbox_count(sb);
-	if (!rc)
+	if (!rc && limits_any(&sb->limits))
 		rc = limits_apply(sb, sb->obj.fs->engine->pid(sb->vm), err);
 	if (!rc)
 		rc = connect_machine(sb, err);
-	if (rc)
+	if (rc && sb->task.waking)
+		part(sb);
+	else if (rc)
 		machine_drop(sb);
 	return rc;
+}
+
+int machine_listen(struct sandbox *sb)
+{
+	if (!sb->agent)
+		sb->agent = agent_new_detached(sb->obj.fs->loop, &agent_events, sb);
+	return sb->agent ? 0 : -ENOMEM;
+}
+
+/* ---- starts */
+
+static int admit_machine(struct sandbox *sb, uint64_t memory, struct err *err)
+{
+	const int rc = admit_memory(sb, memory, err);
+
+	return rc ? rc : admit_files(sb->obj.fs, &sb->obj.owner, MACHINE_FILES, err);
+}
+
+/* A machine of the template, on sb->disk or, where that is NULL, a new layer on the template's. */
+static int prepare(struct sandbox *sb, struct template *template, struct err *err)
+{
+	struct fs *fs = sb->obj.fs;
+	int rc = 0;
+
+	if (!sb->disk)
+		rc = layer_overlay(fs->store, template->disk, &sb->disk, err);
+	return rc ? rc
+		  : fs->engine->prepare(&fs->env, template, layer_path(sb->disk), NULL, NULL, NULL, NULL,
+					&sb->vm, err);
+}
+
+/* The step of one that starts, which has so long. */
+static void step_start(struct sandbox *sb, const char *name, unsigned ms, done_fn done, void *arg)
+{
+	step_begin(sb, name, done, arg);
+	timer_start(sb->obj.fs->loop, &sb->task.timer, ms * 1000000ull, on_start_timeout, sb);
 }
 
 /* ---- boot */
@@ -382,10 +391,8 @@ static void on_booted(void *arg, const struct err *err)
 int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 {
 	struct fs *fs = sb->obj.fs;
-	int rc = admit_memory(sb, sb->shape.memory, err);
+	int rc = admit_machine(sb, sb->shape.memory, err);
 
-	if (!rc)
-		rc = admit_files(fs, &sb->obj.owner, MACHINE_FILES, err);
 	if (!rc)
 		rc = make_disk(sb, err);
 	if (rc)
@@ -399,9 +406,7 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 	if (rc)
 		return rc;
 	sb->task.awaited = 1;
-	step_begin(sb, "boot", done, arg);
-	timer_start(fs->loop, &sb->task.timer, fs->options.boot_timeout_ms * 1000000ull, on_start_timeout,
-		    sb);
+	step_start(sb, "boot", fs->options.boot_timeout_ms, done, arg);
 	return 0;
 }
 
@@ -410,14 +415,17 @@ int machine_boot(struct sandbox *sb, done_fn done, void *arg, struct err *err)
 /* Who it is, and which jobs it has. */
 static void introduce(struct sandbox *sb)
 {
-	struct identity identity =
-		identity_of(sb, sb->task.starting ? ATTACH_BOOT : ATTACH_FORK, !sb->quiesced);
+	const enum attach_kind kind = sb->task.starting    ? ATTACH_BOOT
+				      : sb->task.returning ? ATTACH_RETURN
+							   : ATTACH_FORK;
+	struct identity identity = identity_of(sb, kind, !sb->quiesced);
 	/* For its hooks. Commands get theirs when they are started, so that a line that was taken out of `env`
 	 * does not linger in the guest. */
 	char **env = sb->task.starting ? NULL : env_array(&sb->env);
 
 	identity.env = env;
 	identity.copied = true;
+	identity.copy = sb->copy;
 	agent_introduce(sb->agent, &identity, sb->obj.fs->options.fork_timeout_ms, job_inherit, on_answer,
 			sb);
 	free(env);
@@ -439,26 +447,18 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 		 void *arg, struct err *err)
 {
 	struct fs *fs = sb->obj.fs;
-	int rc = admit_memory(sb, template->shape.memory, err);
+	int rc = admit_machine(sb, template->shape.memory, err);
 
-	if (!rc)
-		rc = admit_files(fs, &sb->obj.owner, MACHINE_FILES, err);
 	sb->shape = template->shape;
 	sb->generation = template->generation + 1;
 	sb->quiesced = template->quiesced;
 	sb->vm = vm;
-	if (!rc && !vm) {
-		rc = layer_overlay(fs->store, template->disk, &sb->disk, err);
-		if (!rc)
-			rc = fs->engine->prepare(&fs->env, template, layer_path(sb->disk), NULL, NULL, NULL,
-						 NULL, &sb->vm, err);
-	}
+	if (!rc && !vm)
+		rc = prepare(sb, template, err);
 	rc = take_up(sb, rc, err);
 	if (rc)
 		return rc;
-	step_begin(sb, "fork", done, arg);
-	timer_start(fs->loop, &sb->task.timer, fs->options.fork_timeout_ms * 1000000ull, on_start_timeout,
-		    sb);
+	step_start(sb, "fork", fs->options.fork_timeout_ms, done, arg);
 	sb->task.awaited = 2;
 	/* What a loaded machine is told before it runs is there when it looks. */
 	if (loaded)
@@ -467,96 +467,47 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 	return 0;
 }
 
-/* ---- pause and resume */
+/* ---- a machine that was stored */
 
-static void on_paused(void *arg, const struct err *err)
+static void on_woken(void *arg, const struct err *err)
 {
 	struct sandbox *sb = arg;
+	const unsigned ms = sb->obj.fs->options.fork_timeout_ms;
+	struct identity identity =
+		identity_of(sb, sb->life.anew ? ATTACH_WAKE_ANEW : ATTACH_WAKE, !sb->quiesced);
 
-	if (!sb->vm)
-		return;
-	machine_expect(sb, 0);
-	if (err->code) {
-		agent_unquiesce(sb->agent);
-		step_end(sb, err);
-	} else if (sb->task.answered) {
-		/* Whoever wanted it was told that it could not be. */
-		machine_resume(sb, true, NULL, NULL);
-	} else {
-		step_end(sb, err);
+	identity.hold = true;
+	if (sb->vm && !err->code) {
+		sb->obj.fs->engine->background(sb->vm, false);
+		if (sb->life.anew)
+			agent_introduce(sb->agent, &identity, ms, job_inherit, on_answer, sb);
+		else
+			agent_attach(sb->agent, &identity, ms, on_answer, sb);
 	}
+	on_answer(arg, err);
 }
 
-static void on_quiesced(void *arg, const struct err *err)
+int machine_wake(struct sandbox *sb, struct template *template, done_fn done, void *arg, struct err *err)
 {
-	struct sandbox *sb = arg;
+	struct fs *fs = sb->obj.fs;
+	int rc = admit_machine(sb, template->shape.memory, err);
 
-	if (!sb->vm)
-		return;
-	sb->quiesced = !err->code && !sb->stalled;
-	machine_expect(sb, VMM_MS);
-	sb->obj.fs->engine->pause(sb->vm, on_paused, sb);
-}
-
-void machine_pause(struct sandbox *sb, done_fn done, void *arg)
-{
-	step_begin(sb, "pause", done, arg);
-	agent_quiesce(sb->agent, QUIESCE_MS, on_quiesced, sb);
-}
-
-static void on_resume_attached(void *arg, const struct err *err)
-{
-	struct sandbox *sb = arg;
-
-	if (sb->vm)
-		step_end(sb, err);
-}
-
-static void resumed(struct sandbox *sb, bool long_pause, const struct err *err)
-{
-	if (!sb->vm)
-		return;
-	machine_expect(sb, 0);
-	sb->task.continuing = false;
-	if (err->code) {
-		sb->stalled = sb->task.unstalled;
-		step_end(sb, err);
-		return;
-	}
-	sandbox_set_state(sb, SANDBOX_RUNNING);
-	room_watch(sb->obj.fs);
-	/* It stood by itself: no byte of the channel is missing, so nothing of jobs may be dropped either. */
-	if (sb->task.unstalled) {
-		agent_unquiesce(sb->agent);
-		agent_ping(sb->agent, RESUME_MS, on_resume_attached, sb);
-		return;
-	}
-	if (long_pause || !sb->quiesced) {
-		sb->generation++;
-		attach(sb, ATTACH_RESUME, !sb->quiesced, RESUME_MS, on_resume_attached);
-		return;
-	}
-	agent_unquiesce(sb->agent);
-	step_end(sb, err);
-}
-
-static void on_resumed_at_once(void *arg, const struct err *err)
-{
-	resumed(arg, false, err);
-}
-
-static void on_resumed_later(void *arg, const struct err *err)
-{
-	resumed(arg, true, err);
-}
-
-void machine_resume(struct sandbox *sb, bool long_pause, done_fn done, void *arg)
-{
-	step_begin(sb, "resume", done, arg);
-	sb->task.unstalled = sb->task.continuing = sb->stalled;
-	sb->stalled = false;
-	machine_expect(sb, VMM_MS);
-	sb->obj.fs->engine->resume(sb->vm, long_pause ? on_resumed_later : on_resumed_at_once, sb);
+	sb->task.waking = true;
+	sb->shape = template->shape;
+	if (sb->generation < template->generation)
+		sb->generation = template->generation;
+	sb->generation++;
+	sb->quiesced = template->quiesced;
+	if (!rc)
+		rc = prepare(sb, template, err);
+	if (!rc)
+		rc = take_up(sb, rc, err);
+	if (rc)
+		return rc;
+	step_start(sb, "wake", fs->options.fork_timeout_ms, done, arg);
+	sb->task.awaited = 2;
+	fs->engine->start(sb->vm, &vm_events, sb, on_woken, sb);
+	return 0;
 }
 
 /* ---- resize */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * machine.h - a sandbox's machine: started, paused, resumed, ended
+ * machine.h - a sandbox's machine: started, resized, ended; pause.h has the rest of its life
  *
  * Each of the slow ones is a step of the sandbox's task (sandbox.h): done is called once from the loop,
  * unless the machine ends first; then the task is ended instead, and done is not called. A NULL done is for a
@@ -21,31 +21,32 @@ int machine_fork(struct sandbox *sb, struct template *template, struct vm *vm, b
 		 void *arg, struct err *err);
 
 /*
- * The engine was asked for something, and answers within ms, or the task's caller is told -ETIMEDOUT
- * (task_answer); 0: it has answered.
+ * The machine, which is paused, is stored: it ends, but jobs and files, and whoever waits for the guest, stay as they
+ * are. machine_listen does the same for a machine that an earlier daemon stored: -ENOMEM.
  */
-void machine_expect(struct sandbox *sb, unsigned ms);
-/* Empty the agent channel and stop the vCPUs; sets sb->quiesced, not the state. A guest that is silent is
- * paused all the same. */
-void machine_pause(struct sandbox *sb, done_fn done, void *arg);
+void machine_stored(struct sandbox *sb);
+int machine_listen(struct sandbox *sb);
 /*
- * Go on. After a `long_pause` the guest's clock is set anew; then done waits for the guest, and ends with
- * -ETIMEDOUT when it is silent. Sets the state to running.
+ * It goes on from this template, on sb->disk or, where that is NULL, a new layer; what was asked of it meanwhile it
+ * hears after agent_release. What fails leaves it stored.
  */
-void machine_resume(struct sandbox *sb, bool long_pause, done_fn done, void *arg);
+int machine_wake(struct sandbox *sb, struct template *template, done_fn done, void *arg, struct err *err);
+
 /* Give the running guest this memory and these CPUs. The settings change when it has them. */
 void machine_resize(struct sandbox *sb, const struct shape *want, done_fn done, void *arg);
 /* Ask the guest to power off; kill it after the time the options give. */
 void machine_stop(struct sandbox *sb, done_fn done, void *arg);
-/*
- * Stop the machine, which runs, where it is: its disk may grow no further. It counts as stalled, as one does that
- * found no room at all, and why is in `error`. -EBUSY: something else is under way.
- */
-int machine_stall(struct sandbox *sb, const struct err *why);
-/* The same where it cannot be stopped: it is killed, and the sandbox has crashed. */
+/* Kill it for what it did to its host: the sandbox has crashed, and why is in `error`. */
 void machine_end(struct sandbox *sb, const struct err *why);
 /* Kill it at once, if there is one. The task, if any, is left for the caller to end; its callbacks will not
  * come. */
 void machine_drop(struct sandbox *sb);
+
+/* For whoever asks the machine for something else: a step begins; it ends, and with it the task where it was the last. */
+void step_begin(struct sandbox *sb, const char *name, done_fn done, void *arg);
+void step_end(struct sandbox *sb, const struct err *err);
+/* Tell the guest who it is. */
+void machine_attach(struct sandbox *sb, enum attach_kind kind, bool resync, unsigned timeout_ms,
+		    done_fn done);
 
 #endif

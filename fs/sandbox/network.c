@@ -31,32 +31,47 @@ static void start_helper(struct sandbox *sb);
 
 /* ---- addresses: 127.91.X.Y, one for each sandbox */
 
-static bool is_taken(const struct fs *fs, const struct net_addr *addr)
+static void take_addr(struct fs *fs, struct network *network)
 {
-	const struct sandbox *sb;
-
-	list_for_each (sb, &fs->sandboxes, link)
-		if (net_addr_equal(&sb->network.addr, addr))
-			return true;
-	return false;
-}
-
-static struct net_addr next_addr(struct fs *fs)
-{
-	struct net_addr addr;
-	unsigned tries;
+	unsigned tries, n = 0;
 
 	/* Daemons do not know of each other: begin anywhere. */
 	while (!fs->next_addr && getrandom(&fs->next_addr, sizeof(fs->next_addr), 0) != sizeof(fs->next_addr))
 		;
 	for (tries = 0; tries < UINT16_MAX; tries++) {
-		const unsigned n = 1 + fs->next_addr++ % (UINT16_MAX - 1); /* neither .0.0 nor .255.255 */
-
-		addr = net_addr_v4((const uint8_t[]){ 127, 91, (uint8_t)(n >> 8), (uint8_t)n });
-		if (!is_taken(fs, &addr))
+		n = 1 + fs->next_addr++ % (UINT16_MAX - 1); /* neither .0.0 nor .255.255 */
+		if (!(fs->addrs[n / 8] & 1u << n % 8)) {
+			fs->addrs[n / 8] |= (uint8_t)(1u << n % 8);
+			network->number = (uint16_t)n;
 			break;
+		}
 	}
-	return addr;
+	network->addr = net_addr_v4((const uint8_t[]){ 127, 91, (uint8_t)(n >> 8), (uint8_t)n });
+}
+
+void network_leave(struct sandbox *sb)
+{
+	const unsigned n = sb->network.number;
+
+	published_close(sb);
+	if (n)
+		sb->obj.fs->addrs[n / 8] &= (uint8_t) ~(1u << n % 8);
+	sb->network.number = 0;
+}
+
+/* The one that it had, if that is one of ours and free. */
+static void take_again(struct sandbox *sb, const struct net_addr *addr)
+{
+	const unsigned n = (unsigned)addr->bytes[2] << 8 | addr->bytes[3];
+	uint8_t *taken = sb->obj.fs->addrs;
+
+	if (addr->family != AF_INET || addr->bytes[0] != 127 || addr->bytes[1] != 91 || !n ||
+	    n == UINT16_MAX || taken[n / 8] & 1u << n % 8)
+		return;
+	network_leave(sb);
+	taken[n / 8] |= (uint8_t)(1u << n % 8);
+	sb->network.number = (uint16_t)n;
+	sb->network.addr = *addr;
 }
 
 void network_init(struct sandbox *sb)
@@ -65,7 +80,7 @@ void network_init(struct sandbox *sb)
 
 	network->mode = sb->obj.fs->options.net;
 	network->fd = network->board = -1;
-	network->addr = next_addr(sb->obj.fs);
+	take_addr(sb->obj.fs, network);
 	tail_init(&network->denied, DENIED_KEEP);
 	list_init(&network->settling);
 }
@@ -73,6 +88,7 @@ void network_init(struct sandbox *sb)
 void network_release(struct sandbox *sb)
 {
 	network_detach(sb);
+	network_leave(sb);
 	buf_release(&sb->network.allow);
 	buf_release(&sb->network.publish);
 	tail_release(&sb->network.denied);
@@ -130,7 +146,7 @@ static void settle(struct sandbox *sb, int code)
 static void on_published(void *owner, uint32_t tag, int code)
 {
 	struct sandbox *sb = owner;
-	const struct net_ports *ports = &sb->network.ports;
+	const struct net_ports *ports = &sb->network.published.ports;
 	char addr[NET_ADDR_TEXT];
 	struct err err;
 
@@ -150,7 +166,7 @@ static void on_again(void *arg)
 {
 	struct sandbox *sb = arg;
 
-	if (sb->network.ports.n || sb->network.left)
+	if (sb->network.published.ports.n || sb->network.left)
 		start_helper(sb);
 	else
 		await_frame(sb);
@@ -175,13 +191,27 @@ static const struct net_events net_events = { .denied = on_denied,
 
 /* ---- its life */
 
-static void publish_all(struct network *network)
+static void publish_all(struct sandbox *sb)
+{
+	struct network *network = &sb->network;
+	const struct net_ports *ports = &network->published.ports;
+	unsigned i;
+
+	for (i = 0; i < ports->n; i++) {
+		if (published_fd(sb, i) < 0)
+			continue;
+		net_helper_publish(network->helper, i, &ports->port[i], published_fd(sb, i));
+		network->publishing++;
+	}
+}
+
+/* These are not the helper's any more. */
+static void unpublish_all(struct network *network, const struct net_ports *ports)
 {
 	unsigned i;
 
-	for (i = 0; i < network->ports.n; i++)
-		net_helper_publish(network->helper, i, &network->ports.port[i]);
-	network->publishing += network->ports.n;
+	for (i = 0; network->helper && i < ports->n; i++)
+		net_helper_unpublish(network->helper, &ports->port[i]);
 }
 
 static void start_helper(struct sandbox *sb)
@@ -203,7 +233,7 @@ static void start_helper(struct sandbox *sb)
 	}
 	network->left = false;
 	net_helper_policy(network->helper, network->mode, &network->allow);
-	publish_all(network);
+	publish_all(sb);
 }
 
 static void on_frames(void *arg, uint32_t events)
@@ -250,7 +280,9 @@ int network_attach(struct sandbox *sb, int fd, struct err *err)
 	/* What a rehearsal's processes sent; a bound, since the guest may be running. */
 	for (i = 0; i < FRAMES_QUEUED && recv(network->fd, &byte, 1, MSG_DONTWAIT) >= 0; i++)
 		;
-	if (network->ports.n) {
+	published_open(sb);
+	published_unwatch(sb);
+	if (network->published.ports.n) {
 		start_helper(sb);
 		return 0;
 	}
@@ -258,7 +290,7 @@ int network_attach(struct sandbox *sb, int fd, struct err *err)
 	return network->watch ? 0 : err_set(err, -ENOMEM, "no memory for the network of %s", sb->obj.name);
 }
 
-void network_detach(struct sandbox *sb)
+static void detach(struct sandbox *sb)
 {
 	struct network *network = &sb->network;
 
@@ -273,6 +305,39 @@ void network_detach(struct sandbox *sb)
 	network->left = false;
 	network->publishing = 0;
 	settle(sb, sb->obj.gone ? -ENODEV : 0);
+}
+
+void network_detach(struct sandbox *sb)
+{
+	detach(sb);
+	published_close(sb);
+}
+
+/* ---- while it sleeps */
+
+void network_sleep(struct sandbox *sb)
+{
+	struct network *network = &sb->network;
+
+	unpublish_all(network, &network->published.ports);
+	if (!sb->vm) {
+		detach(sb);
+		published_open(sb);
+	}
+	published_watch(sb);
+}
+
+void network_awake(struct sandbox *sb)
+{
+	published_unwatch(sb);
+	if (sb->network.helper)
+		publish_all(sb);
+}
+
+void network_refuse(struct sandbox *sb)
+{
+	published_refuse(sb);
+	published_watch(sb);
 }
 
 /* ---- settings */
@@ -324,30 +389,30 @@ int network_set_allow(struct sandbox *sb, const char *text, size_t n, struct err
 int network_set_publish(struct sandbox *sb, const char *text, size_t n, struct err *err)
 {
 	struct network *network = &sb->network;
-	struct net_ports old = network->ports, new;
+	const struct net_ports old = network->published.ports;
+	const bool sleeps = sb->state == SANDBOX_SUSPENDED;
+	struct net_ports new;
 	int rc = net_ports_parse(text, n, &network->addr, &new, err);
-	unsigned i;
 
-	for (i = 0; !rc && i < new.n; i++)
-		if (!network->helper || !net_ports_have(&old, &new.port[i]))
-			rc = net_port_check(&new.port[i], err);
 	if (!rc)
+		rc = published_set(sb, &new, network->fd >= 0 || sleeps, err);
+	if (!rc) {
 		rc = replace_text(&network->publish, text, n, "publish", err);
+		if (rc)
+			(void)published_set(sb, &old, network->published.open, err);
+	}
 	if (rc)
 		return rc;
-	network->ports = new;
-	if (network->fd < 0)
-		return 0;
-	if (!network->helper) {
+	if (sleeps || sb->life.asleep) {
+		published_watch(sb);
+	} else if (network->helper) {
+		/* All of them anew: a line may be the same but for the guest's port. */
+		unpublish_all(network, &old);
+		publish_all(sb);
+	} else if (network->fd >= 0 && new.n && !timer_running(&network->again)) {
 		/* One that has just failed is tried again soon, and then has all. */
-		if (new.n && !timer_running(&network->again))
-			start_helper(sb);
-		return 0;
+		start_helper(sb);
 	}
-	/* All of them anew: a line may be the same but for the guest's port. */
-	for (i = 0; i < old.n; i++)
-		net_helper_unpublish(network->helper, &old.port[i]);
-	publish_all(network);
 	return 0;
 }
 
@@ -370,6 +435,18 @@ void network_connections(const struct sandbox *sb, struct buf *text)
 {
 	if (sb->network.helper)
 		flows_show(net_helper_board(sb->network.helper), text);
+}
+
+void network_restore(struct sandbox *sb, enum net_mode mode, const struct net_addr *addr,
+		     const struct buf *allow, const struct buf *publish)
+{
+	struct err err = { 0 };
+
+	sb->network.mode = mode;
+	take_again(sb, addr);
+	if (network_set_allow(sb, (const char *)buf_bytes(allow), allow->len, &err) ||
+	    network_set_publish(sb, (const char *)buf_bytes(publish), publish->len, &err))
+		log_warn("%s: of its network's settings not all hold any more: %s", sb->obj.name, err.text);
 }
 
 /* ---- from a machine to its forks */
@@ -397,6 +474,8 @@ int network_load(struct sandbox *sb, const struct buf *saved, const enum net_mod
 	char word[16];
 	int rc = 0;
 
+	if (saved->failed) /* no policy would be found in it */
+		return err_sys(err, -ENOMEM, "%s", sb->obj.name);
 	if (line && line - text < (ptrdiff_t)sizeof(word)) {
 		memcpy(word, text, (size_t)(line - text));
 		word[line - text] = 0;

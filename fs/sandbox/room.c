@@ -8,6 +8,7 @@
 #include <sys/statvfs.h>
 
 #include "fs/sandbox/machine.h"
+#include "fs/sandbox/pause.h"
 #include "fs/sandbox/sandbox.h"
 #include "util/log.h"
 

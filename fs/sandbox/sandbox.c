@@ -19,12 +19,9 @@ struct sandbox *sandbox_of(const struct object *obj)
 
 struct sandbox *sandbox_find(struct fs *fs, const char *name)
 {
-	struct sandbox *sb;
+	const struct object *obj = object_named(&fs->sandbox_names, name);
 
-	list_for_each (sb, &fs->sandboxes, link)
-		if (!strcmp(sb->obj.name, name))
-			return sb;
-	return NULL;
+	return obj ? sandbox_of(obj) : NULL;
 }
 
 int sandbox_name_check(struct fs *fs, const char *name, struct err *err)
@@ -75,6 +72,7 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 	console_init(&sb->console);
 	network_init(sb);
 	list_init(&sb->jobs);
+	list_init(&sb->outputs);
 	list_init(&sb->ports);
 	list_init(&sb->snapshots);
 	list_init(&sb->fork_link);
@@ -84,6 +82,7 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 		return rc;
 	}
 	list_add(&fs->sandboxes, &sb->link);
+	object_enter(&fs->sandbox_names, &sb->obj);
 	*ret = sb;
 	return 0;
 }
@@ -102,10 +101,12 @@ void sandbox_remove(struct sandbox *sb)
 	err_set(&err, -ENODEV, "the sandbox %s was removed", sb->obj.name);
 	machine_drop(sb);
 	task_end(sb, &err);
+	life_end(sb);
 	while ((job = list_first(&sb->jobs, struct job, link)))
 		job_remove(job);
 	while ((part = list_first(&sb->ports, struct object, siblings))) {
 		list_del(&part->siblings);
+		object_leave(part);
 		object_remove(part);
 	}
 	object_unref(sb->last_port);
@@ -119,6 +120,8 @@ void sandbox_remove(struct sandbox *sb)
 	list_del(&sb->fork_link);
 	sb->origin = NULL;
 	list_del(&sb->link);
+	object_leave(&sb->obj);
+	network_leave(sb);
 	admission_leave(sb->obj.fs, &sb->counted);
 	object_remove(&sb->obj);
 	layer_unref(sb->disk);
@@ -131,7 +134,10 @@ void sandbox_count(struct sandbox *sb)
 {
 	const struct tally now = { .sandboxes = 1,
 				   .jobs = sb->njobs,
-				   .files = sb->vm ? MACHINE_FILES : 0,
+				   .texts = sb->texts,
+				   .streams = sb->streams,
+				   .files = (sb->vm ? MACHINE_FILES : 0) +
+					    (sb->network.published.open ? sb->network.published.ports.n : 0),
 				   .memory = sb->vm ? sb->shape.memory : 0 };
 
 	admission_count(sb->obj.fs, &sb->counted, &now);
@@ -139,7 +145,9 @@ void sandbox_count(struct sandbox *sb)
 
 int sandbox_chown(struct object *obj, const struct owner *owner, struct err *err)
 {
-	return admission_chown(obj->fs, &sandbox_of(obj)->counted, owner->uid, err);
+	const int rc = life_chown(sandbox_of(obj), owner, err);
+
+	return rc ? rc : admission_chown(obj->fs, &sandbox_of(obj)->counted, owner->uid, err);
 }
 
 int sandbox_set_image(struct sandbox *sb, const char *name, struct err *err)
@@ -166,9 +174,26 @@ int sandbox_set_image(struct sandbox *sb, const char *name, struct err *err)
 
 const char *sandbox_state_name(enum sandbox_state state)
 {
-	static const char *const names[] = { "created", "running", "paused", "stopped", "crashed" };
+	static const char *const names[] = {
+		"created", "running", "paused", "stopped", "crashed", "suspended"
+	};
 
 	return names[state];
+}
+
+void sandbox_counts(const struct fs *fs, struct sandbox_counts *ret)
+{
+	const struct sandbox *sb;
+
+	*ret = (struct sandbox_counts){ 0 };
+	list_for_each (sb, &fs->sandboxes, link) {
+		if (!sb->born)
+			continue;
+		ret->states[sb->state]++;
+		ret->stalled += sb->stalled;
+		if (sb->vm)
+			ret->memory += sb->shape.memory;
+	}
 }
 
 void sandbox_set_state(struct sandbox *sb, enum sandbox_state state)
@@ -185,10 +210,12 @@ const char *sandbox_stall_reason(const struct sandbox *sb)
 			    : "the store is full; make room, then resume it";
 }
 
-int sandbox_usable(const struct sandbox *sb, struct err *err)
+int sandbox_usable(struct sandbox *sb, struct err *err)
 {
 	if (sb->obj.gone)
 		return err_set(err, -ENODEV, "the sandbox was removed");
+	if (life_touch(sb))
+		return sb->agent ? 0 : err_sys(err, -ENOMEM, "%s cannot be resumed", sb->obj.name);
 	if (sb->state == SANDBOX_PAUSED && sb->stalled)
 		return err_set(err, -EAGAIN, "%s is paused, since %s", sb->obj.name,
 			       sandbox_stall_reason(sb));
@@ -245,5 +272,8 @@ void task_end(struct sandbox *sb, const struct err *err)
 	sb->task = (struct task){ 0 };
 	if (!task.answered || task.late)
 		task.done(task.arg, &copy);
+	if (sb->obj.fs->asked_go_on)
+		sb->obj.fs->asked_go_on(sb);
+	life_task_ended(sb);
 	object_unref(&sb->obj);
 }

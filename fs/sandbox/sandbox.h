@@ -10,10 +10,12 @@
 #define SBX_FS_SANDBOX_SANDBOX_H
 
 #include "fs/fs.h"
+#include "fs/life/life.h"
 #include "fs/sandbox/admission.h"
 #include "fs/sandbox/console.h"
 #include "fs/sandbox/gauge.h"
 #include "fs/sandbox/network.h"
+#include "fs/sandbox/rights.h"
 #include "fs/sandbox/room.h"
 #include "fs/tree/object.h"
 #include "fs/tree/request.h"
@@ -21,7 +23,15 @@
 #include "util/pending.h"
 #include "vm/agent/channel.h"
 
-enum sandbox_state { SANDBOX_CREATED, SANDBOX_RUNNING, SANDBOX_PAUSED, SANDBOX_STOPPED, SANDBOX_CRASHED };
+enum sandbox_state {
+	SANDBOX_CREATED,
+	SANDBOX_RUNNING,
+	SANDBOX_PAUSED,
+	SANDBOX_STOPPED,
+	SANDBOX_CRASHED,
+	SANDBOX_SUSPENDED, /* its machine is in the store (fs/life/life.h) */
+	SANDBOX_STATES
+};
 
 /* What a task waits for of the machine (machine.c). */
 struct step {
@@ -44,12 +54,23 @@ struct task {
 	/* A start that comes from a boot snapshot, or waits for one (fs/start/start.h): the guest is told that it booted,
 	 * and if its machine ends the step's callback is told, since it may boot instead. */
 	bool starting;
+	bool waking; /* a resume of a stored machine: if that fails it stays stored */
 	done_fn late;
 	struct shape want; /* of a resize under way */
 	struct err why;    /* of a pause that nobody asked for */
 	/* The step of machine.c that it waits for. */
+	bool returning; /* its machine will be what it was earlier: the guest runs hooks for that */
 	struct step step;
 	unsigned awaited; /* answers of the guest's that the step waits for */
+};
+
+/* What its guest asks for (fs/fork/asked.h). */
+struct question {
+	enum guest_verb verb; /* 0: nothing */
+	bool begun;
+	uint32_t id, number;
+	char name[PROTO_NAME_MAX + 1];
+	uint64_t epoch; /* of the machine that asks */
 };
 
 struct sandbox {
@@ -62,9 +83,13 @@ struct sandbox {
 	char image[STORE_NAME_MAX + 1];
 	struct shape shape;
 	struct limits limits;
-	struct buf env;      /* lines K=V */
-	struct buf requires; /* of a fork: what its origin needs of a host (requirements.h) */
-	struct layer *disk;  /* its own overlay, kept from one start to the next; NULL before the first */
+	struct rights rights; /* the file `guest` */
+	struct question asking;
+	unsigned copies_made; /* the last number of those that its guest made */
+	unsigned copy;        /* while it is made: which of those it is; 0: none */
+	struct buf env;       /* lines K=V */
+	struct buf requires;  /* of a fork: what its origin needs of a host (requirements.h) */
+	struct layer *disk;   /* its own overlay, kept from one start to the next; NULL before the first */
 
 	struct vm *vm;       /* NULL: no machine */
 	struct agent *agent; /* with vm */
@@ -79,14 +104,23 @@ struct sandbox {
 	struct console console;
 	struct network network;
 	struct counted counted;
+	struct life life;
 
 	unsigned njobs;
-	struct list jobs;      /* struct job, exec/ and `run` */
-	uint32_t next_job;     /* job numbers are unique in the machine's whole history */
-	struct list snapshots; /* struct snapshot, unnamed ones, oldest first */
+	size_t texts;                /* bytes of their commands, environments and other settings */
+	struct list jobs;            /* struct job, exec/ and `run`... */
+	struct index job_names;      /* ...those in exec/, by name... */
+	struct index job_numbers;    /* ...and those that the guest knows, by number */
+	size_t streams;              /* bytes that their streams hold or have asked for */
+	struct list outputs;         /* struct output: what is kept of it, the longest unread first... */
+	size_t outputs_kept;         /* ...and how many bytes that is (job_io.c) */
+	uint32_t next_job;           /* job numbers are unique in the machine's whole history */
+	struct list snapshots;       /* struct snapshot, unnamed ones, oldest first... */
+	struct index snapshot_names; /* ...by number */
 	unsigned next_snapshot;
 	struct guest_mount files; /* fs/ */
 	struct list ports;        /* struct object, by siblings: names in tcp/ that somebody knows */
+	struct index port_names;  /* them, by number */
 	struct object *last_port; /* a reference: the one found last */
 	uint64_t ports_ino;       /* their inode numbers begin here; 0: not yet */
 
@@ -122,8 +156,20 @@ void sandbox_set_state(struct sandbox *sb, enum sandbox_state state);
 /* Why it is `stalled`, and what to do about it. */
 const char *sandbox_stall_reason(const struct sandbox *sb);
 const char *sandbox_state_name(enum sandbox_state state);
-/* May commands and files of the guest be used? 0, -EAGAIN (paused), -EHOSTDOWN or -ENODEV (gone). */
-int sandbox_usable(const struct sandbox *sb, struct err *err);
+
+/* Of all that are born. */
+struct sandbox_counts {
+	uint64_t states[SANDBOX_STATES];
+	uint64_t stalled;
+	uint64_t memory; /* bytes that their machines were given */
+};
+void sandbox_counts(const struct fs *fs, struct sandbox_counts *ret);
+
+/*
+ * May commands and files of the guest be used? 0, -EAGAIN (paused), -EHOSTDOWN or -ENODEV (gone). One that is suspended
+ * is brought back for whoever asks: what is asked of its agent waits for that.
+ */
+int sandbox_usable(struct sandbox *sb, struct err *err);
 
 /* Begin a verb: -EBUSY with the reason where one is under way. */
 int task_begin(struct sandbox *sb, const char *verb, done_fn done, void *arg, struct err *err);

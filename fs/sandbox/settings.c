@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/life/life.h"
 #include "util/size.h"
 #include "vm/kernel_args.h"
 
@@ -344,17 +345,26 @@ static int parse_one(const char *word, bool fresh, struct overrides *ret, struct
 			       ? 0
 			       : err_set(err, -EINVAL, "boot: \"%.32s\" is neither cold nor warm", value);
 	}
+	if (!strcmp(key, "idle"))
+		return life_seconds(key, value, &ret->idle, err);
+	if (!strcmp(key, "ttl"))
+		return life_seconds(key, value, &ret->ttl, err);
 	if (!strcmp(key, "net")) {
 		ret->has_net = net_mode_parse(value, &ret->net);
 		return ret->has_net ? 0
 				    : err_set(err, -EINVAL,
 					      "net: \"%.32s\" is not none, allow, public or all", value);
 	}
+	if (!strcmp(key, "guest")) {
+		ret->has_rights = true;
+		return rights_parse(value, &ret->rights, err);
+	}
 	if (!strcmp(key, "memory") || !strcmp(key, "cpus") ||
 	    (fresh && (!strcmp(key, "memory_max") || !strcmp(key, "cpus_max") || !strcmp(key, "init"))))
 		return shape_set(&ret->shape, key, value, err);
 	return err_set(err, -EINVAL,
-		       "there is no key \"%s\"; the keys are %smemory, cpus, net, limits.NAME and env.NAME",
+		       "there is no key \"%s\"; the keys are %smemory, cpus, net, guest, idle, ttl, "
+		       "limits.NAME and env.NAME",
 		       key, fresh ? "image, boot, init, memory_max, cpus_max, " : "");
 }
 

@@ -11,6 +11,7 @@
 #include <stddef.h>
 
 #include "fs/sandbox/limits.h"
+#include "fs/sandbox/rights.h"
 #include "snap/template.h"
 #include "util/buf.h"
 #include "util/err.h"
@@ -60,6 +61,13 @@ struct overrides {
 	bool cold; /* boot=cold */
 	enum net_mode net;
 	struct limits limits;
+	bool has_rights;
+	struct rights rights;
+	/* Of copies that a guest makes of its machine: each is told which it is, and their names go on after `first`;
+	 * *failed counts those that came to nothing. */
+	bool copies;
+	unsigned first, *failed;
+	uint32_t idle, ttl; /* seconds; 0: none */
 };
 /* words ends with NULL. image, boot, memory_max and cpus_max are only taken where `fresh`. */
 int overrides_parse(const char *const *words, bool fresh, struct overrides *ret, struct err *err);

@@ -12,6 +12,7 @@
 
 #include "fs/snapshot/work.h"
 #include "snap/archive_transfer.h"
+#include "util/buf.h"
 
 enum { PIPE_SIZE = 1 << 20 };
 
@@ -24,6 +25,7 @@ struct transfer {
 	int fd;               /* our end of the pipe; -1: closed */
 	struct watch *watch;  /* of fd */
 	struct list waiting;  /* struct request: reads or writes */
+	struct buf got;       /* read from the pipe, and not yet a whole answer */
 	struct list flushing; /* struct request: closes that wait for the end */
 	uint64_t writer;      /* owner of the last write */
 	bool complete;        /* no more writes are to come */
@@ -61,6 +63,7 @@ static void transfer_free(struct transfer *transfer)
 	if (transfer->open || transfer->worker)
 		return;
 	close_pipe(transfer);
+	buf_release(&transfer->got);
 	free(transfer);
 }
 
@@ -143,30 +146,54 @@ static void end_export(struct worker *worker, int result, struct err *err)
 
 static const struct work_kind export_kind = { .waits = true, .run = run_export, .end = end_export };
 
-/* Answer reads, as far as there is something to answer with. */
+/* Take from the pipe what an answer of n bytes lacks; -EAGAIN: it has no more yet, 0: no more comes, or n are there. */
+static int take(struct transfer *transfer, size_t n)
+{
+	struct buf *got = &transfer->got;
+	ssize_t rc = 1;
+	void *p;
+
+	while (got->len < n && rc > 0) {
+		p = buf_reserve(got, n - got->len);
+		if (!p)
+			return -ENOMEM;
+		rc = read(transfer->fd, p, n - got->len);
+		if (rc < 0 && errno == EAGAIN) /* the worker holds the other end */
+			return -EAGAIN;
+		if (rc > 0)
+			buf_grow(got, (size_t)rc);
+	}
+	return 0;
+}
+
+static void give(struct transfer *transfer, struct request *request)
+{
+	struct buf *got = &transfer->got;
+	const size_t n = got->len < request->size ? got->len : request->size;
+
+	request_data(request, n ? buf_bytes(got) : NULL, n);
+	buf_consume(got, n);
+}
+
+/*
+ * Answer reads with as much as they ask for, but at the end: who reads a regular file takes less for its end (tar), or
+ * counts blocks (dd). What is there stays here until then, so an interrupt loses nothing.
+ */
 static void serve(struct transfer *transfer)
 {
 	struct request *request;
-	ssize_t n = 0;
-	char *data;
+	int rc;
 
 	while ((request = list_first(&transfer->waiting, struct request, link))) {
-		data = malloc(request->size);
-		if (data)
-			n = read(transfer->fd, data, request->size);
-		if (data && n < 0 && errno == EAGAIN) { /* the worker holds the other end */
-			free(data);
+		rc = take(transfer, request->size);
+		if (rc == -EAGAIN)
 			break;
-		}
-		if (!data)
-			request_err(request, -ENOMEM);
-		else if (n > 0)
-			request_data(request, data, (size_t)n);
-		else if (transfer->err.code)
-			request_err(request, transfer->err.code);
+		if (!rc && !transfer->got.len)
+			rc = transfer->err.code;
+		if (rc)
+			request_err(request, rc);
 		else
-			request_data(request, NULL, 0);
-		free(data);
+			give(transfer, request);
 	}
 	watch_while_waiting(transfer, EPOLLIN);
 }
@@ -240,7 +267,11 @@ static void archive_read(struct file *file, uint64_t offset, bool nonblock, stru
 	transfer = file->priv;
 	list_add(&transfer->waiting, &request->link);
 	serve(transfer);
-	if (nonblock && !list_empty(&transfer->waiting))
+	if (!nonblock || list_empty(&transfer->waiting))
+		return;
+	if (transfer->got.len)
+		give(transfer, request);
+	else
 		request_err(request, -EAGAIN);
 }
 
@@ -357,17 +388,11 @@ static void archive_write(struct file *file, const char *data, bool nonblock, st
 	struct err err = { 0 };
 
 	(void)nonblock; /* a regular file's writer waits */
-	if (writable(file, &err)) {
+	if (writable(file, &err) || request_keep(request, data, &err)) {
 		object_report(file->obj, &err);
 		request_err(request, err.code);
 		return;
 	}
-	request->data = malloc(request->size);
-	if (!request->data) {
-		request_err(request, -ENOMEM);
-		return;
-	}
-	memcpy(request->data, data, request->size);
 	transfer = file->priv;
 	transfer->writer = request->owner;
 	list_add(&transfer->waiting, &request->link);
@@ -514,7 +539,7 @@ static bool is_base(const struct snapshot *snap, const struct snapshot *base)
 
 static struct object *since_find(struct object *dir, const char *name, const struct entry **ret)
 {
-	struct snapshot *snap = snapshot_of(dir), *base = snapshot_find(&dir->fs->snapshots, name);
+	struct snapshot *snap = snapshot_of(dir), *base = snapshot_find(&dir->fs->snapshot_names, name);
 	struct delta *delta = base && is_base(snap, base) ? delta_find(snap, base) : NULL;
 
 	*ret = &since_entry;

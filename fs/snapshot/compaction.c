@@ -66,6 +66,11 @@ void compaction_cancel(struct fs *fs)
 	atomic_store(&fs->compaction->progress.cancel, true);
 }
 
+void compaction_settle(struct fs *fs)
+{
+	compact_settle(fs->store);
+}
+
 /* Nothing opens layers at this moment. */
 static bool quiet(const struct fs *fs)
 {

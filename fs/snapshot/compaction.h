@@ -17,5 +17,7 @@ void compaction_close(struct fs *fs);
 void compaction_want(struct fs *fs);
 /* Give up; the loop has to run until fs->working is 0. */
 void compaction_cancel(struct fs *fs);
+/* Let go of the layers that were merged, at the daemon's end: nothing opens any more. Before the store is closed. */
+void compaction_settle(struct fs *fs);
 
 #endif

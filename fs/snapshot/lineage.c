@@ -8,7 +8,7 @@
 bool has_parent(struct snapshot *snap)
 {
 	return !snapshot_read_meta(snap, NULL) && *snap->meta.parent &&
-	       snapshot_find(&snap->obj.fs->snapshots, snap->meta.parent);
+	       snapshot_find(&snap->obj.fs->snapshot_names, snap->meta.parent);
 }
 
 static void parent_target(struct object *obj, struct buf *text)
@@ -42,7 +42,7 @@ static void match(void *arg, const char *name)
 	struct search *search = arg;
 
 	if (!strcmp(name, search->name))
-		search->found = snapshot_find(&search->fs->snapshots, name);
+		search->found = snapshot_find(&search->fs->snapshot_names, name);
 }
 
 static struct object *children_find(struct object *dir, const char *name, const struct entry **ret)
@@ -58,7 +58,7 @@ static struct object *children_find(struct object *dir, const char *name, const 
 static void list_one(void *arg, const char *name)
 {
 	struct search *search = arg;
-	const struct snapshot *child = snapshot_find(&search->fs->snapshots, name);
+	const struct snapshot *child = snapshot_find(&search->fs->snapshot_names, name);
 
 	if (child)
 		listing_add(search->listing, name, &child->obj, &child_entry);

@@ -21,14 +21,20 @@ struct snapshot *snapshot_of(const struct object *obj)
 	return container_of(obj, struct snapshot, obj);
 }
 
-struct snapshot *snapshot_find(struct list *snapshots, const char *name)
+struct snapshot *snapshot_find(const struct index *names, const char *name)
 {
-	struct snapshot *snap;
+	const struct object *obj = object_named(names, name);
 
-	list_for_each (snap, snapshots, obj.siblings)
-		if (!strcmp(snap->obj.name, name))
-			return snap;
-	return NULL;
+	return obj ? snapshot_of(obj) : NULL;
+}
+
+/* An empty one that can be found is counted: it is nothing but a name. */
+static void count(struct snapshot *snap)
+{
+	const struct tally now = { .files = snap->template ? TEMPLATE_FILES : 0,
+				   .empty = snap->obj.names && snapshot_is_empty(snap) };
+
+	admission_count(snap->obj.fs, &snap->counted, &now);
 }
 
 void snapshot_path(const struct snapshot *snap, char *ret, size_t size)
@@ -46,8 +52,7 @@ void snapshot_set_template(struct snapshot *snap, struct template *template)
 {
 	template_unref(snap->template);
 	snap->template = template;
-	admission_count(snap->obj.fs, &snap->counted,
-			&(struct tally){ .files = template ? TEMPLATE_FILES : 0 });
+	count(snap);
 }
 
 static void snapshot_free(struct object *obj)
@@ -145,10 +150,30 @@ struct snapshot *snapshot_new_boot(struct fs *fs, const char *name, struct templ
 	return snap;
 }
 
+struct snapshot *snapshot_new_life(const struct sandbox *sb, const char *name, struct template *template,
+				   struct snapshot_meta *meta)
+{
+	struct snapshot *snap = make(sb->obj.fs, name, &sb->obj.owner);
+
+	if (!snap) {
+		template_unref(template);
+		return NULL;
+	}
+	snap->boot = true;
+	snap->stored = !template;
+	snapshot_set_template(snap, template);
+	if (meta) {
+		snap->meta = *meta;
+		snap->has_meta = true;
+	}
+	return snap;
+}
+
 void snapshot_keep(struct snapshot *snap)
 {
 	snap->source->next_snapshot++;
 	list_add(&snap->source->snapshots, &snap->obj.siblings);
+	object_enter(&snap->source->snapshot_names, &snap->obj);
 }
 
 void snapshot_drop(struct snapshot *snap)
@@ -157,6 +182,7 @@ void snapshot_drop(struct snapshot *snap)
 	struct worker *worker;
 
 	list_del(&snap->obj.siblings);
+	object_leave(&snap->obj);
 	snap->source = NULL;
 	while ((child = list_first(&snap->obj.forks, struct sandbox, fork_link))) {
 		list_del(&child->fork_link);
@@ -179,11 +205,8 @@ enum { EMPTY_MAX = 1024 };
 
 static int admit_empty(const struct fs *fs, const struct owner *owner, struct err *err)
 {
-	const struct snapshot *snap;
-	unsigned own = 0;
+	const unsigned own = admission_empty(fs, owner->uid);
 
-	list_for_each (snap, &fs->snapshots, obj.siblings)
-		own += snapshot_is_empty(snap) && snap->obj.owner.uid == owner->uid;
 	if (own < EMPTY_MAX)
 		return 0;
 	return err_set(
@@ -223,7 +246,10 @@ void snapshot_name(struct snapshot *snap, const char *name)
 	snap->named = true;
 	snap->source = NULL;
 	snap->obj.to_root = "../../../";
+	object_leave(&snap->obj);
 	snprintf(snap->obj.name, sizeof(snap->obj.name), "%s", name);
+	object_enter(&snap->obj.fs->snapshot_names, &snap->obj);
+	count(snap);
 }
 
 /* Into its place by number. */
@@ -235,6 +261,7 @@ static void keep_in_order(struct sandbox *sb, struct snapshot *snap)
 		if (strtoul(other->obj.name, NULL, 10) > strtoul(snap->obj.name, NULL, 10))
 			break;
 	list_add(&other->obj.siblings, &snap->obj.siblings); /* before that, or at the end */
+	object_enter(&sb->snapshot_names, &snap->obj);
 }
 
 void snapshot_give_back(struct snapshot *snap, struct sandbox *source, const char *number)

@@ -15,7 +15,8 @@ struct snapshot {
 	struct object obj;
 	bool named;                /* it is in /snapshots... */
 	bool stored;               /* ...and in the store, not just on its way there */
-	bool boot;                 /* of a machine that just booted: in no directory (fs/start/boots.h) */
+	bool boot;                 /* in no directory: of a machine that just booted (fs/start/boots.h), or a
+				      suspended sandbox's (fs/life/life.h) */
 	struct sandbox *source;    /* an unnamed one's; NULL: named */
 	struct template *template; /* NULL: in the store only */
 	struct counted counted;
@@ -33,7 +34,7 @@ struct snapshot {
 struct snapshot *snapshot_of(const struct object *obj);
 /* Give it its template; takes the reference over. NULL: it has none any more. */
 void snapshot_set_template(struct snapshot *snap, struct template *template);
-struct snapshot *snapshot_find(struct list *snapshots, const char *name);
+struct snapshot *snapshot_find(const struct index *names, const char *name);
 
 /* What a fork of the sandbox, or a snapshot of it, inherits. snapshot_meta_release frees it. */
 int snapshot_meta_of(const struct sandbox *sb, const struct template *template, struct snapshot_meta *ret);
@@ -46,6 +47,9 @@ void snapshot_keep(struct snapshot *snap);
 /* One that nobody sees: of a machine that just booted, with its template and what is to be said of it, which it
  * takes over; or, without a template, one that the store has. NULL when out of memory. */
 struct snapshot *snapshot_new_boot(struct fs *fs, const char *name, struct template *template,
+				   struct snapshot_meta *meta);
+/* One that nobody sees: of a suspended sandbox, whose owner it has. Likewise. */
+struct snapshot *snapshot_new_life(const struct sandbox *sb, const char *name, struct template *template,
 				   struct snapshot_meta *meta);
 /* A named snapshot has got another name, or "" for none: sandboxes whose memory goes back to it follow. */
 void snapshot_name_moved(struct fs *fs, const char *from, const char *to);
@@ -81,6 +85,9 @@ int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *a
 		  struct worker **ret_worker, struct err *err);
 /* The same for a boot snapshot. Nobody waits, and one that cannot be saved is used as it is: that is logged. */
 void snapshot_save_boot(struct snapshot *snap);
+/* And for a suspended sandbox's: `stored` when done. */
+int snapshot_save_life(struct snapshot *snap, done_fn done, void *arg, struct worker **ret_worker,
+		       struct err *err);
 int snapshot_verify(struct snapshot *snap, done_fn done, void *arg, struct worker **ret_worker,
 		    struct err *err);
 void worker_cancel(void *worker);

@@ -145,6 +145,8 @@ static void finished(void *arg, int result)
 			*worker->name ? worker->name : snap->obj.name);
 	if (err.code && !*err.text) /* it never began */
 		err_sys(&err, err.code, "snapshot %s", snap->obj.name);
+	if (!err.code && worker->began_ns)
+		timing_add(&fs->save_times, now_mono_ns() - worker->began_ns);
 	object_changed(&snap->obj); /* its status */
 	if (worker->done)
 		worker->done(worker->arg, &err);
@@ -236,7 +238,7 @@ int snapshot_name_check(struct fs *fs, const char *name, struct err *err)
 
 	if (name_check(name, err))
 		return -EINVAL;
-	if (snapshot_find(&fs->snapshots, name))
+	if (snapshot_find(&fs->snapshot_names, name))
 		return err_set(err, -EEXIST, "there is already a snapshot %s", name);
 	list_for_each (worker, &fs->workers->all, all)
 		if (worker->kind == &save_kind && !strcmp(worker->name, name))
@@ -262,6 +264,7 @@ int snapshot_save(struct snapshot *snap, const char *name, done_fn done, void *a
 	worker = worker_new(snap, &save_kind, done, arg);
 	if (!worker)
 		return err_sys(err, -ENOMEM, "cannot save a snapshot");
+	worker->began_ns = now_mono_ns();
 	snprintf(worker->name, sizeof(worker->name), "%s", name);
 	snprintf(meta.name, sizeof(meta.name), "%s", name);
 	meta.owner = snap->obj.owner;
@@ -317,6 +320,46 @@ void snapshot_save_boot(struct snapshot *snap)
 		return;
 	}
 	worker_start(worker);
+}
+
+static void end_save_life(struct worker *worker, int result, struct err *err)
+{
+	struct snapshot *snap = worker->snap;
+
+	if (!result && (snap->obj.gone || atomic_load(&worker->progress.cancel)))
+		result = -ECANCELED;
+	if (!snapshot_save_end(worker->save, result, err))
+		snap->stored = true;
+	else if (result == -ECANCELED)
+		err_set(err, -ECANCELED, "it was given up");
+}
+
+static const struct work_kind save_life_kind = { .writes = true, .run = run_save, .end = end_save_life };
+
+int snapshot_save_life(struct snapshot *snap, done_fn done, void *arg, struct worker **ret_worker,
+		       struct err *err)
+{
+	struct fs *fs = snap->obj.fs;
+	struct snapshot_meta meta = snap->meta;
+	struct worker *worker;
+	int rc = room_to_save(fs, err);
+
+	if (rc)
+		return rc;
+	worker = worker_new(snap, &save_life_kind, done, arg);
+	if (!worker)
+		return err_sys(err, -ENOMEM, "it cannot be saved");
+	snprintf(worker->name, sizeof(worker->name), "%s", snap->obj.name);
+	snprintf(meta.name, sizeof(meta.name), "%s", snap->obj.name);
+	meta.owner = snap->obj.owner;
+	rc = snapshot_save_begin(fs->store, &meta, snap->template, &worker->progress, &worker->save, err);
+	if (rc) {
+		free(worker);
+		return rc;
+	}
+	*ret_worker = worker;
+	worker_start(worker);
+	return 0;
 }
 
 /* ---- checking */

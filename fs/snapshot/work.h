@@ -36,6 +36,7 @@ struct worker {
 	int fd;                        /* an archive's: the worker's end of the pipe */
 	struct timer timer;            /* it could not be started */
 	char name[STORE_NAME_MAX + 1]; /* a save's: the name to be */
+	uint64_t began_ns;             /* a save; 0: it is none */
 	struct sandbox *source;        /* a save's: whose snapshot it is; a reference, or NULL */
 	bool full;                     /* it is ended, since the store is almost full */
 	bool promised; /* whoever wanted it was told that it is done: only a removal ends it */

@@ -77,6 +77,13 @@ static int file_digest(struct boot_file *file, const char *path, struct err *err
 	return rc;
 }
 
+int boot_files_read(const struct fs *fs, struct boot_files *files, struct err *err)
+{
+	const int rc = file_digest(&files->kernel, fs->env.kernel, err);
+
+	return rc ? rc : file_digest(&files->initrd, fs->env.initrd, err);
+}
+
 int boot_key(const struct fs *fs, struct boot_files *files, const struct layer *image,
 	     const struct shape *shape, char ret[BOOT_NAME_SIZE], struct err *err)
 {
@@ -84,10 +91,8 @@ int boot_key(const struct fs *fs, struct boot_files *files, const struct layer *
 	char text[512];
 	XXH128_hash_t hash;
 	struct stat st;
-	int n, rc = file_digest(&files->kernel, fs->env.kernel, err);
+	int n, rc = boot_files_read(fs, files, err);
 
-	if (!rc)
-		rc = file_digest(&files->initrd, fs->env.initrd, err);
 	if (rc)
 		return rc;
 	if (stat(path, &st) < 0)

@@ -15,6 +15,8 @@ struct boot_files {
 	struct boot_file kernel, initrd;
 };
 
+/* Once, and again where one of them is another by now: some milliseconds. */
+int boot_files_read(const struct fs *fs, struct boot_files *files, struct err *err);
 /* The name (snap/store.h) of the boot snapshot of this image's layer in this shape. */
 int boot_key(const struct fs *fs, struct boot_files *files, const struct layer *image,
 	     const struct shape *shape, char ret[BOOT_NAME_SIZE], struct err *err);

@@ -148,8 +148,17 @@ int boots_load(struct fs *fs, struct err *err)
 {
 	struct found found = { .fs = fs };
 
+	/* Now, when nobody waits. What cannot be read is told to who boots it. */
+	if (fs->options.boot_snapshots)
+		boot_files_read(fs, &fs->boots->files, NULL);
 	boot_snapshot_list(fs->store, add_stored, &found);
 	return found.failed ? err_sys(err, -ENOMEM, "cannot list the boot snapshots") : 0;
+}
+
+/* "": it cannot be read. */
+static const char *image_of(struct boot *boot)
+{
+	return boot->snap->has_meta || !snapshot_read_meta(boot->snap, NULL) ? boot->snap->meta.image : "";
 }
 
 /* Whether a start can ask for it: its image, kernel and initramfs are what they were. */
@@ -167,16 +176,26 @@ static bool current(struct boot *boot)
 	return !rc && !strcmp(name, boot->name);
 }
 
-void boots_sweep(struct fs *fs)
+/* Of this image, or (NULL) of any. */
+static void sweep(struct fs *fs, const char *image)
 {
 	struct boot *boot, *next;
 
 	for (boot = list_entry(fs->boots->all.next, struct boot, link); &boot->link != &fs->boots->all;
 	     boot = next) {
 		next = list_entry(boot->link.next, struct boot, link);
-		if (!boot->busy && boot->snap && !current(boot))
+		if (boot->busy || !boot->snap)
+			continue;
+		if (image && *image_of(boot) && strcmp(image_of(boot), image) != 0)
+			continue;
+		if (!current(boot))
 			forget(boot);
 	}
+}
+
+void boots_sweep(struct fs *fs)
+{
+	sweep(fs, NULL);
 }
 
 /* Those used least recently give way, but for those under way. */
@@ -303,8 +322,8 @@ static void refuse(struct boot_wait *wait, int code, const char *why)
 	wait->done(wait, &err, NULL);
 }
 
-/* The one of this name, which is the one used last now. */
-static struct boot *reach(struct fs *fs, const char *name)
+/* The one of this name, of this image, which is the one used last now. One that is new may be another's successor. */
+static struct boot *reach(struct fs *fs, const char *name, const char *image)
 {
 	struct boot *boot = find(fs, name);
 
@@ -313,7 +332,7 @@ static struct boot *reach(struct fs *fs, const char *name)
 		list_insert(&fs->boots->all, fs->boots->all.next, &boot->link);
 		return boot;
 	}
-	boots_sweep(fs);
+	sweep(fs, image);
 	return make_room(fs) ? boot_new(fs, name) : NULL;
 }
 
@@ -356,7 +375,7 @@ void boots_get(struct sandbox *sb, struct boot_wait *wait)
 		wait->done(wait, &err, NULL);
 		return;
 	}
-	boot = reach(fs, name);
+	boot = reach(fs, name, sb->image);
 	if (!boot)
 		refuse(wait, -EBUSY, "as many of them as may be are being made");
 	else if (boot->failures >= FAILURES)

@@ -93,7 +93,7 @@ static const struct vm_events vm_events = { .exited = on_exited, .stalled = on_s
 
 static void on_frozen(void *arg)
 {
-	(void)arg;
+	layer_freeze(((struct first_boot *)arg)->disk);
 }
 
 static void on_captured(void *arg, const struct err *err, struct template *template)
@@ -116,10 +116,8 @@ static void on_rehearsed(void *arg, const struct err *err)
 	struct err failed = *err;
 
 	boot->rehearsal = NULL;
-	if (!failed.code) {
-		layer_freeze(boot->disk);
-		layer_overlay(boot->fs->store, boot->disk, &boot->next, &failed);
-	}
+	if (!failed.code)
+		layer_next(boot->fs->store, boot->disk, &boot->next, &failed);
 	if (failed.code)
 		fail(boot, &failed);
 	else

@@ -25,6 +25,7 @@ struct start {
 	struct boot_wait wait;
 	char name[STORE_NAME_MAX + 1]; /* of the boot snapshot */
 	struct source *source;         /* of the fork under way; NULL: it waits, or boots */
+	uint64_t began_ns;
 	done_fn done;
 	void *arg;
 };
@@ -47,6 +48,7 @@ static void start_end(void *arg, const struct err *err)
 	if (!err->code) {
 		start->sb->warm = start->source;
 		*(start->source ? &fs->starts_warm : &fs->starts_cold) += 1;
+		timing_add(&fs->start_times, now_mono_ns() - start->began_ns);
 	}
 	forked(start);
 	start->done(start->arg, err);
@@ -73,6 +75,7 @@ static void boot_instead(struct start *start, const struct err *why)
 	layer_unref(sb->disk);
 	sb->disk = NULL;
 	sb->generation = 0;
+	buf_clear(&sb->requires);
 	boot(start);
 }
 
@@ -92,31 +95,16 @@ static void on_forked(void *arg, const struct err *err)
 	boot_instead(start, err);
 }
 
-/* What a source gives a fork beside the machine is the sandbox's own here: it was not of any other. */
 static int fork_boot(struct start *start, struct snapshot *snap, struct err *err)
 {
 	struct sandbox *sb = start->sb;
-	const uint64_t began_ns = sb->began_ns;
-	const uint32_t next_job = sb->next_job;
-	struct buf env = sb->env;
-	char image[sizeof(sb->image)];
-	int rc;
 
 	memcpy(start->name, snap->obj.name, sizeof(start->name));
 	start->source = source_get(&snap->obj, NULL, NULL, err);
 	if (!start->source)
 		return err->code;
 	sb->obj.fs->forking++;
-	memcpy(image, sb->image, sizeof(image));
-	sb->env = (struct buf){ 0 };
-	rc = source_machine(start->source, sb, NULL, on_forked, start, err);
-	buf_release(&sb->env);
-	sb->env = env;
-	memcpy(sb->image, image, sizeof(image));
-	sb->began_ns = began_ns;
-	if (sb->next_job < next_job)
-		sb->next_job = next_job;
-	return rc;
+	return source_machine(start->source, sb, on_forked, start, err);
 }
 
 static void on_boot(struct boot_wait *wait, const struct err *err, struct snapshot *snap)
@@ -140,6 +128,7 @@ void start(struct sandbox *sb, const char *verb, bool cold, done_fn done, void *
 		return;
 	}
 	start->sb = sb;
+	start->began_ns = now_mono_ns();
 	start->done = done;
 	start->arg = arg;
 	start->wait.done = on_boot;

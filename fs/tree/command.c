@@ -38,6 +38,30 @@ struct command *command_new(enum command_kind kind, struct object *obj, struct r
 	return command;
 }
 
+struct command *command_new_guest(struct object *obj, done_fn ended, void *arg)
+{
+	struct command *command = calloc(1, sizeof(*command));
+
+	if (!command)
+		return NULL;
+	command->kind = COMMAND_GUEST;
+	command->obj = object_ref(obj);
+	command->caller = (struct caller){ .uid = obj->owner.uid, .gid = obj->owner.gid };
+	command->child = (struct owner){ obj->owner.uid, obj->owner.gid, 0700 };
+	command->ended = ended;
+	command->ended_arg = arg;
+	return command;
+}
+
+void command_drop(struct command *command)
+{
+	if (!command)
+		return;
+	object_unref(command->made);
+	object_unref(command->obj);
+	free(command);
+}
+
 void command_tell(const struct command *command, const char *fmt, ...)
 {
 	char text[256];
@@ -54,6 +78,8 @@ void command_tell(const struct command *command, const char *fmt, ...)
 
 mode_t command_umask(const struct command *command)
 {
+	if (command->kind == COMMAND_GUEST)
+		return 0;
 	return command->kind == COMMAND_MKDIR ? fuse_req_ctx(command->request->req)->umask
 					      : caller_umask(&command->caller);
 }
@@ -95,11 +121,12 @@ void command_done(void *arg, const struct err *err)
 	if (err->code)
 		log_debug("%s: failed: %s", command->obj->name, err->text);
 	/* A mkdir or rename that goes well leaves the reason of an earlier failure; a verb clears it. */
-	if (!command->obj->gone && (err->code || command->kind == COMMAND_WRITE))
+	if (!command->obj->gone && command->kind != COMMAND_GUEST &&
+	    (err->code || command->kind == COMMAND_WRITE))
 		object_report(command->obj, err);
 	if (command->request)
 		answer(command, err);
-	object_unref(command->made);
-	object_unref(command->obj);
-	free(command);
+	if (command->ended)
+		command->ended(command->ended_arg, err);
+	command_drop(command);
 }

@@ -18,14 +18,16 @@
 
 struct entry;
 
-enum command_kind { COMMAND_WRITE, COMMAND_MKDIR, COMMAND_RENAME };
+enum command_kind { COMMAND_WRITE, COMMAND_MKDIR, COMMAND_RENAME, COMMAND_GUEST /* asked for by a guest */ };
 
 struct command {
 	enum command_kind kind;
 	struct object *obj; /* a reference: whose `error` takes the outcome */
 	struct caller caller;
 	struct owner child; /* whose what it makes is; 0700 if nobody says otherwise, at most for a mkdir */
-	struct request *request; /* NULL: interrupted */
+	struct request *request; /* NULL: interrupted, or a guest's */
+	done_fn ended;           /* of a guest's: who is told of its end, with ended_arg */
+	void *ended_arg;
 	void (*cancel)(void *arg);
 	void *arg;
 	/* What a mkdir is answered with: set by command_made. */
@@ -36,6 +38,13 @@ struct command {
 
 /* For the request, which it owns from here on. NULL: out of memory, and answered. */
 struct command *command_new(enum command_kind kind, struct object *obj, struct request *request);
+/*
+ * Of a guest of the sandbox obj, as if the sandbox's owner asked, with no umask. Its outcome is for `ended`, and in no
+ * `error`. NULL: out of memory.
+ */
+struct command *command_new_guest(struct object *obj, done_fn ended, void *arg);
+/* It is not to be after all: nobody is told. NULL is allowed. */
+void command_drop(struct command *command);
 /* For the story that -v tells: what it is, as the caller said it. */
 void command_tell(const struct command *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The umask of who asks: a mkdir brings it along, for others see caller_umask. Before the first wait. */

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "fs/tree/tree.h"
+
 static const char blanks[] = " \t";
 
 /* The character that stands behind a backslash in quotes; -1: none does. */
@@ -109,26 +111,45 @@ const struct verb *verb_find(const struct verb *verbs, const struct words *words
 	return verb;
 }
 
-void ctl_write(const struct verb *verbs, unsigned state, const char *state_name, struct object *obj,
-	       const char *text, struct request *request)
+static void run(const struct verb *verbs, unsigned state, const char *state_name, const char *text, size_t n,
+		struct command *command)
 {
-	struct command *command = command_new(COMMAND_WRITE, obj, request);
 	const struct verb *verb = NULL;
 	struct words words;
 	struct err err = { 0 };
 
-	if (!command)
-		return;
-	command_tell(command, "\"%.*s\" to %s/ctl", (int)strcspn(text, "\n"), text, obj->name);
-	if (!words_parse(text, request->size, &words, &err))
+	if (!words_parse(text, n, &words, &err))
 		verb = verb_find(verbs, &words, &err);
 	if (verb && verb->when & 1u << state) {
-		verb->run(obj, &words, command);
+		verb->run(command->obj, &words, command);
 		return;
 	}
 	if (verb && !(verb->done & 1u << state))
 		err_set(&err, -EBUSY, "%s: not possible now, the state is %s", verb->name, state_name);
 	command_done(command, &err);
+}
+
+void ctl_write(const struct verb *verbs, unsigned state, const char *state_name, struct object *obj,
+	       const char *text, struct request *request)
+{
+	struct command *command = command_new(COMMAND_WRITE, obj, request);
+
+	if (!command)
+		return;
+	command_tell(command, "\"%.*s\" to %s/ctl", (int)strcspn(text, "\n"), text, obj->name);
+	run(verbs, state, state_name, text, request->size, command);
+}
+
+void ctl_run(const struct entry *entry, const char *text, struct command *command)
+{
+	const struct entry *file = entry->dir->entries;
+	const char *name = NULL;
+	unsigned state;
+
+	while (!file->verbs)
+		file++;
+	state = file->state ? file->state(command->obj, &name) : 0;
+	run(file->verbs, state, name, text, strlen(text), command);
 }
 
 void ctl_show(const struct verb *verbs, unsigned state, struct buf *text)

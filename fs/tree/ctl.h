@@ -11,6 +11,7 @@
 #ifndef SBX_FS_TREE_CTL_H
 #define SBX_FS_TREE_CTL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "fs/tree/command.h"
@@ -46,6 +47,9 @@ const struct verb *verb_find(const struct verb *verbs, const struct words *words
 /* Carry out what was written to the `ctl` of obj, which is in `state`. */
 void ctl_write(const struct verb *verbs, unsigned state, const char *state_name, struct object *obj,
 	       const char *text, struct request *request);
+/* The same for a command that exists already, on the object it is for; entry: of the object's directory, in which there
+ * is a file ctl. */
+void ctl_run(const struct entry *entry, const char *text, struct command *command);
 /* One line a verb that may be given in this state, with its arguments. */
 void ctl_show(const struct verb *verbs, unsigned state, struct buf *text);
 

@@ -95,27 +95,19 @@ int file_truncate(struct object *obj, const struct entry *entry)
 	return rc;
 }
 
-/* What all open files keep of texts: whoever may read one may open it as often as they like. */
-enum { TEXTS_MAX = 8 << 20 };
-
-static void forget_text(struct file *file)
+/* To keep others'. */
+static void forget_texts(struct kept *kept)
 {
-	file->obj->fs->text_bytes -= file->text.size;
-	list_del(&file->texts);
+	struct file *file = container_of(kept, struct file, kept);
+
+	file->forgotten = file->shown;
 	buf_release(&file->text);
+	buf_release(&file->written);
 }
 
-static void keep_text(struct file *file)
+static void count_texts(struct file *file)
 {
-	struct fs *fs = file->obj->fs;
-	struct file *oldest;
-
-	list_add(&fs->texts, &file->texts);
-	fs->text_bytes += file->text.size;
-	while (fs->text_bytes > TEXTS_MAX && (oldest = list_first(&fs->texts, struct file, texts)) != file) {
-		forget_text(oldest);
-		oldest->forgotten = true;
-	}
+	kept_use(file->obj->fs, &file->kept, file->uid, file->text.size + file->written.size);
 }
 
 static void file_free(struct file *file)
@@ -130,7 +122,8 @@ static void file_free(struct file *file)
 	list_del(&file->all);
 	if (file->poll)
 		fuse_pollhandle_destroy(file->poll);
-	forget_text(file);
+	kept_drop(file->obj->fs, &file->kept);
+	buf_release(&file->text);
 	buf_release(&file->written);
 	object_unref(file->obj);
 	free(file);
@@ -197,7 +190,7 @@ void file_open(fuse_req_t req, struct object *obj, const struct entry *entry, st
 	file->uid = fuse_req_ctx(req)->uid;
 	file->gid = fuse_req_ctx(req)->gid;
 	list_init(&file->link);
-	list_init(&file->texts);
+	file->kept.forget = forget_texts;
 	list_add(&obj->fs->files, &file->all);
 	if (entry->flags & ENTRY_POLL)
 		list_add(&obj->files, &file->link);
@@ -263,14 +256,16 @@ static int file_show(struct file *file)
 	struct err err = { 0 };
 	int rc;
 
-	forget_text(file);
+	buf_release(&file->text);
 	file->forgotten = false;
 	file->seen = file->obj->version;
 	rc = show(file->obj, file->entry, &file->text, &err);
 	if (!rc && file->text.failed)
 		rc = -ENOMEM;
 	file->shown = !rc;
-	keep_text(file);
+	count_texts(file);
+	if (!rc && file->forgotten)
+		rc = -ENOMEM;
 	if (rc && err.code)
 		object_report(file->obj, &err);
 	return rc;
@@ -379,9 +374,15 @@ static int append(const struct file *file, size_t size, struct buf *text, struct
  */
 static int go_on(const struct file *file, size_t size, struct buf *text, struct err *err)
 {
-	if (file->written.len + size > write_max(file->entry))
+	if (file->written_to + size > write_max(file->entry))
 		return err_set(err, -E2BIG, "%s has at most %zu bytes", file->entry->name,
 			       write_max(file->entry));
+	if (file->written.len < file->written_to)
+		return err_set(
+			err, -EDQUOT,
+			"%s: what was written before is forgotten, since open files keep too much of yours: "
+			"close some, and write it again",
+			file->entry->name);
 	buf_add(text, buf_bytes(&file->written), file->written.len);
 	return 0;
 }
@@ -410,6 +411,13 @@ static int file_store(struct file *file, const char *data, size_t size, bool add
 		rc = file->entry->store(file->obj, (const char *)buf_bytes(&text), n, err);
 	buf_release(&text);
 	return rc;
+}
+
+static void keep_written(struct file *file, const char *data, size_t size)
+{
+	buf_add(&file->written, data, size);
+	file->written_to += size;
+	count_texts(file);
 }
 
 void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
@@ -450,12 +458,14 @@ void file_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, o
 	}
 	file->emptied = false;
 	/* Each write is a whole, `>` and `>>` are the same; but for texts of lines. */
-	if (!(entry->flags & ENTRY_APPEND) || fi->flags & O_APPEND || (size_t)off != file->written.len)
+	if (!(entry->flags & ENTRY_APPEND) || fi->flags & O_APPEND || (size_t)off != file->written_to) {
 		buf_clear(&file->written);
+		file->written_to = 0;
+	}
 	rc = file_store(file, data, size, fi->flags & O_APPEND, &err);
 	object_report(file->obj, &err);
 	if (!rc && entry->flags & ENTRY_APPEND)
-		buf_add(&file->written, data, size);
+		keep_written(file, data, size);
 	if (rc) {
 		fuse_reply_err(req, -rc);
 	} else if (entry->settle) {

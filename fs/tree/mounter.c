@@ -5,20 +5,30 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "fs/tree/fuse.h"
+#include "util/io.h"
+#include "util/log.h"
+#include "util/loop.h"
 #include "util/message.h"
 
 static struct {
 	pid_t pid; /* 0: not started */
-	int fd;
-} mounter = { .fd = -1 };
+	int fd, pidfd;
+	bool silent; /* it did not answer */
+} mounter = { .fd = -1, .pidfd = -1 };
+
+/* Longer than any unmounting takes. One that was stopped must not keep a daemon from its end. */
+enum { ANSWER_MS = 5000 };
 
 /* ---- the process */
 
@@ -56,10 +66,7 @@ static void let_go(int device)
 static int be_quiet(void)
 {
 	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	const int rc = null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 ||
-				       dup2(null, STDERR_FILENO) < 0
-			       ? -errno
-			       : 0;
+	const int rc = null < 0 ? -errno : standard_to(null);
 
 	if (null >= 0)
 		close(null);
@@ -67,12 +74,15 @@ static int be_quiet(void)
 }
 
 /* Only what it talks through, and standard error, which libfuse writes to. */
-static int detach(int fd)
+static int detach(int fd, pid_t parent)
 {
 	const struct sigaction ignore = { .sa_handler = SIG_IGN };
 	sigset_t none;
 
 	(void)prctl(PR_SET_NAME, "sbxfs-mounter");
+	/* Stopped, it would not see the end of its socket. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+		_exit(1);
 	if (dup2(fd, 3) < 0 || fcntl(3, F_SETFD, FD_CLOEXEC) < 0 || close_range(4, ~0u, 0) < 0)
 		_exit(1);
 	sigaction(SIGPIPE, &ignore, NULL);
@@ -84,13 +94,13 @@ static int detach(int fd)
 	return 3;
 }
 
-__attribute__((noreturn)) static void serve(int fd, const char *mountpoint, const char *options)
+__attribute__((noreturn)) static void serve(int fd, pid_t parent, const char *mountpoint, const char *options)
 {
 	struct fuse_session *se = NULL;
 	int answer, device;
 	char what;
 
-	fd = detach(fd);
+	fd = detach(fd, parent);
 	while (message_recv(fd, &what, sizeof(what), NULL, &device, 0, 0) >= 0) {
 		answer = -EPROTO;
 		device = -1;
@@ -114,13 +124,14 @@ __attribute__((noreturn)) static void serve(int fd, const char *mountpoint, cons
 
 int mounter_start(const char *mountpoint, const char *options, struct err *err)
 {
+	const pid_t parent = getpid();
 	int ends[2];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return err_sys(err, -errno, "cannot start the mounter");
 	mounter.pid = fork();
 	if (!mounter.pid)
-		serve(ends[1], mountpoint, options);
+		serve(ends[1], parent, mountpoint, options);
 	close(ends[1]);
 	if (mounter.pid < 0) {
 		mounter.pid = 0;
@@ -128,15 +139,24 @@ int mounter_start(const char *mountpoint, const char *options, struct err *err)
 		return err_sys(err, -errno, "cannot start the mounter");
 	}
 	mounter.fd = ends[0];
+	/* Now: a daemon that is confined may not. */
+	mounter.pidfd = (int)syscall(SYS_pidfd_open, mounter.pid, 0);
 	return 0;
 }
 
 static int ask(char what, int *ret_fd)
 {
 	int answer = 0;
-	int rc = message_send(mounter.fd, &what, sizeof(what), NULL, 0);
+	int rc = mounter.silent ? -ETIMEDOUT : message_send(mounter.fd, &what, sizeof(what), NULL, 0);
 
 	*ret_fd = -1;
+	if (!rc && !fd_ready(mounter.fd, POLLIN, ANSWER_MS)) {
+		/* Its answer would be taken for the next question's. */
+		mounter.silent = true;
+		log_error("the mounter has not answered for %d s, and is not asked any more",
+			  ANSWER_MS / 1000);
+		rc = -ETIMEDOUT;
+	}
 	if (!rc)
 		rc = message_recv(mounter.fd, &answer, sizeof(answer), NULL, ret_fd, 1, 0);
 	return rc < 0 ? rc : answer;
@@ -146,6 +166,8 @@ int mounter_mount(int *ret_fd, struct err *err)
 {
 	const int rc = ask('m', ret_fd);
 
+	if (rc == -ETIMEDOUT)
+		return err_set(err, rc, "cannot mount: the mounter stands still");
 	return rc ? err_set(err, rc, "cannot mount; libfuse says why on standard error") : 0;
 }
 
@@ -156,11 +178,16 @@ void mounter_be_quiet(void)
 	(void)ask('q', &fd);
 }
 
-void mounter_unmount(void)
+int mounter_fd(void)
+{
+	return mounter.fd;
+}
+
+int mounter_unmount(void)
 {
 	int fd;
 
-	(void)ask('u', &fd);
+	return ask('u', &fd);
 }
 
 void mounter_stop(void)
@@ -168,8 +195,14 @@ void mounter_stop(void)
 	if (!mounter.pid)
 		return;
 	close(mounter.fd);
-	while (waitpid(mounter.pid, NULL, 0) < 0 && errno == EINTR)
-		;
+	/* A daemon that has given up its privileges may not kill. */
+	if (mounter.silent || (mounter.pidfd >= 0 && !fd_ready(mounter.pidfd, POLLIN, ANSWER_MS)))
+		log_warn("the mounter stands still, and is not waited for");
+	else
+		while (waitpid(mounter.pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	if (mounter.pidfd >= 0)
+		close(mounter.pidfd);
 	mounter.pid = 0;
-	mounter.fd = -1;
+	mounter.fd = mounter.pidfd = -1;
 }

@@ -17,9 +17,11 @@ int mounter_start(const char *mountpoint, const char *options, struct err *err);
 int mounter_mount(int *ret_fd, struct err *err);
 /* The daemon goes to the background: what it was started with is not to be written to, or kept open, any more. */
 void mounter_be_quiet(void);
-/* For one that is still there. When it returns it is no more, or it was not possible to unmount. */
-void mounter_unmount(void);
-/* Ends the process. */
+/* Hangs up when the mounter has ended, unasked. Not to be read. */
+int mounter_fd(void);
+/* For a mount that is still there: 0 once it is no more, or a negative errno. -ETIMEDOUT: the mounter stands still. */
+int mounter_unmount(void);
+/* Ends the process. One that stands still is not waited for: the kernel kills it when the daemon has ended. */
 void mounter_stop(void);
 
 #endif

@@ -52,10 +52,31 @@ void object_unref(struct object *obj)
 	obj->free(obj);
 }
 
+void object_enter(struct index *names, struct object *obj)
+{
+	obj->names = names;
+	index_add(names, &obj->by_name, obj->name);
+}
+
+void object_leave(struct object *obj)
+{
+	if (obj->names)
+		index_remove(obj->names, &obj->by_name);
+	obj->names = NULL;
+}
+
+struct object *object_named(const struct index *names, const char *name)
+{
+	struct index_node *node = index_find(names, name);
+
+	return node ? container_of(node, struct object, by_name) : NULL;
+}
+
 void object_changed(struct object *obj)
 {
 	obj->version++;
-	files_wake(&obj->files);
+	if (!list_empty(&obj->files))
+		files_wake(&obj->files);
 }
 
 void object_remove(struct object *obj)

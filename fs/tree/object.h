@@ -16,6 +16,7 @@
 #include "snap/store.h"
 #include "util/buf.h"
 #include "util/err.h"
+#include "util/index.h"
 #include "util/list.h"
 
 struct fs;
@@ -37,9 +38,11 @@ struct object {
 	bool gone;
 	bool stale; /* gone, and not by an rmdir: the kernel has to look cached names up again */
 	char name[STORE_NAME_MAX + 1];
-	struct owner owner;   /* who made it; its files belong to them */
-	uint64_t ino;         /* its files' inode numbers are this plus a hash of their names */
-	uint64_t ctime_ns;    /* since 1970 */
+	struct owner owner;  /* who made it; its files belong to them */
+	uint64_t ino;        /* its files' inode numbers are this plus a hash of their names */
+	uint64_t ctime_ns;   /* since 1970 */
+	struct index *names; /* it is found there by its name; NULL: nowhere */
+	struct index_node by_name;
 	struct list siblings; /* in fs->images, fs->snapshots or a sandbox's snapshots */
 	struct list nodes;    /* struct tree_node: what the kernel knows of it */
 	struct list files;    /* struct file: who polls its value */
@@ -63,6 +66,13 @@ void object_init(struct object *obj, enum object_kind kind, struct fs *fs, const
 uint64_t object_inos(struct fs *fs, unsigned ranges);
 struct object *object_ref(struct object *obj);
 void object_unref(struct object *obj); /* NULL is allowed */
+
+/* From now on it is found there by the name that it has, which does not change before it leaves. */
+void object_enter(struct index *names, struct object *obj);
+/* Nothing happens to one that is found nowhere. */
+void object_leave(struct object *obj);
+/* NULL: there is none of that name. */
+struct object *object_named(const struct index *names, const char *name);
 
 /* Its value changed: wake who polls. */
 void object_changed(struct object *obj);

@@ -12,8 +12,10 @@
 #include <inttypes.h>
 #include <linux/fuse.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "fs/fs.h"
+#include "fs/tree/kept.h"
 #include "util/log.h"
 
 /* How often it is asked whether a caller that was interrupted, and waits on, is being killed. */
@@ -27,6 +29,7 @@ static void request_free(struct request *request)
 	timer_stop(&request->recheck);
 	list_del(&request->link);
 	list_del(&request->all);
+	kept_release(request->fs, request->caller.uid, request->held);
 	free(request->data);
 	free(request);
 }
@@ -92,6 +95,7 @@ static struct request *new_request(fuse_req_t req, size_t size, bool ends)
 		fuse_reply_err(req, ENOMEM);
 		return NULL;
 	}
+	request->fs = fs;
 	request->req = req;
 	request->caller = caller;
 	request->size = size;
@@ -119,6 +123,20 @@ struct request *request_new(fuse_req_t req, size_t size)
 struct request *request_new_ending(fuse_req_t req, size_t size)
 {
 	return new_request(req, size, true);
+}
+
+int request_keep(struct request *request, const char *data, struct err *err)
+{
+	int rc = kept_hold(request->fs, request->caller.uid, request->size, err);
+
+	if (rc)
+		return rc;
+	request->held = request->size;
+	request->data = malloc(request->size);
+	if (!request->data)
+		return err_sys(err, -ENOMEM, "a write of %zu bytes cannot wait", request->size);
+	memcpy(request->data, data, request->size);
+	return 0;
 }
 
 void request_err(struct request *request, int err)

@@ -24,6 +24,7 @@
 #include "util/loop.h"
 
 struct request {
+	struct fs *fs;
 	fuse_req_t req;
 	struct caller caller;
 	struct list all;  /* fs->requests */
@@ -33,7 +34,8 @@ struct request {
 	size_t size;     /* asked for by a read, given by a write */
 	uint64_t offset; /* of a read that waits for files_refreshed */
 	uint64_t owner;  /* of a write or flush: whose table of descriptors it came through */
-	void *data;      /* of a write that waits: a copy, freed with the request */
+	void *data;      /* of a write that waits: a copy (request_keep), freed with the request... */
+	size_t held;     /* ...of so many bytes */
 	uint64_t number; /* of the story that -v tells: which request, and since when it waits */
 	uint64_t began_ns;
 	bool ends;            /* set by who makes it: the answer comes soon, or a time limit */
@@ -45,6 +47,9 @@ struct request {
 struct request *request_new_ending(fuse_req_t req, size_t size);
 /* NULL: it was interrupted already, or memory is out, and is answered. */
 struct request *request_new(fuse_req_t req, size_t size);
+
+/* Copy the size bytes of a write that may have to wait. 0, or -ENOMEM or -EDQUOT with the reason: see kept.h. */
+int request_keep(struct request *request, const char *data, struct err *err);
 
 void request_err(struct request *request, int err); /* 0 or a negative errno */
 void request_written(struct request *request);      /* all of size */

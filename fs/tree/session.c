@@ -400,6 +400,13 @@ static bool is_stale(const char *mountpoint)
 	return statfs(mountpoint, &st) < 0 && errno == ENOTCONN;
 }
 
+static int detach(const char *mountpoint)
+{
+	const int rc = umount2(mountpoint, MNT_DETACH) < 0 ? -errno : 0;
+
+	return rc == -EPERM ? fusermount_detach(mountpoint) : rc;
+}
+
 int session_detach_stale(const char *mountpoint, struct err *err)
 {
 	int i, rc;
@@ -407,9 +414,7 @@ int session_detach_stale(const char *mountpoint, struct err *err)
 	/* One may lie on another. */
 	for (i = 0; i < STALE_MAX && is_stale(mountpoint); i++) {
 		log_info("%s: detaching the mount of a daemon that died", mountpoint);
-		rc = umount2(mountpoint, MNT_DETACH) < 0 ? -errno : 0;
-		if (rc == -EPERM)
-			rc = fusermount_detach(mountpoint);
+		rc = detach(mountpoint);
 		if (rc)
 			return err_sys(err, rc, "%s is a stale mount and cannot be detached", mountpoint);
 	}
@@ -524,20 +529,26 @@ static bool is_mounted(const struct session *session)
 	return session->mounted && poll(&device, 1, 0) >= 0 && !(device.revents & POLLERR);
 }
 
-void session_unmount(struct session *session)
+int session_unmount(struct session *session)
 {
+	int rc = 0;
+
 	watch_free(session->watch);
 	session->watch = NULL;
-	if (is_mounted(session))
-		mounter_unmount();
+	if (is_mounted(session)) {
+		rc = mounter_unmount();
+		if (rc) /* which a daemon that gave up its privileges cannot do itself */
+			rc = detach(session->fs->mountpoint);
+	}
 	session->mounted = false;
+	return rc;
 }
 
 void session_free(struct session *session)
 {
 	if (!session)
 		return;
-	session_unmount(session);
+	(void)session_unmount(session);
 	if (session->se)
 		fuse_session_destroy(session->se);
 	free(session->buf.mem);

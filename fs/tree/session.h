@@ -23,7 +23,7 @@ void session_forget_attr(struct session *session, fuse_ino_t ino);
  * nothing happens. */
 void session_forget_names(struct session *session);
 /* Unmount, if that has not happened, and take no more requests. */
-void session_unmount(struct session *session);
+int session_unmount(struct session *session);
 /* The same, and free. NULL is allowed. */
 void session_free(struct session *session);
 

@@ -6,12 +6,6 @@
 
 #include "fs/tree/request.h"
 
-void tail_init(struct tail *tail, size_t keep)
-{
-	*tail = (struct tail){ .keep = keep };
-	list_init(&tail->files);
-}
-
 void tail_release(struct tail *tail)
 {
 	buf_release(&tail->text);

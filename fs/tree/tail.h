@@ -18,7 +18,12 @@ struct tail {
 	struct list files; /* struct file: who polls */
 };
 
-void tail_init(struct tail *tail, size_t keep);
+static inline void tail_init(struct tail *tail, size_t keep)
+{
+	*tail = (struct tail){ .keep = keep };
+	list_init(&tail->files);
+}
+
 void tail_release(struct tail *tail);
 /* After something was added to tail->text: drop what is too old, and wake who polls. */
 void tail_grown(struct tail *tail);

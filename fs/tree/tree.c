@@ -2,19 +2,18 @@
 /*
  * tree.c - names and directories, served from the tables
  *
- * A place is a pair: an object and an entry of a table. The kernel keeps one node for a place as long as it
- * knows it, so that a working directory stays the same one; places marked ENTRY_FRESH have a new node at each
- * lookup, with the same inode number, since the kernel lets one writer at a time into an inode, and a `kill`
- * must not queue behind the `snapshot` it is to end.
+ * A place is a pair: an object and an entry of a table. The kernel keeps one node for a place as long as it knows
+ * it, so that a working directory stays the same one; places marked ENTRY_FRESH have a new node at each lookup,
+ * with the same inode number, since the kernel lets one writer at a time into an inode, and a `kill` must not queue
+ * behind the `snapshot` it is to end.
  *
  * Names that only users of the tree take away are cached by the kernel for ever: a mkdir that waits holds its
- * directory's lock, and looking up a cached name does not need it. Names that are not there are never cached.
- * The one who takes names away unasked is a rollback, which puts other jobs in the place of those there are:
- * what the kernel still has of them answers ESTALE, on which it looks the whole path up anew.
+ * directory's lock, which a cached name does not need. Names that are not there are never cached. The one who takes
+ * names away unasked is a rollback, which puts other jobs in the place of those there are: what the kernel has of
+ * them is ESTALE, and it looks the path up anew.
  */
 #include "fs/tree/tree.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +22,7 @@
 
 #include "fs/fs.h"
 #include "fs/tree/file.h"
+#include "fs/tree/listing.h"
 #include "fs/tree/session.h"
 
 static const double FOREVER = 1e6; /* seconds */
@@ -87,7 +87,7 @@ static bool is_own_dir(const struct entry *entry)
 }
 
 /* FNV-1a, folded to the bits an object's inode numbers leave for names. */
-static uint64_t place_ino(const struct object *obj, const struct entry *entry)
+uint64_t tree_ino(const struct object *obj, const struct entry *entry)
 {
 	uint32_t h = 2166136261u;
 	const char *p;
@@ -129,7 +129,7 @@ void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret)
 	struct err err;
 
 	*ret = (struct stat){
-		.st_ino = place_ino(obj, entry),
+		.st_ino = tree_ino(obj, entry),
 		.st_mode = entry->mode,
 		.st_nlink = S_ISDIR(entry->mode) ? 2 : 1,
 		.st_uid = owner->uid,
@@ -461,148 +461,12 @@ static void tree_create(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 	tree_mknod(req, parent, name, mode, 0);
 }
 
-/* ---- listing */
-
-struct item {
-	char name[STORE_NAME_MAX + 1];
-	struct stat st; /* st_ino and the type are all that readdir tells */
-};
-
-struct listing {
-	struct buf items;        /* struct item */
-	struct request *request; /* the opendir, while it waits */
-	bool abandoned;          /* whoever waited has gone */
-	struct fuse_file_info fi;
-};
-
-static void add_item(struct listing *listing, const char *name, uint64_t ino, mode_t mode)
-{
-	struct item item = { .st = { .st_ino = ino, .st_mode = mode } };
-
-	strncpy(item.name, name, sizeof(item.name) - 1);
-	buf_add(&listing->items, &item, sizeof(item));
-}
-
-void listing_add(struct listing *listing, const char *name, const struct object *obj,
-		 const struct entry *entry)
-{
-	add_item(listing, name, place_ino(obj, entry), entry->mode & S_IFMT);
-}
-
-static void listing_free(struct listing *listing)
-{
-	buf_release(&listing->items);
-	free(listing);
-}
-
-void listing_end(struct listing *listing, int rc)
-{
-	if (!rc && listing->items.failed)
-		rc = -ENOMEM;
-	if (!listing->abandoned && rc)
-		request_err(listing->request, rc);
-	if (listing->abandoned || rc || request_open(listing->request, &listing->fi))
-		listing_free(listing);
-}
-
-static void listing_abandon(void *arg)
-{
-	((struct listing *)arg)->abandoned = true;
-}
-
-static void gather(fuse_req_t req, struct listing *listing, const struct tree_node *tn,
-		   const struct fuse_file_info *fi)
-{
-	listing->request = request_new(req, 0);
-	if (!listing->request) {
-		listing_free(listing);
-		return;
-	}
-	listing->request->cancel = listing_abandon;
-	listing->request->arg = listing;
-	listing->fi = *fi;
-	tn->entry->dir->gather(tn->obj, listing);
-}
-
 static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct tree_node *tn = tree_node_of(req, ino);
-	const struct dir_ops *dir = tn->entry->dir;
-	const struct entry *entry;
-	struct listing *listing;
 
-	if (refuse_stale(req, tn->obj))
-		return;
-	listing = calloc(1, sizeof(*listing));
-	if (listing) {
-		add_item(listing, ".", place_ino(tn->obj, tn->entry), S_IFDIR);
-		add_item(listing, "..", place_ino(tn->obj, tn->entry), S_IFDIR);
-		for (entry = dir->entries; entry && entry->name && !tn->obj->gone; entry++)
-			listing_add(listing, entry->name, tn->obj, entry);
-		if (dir->list && !tn->obj->gone)
-			dir->list(tn->obj, listing);
-	}
-	if (!listing || listing->items.failed) {
-		free(listing);
-		fuse_reply_err(req, ENOMEM);
-		return;
-	}
-	fi->fh = (uintptr_t)listing;
-	if (dir->gather && !tn->obj->gone)
-		gather(req, listing, tn, fi);
-	else if (fuse_reply_open(req, fi))
-		listing_free(listing);
-}
-
-static size_t put_item(char *text, size_t left, const struct item *item, bool plus, size_t next)
-{
-	/* No node: the kernel is told no more than by READDIR, and looks names up when they are used. */
-	const struct fuse_entry_param param = { .attr = item->st };
-
-	return plus ? fuse_add_direntry_plus(NULL, text, left, item->name, &param, (off_t)next)
-		    : fuse_add_direntry(NULL, text, left, item->name, &item->st, (off_t)next);
-}
-
-static void list_items(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi, bool plus)
-{
-	const struct listing *listing = (const void *)(uintptr_t)fi->fh;
-	const struct item *items = (const void *)buf_bytes(&listing->items);
-	const size_t n = listing->items.len / sizeof(*items);
-	char *text = malloc(size ? size : 1);
-	size_t at = 0, i, len;
-
-	if (!text) {
-		fuse_reply_err(req, ENOMEM);
-		return;
-	}
-	for (i = (size_t)off; i < n; i++) {
-		len = put_item(text + at, size - at, &items[i], plus, i + 1);
-		if (len > size - at)
-			break;
-		at += len;
-	}
-	fuse_reply_buf(req, text, at);
-	free(text);
-}
-
-static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
-{
-	(void)ino;
-	list_items(req, size, off, fi, false);
-}
-
-static void tree_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
-			     struct fuse_file_info *fi)
-{
-	(void)ino;
-	list_items(req, size, off, fi, true);
-}
-
-static void tree_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	(void)ino;
-	listing_free((void *)(uintptr_t)fi->fh);
-	fuse_reply_err(req, 0);
+	if (!refuse_stale(req, tn->obj))
+		listing_open(req, tn->obj, tn->entry, fi);
 }
 
 /* The store's, so that df says how much more can be saved. */
@@ -645,9 +509,9 @@ const struct fuse_lowlevel_ops tree_ops = {
 	.release = file_release,
 	.fsync = file_fsync,
 	.opendir = tree_opendir,
-	.readdir = tree_readdir,
-	.readdirplus = tree_readdirplus,
-	.releasedir = tree_releasedir,
+	.readdir = listing_readdir,
+	.readdirplus = listing_readdirplus,
+	.releasedir = listing_release,
 	.statfs = tree_statfs,
 	.create = tree_create,
 	.poll = file_poll,

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 
 #include "fs/tree/ctl.h"
+#include "fs/tree/kept.h"
 #include "fs/tree/node.h"
 #include "fs/tree/object.h"
 #include "fs/tree/request.h"
@@ -28,9 +29,10 @@ struct file {
 	gid_t gid;
 	struct buf text; /* what `show` gave when it was last read from its beginning */
 	bool shown;
-	struct list texts;            /* fs->texts, while it keeps one */
-	bool forgotten;               /* the text was, to keep others: it is made anew for the next read */
-	struct buf written;           /* to a text of lines, in one piece so far */
+	bool forgotten;               /* the text was, to keep others': it is made anew for the next read */
+	struct buf written;           /* to a text of lines, in one piece so far... */
+	size_t written_to;            /* ...so much; it may have been forgotten */
+	struct kept kept;             /* of both texts */
 	bool emptied;                 /* opened with O_TRUNC, and nothing was written since */
 	uint64_t seen;                /* obj->version then */
 	struct list link;             /* in obj->files, or in a list of the stream's */
@@ -111,6 +113,14 @@ struct entry {
 
 /* An object's files that are not ours (fs/guest/guest_names.h). */
 enum { GUEST_DEVS_MAX = 64 };
+/* A change of owner that waits for the next question (guest_owner.c). */
+struct guest_owner {
+	struct guest_node *node; /* a reference; NULL: none waits */
+	uint64_t epoch;
+	unsigned valid; /* FSV_UID, FSV_GID */
+	uint32_t uid, gid;
+};
+
 struct guest_mount {
 	struct object *obj;
 	const struct guest_ops *ops;
@@ -122,10 +132,15 @@ struct guest_mount {
 	unsigned n_devs;
 	uint64_t changes;    /* counts what may have changed a file: what is known from before is void */
 	uint64_t changed_ns; /* the last by the host */
-	size_t contents;     /* bytes that are kept of open files (guest_content.c) */
 	uint64_t voids;      /* counts those of which nothing else is known (guestfs_changed) */
 	struct list aheads;  /* struct guest_ahead (guest_ahead.c), the oldest first */
 	unsigned n_aheads;
+	unsigned n_opened;  /* files that are open ahead (guest_opened.c); */
+	int opened_score;   /* those that were wanted less those that were not; */
+	uint64_t vain_ns;   /* when those were too many; */
+	uint64_t opened_ns; /* when one was wanted last, */
+	bool opened_listed; /* and by which order: the listing's, or their numbers' */
+	struct guest_owner owner;
 	struct list
 		fresh; /* struct guest_node: whose attributes the kernel may still have, the oldest first */
 };
@@ -172,6 +187,8 @@ void tree_made(struct request *request, struct object *obj, const struct entry *
 int tree_may_make(const struct caller *caller, const struct object *obj, const char *dir, struct err *err);
 
 void tree_attr(struct object *obj, const struct entry *entry, struct stat *ret);
+/* The inode number of a place, which it keeps as long as its object lives. */
+uint64_t tree_ino(const struct object *obj, const struct entry *entry);
 /* What tree_attr says of its directories has changed: the kernel has to ask again. */
 void tree_attr_changed(const struct object *obj);
 

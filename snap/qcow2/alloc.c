@@ -3,9 +3,10 @@
  * alloc.c - which clusters of a file are in use
  *
  * Refcounts live in blocks, each one cluster; a table says where the blocks are. A writable file is a fresh
- * overlay or small, so all counts are kept in memory (2 bytes for 64 KiB) and changes are written through.
- * On disk a count is never lower than the number of links, whatever moment we die at: it goes up before the
- * link is made, and down after it is gone.
+ * overlay or small, so all counts are kept in memory (4 bytes for 64 KiB) and changes are written through. A
+ * block counts 2 GiB, of which most overlays have a few MiB, so its memory is pages that cost nothing until
+ * they are written. On disk a count is never lower than the number of links, whatever moment we die at: it
+ * goes up before the link is made, and down after it is gone.
  *
  * When all covered clusters are in use, a block is added. It covers the clusters that follow, and is itself
  * the first of them, so that it needs room nowhere else. The table is one cluster, which is enough for twice
@@ -18,11 +19,17 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "snap/qcow2/format.h"
 #include "util/io.h"
 
-enum { TABLE_ENTRIES = QCOW2_CLUSTER / sizeof(uint64_t), IN_CLUSTER = QCOW2_CLUSTER - 1 };
+enum {
+	TABLE_ENTRIES = QCOW2_CLUSTER / sizeof(uint64_t),
+	IN_CLUSTER = QCOW2_CLUSTER - 1,
+	/* Tables and blocks are read in parts, on the stack: a heap would keep what it grew by for one cluster. */
+	PART = 16 << 10
+};
 
 static uint64_t covered(const struct refs *refs)
 {
@@ -32,32 +39,32 @@ static uint64_t covered(const struct refs *refs)
 void refs_release(struct refs *refs)
 {
 	free(refs->table);
-	free(refs->count);
-	free(refs->meta);
+	if (refs->uses)
+		munmap(refs->uses, refs->room * BLOCK_ENTRIES * sizeof(*refs->uses));
 	*refs = (struct refs){ 0 };
 }
 
-/* Room in memory for nblocks blocks; the new ones count nothing. */
-static int resize(struct qfile *file, uint64_t nblocks)
+/* Room in memory for nblocks blocks, if there is less; what is new counts nothing. */
+static int make_room(struct refs *refs, uint64_t nblocks)
 {
-	struct refs *refs = &file->refs;
-	const uint64_t old = covered(refs), n = nblocks << BLOCK_BITS;
+	const size_t block = BLOCK_ENTRIES * sizeof(*refs->uses);
 	void *p;
 
+	if (nblocks <= refs->room)
+		return 0;
 	p = realloc(refs->table, nblocks * sizeof(*refs->table));
 	if (!p)
 		return -ENOMEM;
 	refs->table = p;
-	p = realloc(refs->count, n * sizeof(*refs->count));
-	if (!p)
+	p = refs->uses
+		    ? mremap(refs->uses, refs->room * block, nblocks * block, MREMAP_MAYMOVE)
+		    : mmap(NULL, nblocks * block, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
 		return -ENOMEM;
-	refs->count = p;
-	p = realloc(refs->meta, n);
-	if (!p)
-		return -ENOMEM;
-	refs->meta = p;
-	memset(refs->count + old, 0, (n - old) * sizeof(*refs->count));
-	memset(refs->meta + old, 0, n - old);
+	/* Few of the pages are ever written, and a huge one would be all of them. Without huge pages it fails. */
+	(void)madvise(p, nblocks * block, MADV_NOHUGEPAGE);
+	refs->uses = p;
+	refs->room = nblocks;
 	return 0;
 }
 
@@ -77,7 +84,7 @@ static int write_counts(const struct qfile *file, uint64_t cluster, uint64_t n)
 		if (part > 512)
 			part = 512;
 		for (i = 0; i < part; i++)
-			buf[i] = htobe16(refs->count[cluster + i]);
+			buf[i] = htobe16(refs->uses[cluster + i].count);
 		rc = pwrite_all(file->fd, buf, part * sizeof(*buf),
 				refs->table[cluster >> BLOCK_BITS] + in_block * sizeof(*buf));
 		cluster += part;
@@ -99,13 +106,13 @@ static int claim(struct qfile *file, uint64_t offset, uint64_t n, const char *wh
 		return err_set(err, -EINVAL, "layer %s: %s is not at the start of a cluster", file->name,
 			       what);
 	for (i = first; i < first + n; i++) {
-		if (i >= covered(refs) || !refs->count[i])
+		if (i >= covered(refs) || !refs->uses[i].count)
 			return err_set(err, -EINVAL, "layer %s: %s is not counted as in use", file->name,
 				       what);
-		if (refs->meta[i])
+		if (refs->uses[i].meta)
 			return err_set(err, -EINVAL, "layer %s: %s overlaps other metadata", file->name,
 				       what);
-		refs->meta[i] = true;
+		refs->uses[i].meta = true;
 	}
 	return 0;
 }
@@ -129,57 +136,79 @@ static int claim_all(struct qfile *file, struct err *err)
 	return rc;
 }
 
-/* The table's entries, up to the first empty one. */
-static int load_table(struct qfile *file, uint64_t table[TABLE_ENTRIES], uint64_t *ret_n, struct err *err)
+/* The table's entries, up to the first empty one; *ret_n of them. */
+static int load_table(struct qfile *file, uint64_t *ret_n, struct err *err)
 {
-	uint64_t n = 0, i;
+	enum { N = PART / sizeof(uint64_t) };
+	struct refs *refs = &file->refs;
+	/* Blocks are in the file and count its clusters: more than that is a lie that would cost memory. */
+	const uint64_t most = (refs->fresh >> BLOCK_BITS) + 2;
+	uint64_t part[N], n = 0, at, i;
+	bool ended = false;
 	int rc;
 
-	rc = pread_all(file->fd, table, QCOW2_CLUSTER, file->refs.table_offset);
-	if (rc)
-		return err_sys(err, rc, "cannot read the refcount table of layer %s", file->name);
-	for (; n < TABLE_ENTRIES && table[n]; n++)
-		table[n] = be64toh(table[n]);
-	for (i = n; i < TABLE_ENTRIES; i++)
-		if (table[i])
-			return err_set(err, -EINVAL, "layer %s: the refcount table has gaps", file->name);
-	/* Blocks are in the file and count its clusters: more than that is a lie that would cost memory. */
-	if (!n || n > (file->refs.fresh >> BLOCK_BITS) + 2)
-		return err_set(err, -EINVAL, "layer %s: the refcount table does not fit the file",
-			       file->name);
+	refs->table = malloc((most < TABLE_ENTRIES ? most : TABLE_ENTRIES) * sizeof(*refs->table));
+	if (!refs->table)
+		return err_set(err, -ENOMEM, "out of memory");
+	for (at = 0; at < TABLE_ENTRIES; at += N) {
+		rc = pread_all(file->fd, part, sizeof(part), refs->table_offset + at * sizeof(*part));
+		if (rc)
+			return err_sys(err, rc, "cannot read the refcount table of layer %s", file->name);
+		for (i = 0; i < N; i++) {
+			if (part[i] && ended)
+				return err_set(err, -EINVAL, "layer %s: the refcount table has gaps",
+					       file->name);
+			ended = !part[i];
+			if (!ended && n == most)
+				goto lie;
+			if (!ended)
+				refs->table[n++] = be64toh(part[i]);
+		}
+	}
 	*ret_n = n;
+	if (n)
+		return 0;
+lie:
+	return err_set(err, -EINVAL, "layer %s: the refcount table does not fit the file", file->name);
+}
+
+/* What a block counts; memory is touched where that is not 0. */
+static int load_block(struct qfile *file, uint64_t block, struct err *err)
+{
+	enum { N = PART / sizeof(uint16_t) };
+	struct refs *refs = &file->refs;
+	const uint64_t offset = refs->table[block] & QCOW2_OFFSET;
+	struct use *uses = refs->uses + (block << BLOCK_BITS);
+	uint16_t part[N];
+	uint64_t at, i;
+	int rc;
+
+	for (at = 0; at < BLOCK_ENTRIES; at += N) {
+		rc = pread_all(file->fd, part, sizeof(part), offset + at * sizeof(*part));
+		if (rc)
+			return err_sys(err, rc, "cannot read the refcounts of layer %s", file->name);
+		for (i = 0; i < N; i++)
+			if (part[i])
+				uses[at + i].count = be16toh(part[i]);
+	}
 	return 0;
 }
 
 int refs_load(struct qfile *file, struct err *err)
 {
 	struct refs *refs = &file->refs;
-	uint64_t *table = malloc(QCOW2_CLUSTER), n = 0, i;
-	int rc;
+	uint64_t n, i;
+	int rc = load_table(file, &n, err);
 
-	rc = table ? load_table(file, table, &n, err) : err_set(err, -ENOMEM, "out of memory");
 	if (rc)
-		goto out;
-	rc = resize(file, n);
-	if (rc) {
-		err_set(err, rc, "no memory for the refcounts of layer %s", file->name);
-		goto out;
-	}
-	memcpy(refs->table, table, n * sizeof(*table));
+		return rc;
+	rc = make_room(refs, n);
+	if (rc)
+		return err_set(err, rc, "no memory for the refcounts of layer %s", file->name);
 	refs->nblocks = n;
 	for (i = 0; !rc && i < n; i++)
-		rc = pread_all(file->fd, refs->count + (i << BLOCK_BITS), QCOW2_CLUSTER,
-			       table[i] & QCOW2_OFFSET);
-	if (rc) {
-		err_sys(err, rc, "cannot read the refcounts of layer %s", file->name);
-		goto out;
-	}
-	for (i = 0; i < covered(refs); i++)
-		refs->count[i] = be16toh(refs->count[i]);
-	rc = claim_all(file, err);
-out:
-	free(table);
-	return rc;
+		rc = load_block(file, i, err);
+	return rc ? rc : claim_all(file, err);
 }
 
 /* ---- growing */
@@ -200,13 +229,13 @@ static int add_block(struct qfile *file)
 
 	if (b == TABLE_ENTRIES)
 		return -EFBIG;
-	rc = resize(file, b + 1);
+	rc = make_room(refs, b + 1);
 	if (rc)
 		return rc;
 	not_fresh(refs, first, 1);
 	refs->table[b] = offset;
-	refs->count[first] = 1;
-	refs->meta[first] = true;
+	refs->uses[first].count = 1;
+	refs->uses[first].meta = true;
 	rc = write_counts(file, first, BLOCK_ENTRIES);
 	if (!rc)
 		rc = pwrite_all(file->fd, &be, sizeof(be), refs->table_offset + b * sizeof(be));
@@ -224,22 +253,22 @@ int refs_alloc(struct qfile *file, uint64_t n, bool meta, uint64_t *ret_cluster,
 	uint64_t first, got, i;
 	int rc;
 
-	while (refs->hint < covered(refs) && refs->count[refs->hint])
+	while (refs->hint < covered(refs) && refs->uses[refs->hint].count)
 		refs->hint++;
 	if (refs->hint == covered(refs)) {
 		rc = add_block(file);
 		return rc ? rc : refs_alloc(file, n, meta, ret_cluster, ret_n, ret_fresh);
 	}
 	first = refs->hint;
-	for (got = 0; got < n && first + got < covered(refs) && !refs->count[first + got]; got++) {
-		refs->count[first + got] = 1;
-		refs->meta[first + got] = meta;
+	for (got = 0; got < n && first + got < covered(refs) && !refs->uses[first + got].count; got++) {
+		refs->uses[first + got].count = 1;
+		refs->uses[first + got].meta = meta;
 	}
 	rc = write_counts(file, first, got);
 	if (rc) {
 		for (i = 0; i < got; i++) {
-			refs->count[first + i] = 0;
-			refs->meta[first + i] = false;
+			refs->uses[first + i].count = 0;
+			refs->uses[first + i].meta = false;
 		}
 		return rc;
 	}
@@ -264,11 +293,11 @@ int refs_free(struct qfile *file, uint64_t cluster, uint64_t n, bool meta)
 	if (n > end - cluster)
 		n = end - cluster;
 	for (i = cluster; i < cluster + n; i++)
-		if (refs->count[i] && refs->meta[i] == meta && !--refs->count[i])
-			refs->meta[i] = false;
+		if (refs->uses[i].count && refs->uses[i].meta == meta && !--refs->uses[i].count)
+			refs->uses[i].meta = false;
 	rc = write_counts(file, cluster, n);
 	for (i = cluster; !rc && i < cluster + n; i += run ? run : 1) {
-		for (run = 0; i + run < cluster + n && !refs->count[i + run]; run++)
+		for (run = 0; i + run < cluster + n && !refs->uses[i + run].count; run++)
 			;
 		if (!run)
 			continue;
@@ -285,5 +314,5 @@ bool refs_exclusive(const struct qfile *file, uint64_t cluster, bool meta)
 {
 	const struct refs *refs = &file->refs;
 
-	return cluster < covered(refs) && refs->count[cluster] == 1 && refs->meta[cluster] == meta;
+	return cluster < covered(refs) && refs->uses[cluster].count == 1 && refs->uses[cluster].meta == meta;
 }

@@ -35,14 +35,19 @@ struct slice {
 /* How often each cluster of a writable file is used, all of it in memory. A block is one cluster of counts. */
 enum { BLOCK_BITS = QCOW2_CLUSTER_BITS - 1, BLOCK_ENTRIES = 1 << BLOCK_BITS };
 
+struct use {
+	uint16_t count;
+	bool meta; /* this cluster holds metadata, no guest data may point at it */
+};
+
 struct refs {
 	uint64_t *table; /* offsets of the refcount blocks; the first nblocks are set */
 	uint64_t table_offset;
 	uint64_t nblocks;
-	uint16_t *count; /* nblocks << BLOCK_BITS of them */
-	bool *meta;      /* likewise: this cluster holds metadata, no guest data may point at it */
-	uint64_t hint;   /* no cluster below this is free */
-	uint64_t fresh;  /* none from here on was ever written: they read as zero; at first the file's end */
+	uint64_t room;    /* blocks that table and uses have memory for */
+	struct use *uses; /* of nblocks << BLOCK_BITS clusters; pages of their own */
+	uint64_t hint;    /* no cluster below this is free */
+	uint64_t fresh;   /* none from here on was ever written: they read as zero; at first the file's end */
 };
 
 /* One file of a chain. */

@@ -10,7 +10,6 @@
 #include "snap/qcow2/chain_priv.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,6 +17,7 @@
 #include "util/io.h"
 #include "util/list.h"
 #include "util/log.h"
+#include "util/zero.h"
 
 enum { BITS = QCOW2_CLUSTER_BITS, IN_CLUSTER = QCOW2_CLUSTER - 1 };
 
@@ -88,28 +88,30 @@ static int wrote(const struct qdisk *disk, int rc, struct err *err)
 /*
  * Copy what the guest would read at `offset` to the host offset `to`. Behind the disk's end are zeroes. Where
  * the file reads as zero already, they stay a hole: most of a new cluster in a fresh file system is nothing.
+ *
+ * In pieces on the stack: as many clusters are under way as there are workers, and a heap that has grown by all
+ * of them once would stay with an idle machine.
  */
 static int copy_old(struct qdisk *disk, uint64_t offset, uint64_t len, uint64_t to, bool zero_there,
 		    struct err *err)
 {
-	struct iovec iov = { .iov_len = len };
-	struct cursor cursor = { &iov, 0 };
+	enum { PIECE = 4096 };
 	const uint64_t size = chain_size(disk->chain);
-	uint64_t inside = 0;
-	const char *buf;
-	int rc;
+	uint8_t buf[PIECE];
+	uint64_t done, n;
+	int rc = 0;
 
-	if (!len)
-		return 0;
-	if (offset < size)
-		inside = len < size - offset ? len : size - offset;
-	buf = iov.iov_base = calloc(1, len);
-	if (!buf)
-		return err_set(err, -ENOMEM, "out of memory");
-	rc = chain_read_iov(disk->chain, offset, inside, &cursor, err);
-	if (!rc && !(zero_there && !buf[0] && !memcmp(buf, buf + 1, len - 1)))
-		rc = wrote(disk, pwrite_all(disk->chain->top->fd, buf, len, to), err);
-	free(iov.iov_base);
+	for (done = 0; !rc && done < len; done += n) {
+		const uint64_t at = offset + done, inside = at < size ? size - at : 0;
+		struct iovec iov = { buf, PIECE };
+		struct cursor cursor = { &iov, 0 };
+
+		n = len - done < PIECE ? len - done : PIECE;
+		memset(buf, 0, sizeof(buf));
+		rc = chain_read_iov(disk->chain, at, n < inside ? n : inside, &cursor, err);
+		if (!rc && !(zero_there && all_zero(buf, n)))
+			rc = wrote(disk, pwrite_all(disk->chain->top->fd, buf, n, to + done), err);
+	}
 	return rc;
 }
 

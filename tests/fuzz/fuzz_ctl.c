@@ -56,6 +56,26 @@ static void check_env(const struct buf *env)
 	buf_release(&again);
 }
 
+/* What the file `guest` reads can be written again, and says the same. */
+static void check_rights(const char *text)
+{
+	struct rights rights = { 0 }, again = { 0 };
+	struct buf one = { 0 }, two = { 0 };
+
+	if (rights_parse(text, &rights, NULL))
+		return;
+	rights_text(&rights, &one);
+	buf_add(&one, "", 1);
+	if (one.failed || rights_parse((const char *)buf_bytes(&one), &again, NULL))
+		abort();
+	rights_text(&again, &two);
+	buf_add(&two, "", 1);
+	if (two.failed || strcmp((const char *)buf_bytes(&one), (const char *)buf_bytes(&two)) != 0)
+		abort();
+	buf_release(&one);
+	buf_release(&two);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct shape shape = { 0 };
@@ -80,6 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		buf_release(&env);
 	}
 	check_link(text);
+	check_rights(text);
 	free(text);
 	return 0;
 }

@@ -169,6 +169,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	/* Only what was used: the table is large. */
 	for (i = 0; i < 64; i++)
 		memset(&board.flow[i], 0, sizeof(board.flow[i]));
+	board.used = 0;
+	memset(&filter, 0, sizeof(filter));
 	filter_init(&filter, &calls, &board, own);
 	asked = false;
 	set_policy(&r);

@@ -25,7 +25,6 @@
  * jobs than there can be. What it holds back it tells the serial console, one line each. From "m:fuzz=SEED" to
  * "m:fuzz=0" what it says is changed by chance (mutate.h), and it answers what is no file's, too.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -40,6 +39,7 @@
 #include <unistd.h>
 
 #include "tests/hostile/mutate.h"
+#include "tests/hostile/port.h"
 #include "vm/agent/proto.h"
 
 enum { HANDLES = 4096, HELD = 256, MANY = 16000 };
@@ -90,76 +90,7 @@ static void say(const char *word, unsigned n)
 	close(fd);
 }
 
-/* ---- the port */
-
-static void put(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	if (fd < 0 || write(fd, text, strlen(text)) < 0) {
-		perror(path);
-		exit(1);
-	}
-	close(fd);
-}
-
-static bool find_port(char name[64])
-{
-	DIR *dir = opendir("/sys/class/virtio-ports");
-	char path[PATH_MAX], text[64];
-	struct dirent *entry;
-	bool found = false;
-	ssize_t n;
-	int fd;
-
-	while (dir && !found && (entry = readdir(dir))) {
-		snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", entry->d_name);
-		fd = open(path, O_RDONLY);
-		if (fd < 0)
-			continue;
-		n = read(fd, text, sizeof(text) - 1);
-		close(fd);
-		text[n > 0 ? n : 0] = 0;
-		text[strcspn(text, "\n")] = 0;
-		found = !strcmp(text, PROTO_PORT);
-		if (found)
-			snprintf(name, 64, "%.63s", entry->d_name);
-	}
-	if (dir)
-		closedir(dir);
-	return found;
-}
-
-static void take_port(void)
-{
-	static const char driver[] = "/sys/bus/virtio/drivers/virtio_console/";
-	char name[64], path[PATH_MAX], device[PATH_MAX];
-	const char *base;
-	int i;
-
-	if (!find_port(name)) {
-		fprintf(stderr, "no port\n");
-		exit(1);
-	}
-	snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/device", name);
-	if (!realpath(path, device))
-		exit(1);
-	base = strrchr(device, '/') + 1;
-	snprintf(path, sizeof(path), "%sunbind", driver);
-	put(path, base);
-	snprintf(path, sizeof(path), "%sbind", driver);
-	put(path, base);
-	for (i = 0; i < 1000; i++) {
-		if (find_port(name)) {
-			snprintf(path, sizeof(path), "/dev/%s", name);
-			port = open(path, O_RDWR | O_NOCTTY);
-			if (port >= 0)
-				return;
-		}
-		usleep(10000);
-	}
-	exit(1);
-}
+/* ---- frames */
 
 static void put_bytes(struct buf *out)
 {
@@ -608,15 +539,31 @@ static void put_jobs(uint32_t tag, unsigned n)
 }
 
 /* Answers to nothing, and parts of what never ends. */
-static void put_nonsense(void)
+static void put_nonsense_frames(void)
 {
-	static const uint16_t types[] = { F_JOB_STDOUT,    F_JOB_STDERR, F_JOB_EXIT, F_JOB_PART, F_FS_REPLY,
-					  F_JOB_STDIN_MAX, F_ATTACHED,   F_READY,    F_PONG };
-	static char bytes[16000];
+	static const uint16_t types[] = { F_JOB_STDOUT, F_JOB_STDERR,    F_JOB_EXIT, F_JOB_PART,
+					  F_FS_REPLY,   F_JOB_STDIN_MAX, F_ATTACHED, F_READY,
+					  F_PONG,       F_HOOKS,         F_MODULES };
+	static char bytes[16000] = { [9] = PROTO_READ_BEST >> 8 }; /* of F_MODULES: what is wanted */
 	static uint32_t n;
 
 	put_frame(types[n % (sizeof(types) / sizeof(*types))], n / 2, bytes, 16 << n % 10);
 	put_jobs(n++, 1);
+}
+
+/* And questions of all kinds, of a guest that may ask for nothing. */
+static void put_nonsense(void)
+{
+	static uint32_t n;
+	struct buf payload = { 0 };
+
+	put_nonsense_frames();
+	buf_put_u8(&payload, (uint8_t)(n % 5));
+	buf_put_u32(&payload, n * 1000003);
+	buf_put_str(&payload,
+		    n % 3 ? "x" : "../../../../../../../../../../etc/passwd and more than a name can have");
+	put_frame(F_GUEST_ASK, n++ % 7, buf_bytes(&payload), payload.len);
+	buf_release(&payload);
 }
 
 /* What is no file's, answered as by a guest in which each command says a line and ends. */
@@ -677,7 +624,7 @@ int main(void)
 
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
-	take_port();
+	port = port_take();
 	say("serves", 0);
 	fd.fd = port;
 	for (;;) {

@@ -128,10 +128,10 @@ static void put(struct buf *out, const struct answer *answer, uint16_t type, uin
 static void put_noise(struct buf *out, const struct answer *answer)
 {
 	static const uint16_t types[] = {
-		F_READY,      F_ATTACHED,   F_QUIESCED, F_PONG,     F_JOB_STARTED,   F_JOB_STDIN_MAX,
-		F_JOB_STDOUT, F_JOB_STDERR, F_JOB_EXIT, F_JOB_INFO, F_JOB_PART,      F_JOB_LIST_END,
-		F_FS_REPLY,   F_RESIZED,    F_CLOCKED,  F_FS,       F_JOB_STDIN_EOF, 0,
-		0xffff
+		F_READY,      F_ATTACHED,   F_QUIESCED,   F_PONG,     F_JOB_STARTED,   F_JOB_STDIN_MAX,
+		F_JOB_STDOUT, F_JOB_STDERR, F_JOB_EXIT,   F_JOB_INFO, F_JOB_PART,      F_JOB_LIST_END,
+		F_FS_REPLY,   F_RESIZED,    F_CLOCKED,    F_FS,       F_JOB_STDIN_EOF, 0,
+		F_HOOKS,      F_GUEST_ASK,  F_GUEST_DONE, F_MODULES,  0xffff
 	};
 	const struct answer *other = &old[below(OLD_MAX)];
 	const size_t at = out->len;

@@ -56,22 +56,26 @@ LAB_TESTS = [
     f"tests/e2e/test_{name}.py"
     for name in ("fork", "snapshot", "lifecycle", "rollback", "resize", "memory", "identity", "pool", "jail", "cgroups")
 ]
+# An init of the image's own, once.
+LAB_TESTS += ["tests/e2e/test_init.py::test_an_init_that_ends_all_it_does_not_spare"]
 # Of the network what goes through the device and its captured state; all of it takes the lab 25 minutes beside other work.
 LAB_TESTS += [
     f"tests/e2e/test_network.py::test_{name}"
     for name in ("a_rule_opens_a_port_of_this_host", "data_arrives_as_it_was_sent", "a_web_server_published_from_each_fork")
 ]
+# A guest that answers with what would switch something off for the whole mount.
+LAB_TESTS += ["tests/e2e/test_hostile_guest.py::test_every_operation_with_every_errno"]
 # But for what the engine has no part in, and for tests in which several guests have several CPUs each: now and then QEMU
 # 7.2's SVM stops the lab with those, for good and at full load, and when it does not, a second CPU costs ten seconds of
 # the lab's. `make check-lab` has them.
 LAB_MARKS = "not any_engine and not several_cpus"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def lab(request):
     """
     The suite in the lab, if its test is among the chosen. The lab has one CPU, so it is started first and runs beside
-    everything else here; its test, the last one, waits for it.
+    everything else; its test waits for it (conftest.py has the order).
     """
     if KVM_WORKS or not any(item.name == test_suite_in_the_lab.__name__ for item in request.session.items):
         yield None

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -50,6 +51,10 @@ struct fixture {
 	struct job_info info; /* the last one; without its spec */
 	char info_name[PROTO_NAME_MAX + 1];
 	struct seen jobs[NJOBS];
+	unsigned asked; /* how often, and what the last was */
+	uint32_t asked_id, asked_number;
+	enum guest_verb asked_verb;
+	char asked_name[PROTO_NAME_MAX + 1];
 };
 
 /* ---- callbacks */
@@ -106,7 +111,24 @@ static inline void on_exit_of(void *owner, uint32_t job, bool signaled, uint32_t
 	f->jobs[job].written[1] = written[1];
 }
 
-static const struct agent_events events = { on_ready, on_started, on_output, on_stdin_max, on_exit_of };
+static inline void on_guest_asked(void *owner, uint32_t id, enum guest_verb verb, uint32_t number,
+				  const char *name)
+{
+	struct fixture *f = owner;
+
+	f->asked++;
+	f->asked_id = id;
+	f->asked_verb = verb;
+	f->asked_number = number;
+	snprintf(f->asked_name, sizeof(f->asked_name), "%s", name);
+}
+
+static const struct agent_events events = { .ready = on_ready,
+					    .job_started = on_started,
+					    .job_output = on_output,
+					    .job_stdin_max = on_stdin_max,
+					    .job_exit = on_exit_of,
+					    .guest_asked = on_guest_asked };
 
 static inline void on_done(void *arg, const struct err *err)
 {
@@ -237,8 +259,48 @@ static void fake_clock(uint64_t real_ns)
 	fake_time_ns = real_ns;
 }
 
-static const struct guest_machine fake_machine = { fake_attach, fake_resize,   fake_size,
-						   fake_clock,  fake_poweroff, false };
+/* Whether there are hooks before a capture is said by a variable of the agent's environment, and what they do. */
+static bool fake_hooks_there(enum guest_hooks hooks)
+{
+	return hooks == HOOKS_SNAPSHOT && getenv("FAKE_HOOKS");
+}
+
+static int fake_hooks_run(enum guest_hooks hooks, char *const *env, struct err *err)
+{
+	(void)env;
+	return fake_hooks_there(hooks) && !strcmp(getenv("FAKE_HOOKS"), "refuse")
+		       ? err_set(err, -EIO, "not now")
+		       : 0;
+}
+
+/* Where programs of the guest's ask: an address that only this test knows. */
+static inline socklen_t fake_address(struct sockaddr_un *ret)
+{
+	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	/* An abstract name, with a NUL before it. */
+	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
+			   (size_t)snprintf(ret->sun_path + 1, sizeof(ret->sun_path) - 1, "sbx-ask-%d",
+					    (int)getpgid(0)));
+}
+
+static int fake_listen(void)
+{
+	struct sockaddr_un addr;
+	const socklen_t size = fake_address(&addr);
+	const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	return !bind(fd, (const struct sockaddr *)&addr, size) && !listen(fd, 8) ? fd : -1;
+}
+
+/* A test may change it before setup_real. */
+static struct guest_machine fake_machine = { .attach = fake_attach,
+					     .resize = fake_resize,
+					     .size = fake_size,
+					     .clock = fake_clock,
+					     .hooks_there = fake_hooks_there,
+					     .hooks_run = fake_hooks_run,
+					     .listen = fake_listen,
+					     .poweroff = fake_poweroff };
 
 static inline void setup_real(struct fixture *f)
 {

@@ -2,90 +2,25 @@
 /*
  * test_admission.c - what is counted of sandboxes, jobs and memory is what there is, whatever failed
  *
- * Machines are those of an engine that makes nothing but ends of sockets.
+ * Machines are those of an engine that makes nothing but ends of sockets (socket_engine.h).
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "fs/sandbox/admission.h"
 #include "fs/sandbox/job.h"
 #include "fs/sandbox/machine.h"
 #include "tests/unit/failing.h"
+#include "tests/unit/socket_engine.h"
 #include "tests/unit/store_fixture.h"
 #include "tests/unit/unit.h"
 #include "vm/net/helper.h"
 
 static struct fs fs;
 
-/* ---- an engine */
-
-struct vm {
-	int fds[3];
-};
-
-static uid_t files_uid;    /* who has a snapshot in memory */
-static bool refuses, lame; /* it makes no machine; the one that it makes cannot be connected to */
-
-static int make(struct vm **ret, struct err *err)
-{
-	struct vm *vm = refuses ? NULL : calloc(1, sizeof(*vm));
-
-	if (!vm)
-		return err_sys(err, -ENOMEM, "no machine");
-	for (int i = 0; i < 3; i++)
-		vm->fds[i] = lame ? -1 : socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	CHECK(lame || (vm->fds[0] >= 0 && vm->fds[1] >= 0 && vm->fds[2] >= 0));
-	*ret = vm;
-	return 0;
-}
-
-static int boot(const struct engine_env *env, const struct shape *shape, const char *disk,
-		const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
-		struct err *err)
-{
-	(void)env;
-	(void)shape;
-	(void)disk;
-	(void)events;
-	(void)owner;
-	(void)done;
-	(void)arg;
-	return make(ret, err);
-}
-
-static void start(struct vm *vm, const struct vm_events *events, void *owner, done_fn done, void *arg)
-{
-	(void)vm;
-	(void)events;
-	(void)owner;
-	(void)done;
-	(void)arg;
-}
-
-static void destroy(struct vm *vm)
-{
-	for (int i = 0; i < 3; i++)
-		close_fd(&vm->fds[i]);
-	free(vm);
-}
-
-static struct vm_ends ends(const struct vm *vm)
-{
-	return (struct vm_ends){ vm->fds[0], vm->fds[1], vm->fds[2] };
-}
-
-static pid_t no_pid(const struct vm *vm)
-{
-	(void)vm;
-	return -1;
-}
-
-static const struct engine engine = {
-	.boot = boot, .start = start, .destroy = destroy, .ends = ends, .pid = no_pid
-};
+static uid_t files_uid; /* who has a snapshot in memory */
 
 /* ---- what there is, and what is counted */
 
@@ -239,6 +174,57 @@ static void what_comes_and_goes_is_counted(void)
 	check();
 }
 
+/* A command of n bytes in a new job of the sandbox's. */
+static int command_of(struct sandbox *sb, size_t n, struct err *err)
+{
+	struct job *job = job_in(sb);
+	int rc = job ? job_room(job, &job->cmd, n, err) : -ENOMEM;
+
+	if (!rc && !buf_reserve(&job->cmd, n))
+		rc = -ENOMEM;
+	if (!rc) {
+		buf_grow(&job->cmd, n);
+		job_count(job);
+	}
+	return rc;
+}
+
+/* Commands and environments, of a sandbox, an owner and all: what a job had is free when it is gone. */
+static void texts_have_bounds(void)
+{
+	const unsigned each = TEXTS_EACH / JOBS_TEXT_MAX, all = TEXTS_ALL / JOBS_TEXT_MAX;
+	struct sandbox *sb[TEXTS_ALL / JOBS_TEXT_MAX + 1];
+	struct err err = { 0 };
+	char name[8];
+	unsigned i;
+
+	for (i = 0; i <= all; i++) {
+		snprintf(name, sizeof(name), "s%u", i);
+		sb[i] = make_sandbox(name, 1 + i / each, &err);
+		CHECK(sb[i]);
+	}
+	CHECK(!command_of(sb[0], JOBS_TEXT_MAX, &err));
+	CHECK(command_of(sb[0], 1, &err) == -ENOMEM && err.text[0]);
+	for (i = 1; i < each; i++)
+		CHECK(!command_of(sb[i], JOBS_TEXT_MAX, &err));
+	CHECK(!give(sb[each], 1, &err) && command_of(sb[each], 1, &err) == -EDQUOT && err.text[0]);
+	CHECK(!give(sb[0], 99, &err) && !command_of(sb[each], 1, &err));
+	sandbox_remove(sb[each]);
+	for (i = each + 1; i < all; i++)
+		CHECK(!command_of(sb[i], JOBS_TEXT_MAX, &err));
+	CHECK(!command_of(sb[all], JOBS_TEXT_MAX, &err));
+	CHECK(command_of(sb[all], 1, &err) == -ENOMEM);
+	job_remove(list_first(&sb[0]->jobs, struct job, link));
+	CHECK(!give(sb[all], 2, &err) && !give(sb[all], 100, &err));
+	CHECK(!command_of(sb[0], JOBS_TEXT_MAX, &err));
+	for (i = 0; i <= all; i++)
+		if (i != each)
+			sandbox_remove(sb[i]);
+	CHECK(make_sandbox("again", 1, &err) && !command_of(sandbox_find(&fs, "again"), JOBS_TEXT_MAX, &err));
+	sandbox_remove(sandbox_find(&fs, "again"));
+	check();
+}
+
 static void nobody(void *arg, const struct err *err)
 {
 	(void)arg;
@@ -254,6 +240,118 @@ static int boot_one(struct sandbox *sb, struct err *err)
 		rc = machine_boot(sb, NULL, NULL, err);
 	task_end(sb, &why);
 	return rc;
+}
+
+/* So many jobs that run, from this number on; their output is open, and nobody reads it. */
+static void run_unread(struct sandbox *sb, unsigned n)
+{
+	struct job *job;
+
+	for (; n; n--) {
+		job = job_in(sb);
+		CHECK(job);
+		job_number(job, sb->next_job++);
+		job->phase = JOB_STARTED;
+		output_open(job, 0);
+		CHECK(job->out[0].taken >= STREAM_LEAST);
+	}
+}
+
+static struct job *last_job(const struct sandbox *sb)
+{
+	return container_of(sb->jobs.prev, struct job, link);
+}
+
+/* What a guest sends, granted or not, is counted and has a bound: so much, and the least of each stream beyond. */
+static void check_streams(struct sandbox *sb, uint64_t bound)
+{
+	static uint8_t bytes[PROTO_DATA_MAX];
+	uint64_t held = 0;
+	struct job *job;
+	unsigned i;
+
+	list_for_each (job, &sb->jobs, link) {
+		for (i = 0; i < 2 * STREAM_WINDOW / sizeof(bytes); i++)
+			job_output(sb, job->id, 1, bytes, sizeof(bytes));
+		CHECK(job->out[0].data.len == job->out[0].taken);
+		held += job->out[0].data.len;
+	}
+	CHECK(held == sb->streams && held > bound / 2 && held <= bound + sb->njobs * STREAM_LEAST);
+}
+
+/* Unread output, of an owner and of all: who has much gets little more, and whoever has nothing as much as ever. */
+static void streams_have_bounds(void)
+{
+	enum { MANY = 1024 };
+	const unsigned fit = STREAMS_EACH / STREAM_WINDOW;
+	struct err err = { 0 };
+	struct sandbox *a = make_sandbox("a", 1, &err), *b = make_sandbox("b", 2, &err);
+	struct sandbox *own = make_sandbox("own", geteuid(), &err);
+	const struct job *first;
+
+	CHECK(a && b && own && !boot_one(a, &err) && !boot_one(b, &err) && !boot_one(own, &err));
+	run_unread(a, MANY);
+	first = list_first(&a->jobs, struct job, link);
+	CHECK(first && first->out[0].taken == STREAM_WINDOW);
+	CHECK(last_job(a)->out[0].taken == STREAM_LEAST);
+	check_streams(a, STREAMS_EACH);
+	run_unread(b, 1);
+	CHECK(last_job(b)->out[0].taken == STREAM_WINDOW);
+	/* It counts for whose the sandbox is. */
+	CHECK(!give(a, 2, &err));
+	run_unread(b, 1);
+	CHECK(last_job(b)->out[0].taken == STREAM_LEAST);
+	CHECK(!give(a, 1, &err));
+	/* The daemon's own user has all there is. */
+	run_unread(own, 2 * fit);
+	CHECK(last_job(own)->out[0].taken == STREAM_WINDOW);
+	run_unread(own, 4 * fit);
+	CHECK(last_job(own)->out[0].taken == STREAM_LEAST);
+	check_streams(own, STREAMS_ALL - STREAMS_EACH);
+	run_unread(b, 1);
+	CHECK(last_job(b)->out[0].taken == STREAM_LEAST);
+	/* What is gone is free, and what has ended waits for nothing more. */
+	while (!list_empty(&own->jobs))
+		job_remove(last_job(own));
+	jobs_lost(a, "it ended");
+	run_unread(b, 1);
+	CHECK(last_job(b)->out[0].taken == STREAM_WINDOW && own->streams == 0);
+	sandbox_remove(a);
+	sandbox_remove(b);
+	sandbox_remove(own);
+	check();
+}
+
+/* The guest's number of a job leads to that job, to none that it does not know any more, and to no second one. */
+static void jobs_are_found_by_number(void)
+{
+	const struct job_info info = { .id = 7, .spec = { .name = "twice" } };
+	struct err err = { 0 };
+	struct sandbox *sb = make_sandbox("a", 1, &err);
+	struct job *first, *last;
+
+	CHECK(sb && !boot_one(sb, &err));
+	sb->next_job = UINT32_MAX - 3000;
+	run_unread(sb, 3000);
+	first = list_first(&sb->jobs, struct job, link);
+	last = last_job(sb);
+	CHECK(first);
+	job_output(sb, first->id, 1, "one", 3);
+	job_output(sb, last->id, 1, "four", 4);
+	job_output(sb, UINT32_MAX, 1, "nobody", 6);
+	job_output(sb, 0, 1, "nobody", 6);
+	CHECK(first->out[0].data.len == 3 && last->out[0].data.len == 4);
+	job_exit(sb, last->id, false, 3, (const uint64_t[2]){ 4, 0 });
+	CHECK(last->phase == JOB_ENDED && last->code == 3 && first->phase == JOB_STARTED);
+	jobs_unbegun(sb, last->id, "it was not brought back");
+	CHECK(!last->id && first->id && sb->job_numbers.n == 2999);
+	jobs_lost(sb, "it ended");
+	CHECK(!first->id && !sb->job_numbers.n);
+	job_inherit(sb, &info);
+	job_inherit(sb, &info);
+	CHECK(sb->njobs == 3001 && sb->job_numbers.n == 1 && last_job(sb)->id == 7);
+	sandbox_remove(sb);
+	check();
 }
 
 static void machines_that_fail_leave_nothing(void)
@@ -339,6 +437,9 @@ int main(void)
 	CHECK(fs.loop && fs.net_helpers && !admission_open(&fs, &err) && !room_open(&fs, &err));
 	unbounded();
 	TEST(what_comes_and_goes_is_counted);
+	TEST(texts_have_bounds);
+	TEST(streams_have_bounds);
+	TEST(jobs_are_found_by_number);
 	TEST(what_a_snapshot_has_is_counted);
 	TEST(machines_that_fail_leave_nothing);
 	FAILING(a_sandbox_is_counted_or_is_not);

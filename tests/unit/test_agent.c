@@ -38,13 +38,13 @@ static void silence_times_out(void)
 	struct fixture f;
 
 	setup_by_hand(&f);
-	agent_quiesce(f.agent, 20, on_done, &f);
+	agent_quiesce(f.agent, QUIESCE_PAUSE, 20, on_done, &f);
 	CHECK(!f.done);
 	UNTIL(&f, f.done);
 	CHECK(f.err.code == -ETIMEDOUT && f.err.text[0]);
 	/* The answer to the first is not one to the second. */
 	f.done = 0;
-	agent_quiesce(f.agent, 20, on_done, &f);
+	agent_quiesce(f.agent, QUIESCE_PAUSE, 20, on_done, &f);
 	say(&f, F_QUIESCED, 0, 1, NULL, 0);
 	UNTIL(&f, f.done);
 	CHECK(f.err.code == -ETIMEDOUT);
@@ -57,14 +57,14 @@ static void the_end_of_the_guest_ends_all_calls(void)
 	struct fixture f;
 
 	setup_by_hand(&f);
-	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
+	agent_quiesce(f.agent, QUIESCE_PAUSE, WAIT_MS, on_done, &f);
 	CHECK(agent_fs(f.agent, FS_STATFS, &nothing, WAIT_MS, on_fs, &f));
 	close(f.peer);
 	f.peer = -1;
 	UNTIL(&f, f.done == 2);
 	CHECK(f.err.code == -EHOSTDOWN && f.fs_err == -EHOSTDOWN);
 	/* And those that come later, though not from inside the call. */
-	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
+	agent_quiesce(f.agent, QUIESCE_PAUSE, WAIT_MS, on_done, &f);
 	CHECK(f.done == 2);
 	UNTIL(&f, f.done == 3);
 	CHECK(f.err.code == -EHOSTDOWN);
@@ -76,7 +76,7 @@ static void freeing_ends_all_calls(void)
 	struct fixture f;
 
 	setup_by_hand(&f);
-	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
+	agent_quiesce(f.agent, QUIESCE_PAUSE, WAIT_MS, on_done, &f);
 	agent_resize(f.agent, 1, 1, WAIT_MS, on_done, &f);
 	agent_free(f.agent);
 	CHECK(f.done == 2 && f.err.code == -EHOSTDOWN);
@@ -99,7 +99,7 @@ static void a_callback_may_free_the_agent(void)
 	struct fixture f;
 
 	setup_by_hand(&f);
-	agent_quiesce(f.agent, WAIT_MS, free_agent, &f);
+	agent_quiesce(f.agent, QUIESCE_PAUSE, WAIT_MS, free_agent, &f);
 	say(&f, F_QUIESCED, 0, 1, NULL, 0);
 	say(&f, F_READY, 0, 0, "\1\0\0\0", 4);
 	UNTIL(&f, f.done);
@@ -142,6 +142,71 @@ static void malformed_frames_are_dropped(void)
 	CHECK(f.jobs[1].code == 7);
 	CHECK(!f.jobs[2].exited && !f.jobs[3].exited && !f.done && !f.ready);
 	CHECK(f.jobs[3].err == -EPROTO || !f.jobs[3].started);
+	teardown(&f);
+}
+
+/* Before a capture a guest may take its time, once, and refuse; before a pause it has no say. */
+static void a_guest_may_refuse_a_capture_only(void)
+{
+	struct fixture f;
+
+	setup_by_hand(&f);
+	say_attached(&f, 1);
+	f.done = 0;
+	agent_quiesce(f.agent, QUIESCE_CAPTURE, 50, on_done, &f);
+	say(&f, F_HOOKS, 1, 2, NULL, 0);
+	say(&f, F_HOOKS, 1, 2, NULL, 0);
+	CHECK(!loop_once(f.loop, 100));
+	CHECK(!loop_once(f.loop, 200) && !f.done); /* the 50 ms are over */
+	say(&f, F_QUIESCED, 1, 2, "\5\0\0\0\4\0\0\0busy", 12);
+	UNTIL(&f, f.done);
+	CHECK(f.err.code == -EBUSY && !strcmp(f.err.text, "busy"));
+	/* It is not quiet: what is asked goes out. */
+	drain_peer(&f);
+	agent_poweroff(f.agent);
+	agent_job_forget(f.agent, 1);
+	CHECK(agent_backlog(f.agent) == 0);
+	f.done = 0;
+	agent_quiesce(f.agent, QUIESCE_CAPTURE, WAIT_MS, on_done, &f);
+	say(&f, F_QUIESCED, 1, 3, "\5\0\0\0\xff\xff\0\0busy", 12); /* malformed: refused all the same */
+	UNTIL(&f, f.done);
+	CHECK(f.err.code == -EBUSY && f.err.text[0]);
+	f.done = 0;
+	agent_quiesce(f.agent, QUIESCE_PAUSE, 100, on_done, &f);
+	say(&f, F_HOOKS, 1, 4, NULL, 0);
+	say(&f, F_QUIESCED, 1, 4, "\5\0\0\0\4\0\0\0busy", 12);
+	UNTIL(&f, f.done);
+	CHECK(!f.err.code);
+	teardown(&f);
+}
+
+/* What a guest asks for is checked, and one that takes no answers is not heard for ever. */
+static void what_a_guest_asks_is_checked(void)
+{
+	static const char good[] = "\1\7\0\0\0\2\0\0\0ab";
+	const struct err no = { -EPERM,
+				"a sentence that is long enough to fill a buffer with many of its kind" };
+	struct fixture f;
+	unsigned i;
+
+	setup_by_hand(&f);
+	say_attached(&f, 1);
+	say(&f, F_GUEST_ASK, 1, 1, "\0\7\0\0\0\2\0\0\0ab", 11);
+	say(&f, F_GUEST_ASK, 1, 1, "\4\7\0\0\0\2\0\0\0ab", 11);
+	say(&f, F_GUEST_ASK, 1, 1, "\1\7\0\0\0\3\0\0\0ab", 11);
+	say(&f, F_GUEST_ASK, 1, 1, "\1\7\0\0\0\2\0\0\0a\0", 11);
+	say(&f, F_GUEST_ASK, 2, 1, good, 11);
+	say(&f, F_GUEST_BEGUN, 1, 1, good, 11);
+	say(&f, F_GUEST_ASK, 1, 9, good, 11);
+	UNTIL(&f, f.asked);
+	CHECK(f.asked == 1 && f.asked_id == 9 && f.asked_verb == GUEST_FORK && f.asked_number == 7);
+	CHECK(!strcmp(f.asked_name, "ab"));
+	for (i = 0; i < 100000 && agent_backlog(f.agent) < 100000; i++)
+		agent_guest_done(f.agent, 9, &no);
+	say(&f, F_GUEST_ASK, 1, 10, good, 11);
+	for (i = 0; i < 20; i++)
+		CHECK(!loop_once(f.loop, 5));
+	CHECK(f.asked == 1);
 	teardown(&f);
 }
 
@@ -291,6 +356,84 @@ static void a_cancelled_open_is_closed_again(void)
 	teardown(&f);
 }
 
+/* The operations that the peer has been sent, a letter each; waits for `n` of them. */
+static void ops_sent(const struct fixture *f, size_t n, char *ret)
+{
+	struct frame_parser parser = { 0 };
+	struct frame frame;
+	uint8_t bytes[4096];
+	ssize_t got;
+	size_t i = 0;
+
+	while (i < n) {
+		while ((got = read(f->peer, bytes, sizeof(bytes))) < 0)
+			CHECK(!loop_once(f->loop, 100));
+		CHECK(!frame_parser_feed(&parser, bytes, (size_t)got));
+		while (frame_parser_next(&parser, &frame) && frame.type == F_FS && i < n)
+			ret[i++] = (char)('a' + frame.payload[0]);
+	}
+	ret[n] = 0;
+	frame_parser_release(&parser);
+}
+
+static void ask_sync(void *arg)
+{
+	struct fixture *f = arg;
+	const struct buf nothing = { 0 };
+
+	f->infos++;
+	(void)agent_fs(f->agent, FS_SYNC, &nothing, WAIT_MS, NULL, NULL);
+}
+
+/* Closing wakes no guest, but goes before what is asked next, or soon; so does what is said to go before it. */
+static void some_wait_for_the_next(void)
+{
+	const char close_[] = { 'a' + FS_CLOSE, 0 }, both[] = { 'a' + FS_CLOSE, 'a' + FS_STATFS, 0 };
+	const char sync_[] = { 'a' + FS_SYNC, 0 },
+		   three[] = { 'a' + FS_CLOSE, 'a' + FS_SYNC, 'a' + FS_STATFS, 0 };
+	struct buf handle = { 0 };
+	const struct buf nothing = { 0 };
+	struct fixture f;
+	char ops[8], byte;
+
+	setup_by_hand(&f);
+	say_attached(&f, 1);
+	drain_peer(&f);
+	buf_put_u32(&handle, 42);
+	f.infos = 0;
+
+	CHECK(agent_fs(f.agent, FS_CLOSE, &handle, WAIT_MS, NULL, NULL));
+	CHECK(read(f.peer, &byte, 1) < 0 && errno == EAGAIN);
+	CHECK(agent_fs(f.agent, FS_STATFS, &nothing, WAIT_MS, NULL, NULL));
+	ops_sent(&f, 2, ops);
+	CHECK(!strcmp(ops, both));
+
+	CHECK(agent_fs(f.agent, FS_CLOSE, &handle, WAIT_MS, NULL, NULL));
+	ops_sent(&f, 1, ops);
+	CHECK(!strcmp(ops, close_));
+
+	CHECK(agent_fs(f.agent, FS_CLOSE, &handle, WAIT_MS, NULL, NULL));
+	agent_before_next(f.agent, ask_sync, &f);
+	CHECK(!f.infos && read(f.peer, &byte, 1) < 0);
+	CHECK(agent_fs(f.agent, FS_STATFS, &nothing, WAIT_MS, NULL, NULL));
+	CHECK(f.infos == 1);
+	ops_sent(&f, 3, ops);
+	CHECK(!strcmp(ops, three));
+
+	agent_before_next(f.agent, ask_sync, &f);
+	ops_sent(&f, 1, ops);
+	CHECK(!strcmp(ops, sync_) && f.infos == 2);
+
+	agent_before_next(f.agent, ask_sync, &f);
+	agent_before_next(f.agent, ask_sync, &f);
+	CHECK(f.infos == 3);
+	agent_free(f.agent);
+	f.agent = NULL;
+	CHECK(f.infos == 4);
+	buf_release(&handle);
+	teardown(&f);
+}
+
 static void too_large_a_job_fails(void)
 {
 	static char line[PROTO_SPEC_MAX];
@@ -357,6 +500,71 @@ static void an_answer_costs_the_same_among_thousands(void)
 	CHECK(many <= 3 * few + 2000);
 }
 
+/* Who would not wait longer is told of a silence; who would waits on. */
+static void a_silence_is_told_once(void)
+{
+	enum { LOCKED_MS = 1500, SYNC_MS = 2000, LONG_MS = 30000 };
+	const struct buf nothing = { 0 };
+	struct agent_call *silent;
+	struct fixture f;
+
+	setup_by_hand(&f);
+	say_attached(&f, 1);
+	f.done = 0;
+	silent = agent_fs(f.agent, FS_STATFS, &nothing, LOCKED_MS, on_fs, &f);
+	CHECK(silent && agent_fs(f.agent, FS_STATFS, &nothing, LOCKED_MS, on_fs, &f) &&
+	      agent_fs(f.agent, FS_STATFS, &nothing, 1, on_fs, &f) &&
+	      agent_fs(f.agent, FS_STATFS, &nothing, SYNC_MS, on_fs, &f) &&
+	      agent_fs(f.agent, FS_STATFS, &nothing, LONG_MS, on_fs, &f));
+	agent_fs_give_up(silent, LOCKED_MS);
+	CHECK(!f.done && agent_silent(f.agent));
+	UNTIL(&f, f.done == 2);
+	CHECK(f.fs_err == -ETIMEDOUT);
+	CHECK(!loop_once(f.loop, 0) && f.done == 2);
+	/* One that is asked now is refused, and the longer ones still wait. */
+	CHECK(agent_fs(f.agent, FS_STATFS, &nothing, LOCKED_MS, on_fs, &f));
+	UNTIL(&f, f.done == 3);
+	silent = agent_fs(f.agent, FS_STATFS, &nothing, LONG_MS, on_fs, &f);
+	agent_fs_give_up(silent, LONG_MS);
+	UNTIL(&f, f.done == 5);
+	CHECK(f.fs_err == -ETIMEDOUT);
+	teardown(&f);
+}
+
+static double ns_of_a_silence(unsigned n)
+{
+	enum { LOCKED_MS = 1500, LONG_MS = 30000, SILENCES = 300 };
+	const struct buf nothing = { 0 };
+	struct agent_call *calls[SILENCES];
+	struct fixture f;
+	struct timespec start, end;
+	unsigned i;
+
+	setup_by_hand(&f);
+	say_attached(&f, 1);
+	for (i = 0; i < n; i++)
+		CHECK(agent_fs(f.agent, FS_STATFS, &nothing, LONG_MS, on_fs, &f));
+	for (i = 0; i < SILENCES; i++)
+		CHECK(calls[i] = agent_fs(f.agent, FS_STATFS, &nothing, LOCKED_MS, on_fs, &f));
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &start);
+	for (i = 0; i < SILENCES; i++)
+		agent_fs_give_up(calls[i], LOCKED_MS);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
+	agent_free(f.agent);
+	f.agent = NULL;
+	teardown(&f);
+	return ((double)(end.tv_sec - start.tv_sec) * 1e9 + (double)(end.tv_nsec - start.tv_nsec)) / SILENCES;
+}
+
+static void a_silence_costs_the_same_among_thousands(void)
+{
+	const double few = ns_of_a_silence(256), many = ns_of_a_silence(16000);
+
+	if (many > 3 * few + 5000)
+		printf("%.0f ns a silence among 256, %.0f among 16,000\n", few, many);
+	CHECK(many <= 3 * few + 5000);
+}
+
 static void one_call_too_many_fails(void)
 {
 	enum { MAX = 16384, MORE = 5000 };
@@ -391,13 +599,18 @@ int main(void)
 	TEST(a_callback_may_free_the_agent);
 	TEST(stale_frames_are_dropped);
 	TEST(malformed_frames_are_dropped);
+	TEST(a_guest_may_refuse_a_capture_only);
+	TEST(what_a_guest_asks_is_checked);
 	TEST(a_flood_of_jobs_ends_their_list);
 	TEST(reasons_are_one_printable_line);
 	TEST(a_late_clock_is_set_again);
 	TEST(a_guest_that_does_not_read_is_waited_for);
 	TEST(a_cancelled_open_is_closed_again);
+	TEST(some_wait_for_the_next);
 	TEST(too_large_a_job_fails);
 	TEST(an_answer_costs_the_same_among_thousands);
+	TEST(a_silence_is_told_once);
+	TEST(a_silence_costs_the_same_among_thousands);
 	TEST(one_call_too_many_fails);
 	return 0;
 }

@@ -208,7 +208,7 @@ static void a_killed_group_ends(void)
 static void fork_and_list(struct fixture *f)
 {
 	f->done = 0;
-	agent_quiesce(f->agent, WAIT_MS, on_done, f);
+	agent_quiesce(f->agent, QUIESCE_PAUSE, WAIT_MS, on_done, f);
 	UNTIL(f, f->done);
 	CHECK(!f->err.code);
 	attach_soon(f, ATTACH_FORK, 9, false);
@@ -268,7 +268,7 @@ static void a_rehearsal_takes_nothing_from_the_fork(void)
 	UNTIL(&f, f.jobs[1].stdin_max);
 	agent_job_stdin(f.agent, 1, "x\n", 2);
 	f.done = 0;
-	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
+	agent_quiesce(f.agent, QUIESCE_PAUSE, WAIT_MS, on_done, &f);
 	UNTIL(&f, f.done);
 	CHECK(!f.err.code);
 	attach_soon(&f, ATTACH_REHEARSE, 9, false);
@@ -287,7 +287,7 @@ static void a_quiesced_guest_is_silent(void)
 	setup_job(&f, "echo unread; sleep 1000", false);
 	UNTIL(&f, f.jobs[1].started);
 	f.done = 0;
-	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
+	agent_quiesce(f.agent, QUIESCE_PAUSE, WAIT_MS, on_done, &f);
 	agent_job_want(f.agent, 1, 1, 1 << 20); /* held back until it listens again */
 	UNTIL(&f, f.done);
 	CHECK(!f.err.code);
@@ -356,7 +356,7 @@ static void powering_off(void)
 
 	setup_real(&f);
 	f.done = 0;
-	agent_quiesce(f.agent, WAIT_MS, on_done, &f);
+	agent_quiesce(f.agent, QUIESCE_PAUSE, WAIT_MS, on_done, &f);
 	agent_poweroff(f.agent);
 	UNTIL(&f, f.done);
 	teardown(&f);

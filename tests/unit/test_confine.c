@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -186,8 +187,19 @@ static void calls(void)
 	MUST_FAIL("use the kernel's ciphers", socket(AF_ALG, SOCK_SEQPACKET, 0));
 	MUST_FAIL("talk to other machines", socket(AF_VSOCK, SOCK_STREAM, 0));
 	MUST_FAIL("make semaphores", syscall(SYS_semget, 0, 1, 0600));
+	MUST_FAIL("type into a terminal", ioctl(0, TIOCSTI, ""));
 	MUST_FAIL("use an io_uring", syscall(SYS_io_uring_enter, 0, 0, 0, 0, NULL, 0));
 #ifndef __SANITIZE_ADDRESS__
+	/* These, and whatever a kernel will have. */
+	MUST("have no call that it does not need",
+	     syscall(SYS_quotactl_fd, 0, 0, 0, 0) < 0 && errno == ENOSYS);
+	MUST("have no call of the future", syscall(1000) < 0 && errno == ENOSYS);
+	MUST_FAIL("read what terminals are asked", ioctl(0, FIONREAD, &fd));
+	MUST_FAIL("signal by way of a descriptor",
+		  fcntl(socket(AF_UNIX, SOCK_STREAM, 0), F_SETOWN, getppid()));
+	MUST_FAIL("change another's limits",
+		  prlimit(getppid(), RLIMIT_NOFILE, &(struct rlimit){ 1, 1 }, NULL));
+	MUST_FAIL("make another less important", setpriority(PRIO_PROCESS, (id_t)getppid(), 19));
 	MUST_FAIL("trace itself", ptrace(PTRACE_TRACEME, 0, NULL, NULL));
 	MUST_FAIL("make processes", fork());
 	MUST_FAIL("make memory a program",

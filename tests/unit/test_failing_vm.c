@@ -116,7 +116,7 @@ static int attach(struct fixture *f)
 
 static int quiesce(struct fixture *f)
 {
-	agent_quiesce(f->agent, WAIT_MS, on_done, f);
+	agent_quiesce(f->agent, QUIESCE_PAUSE, WAIT_MS, on_done, f);
 	return 0;
 }
 

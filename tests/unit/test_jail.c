@@ -2,7 +2,7 @@
 /*
  * test_jail.c - a program that attacks what is around it, in the launcher's jails
  *
- * tests/hostile/vmm.c stands in for sbx-vmm. Everything is done twice where this is root: with user ids of
+ * tests/hostile/vmm.c stands in for sbx-vmm, and once for QEMU. Everything is done twice where this is root: with user ids of
  * the range, and as an ordinary user, in a user namespace.
  */
 #include <errno.h>
@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "tests/unit/unit.h"
+#include "util/io.h"
 #include "util/loop.h"
 #include "vm/jail/jail.h"
 #include "vm/process.h"
@@ -30,9 +31,10 @@
 enum { NOBODY = 65534, WAIT_MS = 20000 };
 
 static char dir[] = "/tmp/sbx-test-jail-XXXXXX";
-static char kernel[PATH_MAX], vmm[PATH_MAX];
+static char kernel[PATH_MAX], vmm[PATH_MAX], qemu[PATH_MAX];
 static struct loop *loop;
 static bool users; /* as an ordinary user */
+static enum jail_kind kind = JAIL_VMM;
 
 static struct jail_config config = { .uid_first = JAIL_UID_FIRST,
 				     .uid_last = JAIL_UID_LAST,
@@ -58,7 +60,7 @@ static void on_exit_process(void *arg, int status, const char *why)
 static struct process *spawn(struct ended *ended, const int *keep, unsigned nkeep, const char *const *args)
 {
 	const struct process_spec spec = {
-		.kind = JAIL_VMM, .args = args, .keep = keep, .nkeep = nkeep, .stdin_fd = -1
+		.kind = kind, .args = args, .keep = keep, .nkeep = nkeep, .stdin_fd = -1
 	};
 	struct process *process;
 	struct err err;
@@ -212,6 +214,26 @@ static void its_log_is_bounded_and_plain(void)
 	CHECK(strstr(ended.why, "exited with status 0: ?[31mred"));
 }
 
+/* In QEMU's place: behind an allow-list, and with files of the guest's in its jail. */
+static void in_qemus_place_it_has_no_more(void)
+{
+	const int keep[] = { open("/dev/null", O_RDONLY | O_CLOEXEC) };
+	char self[16];
+
+	kind = JAIL_QEMU;
+	snprintf(self, sizeof(self), "%d", getpid());
+	ATTACK("calls");
+	ATTACK("files", qemu, "/dev/kvm", JAIL_KERNEL, JAIL_INITRD);
+	ATTACK("paths", kernel, vmm);
+	ATTACK("processes", self);
+	it_has_no_network();
+	it_gains_no_privileges();
+	must_fail(keep, 1, (const char *const[]){ "leftovers", "1", NULL });
+	its_log_is_bounded_and_plain();
+	close(keep[0]);
+	kind = JAIL_VMM;
+}
+
 static void each_has_an_id_of_its_own(void)
 {
 	struct ended one, two;
@@ -236,6 +258,92 @@ static void everything_ends_with_the_launcher(void)
 	launcher_stop();
 	wait_for(&ended);
 	CHECK(ended.status == SIGKILL);
+	CHECK(!launcher_start(&config, NULL));
+}
+
+/* Our only child. */
+static pid_t the_launcher(void)
+{
+	char path[64];
+	FILE *children;
+	int pid;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/children", getpid());
+	children = fopen(path, "re");
+	CHECK(children && fscanf(children, "%d", &pid) == 1);
+	fclose(children);
+	return pid;
+}
+
+static uint64_t ms_since(uint64_t start)
+{
+	return (now_mono_ns() - start) / 1000000;
+}
+
+static int try_spawn(const int *keep, unsigned nkeep, struct err *err)
+{
+	const struct process_spec spec = { .kind = JAIL_VMM,
+					   .args = (const char *const[]){ "sleep", NULL },
+					   .keep = keep,
+					   .nkeep = nkeep,
+					   .stdin_fd = -1 };
+	struct process *process;
+
+	return process_spawn(loop, &spec, on_exit_process, NULL, &process, err);
+}
+
+/* It was stopped: who asks is told so, and nothing that was asked meanwhile is lost, or stays. */
+static void a_launcher_that_stands_still_is_waited_for_once(void)
+{
+	const pid_t launcher = the_launcher();
+	uint64_t start = now_mono_ns();
+	struct ended old, new;
+	struct process *process;
+	struct err err;
+	int ends[2];
+	char byte;
+
+	if (users)
+		return; /* the next is theirs: both wait for seconds */
+	process = spawn(&old, NULL, 0, (const char *const[]){ "sleep", NULL });
+	CHECK(!pipe2(ends, O_CLOEXEC) && !kill(launcher, SIGSTOP));
+	CHECK(try_spawn(&ends[1], 1, &err) == -ETIMEDOUT && strstr(err.text, "launcher does not answer"));
+	close(ends[1]);
+	CHECK(ms_since(start) >= 4900);
+	start = now_mono_ns();
+	CHECK(try_spawn(NULL, 0, &err) == -ETIMEDOUT);
+	process_kill(process, SIGKILL);
+	CHECK(ms_since(start) < 2000 && !loop_once(loop, 50) && !old.yes);
+	CHECK(!kill(launcher, SIGCONT));
+	wait_for(&old);
+	CHECK(WIFSIGNALED(old.status));
+	process = spawn(&new, NULL, 0, (const char *const[]){ "sleep", NULL });
+	/* What it started for the first request after all is gone. */
+	CHECK(read(ends[0], &byte, 1) == 0);
+	close(ends[0]);
+	process_kill(process, SIGKILL);
+	wait_for(&new);
+	CHECK(WIFSIGNALED(new.status) && strstr(new.why, "killed by signal 9"));
+}
+
+/* No signal is lost: where there is no more room for them, all ends. */
+static void a_launcher_that_takes_no_more_is_hung_up_on(void)
+{
+	const pid_t launcher = the_launcher();
+	struct process *process;
+	struct ended ended;
+	unsigned n;
+
+	if (!users)
+		return;
+	process = spawn(&ended, NULL, 0, (const char *const[]){ "sleep", NULL });
+	CHECK(!kill(launcher, SIGSTOP));
+	for (n = 0; n < 100000 && !fd_ready(launcher_fd(), 0, 0); n++)
+		process_kill(process, SIGCONT);
+	CHECK(n >= 50 && n < 100000);
+	launcher_stop(); /* it is killed, and not waited for again */
+	CHECK(kill(launcher, 0) < 0 && errno == ESRCH);
+	wait_for(&ended);
 	CHECK(!launcher_start(&config, NULL));
 }
 
@@ -337,8 +445,11 @@ static void run_all(void)
 	TEST(it_has_what_it_was_given);
 	TEST(it_leaves_no_orphan);
 	TEST(its_log_is_bounded_and_plain);
+	TEST(in_qemus_place_it_has_no_more);
 	TEST(each_has_an_id_of_its_own);
 	TEST(everything_ends_with_the_launcher);
+	TEST(a_launcher_that_stands_still_is_waited_for_once);
+	TEST(a_launcher_that_takes_no_more_is_hung_up_on);
 	TEST(without_namespaces_it_does_not_start);
 	TEST(without_its_ids_it_does_not_start);
 	TEST(a_program_that_is_not_there_says_so);
@@ -358,7 +469,7 @@ static int run_as_user(void)
 
 int main(void)
 {
-	char self[PATH_MAX - 64];
+	char self[PATH_MAX - 64], path[PATH_MAX];
 	const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 
 	CHECK(n > 0);
@@ -368,7 +479,13 @@ int main(void)
 	CHECK(!chmod(dir, 0777));
 	snprintf(vmm, sizeof(vmm), "%s/sbx-vmm", dir);
 	snprintf(kernel, sizeof(kernel), "%s/kernel", dir);
-	sh_in(dir, "cp %s/../hostile/vmm sbx-vmm && echo kernel > kernel && chmod 644 kernel", self);
+	snprintf(qemu, sizeof(qemu), "%s/" QEMU_PROGRAM, dir);
+	snprintf(path, sizeof(path), "%s:%s", dir, getenv("PATH"));
+	CHECK(!setenv("PATH", path, 1));
+	sh_in(dir,
+	      "cp %s/../hostile/vmm sbx-vmm && cp sbx-vmm " QEMU_PROGRAM
+	      " && echo kernel > kernel && chmod 644 kernel",
+	      self);
 	if (!getuid())
 		run_all();
 	CHECK(!in_child(run_as_user));

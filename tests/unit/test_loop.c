@@ -331,6 +331,41 @@ static void another_thread_may_stop_it_at_any_time(void)
 	loop_free(r.loop);
 }
 
+struct stack {
+	struct loop *loop;
+	size_t size;
+};
+
+static int measure_stack(void *arg)
+{
+	struct stack *stack = arg;
+	pthread_attr_t attr;
+
+	CHECK(pthread_getattr_np(pthread_self(), &attr) == 0);
+	CHECK(pthread_attr_getstacksize(&attr, &stack->size) == 0);
+	pthread_attr_destroy(&attr);
+	return 0;
+}
+
+static void stack_measured(void *arg, int result)
+{
+	struct stack *stack = arg;
+
+	CHECK(result == 0);
+	loop_stop(stack->loop);
+}
+
+/* Whatever the host's huge pages are set to, and wherever the kernel puts a stack. */
+static void a_stack_has_no_room_for_a_huge_page(void)
+{
+	struct stack stack = { .loop = new_loop() };
+
+	CHECK(loop_work(stack.loop, measure_stack, stack_measured, &stack) == 0);
+	CHECK(loop_run(stack.loop) == 0);
+	CHECK(stack.size && stack.size < 2 << 20);
+	loop_free(stack.loop);
+}
+
 int main(void)
 {
 	TEST(a_freed_watch_is_not_called);
@@ -340,5 +375,6 @@ int main(void)
 	TEST(work_runs_elsewhere_and_ends_here);
 	TEST(work_that_waits_has_a_thread_of_its_own);
 	TEST(another_thread_may_stop_it_at_any_time);
+	TEST(a_stack_has_no_room_for_a_huge_page);
 	return 0;
 }

@@ -80,6 +80,7 @@ static void begin(enum net_mode mode, const char *text)
 	static const struct filter_calls calls = { on_guest, on_stack, on_denied, on_query, shift, NULL };
 
 	filter_release(&filter);
+	memset(&filter, 0, sizeof(filter));
 	memset(&board, 0, sizeof(board));
 	memset(&seen, 0, sizeof(seen));
 	filter_init(&filter, &calls, &board, nobody);
@@ -256,10 +257,13 @@ static void what_a_former_helper_left_ends(void)
 	guest(tcp(LINK_GUEST6, 40001, "2606:4700::1", 443, TCP_F_SYN, 500, 0));
 	guest(udp("1.1.1.1", 123, "ntp", 3));
 	CHECK(flows_any(&board) && board.flow[2].state);
-	/* A helper may have written anything there. */
+	CHECK(board.used == 3);
+	/* A helper may have written anything there, and it need not say where. */
+	board.used = UINT32_MAX;
 	board.flow[3] = (struct flow){ .state = FLOW_OPEN, .proto = IPPROTO_TCP, .peer.family = 77 };
 	memset(&seen, 0, sizeof(seen));
 	filter_release(&filter);
+	memset(&filter, 0, sizeof(filter));
 	filter_init(&filter, &calls, &board, nobody);
 	filter_end_former(&filter);
 	CHECK(seen.to_guest == 2 && !seen.to_stack && !flows_any(&board) && !board.flow[2].state);
@@ -426,6 +430,14 @@ static void the_table_has_an_end(void)
 	CHECK(seen.denied == 1 && filter.flows.n == FLOWS_MAX);
 	flows_sweep(&filter.flows, now + UINT64_C(181000000000));
 	CHECK(!filter.flows.n);
+	/* One that another helper filled, and says that nothing is in it. */
+	for (i = 0; i < FLOWS_MAX; i++)
+		board.flow[i].state = FLOW_OPEN;
+	board.used = 0;
+	memset(&seen, 0, sizeof(seen));
+	filter_end_former(&filter);
+	guest(tcp(LINK_GUEST, 999, "1.1.1.1", 443, TCP_F_SYN, 100, 0));
+	CHECK(seen.denied == 1 && !filter.flows.n);
 }
 
 /* ---- names */

@@ -75,6 +75,7 @@ static void begin(void)
 	struct rules rules = { 0 };
 
 	filter_release(&filter);
+	memset(&filter, 0, sizeof(filter));
 	memset(&seen, 0, sizeof(seen));
 	filter_init(&filter, &calls, &board, NULL);
 	filter_set_policy(&filter, NET_PUBLIC, &rules, now);
@@ -237,5 +238,6 @@ int main(void)
 	TEST(the_next_server_is_asked);
 	TEST(questions_have_a_bound);
 	filter_release(&filter);
+	memset(&filter, 0, sizeof(filter));
 	return 0;
 }

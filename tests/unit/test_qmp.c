@@ -133,7 +133,7 @@ static void commands_wait_for_the_negotiation(void)
 	CHECK(!qmp_send(qmp, "stop", NULL, -1, on_reply, NULL));
 	CHECK(!*heard(NULL));
 	negotiate();
-	CHECK(!strcmp(heard(NULL), "{\"execute\":\"stop\",\"id\":1}\n"));
+	CHECK(!strcmp(heard(NULL), "{\"id\":1,\"execute\":\"stop\"}"));
 	say("{\"return\": {\"value\": \"x\"}, \"id\": 1}\r\n");
 	CHECK(nreplies == 1 && !reply_err.code && !strcmp(value, "x"));
 	tear_down();
@@ -167,13 +167,31 @@ static void a_descriptor_travels_with_its_command(void)
 	cJSON_AddStringToObject(args, "fdname", "state");
 	CHECK(!qmp_send(qmp, "getfd", args, pipe_fds[1], on_reply, NULL));
 	close(pipe_fds[1]);
-	CHECK(!strcmp(heard(&fd), "{\"execute\":\"getfd\",\"id\":1,\"arguments\":{\"fdname\":\"state\"}}\n"));
+	CHECK(!strcmp(heard(&fd), "{\"id\":1,\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"state\"}}"));
 	CHECK(fd >= 0);
 	CHECK(write(fd, "y", 1) == 1 && read(pipe_fds[0], &c, 1) == 1 && c == 'y');
 	close(fd);
 	/* Nobody else holds it: the pipe ends. */
 	CHECK(read(pipe_fds[0], &c, 1) == 0);
 	close(pipe_fds[0]);
+	tear_down();
+}
+
+static void a_beginning_sent_ahead_is_not_sent_twice(void)
+{
+	set_up();
+	qmp_ahead(qmp); /* too early: QEMU has not greeted */
+	CHECK(!*heard(NULL));
+	negotiate();
+	qmp_ahead(qmp);
+	qmp_ahead(qmp);
+	CHECK(!strcmp(heard(NULL), "{\"id\":1,\"execute\":"));
+	CHECK(!qmp_send(qmp, "cont", NULL, -1, on_reply, NULL));
+	CHECK(!strcmp(heard(NULL), "\"cont\"}"));
+	CHECK(!qmp_send(qmp, "stop", NULL, -1, on_reply, NULL));
+	CHECK(!strcmp(heard(NULL), "{\"id\":2,\"execute\":\"stop\"}"));
+	say("{\"return\": {}, \"id\": 1}\r\n{\"return\": {}, \"id\": 2}\r\n");
+	CHECK(nreplies == 2 && !nlost);
 	tear_down();
 }
 
@@ -250,6 +268,7 @@ int main(void)
 	TEST(commands_wait_for_the_negotiation);
 	TEST(replies_come_in_pieces_and_between_events);
 	TEST(a_descriptor_travels_with_its_command);
+	TEST(a_beginning_sent_ahead_is_not_sent_twice);
 	TEST(being_freed_in_a_callback_ends_it);
 	TEST(nonsense_loses_the_connection);
 	TEST(an_endless_line_loses_the_connection);

@@ -11,6 +11,11 @@ enum {
 	ERRNO_LAST = EHWPOISON, /* the last one Linux has; a guest may send anything */
 };
 
+/* A guest that asks and takes no answers is not heard once it left so many bytes of them. */
+static const size_t answers_max = 64 << 10;
+/* How much longer than without hooks a capture waits, which have five seconds. */
+static const uint64_t hooks_ns = 6000000000;
+
 /* The guest's wall clock is wrong by less than this, but for a host that is busy for longer at each try. */
 static const uint64_t clock_late_ns = 20000000;
 
@@ -75,6 +80,52 @@ static bool on_done(struct agent *agent, const struct frame *frame)
 		send_clock(call);
 	else
 		call_finish(call, &err, NULL);
+	return true;
+}
+
+/* Hooks run before the guest is quiet. It says so once. */
+static bool on_hooks(struct agent *agent, const struct frame *frame)
+{
+	struct agent_call *call = call_find(agent, F_QUIESCED, frame->id);
+
+	if (!call || !call->hooks || call->hooks_run)
+		return false;
+	call->hooks_run = true;
+	timer_start(agent->loop, &call->timer, hooks_ns, call_expired, call);
+	return true;
+}
+
+/* Whoever only wants to pause it is not refused that. */
+static bool on_quiesced(struct agent *agent, const struct frame *frame)
+{
+	struct agent_call *call = call_find(agent, F_QUIESCED, frame->id);
+	struct reader r = reader_init(frame->payload, frame->len);
+	struct err err = { 0 };
+
+	if (!call)
+		return false;
+	if (call->hooks && frame->len)
+		result_get(&r, &err);
+	if (err.code) {
+		err.code = -EBUSY;
+		channel_release_held(agent);
+	}
+	call_finish(call, &err, NULL);
+	return true;
+}
+
+static bool on_guest_ask(struct agent *agent, const struct frame *frame)
+{
+	struct reader r = reader_init(frame->payload, frame->len);
+	const uint8_t verb = get_u8(&r);
+	const uint32_t number = get_u32(&r);
+	char name[PROTO_NAME_MAX + 1];
+
+	get_str(&r, name, sizeof(name));
+	if (r.bad || !guest_verb_name(verb) || agent_backlog(agent) > answers_max)
+		return false;
+	if (agent->events->guest_asked)
+		agent->events->guest_asked(agent->owner, frame->id, (enum guest_verb)verb, number, name);
 	return true;
 }
 
@@ -228,12 +279,17 @@ bool channel_answer(struct agent *agent, const struct frame *frame)
 	case F_READY:
 		return on_ready(agent);
 	case F_ATTACHED:
-	case F_QUIESCED:
 	case F_RESIZED:
 	case F_CLOCKED:
 	case F_PONG:
 	case F_JOB_LIST_END:
 		return on_done(agent, frame);
+	case F_HOOKS:
+		return on_hooks(agent, frame);
+	case F_QUIESCED:
+		return on_quiesced(agent, frame);
+	case F_GUEST_ASK:
+		return on_guest_ask(agent, frame);
 	case F_JOB_PART:
 		return on_job_part(agent, frame);
 	case F_FS_REPLY:
@@ -253,6 +309,8 @@ bool channel_answer(struct agent *agent, const struct frame *frame)
 		return true;
 	case F_JOB_EXIT:
 		return on_job_exit(agent, frame);
+	case F_MODULES:
+		return channel_piece_asked(agent, frame);
 	default:
 		return false;
 	}

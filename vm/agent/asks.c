@@ -39,6 +39,7 @@ static int put_identity(struct buf *buf, const struct identity *identity)
 	buf_put_u32(buf, n);
 	for (i = 0; i < n; i++)
 		buf_put_str(buf, identity->env[i]);
+	buf_put_u32(buf, identity->copy);
 	explicit_bzero(entropy, sizeof(entropy));
 	return buf->failed ? -ENOMEM : 0;
 }
@@ -53,12 +54,13 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 
 	agent->generation = identity->generation;
 	record_clear(&agent->record);
+	agent->piece.open = false;
 	call = call_for(agent, F_ATTACHED, timeout_ms, done, arg);
 	if (!call || agent->lost)
 		return;
 	call_expect(call, F_ATTACHED, identity->generation);
 	call->sent_ns = now_mono_ns();
-	if (identity->kind == ATTACH_FORK || identity->kind == ATTACH_RESUME || identity->copied)
+	if ((identity->kind != ATTACH_BOOT && identity->kind != ATTACH_REHEARSE) || identity->copied)
 		call->clocks = CLOCKS;
 	if (identity->resync)
 		buf_add(&agent->out, zeros, sizeof(zeros));
@@ -68,19 +70,24 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 		call_fail_soon(call, rc, "the identity cannot be sent to the guest");
 	else
 		channel_send_call(call, F_ATTACH, &payload);
-	channel_release_held(agent);
+	if (!identity->hold)
+		channel_release_held(agent);
 	if (payload.data)
 		explicit_bzero(payload.data, payload.size);
 	buf_release(&payload);
 }
 
-void agent_quiesce(struct agent *agent, unsigned timeout_ms, done_fn done, void *arg)
+void agent_quiesce(struct agent *agent, enum quiesce_why why, unsigned timeout_ms, done_fn done, void *arg)
 {
 	struct agent_call *call = call_for(agent, F_QUIESCED, timeout_ms, done, arg);
-	const struct buf nothing = { 0 };
+	struct buf payload = { 0 };
 
-	if (call && !agent->lost)
-		channel_send_call(call, F_QUIESCE, &nothing);
+	if (call && !agent->lost) {
+		call->hooks = why == QUIESCE_CAPTURE;
+		buf_put_u8(&payload, (uint8_t)why);
+		channel_send_call(call, F_QUIESCE, &payload);
+		buf_release(&payload);
+	}
 	agent->holding = true;
 }
 
@@ -125,6 +132,24 @@ void agent_give_up(struct agent *agent, const struct err *err)
 void agent_poweroff(struct agent *agent)
 {
 	(void)channel_send_or_end(agent, F_POWEROFF, 0, NULL, 0);
+}
+
+void agent_guest_begun(struct agent *agent, uint32_t id)
+{
+	(void)channel_send_or_end(agent, F_GUEST_BEGUN, id, NULL, 0);
+}
+
+void agent_guest_done(struct agent *agent, uint32_t id, const struct err *err)
+{
+	struct buf payload = { 0 };
+
+	buf_put_u32(&payload, (uint32_t)-err->code);
+	buf_put_str(&payload, err->code ? err->text : "");
+	if (payload.failed)
+		channel_end_soon(agent);
+	else
+		(void)channel_send_or_end(agent, F_GUEST_DONE, id, buf_bytes(&payload), payload.len);
+	buf_release(&payload);
 }
 
 void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms, done_fn done,
@@ -271,7 +296,7 @@ struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf
 	call->sent_ns = now;
 	call->timeout_ms = timeout_ms;
 	if (fn)
-		list_add(&agent->asked, &call->asked);
+		call_has_caller(call);
 	if (agent->lost)
 		return call;
 	if ((doubted && now < agent->retry_ns && fn) || (agent->ncalls > CALLS_MAX && fn) ||
@@ -283,9 +308,24 @@ struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf
 		agent->retry_ns = now + RETRY_MS * 1000000ull;
 	buf_put_u8(&payload, op);
 	buf_add(&payload, buf_bytes(args), args->len);
-	channel_send_call(call, F_FS, &payload);
+	if (op == FS_CLOSE && !fn)
+		channel_send_later(call, F_FS, &payload);
+	else
+		channel_send_call(call, F_FS, &payload);
 	buf_release(&payload);
 	return call;
+}
+
+void agent_cork(struct agent *agent)
+{
+	agent->corked = true;
+}
+
+void agent_uncork(struct agent *agent)
+{
+	agent->corked = false;
+	if (agent->out.len && !agent->writing && !agent->lost && !agent->freed)
+		channel_write(agent);
 }
 
 void agent_fs_cancel(struct agent_call *call)

@@ -4,7 +4,7 @@
  *
  * A guest that takes requests and answers none, and users who give up and ask again, make thousands: a call is
  * found by its tag in a table that grows with them, and whoever has to be told of a silence is in a list without
- * those that nobody waits for any more.
+ * those that nobody waits for any more, that would wait longer, or that were told.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,7 +16,8 @@
 void calls_init(struct agent *agent)
 {
 	list_init(&agent->calls);
-	list_init(&agent->asked);
+	for (unsigned i = 0; i < ASKED_CLASSES; i++)
+		list_init(&agent->asked[i]);
 	agent->buckets = agent->few;
 	agent->nbuckets = CALL_BUCKETS;
 }
@@ -113,22 +114,42 @@ void call_finish(struct agent_call *call, const struct err *err, struct reader *
 		c.agent->events->job_started(c.agent->owner, c.tag, err->code, err->text, 0, EXIT_NOT_BEGUN);
 }
 
+/* By powers of two: a silence is told to classes as a whole, but for one. */
+static unsigned class_of(unsigned timeout_ms)
+{
+	unsigned class = 0;
+
+	while (class < ASKED_CLASSES - 1 && timeout_ms >> (class + 1))
+		class ++;
+	return class;
+}
+
+void call_has_caller(struct agent_call *call)
+{
+	list_add(&call->agent->asked[class_of(call->timeout_ms)], &call->asked);
+}
+
 void call_note_silence(const struct agent_call *silent, unsigned waited_ms)
 {
+	const unsigned last = class_of(waited_ms);
 	struct agent *agent = silent->agent;
-	struct agent_call *call;
+	struct agent_call *call, *next;
+	unsigned class;
 
 	if (agent->answered_ns >= silent->sent_ns || agent->holding)
 		return;
 	if (agent->silent_ms < waited_ms)
 		agent->silent_ms = waited_ms;
 	agent->retry_ns = now_mono_ns() + RETRY_MS * 1000000ull;
-	list_for_each (call, &agent->asked, asked) {
-		if (call == silent || call->doomed || call->timeout_ms > waited_ms)
-			continue;
-		call->doomed = true;
-		timer_start(agent->loop, &call->timer, 0, call_expired, call);
-	}
+	/* Of those of the last class some may wait longer. */
+	for (class = 0; class <= last; class ++)
+		list_for_each_safe (call, next, &agent->asked[class], asked) {
+			if (call == silent || call->timeout_ms > waited_ms)
+				continue;
+			call->doomed = true;
+			list_del(&call->asked); /* once is enough */
+			timer_start(agent->loop, &call->timer, 0, call_expired, call);
+		}
 }
 
 void call_expired(void *arg)

@@ -31,9 +31,19 @@ enum {
 	DRAINED = 256 * 1024,
 	READ_MAX = 64 * 1024,
 	KEPT_MAX = 1 << 20, /* of an empty buffer */
+	LATER_MS = 2,
 };
 
 /* ---- the end */
+
+static void deferred_now(struct agent *agent)
+{
+	void (*const fn)(void *arg) = agent->deferred.fn;
+
+	agent->deferred.fn = NULL;
+	if (fn)
+		fn(agent->deferred.arg);
+}
 
 static void channel_lose(struct agent *agent)
 {
@@ -41,7 +51,9 @@ static void channel_lose(struct agent *agent)
 	struct agent_call *call;
 
 	agent->lost = true;
+	deferred_now(agent);
 	timer_stop(&agent->ending);
+	timer_stop(&agent->later);
 	watch_free(agent->watch);
 	agent->watch = NULL;
 	buf_clear(&agent->out);
@@ -68,6 +80,8 @@ void channel_write(struct agent *agent)
 {
 	ssize_t n;
 
+	if (!agent->deferred.fn)
+		timer_stop(&agent->later);
 	while (agent->out.len) {
 		n = write(agent->fd, buf_bytes(&agent->out), agent->out.len);
 		if (n < 0 && errno == EINTR)
@@ -99,14 +113,17 @@ void channel_tell(const struct agent *agent, const char *way, uint16_t type, uin
 
 static bool is_control(uint16_t type)
 {
-	return type == F_ATTACH || type == F_QUIESCE || type == F_UNQUIESCE || type == F_POWEROFF;
+	return type == F_ATTACH || type == F_QUIESCE || type == F_UNQUIESCE || type == F_POWEROFF ||
+	       type == F_CLOCK || type == F_JOB_LIST; /* the last two are parts of an introduction */
 }
 
 int channel_send(struct agent *agent, uint16_t type, uint32_t id, const void *payload, size_t len)
 {
 	struct buf *to = agent->holding && !is_control(type) ? &agent->held : &agent->out;
-	const size_t before = to->len;
+	size_t before;
 
+	deferred_now(agent);
+	before = to->len;
 	if (agent->lost || agent->freed)
 		return -EHOSTDOWN;
 	if (len > PROTO_PAYLOAD_MAX)
@@ -175,6 +192,7 @@ void channel_release_held(struct agent *agent)
 		if (!channel_send_or_end(agent, frame.type, frame.id, frame.payload, frame.len))
 			break;
 	frame_parser_release(&parser);
+	channel_piece_send(agent);
 }
 
 void channel_send_call(struct agent_call *call, uint16_t type, const struct buf *payload)
@@ -185,6 +203,36 @@ void channel_send_call(struct agent_call *call, uint16_t type, const struct buf 
 
 	if (rc && rc != -EHOSTDOWN) /* that end is already on its way */
 		call_fail_soon(call, rc, rc == -E2BIG ? "too large for the guest's agent" : "out of memory");
+}
+
+static void write_now(void *arg)
+{
+	struct agent *agent = arg;
+
+	deferred_now(agent);
+	if (agent->watch && !agent->lost && !agent->writing)
+		channel_write(agent);
+}
+
+/* A guest that is woken for it alone makes half a dozen system calls more. */
+void channel_send_later(struct agent_call *call, uint16_t type, const struct buf *payload)
+{
+	struct agent *agent = call->agent;
+	const bool corked = agent->corked, first = !agent->out.len;
+
+	agent->corked = true;
+	channel_send_call(call, type, payload);
+	agent->corked = corked;
+	if (first && agent->out.len)
+		timer_start(agent->loop, &agent->later, LATER_MS * 1000000ull, write_now, agent);
+}
+
+void agent_before_next(struct agent *agent, void (*fn)(void *arg), void *arg)
+{
+	deferred_now(agent);
+	agent->deferred.fn = fn;
+	agent->deferred.arg = arg;
+	timer_start(agent->loop, &agent->later, LATER_MS * 1000000ull, write_now, agent);
 }
 
 void channel_send_numbers(struct agent *agent, uint16_t type, uint32_t id, uint64_t v, unsigned size)
@@ -232,6 +280,7 @@ static void receive_and_send(void *arg, uint32_t events)
 		if (agent->drain)
 			agent->drain(agent->owner);
 	}
+	channel_piece_send(agent);
 	agent->busy = false;
 	if (agent->freed)
 		channel_destroy(agent);
@@ -239,23 +288,83 @@ static void receive_and_send(void *arg, uint32_t events)
 
 /* ---- the channel */
 
-struct agent *agent_new(struct loop *loop, int fd, const struct agent_events *events, void *owner)
+static struct agent *make(struct loop *loop, const struct agent_events *events, void *owner)
 {
 	struct agent *agent = calloc(1, sizeof(*agent));
 
 	if (!agent)
 		return NULL;
 	agent->loop = loop;
-	agent->fd = fd;
+	agent->fd = -1;
 	agent->events = events;
 	agent->owner = owner;
 	calls_init(agent);
-	agent->watch = watch_new(loop, fd, EPOLLIN, receive_and_send, agent);
-	if (!agent->watch) {
+	return agent;
+}
+
+struct agent *agent_new(struct loop *loop, int fd, const struct agent_events *events, void *owner)
+{
+	struct agent *agent = make(loop, events, owner);
+
+	if (agent && agent_rejoin(agent, fd)) {
 		free(agent);
 		return NULL;
 	}
 	return agent;
+}
+
+struct agent *agent_new_detached(struct loop *loop, const struct agent_events *events, void *owner)
+{
+	struct agent *agent = make(loop, events, owner);
+
+	if (agent)
+		agent->holding = true;
+	return agent;
+}
+
+int agent_rejoin(struct agent *agent, int fd)
+{
+	agent->fd = fd;
+	agent->watch = watch_new(agent->loop, fd, EPOLLIN, receive_and_send, agent);
+	return agent->watch ? 0 : -ENOMEM;
+}
+
+void agent_detach(struct agent *agent)
+{
+	deferred_now(agent);
+	watch_free(agent->watch);
+	agent->watch = NULL;
+	agent->fd = -1;
+	timer_stop(&agent->ending);
+	timer_stop(&agent->later);
+	agent->lost = false;
+	agent->writing = false;
+	agent->holding = true;
+	/* What a silent guest left untaken is cut off; whoever takes the channel up again says so (identity.resync). */
+	buf_release(&agent->out);
+	frame_parser_release(&agent->in);
+	agent->in = (struct frame_parser){ 0 };
+	record_clear(&agent->record);
+}
+
+void agent_release(struct agent *agent)
+{
+	channel_release_held(agent);
+}
+
+void agent_fail(struct agent *agent, const struct err *err)
+{
+	const bool busy = agent->busy;
+	const struct err copy = *err;
+	struct agent_call *call;
+
+	buf_release(&agent->held);
+	agent->busy = true; /* a callback may free it */
+	while (!agent->freed && (call = list_first(&agent->calls, struct agent_call, link)))
+		call_finish(call, &copy, NULL);
+	agent->busy = busy;
+	if (agent->freed && !busy)
+		channel_destroy(agent);
 }
 
 void agent_free(struct agent *agent)
@@ -266,7 +375,9 @@ void agent_free(struct agent *agent)
 	if (!agent || agent->freed)
 		return;
 	agent->freed = true;
+	deferred_now(agent);
 	timer_stop(&agent->ending);
+	timer_stop(&agent->later);
 	/* Now, not when a callback returns: the number of the descriptor may be another's by then. */
 	watch_free(agent->watch);
 	agent->watch = NULL;

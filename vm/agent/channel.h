@@ -32,6 +32,10 @@ struct agent_events {
 	void (*job_stdin_max)(void *owner, uint32_t job, uint64_t offset);
 	/* `written`: how much of stdout and stderr there was by then; it may go on */
 	void (*job_exit)(void *owner, uint32_t job, bool signaled, uint32_t code, const uint64_t written[2]);
+	/* A program in the guest asks for a verb of its own sandbox; answered with agent_guest_done. The same id comes
+	 * again where the guest cannot know that it was heard. `name` may be anything. */
+	void (*guest_asked)(void *owner, uint32_t id, enum guest_verb verb, uint32_t number,
+			    const char *name);
 };
 
 struct identity {
@@ -42,7 +46,10 @@ struct identity {
 	bool copied;
 	/* the stream may be cut anywhere: send the preamble that makes the guest's parser find its feet */
 	bool resync;
+	/* what was asked of the agent before stays kept until agent_release */
+	bool hold;
 	char *const *env; /* "K=V", NULL-terminated, or NULL */
+	uint32_t copy; /* which of those that a program in the guest asked for, from 1 on; 0: none of them */
 };
 
 /* results are those of the operation (enum fs_op), valid during the call. err: 0 or a negative errno. */
@@ -50,6 +57,17 @@ typedef void (*agent_fs_fn)(void *arg, int err, struct reader *results);
 
 /* fd stays the caller's and must be non-blocking. */
 struct agent *agent_new(struct loop *loop, int fd, const struct agent_events *events, void *owner);
+/*
+ * The machine is stored, and its descriptor goes, but whoever waits for an answer goes on waiting, and what is asked of
+ * it is kept, as after agent_quiesce, until agent_attach through the descriptor of the machine that goes on.
+ */
+void agent_detach(struct agent *agent);
+int agent_rejoin(struct agent *agent, int fd); /* -ENOMEM */
+/* The same, before there is a machine. NULL: out of memory. */
+struct agent *agent_new_detached(struct loop *loop, const struct agent_events *events, void *owner);
+void agent_release(struct agent *agent);
+/* Nobody will answer: all that wait end with err, and what was kept is forgotten. */
+void agent_fail(struct agent *agent, const struct err *err);
 /* Whose it is, for the log: copied, at most 63 bytes. */
 void agent_name(struct agent *agent, const char *name);
 /* Pending callbacks are called with -EHOSTDOWN first. NULL is allowed. */
@@ -63,8 +81,9 @@ void agent_attach(struct agent *agent, const struct identity *identity, unsigned
 		  void *arg);
 
 /* Empty the channel before a pause. -ETIMEDOUT: the guest does not answer, the stream may be cut
- * (identity.resync). What is asked of the agent from here on waits for agent_unquiesce or agent_attach. */
-void agent_quiesce(struct agent *agent, unsigned timeout_ms, done_fn done, void *arg);
+ * (identity.resync). What is asked of the agent from here on waits for agent_unquiesce or agent_attach. Before a
+ * capture the guest's hooks run, up to 5 s beyond timeout_ms; -EBUSY: one refused it, and the guest goes on. */
+void agent_quiesce(struct agent *agent, enum quiesce_why why, unsigned timeout_ms, done_fn done, void *arg);
 void agent_unquiesce(struct agent *agent);
 /* done when the guest's agent answers, -ETIMEDOUT when it is silent. */
 void agent_ping(struct agent *agent, unsigned timeout_ms, done_fn done, void *arg);
@@ -74,6 +93,11 @@ void agent_give_up(struct agent *agent, const struct err *err);
 
 /* Ask the guest to power off; nothing is awaited. */
 void agent_poweroff(struct agent *agent);
+
+/* To what a program in the guest asked (guest_asked): a capture follows for it, from which copies are made; and how
+ * it ended. */
+void agent_guest_begun(struct agent *agent, uint32_t id);
+void agent_guest_done(struct agent *agent, uint32_t id, const struct err *err);
 
 /* Jobs. Output and stdin obey the offsets the other side granted; the caller keeps count. */
 void agent_job_start(struct agent *agent, uint32_t job, const struct job_spec *spec);
@@ -99,6 +123,13 @@ void agent_job_list(struct agent *agent, void (*each)(void *arg, const struct jo
 void agent_introduce(struct agent *agent, const struct identity *identity, unsigned timeout_ms,
 		     void (*each)(void *arg, const struct job_info *info), done_fn done, void *arg);
 
+/*
+ * The guest may read the kernel's modules from this file, which outlives the agent; with NULL it hears that there is
+ * none. (Before, what it asks is dropped, and it asks again when it is attached.) One piece is sent for each turn of the loop, and none before the guest has taken all that was sent.
+ */
+struct modules;
+void agent_offer_modules(struct agent *agent, const struct modules *modules);
+
 /* Bring CPUs up or down and memory online or offline; done's err has the reason. */
 void agent_resize(struct agent *agent, uint32_t cpus, uint64_t memory, unsigned timeout_ms, done_fn done,
 		  void *arg);
@@ -116,8 +147,16 @@ struct agent_call;
 struct agent_call *agent_fs(struct agent *agent, enum fs_op op, const struct buf *args, unsigned timeout_ms,
 			    agent_fs_fn fn, void *arg);
 void agent_fs_cancel(struct agent_call *call);
+/* What is asked in between goes in one piece, for which the guest wakes up once. */
+void agent_cork(struct agent *agent);
+void agent_uncork(struct agent *agent);
 /* The same, and the guest counts as silent as if waited_ms had been its time-out. */
 void agent_fs_give_up(struct agent_call *call, unsigned waited_ms);
+/*
+ * fn is called once: before the next frame goes to the guest, or soon, or when the agent ends. It may ask for a file
+ * operation. There is one at a time: the one before is called first.
+ */
+void agent_before_next(struct agent *agent, void (*fn)(void *arg), void *arg);
 /* Somebody waited for a file operation in vain, and none was answered since. */
 bool agent_silent(const struct agent *agent);
 

@@ -6,6 +6,7 @@
  *   calls.c    what has an answer: its tag, its timer, its one end
  *   asks.c     what the host asks of a guest (channel.h)
  *   answers.c  what a guest says, checked
+ *   pieces.c   what a guest reads of the kernel's modules
  */
 #ifndef SBX_VM_AGENT_CHANNEL_PRIV_H
 #define SBX_VM_AGENT_CHANNEL_PRIV_H
@@ -21,11 +22,13 @@ enum { CLOCKS = 8 };
 enum { RETRY_MS = 1000 };
 /* So few buckets are enough for most agents. */
 enum { CALL_BUCKETS = 16 };
+/* Powers of two of milliseconds: the last is that of everything longer. */
+enum { ASKED_CLASSES = 20 };
 
 struct agent_call {
 	struct list link;                 /* agent->calls */
 	struct agent_call *next, **place; /* in its bucket: who follows, and what points here */
-	struct list asked;                /* agent->asked: a file request with a caller */
+	struct list asked;                /* agent->asked: a file request with a caller, not doomed */
 	struct agent *agent;
 	struct timer timer;
 	uint16_t answer; /* the frame type that ends it; 0: none, it failed at once */
@@ -46,6 +49,8 @@ struct agent_call {
 	bool incomplete; /* each was not told of all, for lack of memory */
 	bool refused;    /* a job, `tag`, that is too large to send */
 	bool doomed;     /* another file request's silence ends it */
+	bool hooks;      /* of a quiesce: the guest's hooks may run before it, and refuse it... */
+	bool hooks_run;  /* ...and do */
 	void *arg;
 };
 
@@ -59,16 +64,21 @@ struct agent {
 	struct frame_parser in;
 	struct record record; /* a job_info that comes in parts */
 	struct buf out;
-	struct buf held;           /* while `holding` */
-	bool holding;              /* the guest is quiesced */
-	bool writing;              /* the watch waits for room */
-	bool corked;               /* more is to come before any of it is written */
+	struct buf held;    /* while `holding` */
+	bool holding;       /* the guest is quiesced */
+	bool writing;       /* the watch waits for room */
+	bool corked;        /* more is to come before any of it is written */
+	struct timer later; /* when what need not go at once goes */
+	struct {
+		void (*fn)(void *arg); /* NULL: nothing */
+		void *arg;
+	} deferred;                /* agent_before_next */
 	struct pending introduced; /* of agent_introduce */
 	unsigned introducing;      /* answers it waits for */
 	uint32_t generation;
 	uint32_t last_tag;
 	struct list calls;
-	struct list asked;
+	struct list asked[ASKED_CLASSES]; /* calls by how long they wait; doomed ones are in none */
 	struct agent_call *few[CALL_BUCKETS], **buckets; /* all of them, by the low bits of their tags */
 	size_t nbuckets, ncalls;
 	/*
@@ -81,6 +91,14 @@ struct agent {
 	struct agent_call spare[SPARE_CALLS];
 	struct timer ending;
 	uint64_t dropped;
+	/* What the guest reads of the kernel's modules, and the piece that it asked for. */
+	const struct modules *modules;
+	bool offered;
+	struct {
+		bool open;
+		uint32_t id, wanted;
+		uint64_t offset;
+	} piece;
 	bool lost;
 	bool busy, freed; /* within receive_and_send, which then frees it */
 	bool full;
@@ -108,6 +126,8 @@ void call_fail_soon(struct agent_call *call, int code, const char *text);
 
 /* The timer of a call. */
 void call_expired(void *arg);
+/* A file request that somebody waits for, with its timeout_ms: another's silence may end it. */
+void call_has_caller(struct agent_call *call);
 /* A file request was waited for in vain. Others that would not wait longer end too. */
 void call_note_silence(const struct agent_call *silent, unsigned waited_ms);
 
@@ -129,6 +149,8 @@ void channel_send_numbers(struct agent *agent, uint16_t type, uint32_t id, uint6
 /* The guest listens again: what was held back follows. */
 void channel_release_held(struct agent *agent);
 void channel_write(struct agent *agent);
+/* Queue what nobody waits for, to go with what is sent next, or soon. */
+void channel_send_later(struct agent_call *call, uint16_t type, const struct buf *payload);
 /* Memory is out: the channel ends, not from inside this call. */
 void channel_end_soon(struct agent *agent);
 void channel_destroy(struct agent *agent);
@@ -137,5 +159,12 @@ void channel_destroy(struct agent *agent);
 
 /* A frame of the guest's; false: not what the protocol allows here. */
 bool channel_answer(struct agent *agent, const struct frame *frame);
+
+/* ---- pieces.c */
+
+/* F_MODULES came. */
+bool channel_piece_asked(struct agent *agent, const struct frame *frame);
+/* Send the piece that is asked for, if it may go now. */
+void channel_piece_send(struct agent *agent);
 
 #endif

@@ -94,6 +94,7 @@ const char *frame_name(uint16_t type)
 		[F_PING] = "PING",
 		[F_PONG] = "PONG",
 		[F_POWEROFF] = "POWEROFF",
+		[F_HOOKS] = "HOOKS",
 		[F_JOB_START] = "JOB_START",
 		[F_JOB_STARTED] = "JOB_STARTED",
 		[F_JOB_STDIN] = "JOB_STDIN",
@@ -116,9 +117,23 @@ const char *frame_name(uint16_t type)
 		[F_RESIZED] = "RESIZED",
 		[F_CLOCK] = "CLOCK",
 		[F_CLOCKED] = "CLOCKED",
+		[F_MODULES] = "MODULES",
+		[F_MODULES_DATA] = "MODULES_DATA",
+		[F_GUEST_ASK] = "GUEST_ASK",
+		[F_GUEST_BEGUN] = "GUEST_BEGUN",
+		[F_GUEST_DONE] = "GUEST_DONE",
 	};
 
 	return type < sizeof(names) / sizeof(names[0]) && names[type] ? names[type] : "an unknown frame";
+}
+
+const char *guest_verb_name(uint8_t verb)
+{
+	static const char *const names[] = {
+		[GUEST_FORK] = "fork", [GUEST_CHECKPOINT] = "checkpoint", [GUEST_SUSPEND] = "suspend"
+	};
+
+	return verb < sizeof(names) / sizeof(names[0]) ? names[verb] : NULL;
 }
 
 const char *fs_op_name(enum fs_op op)

@@ -35,7 +35,7 @@
 #include "util/buf.h"
 
 enum {
-	PROTO_VERSION = 4,
+	PROTO_VERSION = 5,
 	PROTO_MAGIC = 0x31584253,         /* "SBX1" */
 	PROTO_TRAILER_MAGIC = 0x30584253, /* "SBX0" */
 	PROTO_HEADER = 16,
@@ -72,12 +72,15 @@ enum frame_type {
 	F_READY = 1, /* G: u32 version. The agent runs and waits for ATTACH; after a boot */
 	F_ATTACH,    /* H: u32 version, u32 generation, u8 kind (enum attach_kind), identity (see below) */
 	F_ATTACHED,  /* G: i32 errno, str reason. Identity is applied, hooks ran: commands may come */
-	F_QUIESCE,   /* H: a capture or pause comes */
-	F_QUIESCED,  /* G: id is echoed; the last frame until F_ATTACH or F_UNQUIESCE */
+	F_QUIESCE,   /* H: u8 why (enum quiesce_why) */
+	/* G: id is echoed; i32 errno, str reason. The last frame until F_ATTACH or F_UNQUIESCE; but with an errno hooks
+	 * refuse the capture, and nothing has changed */
+	F_QUIESCED,
 	F_UNQUIESCE, /* H: u64 wall clock. Go on in the same generation (after a pause, or a capture) */
 	F_PING,      /* H: id is echoed */
 	F_PONG,      /* G */
-	F_POWEROFF,  /* H: TERM to all, sync, power off */
+	F_POWEROFF,  /* H: hooks, TERM to all, sync, power off */
+	F_HOOKS,     /* G: id of the F_QUIESCE; hooks run first, and F_QUIESCED comes when they have ended */
 
 	/* Jobs; id is the job's number, chosen by the host, unique in the machine's whole history */
 	F_JOB_START = 32, /* H: struct job_spec as job_spec_put writes it */
@@ -111,6 +114,22 @@ enum frame_type {
 	F_RESIZED,     /* G: i32 errno, str reason, u32 cpus, u64 memory now */
 	F_CLOCK,   /* H: u64 wall clock (ns since 1970), to which the guest's is put forward, never back */
 	F_CLOCKED, /* G: tag in id */
+
+	/*
+	 * The kernel's modules that an image does not have, read from the host's file of them (vm/agent/modules.h) for
+	 * whoever loads one. A guest asks for one piece at a time, and asks again after F_ATTACH.
+	 */
+	F_MODULES = 112, /* G: u64 offset, u32 wanted (<= PROTO_READ_BEST); id is echoed */
+	/* H: i32 errno, u64 which file it is, then what is there, rest of the payload; nothing behind its end */
+	F_MODULES_DATA,
+
+	/*
+	 * What a program in the guest asks of its own sandbox, one at a time; id is the guest's number for it. One that
+	 * was not begun when the machine became another (F_ATTACH) is asked anew there, under the same number.
+	 */
+	F_GUEST_ASK = 96, /* G: u8 verb (enum guest_verb), u32 number, str name */
+	F_GUEST_BEGUN,    /* H: a capture follows for it: who is copied from that is no longer who asked */
+	F_GUEST_DONE,     /* H: i32 errno, str reason */
 };
 
 /* "ATTACH"; "an unknown frame" where the list has none. */
@@ -120,18 +139,30 @@ enum attach_kind {
 	ATTACH_BOOT, /* first ever: apply all of the identity */
 	/* a new machine that began as a copy: new identity, open files of the old host's are closed */
 	ATTACH_FORK,
-	ATTACH_RESUME,   /* the same machine goes on, perhaps in another process: identity is as it was, only
-			    the clock is set */
+	ATTACH_RESUME,   /* the same machine goes on: identity is as it was, but for its name, which users
+			    may have changed, and the clock */
 	ATTACH_REHEARSE, /* a machine that will be a fork goes through the motions of ATTACH_FORK: fresh
 			    entropy and the clock, but no name changes and no hook runs */
+	ATTACH_RETURN, /* as ATTACH_FORK, of a sandbox whose machine goes back to what it was: after a rollback */
+	/* the same machine goes on in another process, after it was stored: as ATTACH_RESUME, with fresh entropy
+	 * and without the connections that left it */
+	ATTACH_WAKE,
+	ATTACH_WAKE_ANEW, /* the same, and the host knows of nothing: open files of the old host's are closed */
 };
+
+enum quiesce_why { QUIESCE_PAUSE, QUIESCE_CAPTURE /* hooks run before it, and may refuse it */ };
+
+enum guest_verb { GUEST_FORK = 1, GUEST_CHECKPOINT, GUEST_SUSPEND };
+/* "fork"; NULL where there is no such verb. */
+const char *guest_verb_name(uint8_t verb);
 
 enum { IDENTITY_ENTROPY = 64, IDENTITY_MACHINE_ID = 16, IDENTITY_ENV_MAX = 16384 };
 
 /*
  * Who the machine is, in F_ATTACH: str name (hostname, SBX_NAME), u64 wall clock (ns since 1970), bytes
  * entropy (credited to the kernel's generator, which is then reseeded), bytes machine id, u32 count and that
- * many str "K=V" (added to the environment of commands from now on).
+ * many str "K=V" (added to the environment of commands from now on), u32 copy: which of the copies it is that a
+ * program in the guest asked for (F_GUEST_ASK), from 1 on; 0: none of them.
  */
 
 /*

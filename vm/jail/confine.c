@@ -19,7 +19,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "util/denied.h"
 #include "util/io.h"
+#include "vm/jail/calls.h"
 #include "vm/jail/priv.h"
 
 /* ---- files */
@@ -87,9 +89,138 @@ static int drop_capabilities(struct err *err)
 
 /* ---- system calls */
 
+#ifndef __SANITIZE_ADDRESS__
 /*
- * Refused, as if there were no right to, beside what nobody needs: user 0 needs no capability to signal or trace what
- * is root's, nor to start programs. What is not here a process without capabilities may not do, or harms nobody with.
+ * All that the daemon, libc and the libraries that it uses call after its start, but for those below that are looked
+ * at more closely. What is not here the kernel does not seem to have: a newer libc does without.
+ */
+static const int allowed[] = {
+	/* files: by name those of its store, and /proc */
+	CALLS_LOOK,
+	SCMP_SYS(getcwd),
+	SCMP_SYS(mkdir),
+	SCMP_SYS(mkdirat),
+	SCMP_SYS(rmdir),
+	SCMP_SYS(link),
+	SCMP_SYS(linkat),
+	SCMP_SYS(symlink),
+	SCMP_SYS(symlinkat),
+	SCMP_SYS(unlink),
+	SCMP_SYS(unlinkat),
+	SCMP_SYS(rename),
+	SCMP_SYS(renameat),
+	SCMP_SYS(renameat2),
+	SCMP_SYS(chmod),
+	SCMP_SYS(fchmod),
+	SCMP_SYS(fchmodat),
+	SCMP_SYS(umask),
+	/* what is open */
+	SCMP_SYS(read),
+	SCMP_SYS(readv),
+	SCMP_SYS(pread64),
+	SCMP_SYS(preadv),
+	SCMP_SYS(write),
+	SCMP_SYS(writev),
+	SCMP_SYS(pwrite64),
+	SCMP_SYS(pwritev),
+	SCMP_SYS(lseek),
+	SCMP_SYS(splice),
+	SCMP_SYS(copy_file_range),
+	SCMP_SYS(fsync),
+	SCMP_SYS(fdatasync),
+	SCMP_SYS(syncfs),
+	SCMP_SYS(fallocate),
+	SCMP_SYS(ftruncate),
+	SCMP_SYS(fadvise64),
+	CALLS_DUP,
+	SCMP_SYS(pipe2),
+	/* memory */
+	SCMP_SYS(brk),
+	SCMP_SYS(munmap),
+	SCMP_SYS(mremap),
+	SCMP_SYS(madvise),
+	SCMP_SYS(msync),
+	SCMP_SYS(memfd_create),
+	/* sockets */
+	CALLS_CONNECT,
+	CALLS_SOCKET,
+	/* the loop, threads and time */
+	CALLS_WAIT,
+	SCMP_SYS(eventfd2),
+	SCMP_SYS(signalfd4),
+	SCMP_SYS(futex),
+	SCMP_SYS(membarrier),
+	SCMP_SYS(set_robust_list),
+	SCMP_SYS(rseq),
+	CALLS_CLOCK,
+	SCMP_SYS(getrandom),
+	SCMP_SYS(rt_sigaction),
+	SCMP_SYS(rt_sigprocmask),
+	SCMP_SYS(rt_sigreturn),
+	SCMP_SYS(sigaltstack),
+	SCMP_SYS(restart_syscall),
+	/* what it is, and what its host is; its children's end, and its own */
+	SCMP_SYS(getpid),
+	SCMP_SYS(getppid),
+	SCMP_SYS(gettid),
+	SCMP_SYS(getuid),
+	SCMP_SYS(geteuid),
+	SCMP_SYS(getgid),
+	SCMP_SYS(getegid),
+	SCMP_SYS(getpriority),
+	SCMP_SYS(getrlimit),
+	SCMP_SYS(getrusage),
+	SCMP_SYS(sysinfo),
+	SCMP_SYS(uname),
+	SCMP_SYS(wait4),
+	SCMP_SYS(exit),
+	SCMP_SYS(exit_group),
+};
+
+#define INT UINT32_MAX /* the kernel looks at so much of an int */
+
+static const struct call_rule rules[] = {
+	/* threads, and no processes */
+	{ SCMP_SYS(clone), 0, NAMESPACES | CLONE_THREAD, CLONE_THREAD },
+	/* What a guest wrote must not become a program by its address alone. All that is one is mapped by now. */
+	{ SCMP_SYS(mmap), 2, PROT_EXEC, 0 },
+	{ SCMP_SYS(mprotect), 2, PROT_EXEC, 0 },
+	/* its own limits: other processes of user 0 would have theirs changed, too */
+	{ SCMP_SYS(prlimit64), 0, INT, 0 },
+	/* no signals to others by way of a descriptor (F_SETOWN) */
+	{ SCMP_SYS(fcntl), 1, INT, F_DUPFD },
+	{ SCMP_SYS(fcntl), 1, INT, F_DUPFD_CLOEXEC },
+	{ SCMP_SYS(fcntl), 1, INT, F_GETFD },
+	{ SCMP_SYS(fcntl), 1, INT, F_SETFD },
+	{ SCMP_SYS(fcntl), 1, INT, F_GETFL },
+	{ SCMP_SYS(fcntl), 1, INT, F_SETFL },
+	{ SCMP_SYS(fcntl), 1, INT, F_GETLK },
+	{ SCMP_SYS(fcntl), 1, INT, F_SETLK },
+	{ SCMP_SYS(fcntl), 1, INT, F_OFD_GETLK },
+	{ SCMP_SYS(fcntl), 1, INT, F_OFD_SETLK },
+	{ SCMP_SYS(fcntl), 1, INT, F_GETPIPE_SZ },
+	{ SCMP_SYS(fcntl), 1, INT, F_SETPIPE_SZ },
+	{ SCMP_SYS(fcntl), 1, INT, F_ADD_SEALS },
+	{ SCMP_SYS(fcntl), 1, INT, F_GET_SEALS },
+	/* is standard error a terminal? */
+	{ SCMP_SYS(ioctl), 1, INT, TCGETS },
+	{ SCMP_SYS(prctl), 0, INT, PR_SET_NAME },
+	{ SCMP_SYS(prctl), 0, INT, PR_GET_NAME },
+	{ SCMP_SYS(prctl), 0, INT, PR_GET_DUMPABLE },
+	{ SCMP_SYS(prctl), 0, INT, PR_GET_NO_NEW_PRIVS },
+	{ SCMP_SYS(prctl), 0, INT, PR_CAPBSET_READ },
+	{ SCMP_SYS(prctl), 0, INT, PR_SET_VMA }, /* libc names its memory */
+	/* Others are kinds that a kernel has had holes in, and the daemon no use for. */
+	{ SCMP_SYS(socket), 0, INT, AF_UNIX },
+	{ SCMP_SYS(socket), 0, INT, AF_INET },
+	{ SCMP_SYS(socket), 0, INT, AF_INET6 },
+	{ SCMP_SYS(socketpair), 0, INT, AF_UNIX },
+};
+#endif
+
+/*
+ * Refused as if there were no right to: user 0 needs no capability to signal or trace what is root's, nor to start
+ * programs. With the sanitizers, whose run-time calls what it likes, this is all that is refused.
  */
 static const int refused[] = {
 	SCMP_SYS(execve),
@@ -108,7 +239,6 @@ static const int refused[] = {
 #endif
 };
 
-/* Kinds of sockets that a kernel has had holes in, and the daemon no use for. */
 static int refuse_sockets(scmp_filter_ctx ctx)
 {
 	int family, rc = 0;
@@ -122,49 +252,54 @@ static int refuse_sockets(scmp_filter_ctx ctx)
 				     SCMP_A0(SCMP_CMP_GT, AF_INET6, 0));
 }
 
-/* What a guest wrote must not become a program by its address alone. All that is one is mapped by now. */
-static int refuse_code(scmp_filter_ctx ctx)
+static int refuse(scmp_filter_ctx ctx)
 {
-#ifdef __SANITIZE_ADDRESS__
-	(void)ctx; /* its run-time maps what it likes */
-	return 0;
-#else
-	const int calls[] = { SCMP_SYS(mmap), SCMP_SYS(mprotect), SCMP_SYS(pkey_mprotect) };
-	unsigned i;
-	int rc = 0;
-
-	for (i = 0; !rc && i < sizeof(calls) / sizeof(calls[0]); i++)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), calls[i], 1,
-				      SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, PROT_EXEC));
-	return rc;
-#endif
-}
-
-int confine_calls(struct err *err)
-{
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
-	int rc = ctx ? jail_refuse_never(ctx) : -ENOMEM;
+	int rc = jail_refuse_never(ctx);
 	unsigned i;
 
 	for (i = 0; !rc && i < sizeof(refused) / sizeof(refused[0]); i++)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), refused[i], 0);
-#ifndef __SANITIZE_ADDRESS__
-	/* Threads, and no processes. */
-	if (!rc)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
-				      SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
-#endif
 	/* abort(3) sends itself a signal; nobody else gets one. */
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(tgkill), 1,
 				      SCMP_A0(SCMP_CMP_NE, (scmp_datum_t)getpid(), 0));
+	return rc ? rc : refuse_sockets(ctx);
+}
+
+#ifdef __SANITIZE_ADDRESS__
+static const uint32_t others = SCMP_ACT_ALLOW;
+
+static int allow(scmp_filter_ctx ctx)
+{
+	return jail_hide_clone3(ctx);
+}
+#else
+static const uint32_t others = SCMP_ACT_ERRNO(ENOSYS);
+
+static int allow(scmp_filter_ctx ctx)
+{
+	const struct call_rule own = { SCMP_SYS(tgkill), 0, UINT64_MAX, (uint64_t)getpid() };
+	int rc = 0;
+	unsigned i;
+
+	for (i = 0; !rc && i < sizeof(allowed) / sizeof(allowed[0]); i++)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
 	if (!rc)
-		rc = refuse_sockets(ctx);
+		rc = filter_allow(ctx, rules, sizeof(rules) / sizeof(rules[0]));
+	return rc ? rc : filter_allow(ctx, &own, 1);
+}
+#endif
+
+int confine_calls(struct err *err)
+{
+	scmp_filter_ctx ctx = seccomp_init(others);
+	int rc = ctx ? seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2) : -ENOMEM;
+
 	if (!rc)
-		rc = refuse_code(ctx);
+		rc = refuse(ctx);
 	if (!rc)
-		rc = seccomp_load(ctx); /* sets no_new_privs, too */
-	seccomp_release(ctx);
+		rc = allow(ctx);
+	rc = filter_enter(ctx, rc); /* sets no_new_privs, too */
 	return rc ? err_sys(err, rc, "cannot filter the daemon's system calls") : 0;
 }
 

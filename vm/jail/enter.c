@@ -140,13 +140,12 @@ static void set_limits(const struct jail_entry *entry)
 		limit(RLIMIT_NPROC, PROCESSES_MAX, "limit its processes");
 }
 
-/* Hold these capabilities and no others; `execve` is what a program starts with. */
-static bool hold(unsigned now, unsigned execve)
+/* Hold these capabilities and no others. */
+static bool hold(unsigned now)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	const struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {
-		{ .effective = now, .permitted = now, .inheritable = execve }
-	};
+	const struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = { { .effective = now,
+										 .permitted = now } };
 
 	return !syscall(SYS_capset, &header, data);
 }
@@ -155,14 +154,10 @@ static void drop_capabilities(const struct jail_entry *entry)
 {
 	const unsigned long secure = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
 				     SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
-	/* Root's daemon listens on any port for a sandbox (net/publish); in a user namespace nobody may. */
-	const bool bind = entry->jail->flags & JAIL_HOST_NET && !entry->userns;
-	const unsigned kept = bind ? 1u << CAP_NET_BIND_SERVICE : 0, setpcap = 1u << CAP_SETPCAP;
 	int cap;
 
 	for (cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
-		must((bind && cap == CAP_NET_BIND_SERVICE) || !prctl(PR_CAPBSET_DROP, cap, 0, 0, 0),
-		     "empty its bounding set");
+		must(!prctl(PR_CAPBSET_DROP, cap, 0, 0, 0), "empty its bounding set");
 	must(!prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "empty its ambient set");
 	/* For as long as it takes to lock the door from inside. */
 	must(!prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keep its capabilities for a moment");
@@ -170,12 +165,9 @@ static void drop_capabilities(const struct jail_entry *entry)
 		must(!setgroups(0, NULL) && !setresgid(entry->uid, entry->uid, entry->uid) &&
 			     !setresuid(entry->uid, entry->uid, entry->uid),
 		     "take a user id of its own");
-	must(hold(kept | setpcap, kept), "drop its capabilities");
-	if (bind)
-		must(!prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_BIND_SERVICE, 0, 0),
-		     "keep the right to low ports");
+	must(hold(1u << CAP_SETPCAP), "drop its capabilities");
 	must(!prctl(PR_SET_SECUREBITS, secure, 0, 0, 0), "set its secure bits");
-	must(hold(kept, kept), "drop its last capabilities");
+	must(hold(0), "drop its last capabilities");
 }
 
 static void filter_calls(const struct jail *jail)

@@ -22,12 +22,10 @@
 
 #include "util/denied.h"
 #include "util/io.h"
+#include "vm/jail/calls.h"
 #include "vm/jail/priv.h"
 
 #define KVM_IOCTLS 0xae00 /* KVMIO of linux/kvm.h, in the second byte */
-#define NAMESPACES                                                                                           \
-	(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |           \
-	 CLONE_NEWCGROUP)
 
 static const int qemu_calls[] = {
 	/* the start of a program */
@@ -64,23 +62,7 @@ static const int qemu_calls[] = {
 	SCMP_SYS(set_mempolicy),
 	SCMP_SYS(mbind),
 	/* files: the few of the jail, and what it was given */
-	SCMP_SYS(open),
-	SCMP_SYS(openat),
-	SCMP_SYS(close),
-	SCMP_SYS(close_range),
-	SCMP_SYS(stat),
-	SCMP_SYS(lstat),
-	SCMP_SYS(fstat),
-	SCMP_SYS(newfstatat),
-	SCMP_SYS(statx),
-	SCMP_SYS(statfs),
-	SCMP_SYS(fstatfs),
-	SCMP_SYS(access),
-	SCMP_SYS(faccessat),
-	SCMP_SYS(faccessat2),
-	SCMP_SYS(readlink),
-	SCMP_SYS(readlinkat),
-	SCMP_SYS(getdents64),
+	CALLS_LOOK,
 	SCMP_SYS(fchdir),
 	SCMP_SYS(lseek),
 	SCMP_SYS(read),
@@ -100,20 +82,9 @@ static const int qemu_calls[] = {
 	SCMP_SYS(fadvise64),
 	SCMP_SYS(sync_file_range),
 	SCMP_SYS(fcntl),
-	SCMP_SYS(flock),
-	SCMP_SYS(dup),
-	SCMP_SYS(dup2),
-	SCMP_SYS(dup3),
+	CALLS_DUP,
 	/* sockets it was given */
-	SCMP_SYS(recvmsg),
-	SCMP_SYS(recvfrom),
-	SCMP_SYS(sendmsg),
-	SCMP_SYS(sendto),
-	SCMP_SYS(getsockopt),
-	SCMP_SYS(setsockopt),
-	SCMP_SYS(getsockname),
-	SCMP_SYS(getpeername),
-	SCMP_SYS(shutdown),
+	CALLS_SOCKET,
 	/* the main loop, timers, threads */
 	SCMP_SYS(pipe2),
 	SCMP_SYS(eventfd2),
@@ -126,25 +97,11 @@ static const int qemu_calls[] = {
 	SCMP_SYS(timer_gettime),
 	SCMP_SYS(timer_getoverrun),
 	SCMP_SYS(timer_delete),
-	SCMP_SYS(epoll_create1),
-	SCMP_SYS(epoll_ctl),
-	SCMP_SYS(epoll_wait),
-	SCMP_SYS(epoll_pwait),
-	SCMP_SYS(epoll_pwait2),
-	SCMP_SYS(poll),
-	SCMP_SYS(ppoll),
+	CALLS_WAIT,
 	SCMP_SYS(select),
 	SCMP_SYS(pselect6),
 	SCMP_SYS(futex),
-	SCMP_SYS(sched_yield),
-	SCMP_SYS(sched_getaffinity),
-	SCMP_SYS(getcpu),
-	SCMP_SYS(clock_gettime),
-	SCMP_SYS(clock_getres),
-	SCMP_SYS(clock_nanosleep),
-	SCMP_SYS(nanosleep),
-	SCMP_SYS(gettimeofday),
-	SCMP_SYS(time),
+	CALLS_CLOCK,
 	SCMP_SYS(times),
 	SCMP_SYS(getrusage),
 	SCMP_SYS(getrandom),
@@ -317,14 +274,17 @@ int jail_refuse_never(void *filter)
 	for (i = 0; !rc && i < COUNT(tty_ioctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
 				      SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, tty_ioctls[i]));
-	/* A clone3 hides its flags behind a pointer: libc then uses clone. */
-	if (!rc)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
 	for (i = 0; !rc && i < 32; i++)
 		if (NAMESPACES & 1u << i)
 			rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
 					      SCMP_A0(SCMP_CMP_MASKED_EQ, 1u << i, 1u << i));
 	return rc;
+}
+
+/* A clone3 hides its flags behind a pointer: libc then uses clone. */
+int jail_hide_clone3(void *filter)
+{
+	return seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
 }
 
 int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err)
@@ -335,6 +295,8 @@ int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err)
 
 	if (!rc)
 		rc = jail_refuse_never(filter);
+	if (!rc)
+		rc = jail_hide_clone3(filter);
 	for (i = 0; !rc && !sockets && i < COUNT(socket_calls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), socket_calls[i], 0);
 	if (!rc)

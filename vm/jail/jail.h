@@ -18,7 +18,9 @@
  * Every step must succeed: a program whose jail cannot be made does not start, and says why.
  *
  * Calls wait for the launcher, which takes a fraction of a millisecond: what takes longer is done by the new
- * process itself. One launcher a process; called from one thread.
+ * process itself. One that stands still (somebody stopped it) is waited for 5 s, and then not at all: calls
+ * end with -ETIMEDOUT until it answers again. Signals are kept for it meanwhile; where there is no more room for
+ * them, launcher_fd hangs up. What it started late it is told to kill. One launcher a process; called from one thread.
  */
 #ifndef SBX_VM_JAIL_JAIL_H
 #define SBX_VM_JAIL_JAIL_H
@@ -59,9 +61,15 @@ enum limit { LIMIT_MEMORY, LIMIT_CPU, LIMIT_PIDS, LIMIT_IO, LIMITS };
 
 /* Fails where jails cannot be made. */
 int launcher_start(const struct jail_config *config, struct err *err);
-/* Hangs up when the launcher has ended, unasked: its machines have, too, and no more can be started. Not to be read. */
+/*
+ * Hangs up when the launcher has ended, unasked: its machines have, too, and no more can be started. Also when it stands
+ * still and machines cannot be ended. Not to be read.
+ */
 int launcher_fd(void);
-/* Ends it, and every process that it started. */
+/*
+ * Ends it, and every process that it started. One that stands still is killed after 5 s; where a confined daemon may
+ * not, the kernel does it when the daemon has ended.
+ */
 void launcher_stop(void);
 /* The kind of jail in one word: uids, userns or none; and a sentence about it. */
 const char *launcher_mode(void);
@@ -69,8 +77,8 @@ const char *launcher_how(void);
 bool launcher_jails(void); /* does it make any? */
 
 /*
- * config->layers on a mount where nothing can be written, whoever owns it: a descriptor, the launcher's; or -1
- * where no jails are made. Asked for only when it exists.
+ * config->layers on a mount where nothing can be written, whoever owns it: a descriptor, the launcher's. -ENOENT where
+ * no jails are made, or there is no such directory; another errno: it cannot be had. Asked for only when it exists.
  */
 int launcher_layers(void);
 

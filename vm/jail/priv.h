@@ -4,6 +4,7 @@
 #define SBX_VM_JAIL_PRIV_H
 
 #include <linux/filter.h>
+#include <linux/sched.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -42,11 +43,18 @@ void jail_release(struct jail *jail);
 int jail_add(struct jail *jail, const char *from, const char *to, struct err *err);
 int jail_add_libraries(struct jail *jail, const char *program, struct err *err);
 
+/* clone(2) flags: what makes any. */
+#define NAMESPACES                                                                                           \
+	(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |           \
+	 CLONE_NEWCGROUP)
+
 /* filter.c: what QEMU may call; what programs with a filter of their own never need to. */
 int jail_qemu_filter(struct sock_fprog *ret, struct err *err);
 int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err);
 /* Refuse in a filter (a scmp_filter_ctx) what neither the daemon nor anybody in a jail needs. A negative errno. */
 int jail_refuse_never(void *filter);
+/* A filter that allows what it does not name has to have this, too. */
+int jail_hide_clone3(void *filter);
 
 /*
  * Make the root directory of a kind, and keep it in jail->root_fd and dir_fd. The caller's own mount

@@ -222,10 +222,11 @@ static void send_layers(struct server *server)
 	struct mount_attr attr = { .attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
 					       MOUNT_ATTR_NOEXEC };
 	struct err err = { 0 };
-	int fd = server->config->none || !server->config->layers
-			 ? -1
-			 : open_tree(AT_FDCWD, server->config->layers, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	int fd = -1;
 
+	errno = ENOENT; /* where there are none */
+	if (!server->config->none && server->config->layers)
+		fd = open_tree(AT_FDCWD, server->config->layers, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 	if (fd < 0 || mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0)
 		err_sys(&err, -errno, "cannot mount the layers read-only");
 	reply(server, 0, err.code ? -1 : fd, &err);
@@ -545,8 +546,8 @@ static void detach(struct server *server)
 	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	(void)prctl(PR_SET_NAME, "sbxfs-launcher");
-	if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 ||
-	    dup2(server->fd, 3) < 0 || close_range(4, ~0u, 0) < 0 || fcntl(3, F_SETFD, FD_CLOEXEC) < 0)
+	if (null < 0 || standard_to(null) || dup2(server->fd, 3) < 0 || close_range(4, ~0u, 0) < 0 ||
+	    fcntl(3, F_SETFD, FD_CLOEXEC) < 0)
 		_exit(1);
 	server->fd = 3;
 	setsid();

@@ -38,9 +38,9 @@ struct kvm_machine {
 	struct vm common;
 	struct blank *blank;
 	bool dead;
-	struct err why; /* if dead */
-	bool loaded;    /* boot or prepare has been answered, for good or bad */
-	bool capturing;
+	struct err why;         /* if dead */
+	bool loaded;            /* boot or prepare has been answered, for good or bad */
+	bool capturing, frozen; /* the VMM has said so, in this capture */
 	struct vm_capture capture;
 	uint64_t pause_ns; /* the stop and the freeze */
 	bool stopping;     /* the operation is a stop */
@@ -63,6 +63,7 @@ static void capture_finish(struct kvm_machine *vm, const struct err *err, struct
 
 static void on_frozen(struct kvm_machine *vm)
 {
+	vm->frozen = true;
 	vm->pause_ns = vm->common.stop_ns + now_mono_ns() - vm->common.began_ns;
 	vm->capture.frozen(vm->capture.arg);
 }
@@ -72,7 +73,7 @@ static void on_captured(struct kvm_machine *vm, const struct err *failure, int f
 	struct template *template = NULL;
 	struct err err = *failure;
 
-	if (!err.code && (fds[0] < 0 || fds[1] < 0))
+	if (!err.code && (!vm->frozen || fds[0] < 0 || fds[1] < 0))
 		err_set(&err, -EPROTO, "sbx-vmm sent no capture");
 	if (!err.code)
 		template = template_new();
@@ -119,7 +120,7 @@ static void on_reply(void *owner, const struct control_reply *reply, int fds[CON
 	vm_hold(&vm->common);
 	if (reply->type == CONTROL_DONE)
 		on_done(vm, &err);
-	else if (reply->type == CONTROL_FROZEN && vm->capturing)
+	else if (reply->type == CONTROL_FROZEN && vm->capturing && !vm->frozen)
 		on_frozen(vm);
 	else if (reply->type == CONTROL_CAPTURED && vm->capturing)
 		on_captured(vm, &err, fds);
@@ -301,6 +302,7 @@ static void kvm_start(struct vm *handle, const struct vm_events *events, void *o
 
 	handle->events = events;
 	handle->owner = owner;
+	handle->loading.done = NULL;
 	request(vm, CONTROL_RUN, done, arg);
 }
 
@@ -332,6 +334,7 @@ static void kvm_capture(struct vm *handle, const char *next_disk, const struct v
 	int fd = -1;
 
 	vm->capturing = true;
+	vm->frozen = false;
 	vm->capture = *capture;
 	vm->common.began_ns = now_mono_ns();
 	snprintf(message.disk, sizeof(message.disk), "%s", slash ? slash + 1 : next_disk);

@@ -13,6 +13,7 @@
 #include "vm/net/filter.h"
 
 #include <netinet/in.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "vm/net/link.h"
@@ -28,7 +29,6 @@ static bool own_all(const struct net_addr *addr)
 void filter_init(struct filter *filter, const struct filter_calls *calls, struct flow_board *board,
 		 bool (*own)(const struct net_addr *addr))
 {
-	memset(filter, 0, sizeof(*filter));
 	filter->calls = *calls;
 	filter->policy = (struct policy){ .mode = NET_NONE, .own = own ? own : own_all };
 	flows_init(&filter->flows, board);
@@ -231,17 +231,18 @@ void filter_end_former(struct filter *filter)
 {
 	static const uint8_t guest_mac[6] = LINK_MAC_BYTES;
 	struct flow_board *board = filter->flows.board;
+	const size_t used = (size_t)(flows_end(board) - board->flow);
 	struct flow former;
-	unsigned i;
+	size_t i;
 
 	memcpy(filter->guest_mac, guest_mac, sizeof(guest_mac));
-	for (i = 0; i < FLOWS_MAX; i++) {
+	for (i = 0; i < used; i++) {
 		memcpy(&former, &board->flow[i], sizeof(former));
 		if (former.state != FLOW_FREE && former.proto == IPPROTO_TCP &&
 		    (former.peer.family == AF_INET || former.peer.family == AF_INET6))
 			reset_guest(filter, &former);
 	}
-	memset(board, 0, sizeof(*board));
+	memset(board, 0, offsetof(struct flow_board, flow) + used * sizeof(board->flow[0]));
 }
 
 void filter_set_policy(struct filter *filter, enum net_mode mode, struct rules *rules, uint64_t now_ns)
@@ -253,7 +254,7 @@ void filter_set_policy(struct filter *filter, enum net_mode mode, struct rules *
 	filter->policy.mode = mode;
 	filter->policy.rules = *rules;
 	*rules = (struct rules){ 0 };
-	for (flow = board->flow; flow < board->flow + FLOWS_MAX; flow++) {
+	for (flow = board->flow; flow < flows_end(board); flow++) {
 		if (flow->state == FLOW_FREE || flow->inbound ||
 		    !policy_refuses(&filter->policy, &filter->names, flow->proto, &flow->peer,
 				    flow->peer_port, now_ns))

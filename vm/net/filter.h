@@ -49,7 +49,8 @@ struct filter {
 	uint8_t guest_mac[6], stack_mac[6]; /* as seen last */
 };
 
-/* The policy refuses everything until it is set. The board is zeroed, and the caller's. */
+/* In zeroed memory, of which most stays untouched. The policy refuses everything until it is set. The board is zeroed,
+ * and the caller's. */
 void filter_init(struct filter *filter, const struct filter_calls *calls, struct flow_board *board,
 		 bool (*own)(const struct net_addr *addr));
 void filter_release(struct filter *filter);

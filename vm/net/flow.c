@@ -52,11 +52,15 @@ struct flow *flow_new(struct flows *flows, uint8_t proto, uint16_t guest_port, c
 {
 	uint16_t *chain = head(flows, proto, guest_port, peer, peer_port);
 	struct flow *flow;
+	unsigned i;
 
-	if (flows->n == FLOWS_MAX)
-		return NULL;
-	while (flows->board->flow[flows->free_at].state != FLOW_FREE)
+	/* Counted, and not believed of a table that another helper left. */
+	for (i = 0; i < FLOWS_MAX && flows->board->flow[flows->free_at].state != FLOW_FREE; i++)
 		flows->free_at = (uint16_t)((flows->free_at + 1) % FLOWS_MAX);
+	if (i == FLOWS_MAX)
+		return NULL;
+	if (flows->board->used <= flows->free_at)
+		flows->board->used = flows->free_at + 1u;
 	flow = &flows->board->flow[flows->free_at];
 	*flow = (struct flow){ .proto = proto,
 			       .guest_port = guest_port,
@@ -86,10 +90,20 @@ void flow_free(struct flows *flows, struct flow *flow)
 
 bool flows_any(const struct flow_board *board)
 {
-	const struct flow *flow;
+	const struct flow *flow, *end = flows_end(board);
 
-	for (flow = board->flow; flow < board->flow + FLOWS_MAX; flow++)
+	for (flow = board->flow; flow < end; flow++)
 		if (flow->state != FLOW_FREE && flow->proto == IPPROTO_TCP)
+			return true;
+	return false;
+}
+
+bool flows_open(const struct flow_board *board)
+{
+	const struct flow *flow, *end = flows_end(board);
+
+	for (flow = board->flow; flow < end; flow++)
+		if ((flow->state == FLOW_OPENING || flow->state == FLOW_OPEN) && flow->proto == IPPROTO_TCP)
 			return true;
 	return false;
 }
@@ -107,7 +121,7 @@ void flows_sweep(struct flows *flows, uint64_t now_ns)
 {
 	struct flow *flow;
 
-	for (flow = flows->board->flow; flow < flows->board->flow + FLOWS_MAX; flow++)
+	for (flow = flows->board->flow; flow < flows_end(flows->board); flow++)
 		if (flow->state != FLOW_FREE && now_ns - flow->used_ns > lasts(flow))
 			flow_free(flows, flow);
 }
@@ -116,11 +130,11 @@ void flows_show(const struct flow_board *board, struct buf *text)
 {
 	static const char *const states[FLOW_STATES] = { "", "opening", "open", "closing" };
 	char peer[NET_ADDR_TEXT];
-	const struct flow *at;
+	const struct flow *at, *end = flows_end(board);
 	struct flow flow;
 	bool v6;
 
-	for (at = board->flow; at < board->flow + FLOWS_MAX; at++) {
+	for (at = board->flow; at < end; at++) {
 		if (at->state == FLOW_FREE || at->state >= FLOW_STATES)
 			continue;
 		memcpy(&flow, at, sizeof(flow));

@@ -36,6 +36,7 @@ struct flow {
 struct flow_board {
 	_Atomic uint64_t sent, received; /* bytes of all, ended ones too */
 	_Atomic uint64_t turns;          /* of the helper's loop: one that stands still has stalled */
+	_Atomic uint32_t used; /* entries behind these are zero, and no page of theirs was touched */
 	struct flow flow[FLOWS_MAX];
 };
 
@@ -45,6 +46,14 @@ struct flows {
 	uint16_t free_at;          /* where to look for a free one first */
 	unsigned n;
 };
+
+/* Behind the last entry that may be in use, whatever the other process wrote. */
+static inline const struct flow *flows_end(const struct flow_board *board)
+{
+	const uint32_t used = board->used;
+
+	return board->flow + (used < FLOWS_MAX ? used : FLOWS_MAX);
+}
 
 /* A fresh table over zeroed memory. */
 void flows_init(struct flows *flows, struct flow_board *board);
@@ -59,6 +68,8 @@ void flows_sweep(struct flows *flows, uint64_t now_ns);
 
 /* Has a connection begun that has not ended, as far as the guest can know? */
 bool flows_any(const struct flow_board *board);
+/* Has one begun that neither side has ended? */
+bool flows_open(const struct flow_board *board);
 /* One line for each that is open: "tcp 10.0.2.15:40000 > 192.0.2.1:443 open sent 10 received 20". The board may
  * be written meanwhile. */
 struct buf;

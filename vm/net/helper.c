@@ -380,22 +380,15 @@ void net_helper_policy(struct net_helper *helper, enum net_mode mode, const stru
 	send_message(helper, &message, NULL, 0);
 }
 
-static void put_port(struct buf *message, const struct net_port *port)
-{
-	buf_put_u8(message, port->proto);
-	net_put_addr(message, &port->addr);
-	buf_put_u16(message, port->port);
-}
-
-void net_helper_publish(struct net_helper *helper, uint32_t tag, const struct net_port *port)
+void net_helper_publish(struct net_helper *helper, uint32_t tag, const struct net_port *port, int fd)
 {
 	struct buf message = { 0 };
 
 	buf_put_u8(&message, NET_PUBLISH);
 	buf_put_u32(&message, tag);
-	put_port(&message, port);
+	buf_put_u8(&message, port->proto);
 	buf_put_u16(&message, port->guest_port);
-	send_message(helper, &message, NULL, 0);
+	send_message(helper, &message, &fd, 1);
 }
 
 void net_helper_unpublish(struct net_helper *helper, const struct net_port *port)
@@ -403,7 +396,9 @@ void net_helper_unpublish(struct net_helper *helper, const struct net_port *port
 	struct buf message = { 0 };
 
 	buf_put_u8(&message, NET_UNPUBLISH);
-	put_port(&message, port);
+	buf_put_u8(&message, port->proto);
+	net_put_addr(&message, &port->addr);
+	buf_put_u16(&message, port->port);
 	send_message(helper, &message, NULL, 0);
 }
 

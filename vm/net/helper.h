@@ -41,7 +41,7 @@ struct net_denial {
 
 struct net_events {
 	void (*denied)(void *owner, const struct net_denial *denial);
-	/* The answer to net_helper_publish: 0, or a negative errno where nobody can listen there. */
+	/* The answer to net_helper_publish: 0, or a negative errno where who comes there is not taken. */
 	void (*published)(void *owner, uint32_t tag, int code);
 	/* The process is gone; only net_helper_free may follow. */
 	void (*ended)(void *owner, const char *why);
@@ -61,7 +61,8 @@ void net_helper_free(struct net_helper *helper);
 /* The rules were parsed once, and are sent as text. A helper that does not listen is ended: `ended` follows. */
 void net_helper_policy(struct net_helper *helper, enum net_mode mode, const struct buf *rules);
 
-void net_helper_publish(struct net_helper *helper, uint32_t tag, const struct net_port *port);
+/* `fd` is a socket that listens at the port (ports.h), and stays the caller's. */
+void net_helper_publish(struct net_helper *helper, uint32_t tag, const struct net_port *port, int fd);
 void net_helper_unpublish(struct net_helper *helper, const struct net_port *port);
 
 /* Its connections, for flows_show. */

@@ -15,10 +15,10 @@
 
 enum net_message {
 	/* To the helper */
-	NET_LINK = 1,  /* once, the first: descriptors of the link and the board (flow.h): zeroed, or
+	NET_LINK = 1, /* once, the first: descriptors of the link and the board (flow.h): zeroed, or
 			* that of a helper before this one */
-	NET_POLICY,    /* u8 mode, bytes rules as text, u8 count and that many resolvers: address, u16 port */
-	NET_PUBLISH,   /* u32 tag, u8 protocol, address, u16 port, u16 the guest's port */
+	NET_POLICY,   /* u8 mode, bytes rules as text, u8 count and that many resolvers: address, u16 port */
+	NET_PUBLISH, /* u32 tag, u8 protocol, u16 the guest's port; a descriptor of the socket to listen at */
 	NET_UNPUBLISH, /* u8 protocol, address, u16 port */
 	/* From the helper */
 	NET_PUBLISHED, /* u32 tag, u32 errno */

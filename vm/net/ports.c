@@ -9,7 +9,10 @@
 
 #include "vm/net/rules.h"
 
-enum { LINE_MAX_BYTES = 64 };
+enum {
+	LINE_MAX_BYTES = 64,
+	QUEUE = 128, /* of connections that nobody has taken yet */
+};
 
 static bool parse_line(char *line, const struct net_addr *own, struct net_port *ret)
 {
@@ -67,20 +70,26 @@ int net_ports_parse(const char *text, size_t n, const struct net_addr *own, stru
 	return 0;
 }
 
+bool net_port_same(const struct net_port *a, const struct net_port *b)
+{
+	return a->proto == b->proto && a->port == b->port && net_addr_equal(&a->addr, &b->addr);
+}
+
 bool net_ports_have(const struct net_ports *ports, const struct net_port *port)
 {
 	const struct net_port *p;
 
 	for (p = ports->port; p < ports->port + ports->n; p++)
-		if (p->proto == port->proto && p->port == port->port && net_addr_equal(&p->addr, &port->addr))
+		if (net_port_same(p, port))
 			return true;
 	return false;
 }
 
-int net_port_check(const struct net_port *port, struct err *err)
+int net_port_open(const struct net_port *port, int *ret, struct err *err)
 {
 	const bool udp = port->proto == IPPROTO_UDP;
-	const int fd = socket(port->addr.family, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0), one = 1;
+	const int type = (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, one = 1;
+	const int fd = socket(port->addr.family, type, 0);
 	struct sockaddr_storage addr;
 	const socklen_t size = net_addr_socket(&port->addr, port->port, &addr);
 	char text[NET_ADDR_TEXT];
@@ -88,10 +97,14 @@ int net_port_check(const struct net_port *port, struct err *err)
 
 	if (!rc && !udp)
 		(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (!rc && (bind(fd, (const struct sockaddr *)&addr, size) < 0 || (!udp && listen(fd, 1) < 0)))
+	if (!rc && (bind(fd, (const struct sockaddr *)&addr, size) < 0 || (!udp && listen(fd, QUEUE) < 0)))
 		rc = -errno;
+	if (!rc) {
+		*ret = fd;
+		return 0;
+	}
 	if (fd >= 0)
 		close(fd);
 	net_addr_format(&port->addr, text);
-	return rc ? err_sys(err, rc, "publish: cannot listen at %s:%u", text, port->port) : 0;
+	return err_sys(err, rc, "publish: cannot listen at %s:%u", text, port->port);
 }

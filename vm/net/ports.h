@@ -28,7 +28,9 @@ struct net_ports {
 int net_ports_parse(const char *text, size_t n, const struct net_addr *own, struct net_ports *ret,
 		    struct err *err);
 bool net_ports_have(const struct net_ports *ports, const struct net_port *port);
-/* Can this host listen there, as far as can be known before it does? -EADDRINUSE and others, with the reason. */
-int net_port_check(const struct net_port *port, struct err *err);
+/* The same place of this host, whatever the guest's port. */
+bool net_port_same(const struct net_port *a, const struct net_port *b);
+/* Listen there: a socket that does not block, the caller's to close. -EADDRINUSE and others, with the reason. */
+int net_port_open(const struct net_port *port, int *ret, struct err *err);
 
 #endif

@@ -148,7 +148,7 @@ int rules_parse(const char *text, size_t n, struct rules *ret, struct err *err)
 	size_t lines = 1, i;
 
 	*ret = (struct rules){ 0 };
-	if (memchr(text, 0, n))
+	if (n && memchr(text, 0, n))
 		return err_set(err, -EINVAL, "allow: there is a NUL byte in it");
 	for (i = 0; i < n; i++)
 		lines += text[i] == '\n';
@@ -156,7 +156,8 @@ int rules_parse(const char *text, size_t n, struct rules *ret, struct err *err)
 	ret->rule = calloc(lines, sizeof(*ret->rule));
 	if (!ret->text || !ret->rule)
 		return err_sys(err, -ENOMEM, "allow");
-	memcpy(ret->text, text, n);
+	if (n)
+		memcpy(ret->text, text, n);
 	ret->text[n] = 0;
 	for (line = ret->text; line; line = next) {
 		next = strchr(line, '\n');

@@ -35,7 +35,7 @@ struct rules {
 	char *text; /* what the names point into */
 };
 
-/* The text need not end with a newline. rules_release frees what is in *ret, after a failure too. */
+/* The text, NULL where n is 0, need not end with a newline. rules_release frees what is in *ret, after a failure too. */
 int rules_parse(const char *text, size_t n, struct rules *ret, struct err *err);
 void rules_release(struct rules *rules);
 

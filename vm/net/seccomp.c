@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "util/denied.h"
+#include "vm/jail/calls.h"
 #include "vm/net/stack.h"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -33,25 +34,14 @@ static const int allowed[] = {
 	SCMP_SYS(futex),
 	SCMP_SYS(getrandom),
 	/* sockets; socket(2) itself is below */
-	SCMP_SYS(connect),
-	SCMP_SYS(bind),
-	SCMP_SYS(listen),
-	SCMP_SYS(accept),
-	SCMP_SYS(accept4),
-	SCMP_SYS(shutdown),
-	SCMP_SYS(getsockname),
-	SCMP_SYS(getpeername),
-	SCMP_SYS(getsockopt),
-	SCMP_SYS(setsockopt),
-	SCMP_SYS(sendto),
-	SCMP_SYS(recvfrom),
-	SCMP_SYS(sendmsg),
-	SCMP_SYS(recvmsg),
+	CALLS_CONNECT,
+	CALLS_SOCKET,
 	SCMP_SYS(read),
 	SCMP_SYS(readv),
 	SCMP_SYS(write),
 	SCMP_SYS(writev),
 	SCMP_SYS(close),
+	SCMP_SYS(dup3), /* a socket of the daemon's in the place of one of libslirp's */
 	SCMP_SYS(fcntl),
 	SCMP_SYS(ioctl),
 	SCMP_SYS(fstat),

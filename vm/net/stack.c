@@ -353,37 +353,66 @@ static int take_policy(struct stack *s, struct reader *r, struct err *err)
 	return rc;
 }
 
-static void publish(struct stack *s, struct reader *r, bool add)
+/*
+ * libslirp makes the sockets that it listens at itself. So it is told to listen anywhere, and then the daemon's takes
+ * the place of that socket: its descriptor is the lowest that was free, as socket(2) promises. Negative errno.
+ */
+static int listen_at(struct stack *s, int fd, const struct sockaddr_storage *guest, socklen_t guest_size,
+		     int flags)
 {
-	const uint32_t tag = add ? get_u32(r) : 0;
+	const struct sockaddr_in anywhere = { .sin_family = AF_INET,
+					      .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	const int next = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	struct sockaddr_in made = { 0 };
+	socklen_t size = sizeof(made);
+
+	if (next < 0)
+		return -errno;
+	close(next);
+	errno = 0;
+	if (slirp_add_hostxfwd(s->slirp, (const struct sockaddr *)&anywhere, sizeof(anywhere),
+			       (const struct sockaddr *)guest, guest_size, flags) < 0)
+		return errno ? -errno : -EIO;
+	if (getsockname(next, (struct sockaddr *)&made, &size) < 0 || made.sin_family != AF_INET ||
+	    made.sin_addr.s_addr != anywhere.sin_addr.s_addr)
+		return -EPROTO;
+	return dup3(fd, next, O_CLOEXEC) < 0 ? -errno : 0;
+}
+
+static void publish(struct stack *s, struct reader *r, int fd)
+{
+	const uint32_t tag = get_u32(r);
 	const int flags = get_u8(r) == IPPROTO_UDP ? SLIRP_HOSTFWD_UDP : 0;
-	struct sockaddr_storage host, guest;
-	struct net_addr addr, to;
+	struct sockaddr_storage guest;
+	struct net_addr to;
 	struct buf answer = { 0 };
-	socklen_t host_size, guest_size;
-	uint16_t port;
+	socklen_t guest_size;
 	int rc;
 
-	net_get_addr(r, &addr);
-	port = get_u16(r);
 	net_addr_parse(LINK_GUEST, &to);
-	guest_size = net_addr_socket(&to, add ? get_u16(r) : 0, &guest);
-	host_size = net_addr_socket(&addr, port, &host);
-	if (r->bad || addr.family != AF_INET)
+	guest_size = net_addr_socket(&to, get_u16(r), &guest);
+	if (r->bad || fd < 0)
 		return;
-	if (!add) {
-		slirp_remove_hostxfwd(s->slirp, (struct sockaddr *)&host, host_size, flags);
-		return;
-	}
-	errno = 0;
-	rc = slirp_add_hostxfwd(s->slirp, (struct sockaddr *)&host, host_size, (struct sockaddr *)&guest,
-				guest_size, flags);
+	rc = listen_at(s, fd, &guest, guest_size, flags);
 	buf_put_u8(&answer, NET_PUBLISHED);
 	buf_put_u32(&answer, tag);
-	buf_put_u32(&answer, rc < 0 ? (uint32_t)(errno ? errno : EIO) : 0);
+	buf_put_u32(&answer, (uint32_t)-rc);
 	if (net_send(s->control, &answer, NULL, 0))
 		s->ended = true;
 	buf_release(&answer);
+}
+
+static void unpublish(struct stack *s, struct reader *r)
+{
+	const int flags = get_u8(r) == IPPROTO_UDP ? SLIRP_HOSTFWD_UDP : 0;
+	struct sockaddr_storage host;
+	struct net_addr addr;
+	socklen_t size;
+
+	net_get_addr(r, &addr);
+	size = net_addr_socket(&addr, get_u16(r), &host);
+	if (!r->bad && addr.family == AF_INET)
+		slirp_remove_hostxfwd(s->slirp, (struct sockaddr *)&host, size, flags);
 }
 
 /* 1: one was taken; 0: none is there. */
@@ -409,8 +438,10 @@ static int take_message(struct stack *s, struct err *err)
 		rc = err_set(err, -EPROTO, "the daemon sent no link");
 	else if (type == NET_POLICY)
 		rc = take_policy(s, &r, err);
+	else if (type == NET_PUBLISH)
+		publish(s, &r, fds[0]);
 	else
-		publish(s, &r, type == NET_PUBLISH);
+		unpublish(s, &r);
 	for (n = 0; n < NET_FDS_MAX; n++)
 		if (fds[n] >= 0)
 			close(fds[n]);

@@ -148,6 +148,9 @@ static void on_stopped(void *arg, const struct err *err, const cJSON *ret)
 	struct qemu_machine *vm = arg;
 
 	vm->common.stop_ns = now_mono_ns() - vm->common.began_ns;
+	/* The next is cont, for which somebody waits. */
+	if (vm->qmp)
+		qmp_ahead(vm->qmp);
 	on_op_reply(vm, err, ret);
 }
 
@@ -450,6 +453,7 @@ static void qemu_start(struct vm *handle, const struct vm_events *events, void *
 
 	handle->events = events;
 	handle->owner = owner;
+	handle->loading.done = NULL;
 	if (!begin(vm, done, arg))
 		return;
 	if (vm->ready)

@@ -41,6 +41,9 @@ void qmp_free(struct qmp *qmp);
 int qmp_send(struct qmp *qmp, const char *command, cJSON *arguments, int pass_fd, qmp_reply_fn reply,
 	     void *arg);
 
+/* Send what the next command begins with, since the command shall be short. Any command may follow. */
+void qmp_ahead(struct qmp *qmp);
+
 /* Handle what has arrived without waiting for the loop; true if there may be more. */
 bool qmp_poll(struct qmp *qmp);
 

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -233,6 +234,8 @@ int control_serve(struct loop *loop, const struct control_fds *fds, uint64_t mem
 		rc = err_sys(err, -errno, "cannot watch the control socket");
 		goto out;
 	}
+	/* What was needed to make the filter, most of what was allocated so far. */
+	malloc_trim(0);
 	reply(&server, CONTROL_READY, 0, "", NULL, 0);
 	if (!server.failed)
 		rc = loop_run(loop);

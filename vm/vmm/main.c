@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -273,6 +274,10 @@ int main(int argc, char **argv)
 
 	if (parse_options(argc, argv, &options, &rc))
 		return rc;
+	/* One heap for all threads, which would have 20 KiB each for nothing: they allocate little, and seldom. */
+	mallopt(M_ARENA_MAX, 1);
+	/* What is large is a cluster of the disk under way, which goes back at once, or mostly never touched. */
+	mallopt(M_MMAP_THRESHOLD, 32 << 10);
 	loop = loop_new();
 	if (!loop) {
 		log_error("sbx-vmm: %m");

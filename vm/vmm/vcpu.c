@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "snap/qcow2/disk.h"
+#include "util/thread.h"
 #include "vm/vmm/cpuid.h"
 #include "vm/vmm/seccomp.h"
 #include "vm/vmm/vmm.h"
@@ -198,7 +199,7 @@ int vcpu_start(struct vcpu *vcpu, struct err *err)
 	int rc;
 
 	sigaction(KICK_SIGNAL, &action, NULL);
-	rc = pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu);
+	rc = thread_start(&vcpu->thread, vcpu_main, vcpu);
 	if (rc)
 		return err_sys(err, -rc, "cannot start the thread of vCPU %u", vcpu->index);
 	vcpu->started = true;

@@ -16,7 +16,9 @@
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/un.h>
 
 #include "util/err.h"
 #include "util/list.h"
@@ -25,7 +27,7 @@
 enum {
 	GUEST_JOBS_MAX = 1024,
 	GUEST_FILES_MAX = 128 << 10, /* slots of the table, half of which are used */
-	GUEST_POLL_MAX = 3 + 4 * GUEST_JOBS_MAX,
+	GUEST_POLL_MAX = 6 + 4 * GUEST_JOBS_MAX,
 	GUEST_SPECS_MAX = 16 << 20, /* bytes of commands and their environments that are kept for forks */
 	GUEST_BACKLOG = 512 * 1024, /* above it nothing more is read, neither from the host nor from jobs */
 };
@@ -38,7 +40,9 @@ struct guest_identity {
 	uint64_t clock_ns;
 	uint8_t entropy[IDENTITY_ENTROPY];
 	uint8_t machine_id[IDENTITY_MACHINE_ID];
-	char **env; /* "K=V", NULL-terminated */
+	char **env;    /* "K=V", NULL-terminated */
+	uint32_t copy; /* which of those that a program here asked for; 0: none of them */
+	bool renamed;  /* of a machine that goes on: it has another name now */
 };
 
 /* What the image says of commands that say nothing themselves; NULL where it says nothing. */
@@ -63,6 +67,19 @@ void init_go(void);
 /* Ask it to end the machine; false: there is none, or nothing that asks. */
 bool init_poweroff(void);
 
+/* ---- hooks.c: programs in /etc/sbx that are run at turns of a machine's life */
+
+enum guest_hooks { HOOKS_FORK, HOOKS_RESUME, HOOKS_SNAPSHOT, HOOKS_STOP };
+
+/* What they are told of the machine from now on. */
+void hooks_identity(const char *name, uint32_t generation);
+/* Is there anything in its directory? */
+bool hooks_there(enum guest_hooks hooks);
+/* The first look waits for the disk: a machine that boots has it, and its forks do not. */
+void hooks_look(void);
+/* Run them, with SIGCHLD blocked; five seconds at most. env: "K=V", NULL-terminated, or NULL. */
+int hooks_run(enum guest_hooks hooks, char *const *env, struct err *err);
+
 /* What the agent does to the machine it runs on. */
 struct guest_machine {
 	/* Take on an identity. May block for as long as the hooks of a fork may. */
@@ -74,15 +91,24 @@ struct guest_machine {
 	void (*size)(uint32_t *ret_cpus, uint64_t *ret_memory);
 	/* Put the wall clock (ns since 1970) forward if it is behind. */
 	void (*clock)(uint64_t real_ns);
+	/* hooks_there and hooks_run. NULL: there are none. */
+	bool (*hooks_there)(enum guest_hooks hooks);
+	int (*hooks_run)(enum guest_hooks hooks, char *const *env, struct err *err);
+	/* Where programs ask the agent for something (ask.h): a listening socket, or -1. NULL: nowhere. */
+	int (*listen)(void);
 	/* Ends all processes and the machine; of a machine it does not return. */
 	void (*poweroff)(void);
 	/* A host that closed the channel may open it again (SIGIO tells); otherwise guest_serve returns. */
 	bool host_returns;
+	/* Where programs ask for pieces of the kernel's modules: a datagram socket, or a negative errno. Called once the
+	 * machine has an identity. NULL: nowhere. */
+	int (*offer)(void);
 };
 
 struct guest_open {
 	uint32_t id; /* 0: free */
 	int fd;
+	uint64_t gen; /* of a directory's id, once it was asked for */
 };
 
 struct guest_files {
@@ -94,11 +120,32 @@ struct guest_files {
 	uint32_t token;
 };
 
-struct guest_resize {
+/* What a child does for a frame, so that the host is heard meanwhile. */
+struct guest_child {
 	pid_t pid; /* 0: none under way */
 	int fd;    /* where the child says how it went */
 	uint32_t tag;
-	uint64_t deadline_ns; /* CLOCK_MONOTONIC */
+	uint64_t deadline_ns; /* CLOCK_MONOTONIC; of hooks none: each has its own */
+};
+
+struct guest_relay {
+	int socket; /* negative: there is none */
+	bool asked, sent;
+	uint32_t tag;
+	uint64_t deadline_ns; /* CLOCK_MONOTONIC: nobody waits for the answer any more */
+	struct sockaddr_un from;
+	socklen_t from_len;
+	uint8_t ask[12];
+};
+
+/* What a program asks of the host (ask.c), one at a time; others wait to be accepted. */
+struct guest_ask {
+	int listener, client; /* -1: nobody listens; nobody asks, or is gone */
+	enum { ASK_NONE, ASK_READING, ASK_READ, ASK_SENT, ASK_BEGUN } state;
+	uint32_t id;
+	uint8_t verb; /* enum guest_verb */
+	uint32_t number;
+	char name[PROTO_NAME_MAX + 1];
 };
 
 struct guest {
@@ -106,11 +153,12 @@ struct guest {
 	int port;
 	int signals; /* signalfd */
 	bool hung_up;
+	bool attaching; /* an identity was applied in this round */
 	struct frame_parser in;
 	struct buf out;
 	size_t head_left; /* bytes of the frame at the front of `out`, part of which is written; 0: none is */
 	uint16_t generation;
-	bool attached, quiesced;
+	bool attached, quiesced, powering_off;
 	char name[PROTO_NAME_MAX + 1];
 	char **env;
 
@@ -119,7 +167,10 @@ struct guest {
 	size_t specs;         /* bytes of the jobs' specs */
 	struct record record; /* one that comes in parts */
 	struct guest_files files;
-	struct guest_resize resize;
+	struct guest_child resize;
+	struct guest_relay relay;
+	struct guest_child hooking; /* hooks before a capture */
+	struct guest_ask ask;
 	struct pollfd fds[GUEST_POLL_MAX];
 };
 
@@ -178,10 +229,42 @@ int guest_dial(const char *port, struct err *err);
 /* In a child, after fork(2): signals, limits and umask as programs expect them. */
 void guest_child_reset(void);
 
+/* ---- ask.c */
+
+void guest_ask_frame(struct guest *guest, const struct frame *frame);
+/* What to poll, and what has come. */
+void guest_ask_poll(const struct guest *guest, struct pollfd *fd);
+void guest_ask_ready(struct guest *guest, short revents);
+/* Say to the host what could not be said before. */
+void guest_ask_flush(struct guest *guest);
+/* There is a new host. */
+void guest_ask_attached(struct guest *guest, const struct guest_identity *identity);
+void guest_ask_end(struct guest *guest);
+/* The socket; -1: it cannot be made. */
+int guest_ask_listen(void);
+
 /* ---- files.c */
 
 void guest_files_frame(struct guest *guest, const struct frame *frame);
 void guest_files_close(struct guest_files *files);
+
+/* ---- relay.c */
+
+/* Somebody asks. now_ns: CLOCK_MONOTONIC, here and below. */
+void guest_relay_asked(struct guest *guest, uint64_t now_ns);
+/* Ask the host what could not be asked before, or give that up. */
+void guest_relay_flush(struct guest *guest, uint64_t now_ns);
+/* The host is another. */
+void guest_relay_again(struct guest *guest, uint64_t now_ns);
+/* The host's answer. */
+void guest_relay_frame(struct guest *guest, const struct frame *frame);
+
+/* ---- modprobe.c */
+
+/* For struct guest_machine: the kernel, and who wants to, finds our modprobe from here on. */
+int modprobe_offer(void);
+/* The program of that name. */
+int modprobe_main(int argc, char **argv);
 
 /* ---- identity.c, clock.c, free_pages.c, size.c, boot.c: the machine */
 
@@ -206,8 +289,10 @@ int write_file(const char *path, int flags, const char *text);
 /* network.c. At boot: the network's addresses and routes; and, in the root disk, a resolver if it has none. */
 void network_up(void);
 void network_resolver(void);
-/* In a fork: end the connections that left the machine it was. `rehearse`: only look at them. */
-void network_end_connections(bool rehearse);
+/* In a fork: end the connections that left the machine it was. Returns how many. `rehearse`: only count them. */
+unsigned network_end_connections(bool rehearse);
+/* Let those run who were woken by that, until nobody else wants a CPU, or for a millisecond for each. */
+void network_let_run(unsigned ended);
 
 struct boot_args {
 	char root[64];
@@ -216,7 +301,7 @@ struct boot_args {
 	char init[128];   /* "": none is asked for */
 	bool report_boot; /* the host wants to know what memory is free, but not in a fork */
 };
-/* From the initramfs to the root disk. On failure the agent stays where it is, and err says why. */
+/* From the initramfs to the root disk, with sbx-guest in /run/sbx/bin. On failure the agent stays where it is, and err says why. */
 int boot_machine(struct boot_args *args, struct err *err);
 /* Wait for the channel's port and open it. */
 int boot_open_port(struct err *err);

@@ -44,38 +44,46 @@ static struct fs_time time_of(const struct statx_timestamp *ts)
 	return (struct fs_time){ ts->tv_sec, ts->tv_nsec };
 }
 
-/* known: NULL, or what it probably is, which spares asking for its generation. */
-static int get_attr(int dir, const char *name, const struct fs_id *known, struct fs_attr *ret)
+/* What costs no more than one system call: no generation of a directory, and no word of extended attributes. */
+static int get_basics(int dir, const char *name, struct statx *st, struct fs_attr *ret)
 {
 	const int flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
-	struct statx st;
 
-	if (statx(dir, name, flags, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)
+	if (statx(dir, name, flags, STATX_BASIC_STATS | STATX_BTIME, st) < 0)
 		return -errno;
 	*ret = (struct fs_attr){
-		.id = { .dev = makedev(st.stx_dev_major, st.stx_dev_minor), .ino = st.stx_ino },
-		.mode = st.stx_mode,
-		.nlink = st.stx_nlink,
-		.uid = st.stx_uid,
-		.gid = st.stx_gid,
-		.rdev = makedev(st.stx_rdev_major, st.stx_rdev_minor),
-		.size = st.stx_size,
-		.blocks = st.stx_blocks,
-		.atime = time_of(&st.stx_atime),
-		.mtime = time_of(&st.stx_mtime),
-		.ctime = time_of(&st.stx_ctime),
-		.flags = guest_has_xattr(dir, name) ? 0 : FSA_NO_XATTR,
+		.id = { .dev = makedev(st->stx_dev_major, st->stx_dev_minor), .ino = st->stx_ino },
+		.mode = st->stx_mode,
+		.nlink = st->stx_nlink,
+		.uid = st->stx_uid,
+		.gid = st->stx_gid,
+		.rdev = makedev(st->stx_rdev_major, st->stx_rdev_minor),
+		.size = st->stx_size,
+		.blocks = st->stx_blocks,
+		.atime = time_of(&st->stx_atime),
+		.mtime = time_of(&st->stx_mtime),
+		.ctime = time_of(&st->stx_ctime),
 	};
-	if (known && known->dev == ret->id.dev && known->ino == ret->id.ino)
-		ret->id.gen = known->gen;
-	else
-		ret->id.gen = generation(dir, name, &st);
 	return 0;
+}
+
+int guest_attr_bare(int dir, const char *name, struct fs_attr *ret)
+{
+	struct statx st;
+	int rc = get_basics(dir, name, &st, ret);
+
+	if (!rc)
+		ret->id.gen = generation(dir, name, &st);
+	return rc;
 }
 
 int guest_attr(int dir, const char *name, struct fs_attr *ret)
 {
-	return get_attr(dir, name, NULL, ret);
+	int rc = guest_attr_bare(dir, name, ret);
+
+	if (!rc && !guest_has_xattr(dir, name))
+		ret->flags = FSA_NO_XATTR;
+	return rc;
 }
 
 int guest_put_target(struct buf *reply, int dir, const char *name)
@@ -104,11 +112,20 @@ int guest_put_attr(struct buf *reply, int dir, const char *name)
 
 void guest_put_dir(struct guest_request *rq, const struct guest_ref *dir)
 {
+	uint64_t *gen = dir->open ? &dir->open->gen : NULL;
 	struct fs_attr attr;
+	struct statx st;
 
-	/* The descriptor holds it: nothing else gets its number. */
-	if (!get_attr(dir->fd, "", dir->checked ? &dir->attr.id : NULL, &attr))
-		fs_attr_put(&rq->reply, &attr);
+	if (get_basics(dir->fd, "", &st, &attr))
+		return;
+	/* The descriptor holds it: its generation is what it was. */
+	if (dir->checked)
+		attr.id.gen = dir->attr.id.gen;
+	else
+		attr.id.gen = gen && *gen ? *gen : generation(dir->fd, "", &st);
+	if (gen)
+		*gen = attr.id.gen;
+	fs_attr_put(&rq->reply, &attr);
 }
 
 int guest_op_getattr(struct guest_request *rq)
@@ -116,10 +133,12 @@ int guest_op_getattr(struct guest_request *rq)
 	struct guest_ref file;
 	int rc = guest_file_get(rq, 0, &file);
 
-	if (!rc && file.checked && !S_ISLNK(file.attr.mode))
+	if (!rc && file.checked && !S_ISLNK(file.attr.mode)) {
+		file.attr.flags = guest_has_xattr(file.fd, "") ? 0 : FSA_NO_XATTR;
 		fs_attr_put(&rq->reply, &file.attr);
-	else if (!rc)
+	} else if (!rc) {
 		rc = guest_put_attr(&rq->reply, file.fd, "");
+	}
 	guest_ref_close(&file);
 	return rc;
 }
@@ -175,6 +194,10 @@ static int set_mode(int fd, const char *path, uint32_t mode)
 {
 	struct stat st;
 
+	if (!fchmod(fd, mode & 07777))
+		return 0;
+	if (errno != EBADF) /* O_PATH */
+		return -errno;
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (S_ISLNK(st.st_mode))

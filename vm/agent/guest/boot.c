@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -226,6 +227,42 @@ static void loopback_up(void)
 	close(fd);
 }
 
+/* ---- sbx-guest, from the initramfs to /run */
+
+static const char guest_program[] = "/sbx-guest";
+static const char guest_bin[] = "/run/sbx/bin";
+
+/* Before the root is another. */
+static int take_program(void)
+{
+	const int fd = open(guest_program, O_RDONLY | O_CLOEXEC);
+
+	unlink(guest_program);
+	return fd;
+}
+
+/* Without it a machine is as good as any; who looks for it misses it. */
+static void put_program(int from)
+{
+	char path[64];
+	struct stat st;
+	int to;
+
+	if (from < 0)
+		return;
+	(void)mkdir("/run/sbx", 0755);
+	(void)mkdir(guest_bin, 0755);
+	snprintf(path, sizeof(path), "%s%s", guest_bin, guest_program);
+	to = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
+	if (to >= 0 && (fstat(from, &st) < 0 || sendfile(to, from, NULL, (size_t)st.st_size) != st.st_size))
+		unlink(path);
+	if (to >= 0) {
+		(void)fchmod(to, 0755);
+		close(to);
+	}
+	close(from);
+}
+
 /* ---- the kernel's command line */
 
 static void parse_args(struct boot_args *args)
@@ -256,17 +293,19 @@ static void parse_args(struct boot_args *args)
 int boot_machine(struct boot_args *args, struct err *err)
 {
 	size_t i;
-	int rc;
+	int program, rc;
 
 	mount_all(early, sizeof(early) / sizeof(early[0]));
 	parse_args(args);
 	open_uevents();
 	load_modules();
+	program = take_program();
 	rc = enter_root(args->root, err);
 	mount_all(late, sizeof(late) / sizeof(late[0]));
 	for (i = 0; i < sizeof(dev_links) / sizeof(dev_links[0]); i++)
 		/* What else could be done here? A shell says more plainly that /dev/fd is missing. */
 		(void)!symlink(dev_links[i][0], dev_links[i][1]);
+	put_program(program);
 	loopback_up();
 	network_up();
 	if (!rc)
@@ -322,8 +361,8 @@ int boot_open_port(struct err *err)
 	uevents = -1;
 	if (fd < 0)
 		return err_sys(err, fd, "the virtio port %s", PROTO_PORT);
-	/* The driver raises SIGIO when the host's end opens or closes. */
-	if (fcntl(fd, F_SETOWN, getpid()) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC) < 0) {
+	/* To whom the driver's SIGIO goes, when it is asked for (serve.c). */
+	if (fcntl(fd, F_SETOWN, getpid()) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0) {
 		err_sys(err, -errno, "the virtio port %s", PROTO_PORT);
 		close(fd);
 		return err->code;

@@ -54,13 +54,13 @@ int guest_handle_new(struct guest_files *files, int fd, uint32_t *ret)
 	do
 		slot = &files->open[++files->last % files->size];
 	while (!files->last || slot->id);
-	*slot = (struct guest_open){ files->last, fd };
+	*slot = (struct guest_open){ .id = files->last, .fd = fd };
 	files->n++;
 	*ret = files->last;
 	return 0;
 }
 
-static struct guest_open *find(const struct guest_files *files, uint32_t id)
+struct guest_open *guest_handle_find(const struct guest_files *files, uint32_t id)
 {
 	struct guest_open *slot = id && files->size ? &files->open[id % files->size] : NULL;
 
@@ -69,14 +69,14 @@ static struct guest_open *find(const struct guest_files *files, uint32_t id)
 
 int guest_handle_fd(const struct guest_files *files, uint32_t id)
 {
-	const struct guest_open *slot = find(files, id);
+	const struct guest_open *slot = guest_handle_find(files, id);
 
 	return slot ? slot->fd : -EBADF;
 }
 
 int guest_handle_close(struct guest_files *files, uint32_t id)
 {
-	struct guest_open *slot = find(files, id);
+	struct guest_open *slot = guest_handle_find(files, id);
 
 	if (!slot)
 		return -EBADF;
@@ -143,25 +143,24 @@ static int reopen(int fd, int flags, bool other)
 /* ---- operations */
 
 /* All of a small file: who opens it for reading will ask for it next. */
-static void put_content(struct guest_request *rq, uint32_t handle)
+static void read_content(int fd, struct buf *ret)
 {
-	const int fd = guest_handle_fd(rq->files, handle);
 	struct stat st;
 	void *p;
 	ssize_t n;
 
 	if (fstat(fd, &st) < 0 || !st.st_size || st.st_size > PROTO_READ_BEST)
 		return;
-	p = buf_reserve(&rq->reply, (size_t)st.st_size);
+	p = buf_reserve(ret, (size_t)st.st_size);
 	n = p ? pread(fd, p, (size_t)st.st_size, 0) : 0;
 	if (n == st.st_size)
-		buf_grow(&rq->reply, (size_t)n);
+		buf_grow(ret, (size_t)n);
 }
 
 static int op_open(struct guest_request *rq)
 {
+	struct buf content = { 0 };
 	struct guest_ref file;
-	struct reader r;
 	uint32_t flags;
 	bool other;
 	int rc = guest_file_get(rq, 0, &file);
@@ -173,12 +172,14 @@ static int op_open(struct guest_request *rq)
 	if (!rc)
 		rc = reopen(file.fd, (int)(flags & (O_ACCMODE | O_TRUNC | O_APPEND)), other);
 	guest_ref_close(&file);
+	/* Before the attributes, in which the time of the last access is that of this. */
+	if (rc >= 0 && flags & FS_OPEN_DATA)
+		read_content(rc, &content);
 	if (rc >= 0)
 		rc = reply_handle(rq, rc);
-	if (!rc && flags & FS_OPEN_DATA) {
-		r = reader_init(buf_bytes(&rq->reply), rq->reply.len);
-		put_content(rq, get_u32(&r));
-	}
+	if (!rc)
+		buf_add(&rq->reply, buf_bytes(&content), content.len);
+	buf_release(&content);
 	return rc;
 }
 
@@ -201,8 +202,10 @@ static int create_new(const struct guest_place *at, int flags, const struct gues
 	umask(0);
 	if (rc)
 		return rc;
+	if (!fstat(fd, &st) && guest_is_owned(&st, dir, maker))
+		return fd;
 	/* A change of owner cuts the mode; what an ACL made of it stays. */
-	if (fstat(fd, &st) < 0 || fchown(fd, maker->uid, guest_group(dir, maker->gid)) < 0 ||
+	if (fchown(fd, maker->uid, guest_group(dir, maker->gid)) < 0 ||
 	    (st.st_mode & 07000 && fchmod(fd, st.st_mode & 07777) < 0)) {
 		rc = -errno;
 		close(fd);

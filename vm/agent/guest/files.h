@@ -18,9 +18,10 @@ struct guest_request {
 /* A FILE of the host's: its descriptor, of an open file, or O_PATH and to be closed. -1: none. */
 struct guest_ref {
 	int fd;
+	struct guest_open *open; /* the open file, until another is opened */
 	bool ours;
 	bool checked;
-	struct fs_attr attr; /* what it was when it was checked */
+	struct fs_attr attr; /* what it was when it was checked, but for FSA_NO_XATTR */
 };
 
 /* A NAME of the host's: a directory and the name of an entry in it. */
@@ -38,7 +39,8 @@ void guest_proc_path(char ret[GUEST_PROC_PATH], int fd);
 
 /* Absolute, without empty, "." and ".." components; "/" itself is fine. */
 bool guest_path_valid(const char *path);
-/* The next arguments; with O_DIRECTORY it is a directory. Sets *ret also when it fails. 0 or a negative errno. */
+/* The next arguments; with O_DIRECTORY a path is a directory's, and what is done in an open file that is none fails by
+ * itself. Sets *ret also when it fails. 0 or a negative errno. */
 int guest_file_get(struct guest_request *rq, int flags, struct guest_ref *ret);
 int guest_place_get(struct guest_request *rq, struct guest_place *ret);
 void guest_ref_close(struct guest_ref *ref);
@@ -46,13 +48,16 @@ void guest_ref_close(struct guest_ref *ref);
 /* Open files by their numbers, which are not used again for long. Does not consume fd where it fails. */
 int guest_handle_new(struct guest_files *files, int fd, uint32_t *ret);
 int guest_handle_fd(const struct guest_files *files, uint32_t id);
+struct guest_open *guest_handle_find(const struct guest_files *files, uint32_t id); /* NULL: none */
 int guest_handle_close(struct guest_files *files, uint32_t id);
 
 /* What a name in a directory, or a descriptor itself (""), is; links are not followed. */
 int guest_attr(int dir, const char *name, struct fs_attr *ret);
+/* The same without a look for extended attributes: FSA_NO_XATTR is not set. */
+int guest_attr_bare(int dir, const char *name, struct fs_attr *ret);
 /* The same as attr in a reply, with a link's target. */
 int guest_put_attr(struct buf *reply, int dir, const char *name);
-/* The same of a directory that something was done in, at the end of a reply. */
+/* The same, bare, of a directory that something was done in, at the end of a reply. */
 void guest_put_dir(struct guest_request *rq, const struct guest_ref *dir);
 int guest_put_target(struct buf *reply, int dir, const char *name);
 
@@ -70,8 +75,14 @@ void guest_other_end(bool other);
 /* Whose group a new file in a directory has, where the host's caller has this one: a setgid directory's. */
 gid_t guest_group(int dir, gid_t gid);
 
+/* Has a new file in a directory, which we made, its owner already? A change to what it is costs as much as any. */
+bool guest_is_owned(const struct stat *st, int dir, const struct guest_maker *maker);
+
 /* There are extended attributes, or may be, of a name in a directory, or of a descriptor itself (""). */
 bool guest_has_xattr(int dir, const char *name);
+/* Many names of one directory are asked for in between. */
+void guest_has_xattr_begin(int dir);
+void guest_has_xattr_end(void);
 
 int guest_op_getxattr(struct guest_request *rq);
 int guest_op_setxattr(struct guest_request *rq);

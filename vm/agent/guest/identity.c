@@ -12,23 +12,16 @@
  */
 #include "vm/agent/guest/agent.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/random.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
-
-static const char hooks_dir[] = "/etc/sbx/fork.d";
-enum { HOOKS_SECONDS = 5 };
 
 static int add_entropy(const struct guest_identity *identity, struct err *err)
 {
@@ -103,13 +96,17 @@ static void write_texts(const struct guest_identity *identity, struct texts *ret
 	snprintf(ret->generation, sizeof(ret->generation), "%u\n", identity->generation);
 }
 
-static int set_names(const struct guest_identity *identity, const struct texts *texts, struct err *err)
+static int set_host_name(const struct guest_identity *identity, const struct texts *texts, struct err *err)
 {
-	int rc;
-
 	if (sethostname(identity->name, strlen(identity->name)) < 0)
 		return err_sys(err, -errno, "cannot set the host name");
-	rc = write_etc(hostname_file, texts->name, err);
+	return write_etc(hostname_file, texts->name, err);
+}
+
+static int set_names(const struct guest_identity *identity, const struct texts *texts, struct err *err)
+{
+	const int rc = set_host_name(identity, texts, err);
+
 	return rc ? rc : write_etc(machine_id_file, texts->machine_id, err);
 }
 
@@ -144,130 +141,6 @@ static int publish_all(const struct texts *texts, struct err *err)
 	const int rc = publish(name_file, texts->name, err);
 
 	return rc ? rc : publish(generation_file, texts->generation, err);
-}
-
-/* ---- hooks */
-
-static void run_hook_child(const char *path, const struct guest_identity *identity)
-{
-	char number[16];
-	size_t i;
-	int fd;
-
-	guest_child_reset();
-	setsid();
-	fd = open("/dev/null", O_RDONLY);
-	if (fd >= 0)
-		dup2(fd, STDIN_FILENO);
-	fd = open("/dev/console", O_WRONLY | O_NOCTTY);
-	if (fd >= 0) {
-		dup2(fd, STDOUT_FILENO);
-		dup2(fd, STDERR_FILENO);
-	}
-	/* What was opened here must not stay with the hook. */
-	close_range(STDERR_FILENO + 1, ~0u, 0);
-	clearenv();
-	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
-	setenv("HOME", "/root", 1);
-	for (i = 0; identity->env[i]; i++)
-		putenv(identity->env[i]);
-	setenv("SBX_NAME", identity->name, 1);
-	snprintf(number, sizeof(number), "%u", identity->generation);
-	setenv("SBX_GENERATION", number, 1);
-	if (chdir("/") == 0)
-		execl(path, path, (char *)NULL);
-	_exit(127);
-}
-
-/* Wait for pid until `end` (CLOCK_MONOTONIC); SIGCHLD is blocked. Other children are left for the loop. */
-static int wait_until(pid_t pid, const struct timespec *end, int *ret_status)
-{
-	struct timespec now, left;
-	sigset_t child;
-	pid_t rc;
-
-	sigemptyset(&child);
-	sigaddset(&child, SIGCHLD);
-	for (;;) {
-		rc = waitpid(pid, ret_status, WNOHANG);
-		if (rc == pid)
-			return 0;
-		if (rc < 0)
-			return -errno;
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		left.tv_sec = end->tv_sec - now.tv_sec;
-		left.tv_nsec = end->tv_nsec - now.tv_nsec;
-		if (left.tv_nsec < 0) {
-			left.tv_sec--;
-			left.tv_nsec += 1000000000;
-		}
-		if (left.tv_sec < 0)
-			return -ETIMEDOUT;
-		sigtimedwait(&child, NULL, &left);
-	}
-}
-
-static int run_hook(const char *name, const struct guest_identity *identity, const struct timespec *end,
-		    struct err *err)
-{
-	char path[512];
-	struct stat st;
-	int status, rc;
-	pid_t pid;
-
-	snprintf(path, sizeof(path), "%s/%.255s", hooks_dir, name);
-	if (stat(path, &st) < 0 || !S_ISREG(st.st_mode) || !(st.st_mode & 0111))
-		return 0;
-	pid = fork();
-	if (!pid)
-		run_hook_child(path, identity);
-	if (pid < 0)
-		return err_sys(err, -errno, "cannot run %s", path);
-	rc = wait_until(pid, end, &status);
-	if (rc) {
-		kill(-pid, SIGKILL);
-		return rc == -ETIMEDOUT
-			       ? err_set(err, rc, "%s did not end within %d seconds", path, HOOKS_SECONDS)
-			       : err_sys(err, rc, "cannot wait for %s", path);
-	}
-	if (WIFSIGNALED(status))
-		return err_set(err, -EIO, "%s was ended by signal %d", path, WTERMSIG(status));
-	if (WEXITSTATUS(status))
-		return err_set(err, -EIO, "%s ended with status %d", path, WEXITSTATUS(status));
-	return 0;
-}
-
-/* The first look at the directory waits for the disk: a machine that boots has it, and its forks do not. */
-static void look_at_hooks(void)
-{
-	struct dirent **names;
-	int n = scandir(hooks_dir, &names, NULL, alphasort);
-
-	if (n < 0)
-		return;
-	while (n)
-		free(names[--n]);
-	free(names);
-}
-
-static int run_hooks(const struct guest_identity *identity, struct err *err)
-{
-	struct dirent **names;
-	struct timespec end;
-	int i, n, rc = 0;
-
-	n = scandir(hooks_dir, &names, NULL, alphasort);
-	if (n < 0)
-		return 0; /* no directory, no hooks */
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	end.tv_sec += HOOKS_SECONDS;
-	for (i = 0; i < n; i++) {
-		if (!rc)
-			rc = run_hook(names[i]->d_name, identity, &end, err);
-		free(names[i]);
-	}
-	free(names);
-	return rc;
 }
 
 /* ---- a rehearsal */
@@ -342,34 +215,65 @@ static int rehearse_names(struct err *err)
 		rc = rehearse_publish(name_file, err);
 	if (!rc)
 		rc = rehearse_publish(generation_file, err);
-	look_at_hooks();
+	hooks_look();
+	return rc;
+}
+
+/* The same machine. Of what was stored there may be a copy that went on before, and drew the same random numbers. */
+static int go_on(const struct guest_identity *identity, const struct texts *texts, struct err *err)
+{
+	const bool woken = identity->kind != ATTACH_RESUME;
+	unsigned ended = 0;
+	int rc = 0;
+
+	if (woken) {
+		rc = add_entropy(identity, err);
+		ended = network_end_connections(false);
+	}
+	if (!rc)
+		rc = set_clock(identity, err);
+	if (!rc && identity->renamed)
+		rc = set_host_name(identity, texts, err);
+	if (!rc && identity->renamed)
+		rc = publish(name_file, texts->name, err);
+	network_let_run(ended);
+	if (!rc && woken)
+		rc = hooks_run(HOOKS_RESUME, identity->env, err);
 	return rc;
 }
 
 int identity_apply(const struct guest_identity *identity, struct err *err)
 {
+	const bool copied = identity->kind == ATTACH_FORK || identity->kind == ATTACH_RETURN;
 	struct texts texts;
+	unsigned ended = 0;
 	int rc;
 
-	if (identity->kind == ATTACH_RESUME)
-		return set_clock(identity, err);
 	write_texts(identity, &texts);
+	if (identity->kind == ATTACH_RESUME || identity->kind == ATTACH_WAKE ||
+	    identity->kind == ATTACH_WAKE_ANEW)
+		return go_on(identity, &texts, err);
 	rc = add_entropy(identity, err);
 	if (!rc)
 		rc = set_clock(identity, err);
 	if (!rc && identity->kind == ATTACH_REHEARSE) {
-		network_end_connections(true);
+		network_let_run(network_end_connections(true));
 		return rehearse_names(err);
 	}
-	if (!rc && identity->kind == ATTACH_FORK)
-		network_end_connections(false);
+	if (!rc && copied)
+		ended = network_end_connections(false);
 	if (!rc)
 		rc = set_names(identity, &texts, err);
 	if (!rc)
 		rc = publish_all(&texts, err);
-	if (!rc && identity->kind == ATTACH_FORK)
-		rc = run_hooks(identity, err);
-	else if (!rc)
-		look_at_hooks();
+	network_let_run(ended);
+	if (rc)
+		return rc;
+	hooks_identity(identity->name, identity->generation);
+	hooks_look();
+	if (copied)
+		rc = hooks_run(HOOKS_FORK, identity->env, err);
+	if (!rc && identity->kind == ATTACH_RETURN)
+		rc = hooks_run(HOOKS_RESUME, identity->env, err);
 	return rc;
 }

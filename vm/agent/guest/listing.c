@@ -75,8 +75,11 @@ static int list(struct guest_request *rq, int dir, uint64_t cookie)
 
 	if (lseek(dir, (off_t)cookie, SEEK_SET) < 0)
 		rc = -errno;
-	if (!rc)
+	if (!rc) {
+		guest_has_xattr_begin(dir);
 		more = read_entries(dir, &entries);
+		guest_has_xattr_end();
+	}
 	if (more < 0)
 		rc = more;
 	if (!rc && entries.buf.failed)

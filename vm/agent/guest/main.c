@@ -78,7 +78,8 @@ static int attach(const struct guest_identity *identity, struct err *err)
 		return err->code;
 	if (getpid() != 1)
 		become_agent();
-	if (report_until_fork && (identity->kind == ATTACH_FORK || identity->kind == ATTACH_REHEARSE)) {
+	/* Neither of these two is a fork, or is the machine of one. */
+	if (report_until_fork && identity->kind != ATTACH_BOOT && identity->kind != ATTACH_RESUME) {
 		report_end();
 		report_until_fork = false;
 	}
@@ -134,8 +135,12 @@ static const struct guest_machine machine = {
 	.resize = size_change,
 	.size = size_get,
 	.clock = clock_forward,
+	.hooks_there = hooks_there,
+	.hooks_run = hooks_run,
+	.listen = guest_ask_listen,
 	.poweroff = poweroff,
 	.host_returns = true,
+	.offer = modprobe_offer,
 };
 
 static const struct program program = {
@@ -159,8 +164,12 @@ int main(int argc, char **argv)
 	struct boot_args args;
 	struct err err = { 0 };
 	char text[ERR_TEXT_MAX + 32];
+	const char *slash;
 
 	first_word = argv[0];
+	slash = strrchr(argv[0], '/');
+	if (getpid() != 1 && !strcmp(slash ? slash + 1 : argv[0], "modprobe"))
+		return modprobe_main(argc, argv);
 	if (getpid() != 1)
 		return tell_what_it_is(argc, argv);
 	umask(0);

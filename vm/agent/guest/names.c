@@ -65,19 +65,10 @@ void guest_ref_close(struct guest_ref *ref)
 
 static int check_id(struct guest_ref *ref, const struct fs_id *id)
 {
-	const int rc = guest_attr(ref->fd, "", &ref->attr);
+	const int rc = guest_attr_bare(ref->fd, "", &ref->attr);
 
 	ref->checked = !rc;
 	return rc ? rc : fs_id_same(&ref->attr.id, id) ? 0 : GUEST_STALE;
-}
-
-static int check_dir(int fd)
-{
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
 }
 
 int guest_file_get(struct guest_request *rq, int flags, struct guest_ref *ret)
@@ -95,8 +86,9 @@ int guest_file_get(struct guest_request *rq, int flags, struct guest_ref *ret)
 	if (rq->args.bad || (!handle && !guest_path_valid(path)))
 		return -EINVAL;
 	if (handle) {
-		ret->fd = guest_handle_fd(rq->files, handle);
-		return ret->fd < 0 ? ret->fd : flags & O_DIRECTORY ? check_dir(ret->fd) : 0;
+		ret->open = guest_handle_find(rq->files, handle);
+		ret->fd = ret->open ? ret->open->fd : -EBADF;
+		return ret->open ? 0 : -EBADF;
 	}
 	ret->fd = path_open(path, flags | O_NOFOLLOW);
 	ret->ours = true;
@@ -129,13 +121,21 @@ void guest_maker_get(struct guest_request *rq, struct guest_maker *ret)
 	ret->gid = get_u32(&rq->args);
 }
 
+bool guest_is_owned(const struct stat *st, int dir, const struct guest_maker *maker)
+{
+	return st->st_uid == maker->uid &&
+	       (st->st_gid == maker->gid || st->st_gid == guest_group(dir, maker->gid));
+}
+
 /* The owner of what was just made, and its mode again, which a change of owner may have cut; what an ACL or a
  * setgid directory made of it stays. */
 static int own(const struct guest_place *at, const struct guest_maker *maker, bool link)
 {
 	struct stat st;
 
-	if (fstatat(at->dir.fd, at->name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	if (fstatat(at->dir.fd, at->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	if (!guest_is_owned(&st, at->dir.fd, maker) &&
 	    fchownat(at->dir.fd, at->name, maker->uid, guest_group(at->dir.fd, maker->gid),
 		     AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;

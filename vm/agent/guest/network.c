@@ -8,6 +8,9 @@
  * A fork's connections to the outside are its origin's: the other ends talk to that one. The kernel destroys
  * them (SOCK_DESTROY of NETLINK_SOCK_DIAG, as `ss -K` does), which wakes readers and writers. Those inside the
  * machine have both ends in it, and stay.
+ *
+ * Who was woken has not run yet, since this process goes before all others (main.c), and after the hand-out it does
+ * what the host asks first. So it lets them hear of it before: it sleeps, until nobody else wants a CPU.
  */
 #include "vm/agent/guest/agent.h"
 
@@ -27,11 +30,18 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vm/net/link.h"
 
 #define DEVICE "eth0"
+
+/*
+ * How long others are let run at most, in half milliseconds, for each connection and in all. One that was woken needs a
+ * tenth of a millisecond under TCG; a guest that computes takes all of it.
+ */
+enum { LET_RUN_EACH = 2, LET_RUN_MAX = 1000 };
 
 /* ---- addresses */
 
@@ -153,25 +163,31 @@ static void ask(int fd, uint16_t type, uint16_t flags, const struct inet_diag_re
 	(void)!send(fd, &message, sizeof(message), 0);
 }
 
+static void destroy(int fd, uint8_t family, const struct inet_diag_sockid *id)
+{
+	const struct inet_diag_req_v2 what = { .sdiag_family = family,
+					       .sdiag_protocol = IPPROTO_TCP,
+					       .id = *id };
+
+	ask(fd, SOCK_DESTROY, 0, &what);
+}
+
 /* One of the answers; `kill`: the other socket, or -1. False: it was the last. */
-static bool take_answer(const struct nlmsghdr *header, int kill)
+static bool take_answer(const struct nlmsghdr *header, int kill, unsigned *ended)
 {
 	const struct inet_diag_msg *msg = NLMSG_DATA(header);
-	struct inet_diag_req_v2 what;
 
 	if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY)
 		return false;
-	if (header->nlmsg_len < NLMSG_LENGTH(sizeof(*msg)) || kill < 0 ||
-	    is_inside(&msg->id, msg->idiag_family))
+	if (header->nlmsg_len < NLMSG_LENGTH(sizeof(*msg)) || is_inside(&msg->id, msg->idiag_family))
 		return true;
-	what = (struct inet_diag_req_v2){ .sdiag_family = msg->idiag_family,
-					  .sdiag_protocol = IPPROTO_TCP,
-					  .id = msg->id };
-	ask(kill, SOCK_DESTROY, 0, &what);
+	++*ended;
+	if (kill >= 0)
+		destroy(kill, msg->idiag_family, &msg->id);
 	return true;
 }
 
-static void end_family(int fd, int kill, uint8_t family)
+static void end_family(int fd, int kill, uint8_t family, unsigned *ended)
 {
 	/* What has a peer; sockets that have ended, or wait for nobody, are of no interest. */
 	const struct inet_diag_req_v2 what = {
@@ -193,21 +209,79 @@ static void end_family(int fd, int kill, uint8_t family)
 			return;
 		for (header = (const void *)answers; more && NLMSG_OK(header, (size_t)n);
 		     header = NLMSG_NEXT(header, n))
-			more = take_answer(header, kill);
+			more = take_answer(header, kill, ended);
 	}
 }
 
-void network_end_connections(bool rehearse)
+/* A connection of our own, to ourselves, and its end: what destroying takes is in memory then, and translated. */
+static void rehearse_end(int fd)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in from = { 0 };
+	socklen_t size = sizeof(at), from_size = sizeof(from);
+	const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	const int end = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct inet_diag_sockid id = { .idiag_cookie = { INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE } };
+
+	if (listener >= 0 && end >= 0 && !bind(listener, (const struct sockaddr *)&at, size) &&
+	    !listen(listener, 1) && !getsockname(listener, (struct sockaddr *)&at, &size) &&
+	    !connect(end, (const struct sockaddr *)&at, size) &&
+	    !getsockname(end, (struct sockaddr *)&from, &from_size)) {
+		id.idiag_sport = from.sin_port;
+		id.idiag_dport = at.sin_port;
+		id.idiag_src[0] = from.sin_addr.s_addr;
+		id.idiag_dst[0] = at.sin_addr.s_addr;
+		destroy(fd, AF_INET, &id);
+	}
+	if (listener >= 0)
+		close(listener);
+	if (end >= 0)
+		close(end);
+}
+
+unsigned network_end_connections(bool rehearse)
 {
 	const int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 	/* A second one: destroying within a dump's socket would mix the answers. */
-	const int kill = rehearse ? -1 : socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+	const int kill = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+	unsigned ended = 0;
 
-	if (fd >= 0) {
-		end_family(fd, kill, AF_INET);
-		end_family(fd, kill, AF_INET6);
-		close(fd);
+	if (fd >= 0 && kill >= 0) {
+		end_family(fd, rehearse ? -1 : kill, AF_INET, &ended);
+		end_family(fd, rehearse ? -1 : kill, AF_INET6, &ended);
+		if (rehearse && ended)
+			rehearse_end(kill);
 	}
+	if (fd >= 0)
+		close(fd);
 	if (kill >= 0)
 		close(kill);
+	return ended;
+}
+
+/* How many want a CPU now, this process included; 0: it cannot be told. */
+static unsigned running(int loadavg)
+{
+	char text[80];
+	unsigned n;
+	ssize_t len = pread(loadavg, text, sizeof(text) - 1, 0);
+
+	text[len > 0 ? len : 0] = '\0';
+	return sscanf(text, "%*s %*s %*s %u/", &n) == 1 ? n : 0;
+}
+
+void network_let_run(unsigned ended)
+{
+	unsigned moments = ended < LET_RUN_MAX / LET_RUN_EACH ? LET_RUN_EACH * ended : LET_RUN_MAX;
+	const struct timespec moment = { .tv_nsec = 500000 };
+	const int loadavg = ended ? open("/proc/loadavg", O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+
+	if (loadavg < 0)
+		return;
+	while (moments--) {
+		nanosleep(&moment, NULL);
+		if (running(loadavg) <= 1)
+			break;
+	}
+	close(loadavg);
 }

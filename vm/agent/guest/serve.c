@@ -9,9 +9,9 @@
  * frame only when the channel is open, so a quiesced channel needs no queue and a fork inherits nothing
  * half-said.
  *
- * A virtio port whose other end is closed polls as POLLHUP for as long as that lasts, and raises SIGIO when
- * it changes (drivers/char/virtio_console.c, send_sigio_to_port); between the two we leave it out of the
- * array.
+ * A virtio port whose other end is closed polls as POLLHUP for as long as that lasts, so we leave it out of the
+ * array meanwhile, and ask for the SIGIO that the driver raises when it changes (drivers/char/virtio_console.c,
+ * send_sigio_to_port). It raises one for each message, too: so otherwise we do not ask.
  */
 #include "vm/agent/guest/agent.h"
 
@@ -25,9 +25,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How often the port is read, and how much may be to be sent, before that is sent: what the port takes at once. */
-enum { PORT_READS = 16, SENT_AT_ONCE = 32 * 1024 };
-enum { SLOT_SIGNALS, SLOT_PORT, SLOT_RESIZE, SLOT_JOBS };
+/* How often the port is read, and how much may be to be sent, before that is sent: what the port takes at once. And
+ * what it gives at once, a page. */
+enum { PORT_READS = 16, SENT_AT_ONCE = 32 * 1024, PORT_PAGE = 4096 };
+enum { SLOT_SIGNALS, SLOT_PORT, SLOT_RESIZE, SLOT_RELAY, SLOT_HOOKS, SLOT_ASK, SLOT_JOBS };
 
 static const uint64_t resize_limit_ns = 25000000000u;
 
@@ -37,6 +38,22 @@ static uint64_t mono_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void set_hung_up(struct guest *guest, bool hung_up)
+{
+	struct pollfd fd = { .fd = guest->port };
+	int flags;
+
+	if (guest->hung_up == hung_up)
+		return;
+	guest->hung_up = hung_up;
+	flags = fcntl(guest->port, F_GETFL);
+	if (flags >= 0)
+		(void)fcntl(guest->port, F_SETFL, hung_up ? flags | O_ASYNC : flags & ~O_ASYNC);
+	/* It may have returned before we asked to be told. */
+	if (hung_up && !poll(&fd, 1, 0))
+		set_hung_up(guest, false);
 }
 
 /* ---- sending */
@@ -152,7 +169,7 @@ static int identity_get(struct reader *r, struct guest_identity *ret, struct err
 	machine_id = get_bytes(r, &id_len);
 	n = get_u32(r);
 	if (r->bad || entropy_len != IDENTITY_ENTROPY || id_len != IDENTITY_MACHINE_ID ||
-	    n > IDENTITY_ENV_MAX || ret->kind > ATTACH_REHEARSE)
+	    n > IDENTITY_ENV_MAX || ret->kind > ATTACH_WAKE_ANEW)
 		return err_set(err, -EBADMSG, "the identity is malformed");
 	if (version != PROTO_VERSION)
 		return err_set(err, -EPROTO, "the host speaks version %u of the agent protocol, the guest %u",
@@ -165,11 +182,104 @@ static int identity_get(struct reader *r, struct guest_identity *ret, struct err
 		if (!ret->env[i] || !strchr(ret->env[i], '='))
 			break;
 	}
-	if (ret->env && i == n)
+	ret->copy = get_u32(r);
+	if (ret->env && i == n && !r->bad)
 		return 0;
 	free_env(ret->env);
 	ret->env = NULL;
 	return err_set(err, -EBADMSG, "the environment in the identity is malformed");
+}
+
+/* ---- hooks before a capture: in a child, since the host may hear meanwhile what jobs write */
+
+static void child_end(struct guest_child *child)
+{
+	if (!child->pid)
+		return;
+	kill(child->pid, SIGKILL);
+	close(child->fd);
+	*child = (struct guest_child){ .fd = -1 };
+}
+
+static void be_quiet(struct guest *guest, uint32_t tag)
+{
+	const struct err ok = { 0 };
+
+	if (!guest->quiesced)
+		guest_jobs_flush(guest);
+	guest_send_result(guest, F_QUIESCED, tag, &ok, NULL);
+	guest->quiesced = true;
+}
+
+/* In the child. */
+static _Noreturn void run_hooks(const struct guest *guest, int fd)
+{
+	struct err err = { 0 };
+	sigset_t child;
+
+	guest_child_reset();
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+	if (fd != STDERR_FILENO + 1)
+		dup3(fd, STDERR_FILENO + 1, O_CLOEXEC);
+	close_range(STDERR_FILENO + 2, ~0u, 0);
+	guest->machine->hooks_run(HOOKS_SNAPSHOT, guest->env, &err);
+	_exit(write(STDERR_FILENO + 1, &err, sizeof(err)) != sizeof(err));
+}
+
+/* Begun; false: there are none, or they cannot be run. */
+static bool hooks_begin(struct guest *guest, uint32_t tag)
+{
+	int fds[2];
+	pid_t pid;
+
+	if (!guest->machine->hooks_there || !guest->machine->hooks_there(HOOKS_SNAPSHOT) ||
+	    pipe2(fds, O_CLOEXEC) < 0)
+		return false;
+	pid = fork();
+	if (!pid)
+		run_hooks(guest, fds[1]);
+	close(fds[1]);
+	if (pid < 0) {
+		close(fds[0]);
+		return false;
+	}
+	guest->hooking = (struct guest_child){ .pid = pid, .fd = fds[0], .tag = tag };
+	guest_send(guest, F_HOOKS, tag, NULL, 0);
+	return true;
+}
+
+static void quiesce(struct guest *guest, const struct frame *frame)
+{
+	struct reader r = reader_init(frame->payload, frame->len);
+
+	child_end(&guest->hooking);
+	if (get_u8(&r) != QUIESCE_CAPTURE || guest->quiesced || !guest->attached ||
+	    !hooks_begin(guest, frame->id))
+		be_quiet(guest, frame->id);
+}
+
+static void hooks_ready(struct guest *guest, short revents)
+{
+	const uint32_t tag = guest->hooking.tag;
+	struct err err = { 0 };
+
+	if (!guest->hooking.pid || !revents)
+		return;
+	if (read(guest->hooking.fd, &err, sizeof(err)) != sizeof(err))
+		err_set(&err, -EIO, "the hooks of snapshot.d were ended");
+	child_end(&guest->hooking);
+	if (err.code)
+		guest_send_result(guest, F_QUIESCED, tag, &err, NULL);
+	else
+		be_quiet(guest, tag);
+}
+
+/* It is the machine that it was. */
+static bool goes_on(uint8_t kind)
+{
+	return kind == ATTACH_RESUME || kind == ATTACH_WAKE || kind == ATTACH_WAKE_ANEW;
 }
 
 static void attach(struct guest *guest, const struct frame *frame)
@@ -183,21 +293,29 @@ static void attach(struct guest *guest, const struct frame *frame)
 	guest->quiesced = false;
 	drop_queued(guest);
 	record_clear(&guest->record);
+	child_end(&guest->hooking);
 	if (!identity_get(&r, &identity, &err)) {
-		if (identity.kind != ATTACH_RESUME) {
+		guest->attaching = true;
+		if (identity.kind != ATTACH_RESUME && identity.kind != ATTACH_WAKE) {
 			guest_files_close(&guest->files);
 			guest_jobs_forked(guest);
 		}
+		identity.renamed = goes_on(identity.kind) && strcmp(guest->name, identity.name) != 0;
 		guest->machine->attach(&identity, &err);
 	}
 	if (!err.code) {
 		guest->attached = true;
-		if (identity.kind == ATTACH_BOOT || identity.kind == ATTACH_FORK) {
+		guest_relay_again(guest, mono_ns());
+		if (guest->relay.socket < 0 && guest->machine->offer)
+			guest->relay.socket = guest->machine->offer();
+		if (identity.kind != ATTACH_REHEARSE)
 			memcpy(guest->name, identity.name, sizeof(guest->name));
+		if (identity.kind != ATTACH_REHEARSE && !goes_on(identity.kind)) {
 			free_env(guest->env);
 			guest->env = identity.env;
 			identity.env = NULL;
 		}
+		guest_ask_attached(guest, &identity);
 	}
 	free_env(identity.env);
 	explicit_bzero(&identity, sizeof(identity));
@@ -205,15 +323,6 @@ static void attach(struct guest *guest, const struct frame *frame)
 }
 
 /* ---- resizing: in a child, since the kernel may take long to free a block of memory */
-
-static void resize_end(struct guest *guest)
-{
-	if (!guest->resize.pid)
-		return;
-	kill(guest->resize.pid, SIGKILL);
-	close(guest->resize.fd);
-	guest->resize = (struct guest_resize){ .fd = -1 };
-}
 
 static void resize_answer(struct guest *guest, uint32_t tag, const struct err *err)
 {
@@ -239,7 +348,7 @@ static void resize(struct guest *guest, const struct frame *frame)
 
 	if (r.bad)
 		return;
-	resize_end(guest);
+	child_end(&guest->resize);
 	if (pipe2(fds, O_CLOEXEC) < 0) {
 		err_sys(&err, -errno, "cannot make a pipe");
 		resize_answer(guest, frame->id, &err);
@@ -262,7 +371,7 @@ static void resize(struct guest *guest, const struct frame *frame)
 		resize_answer(guest, frame->id, &err);
 		return;
 	}
-	guest->resize = (struct guest_resize){ pid, fds[0], frame->id, mono_ns() + resize_limit_ns };
+	guest->resize = (struct guest_child){ pid, fds[0], frame->id, mono_ns() + resize_limit_ns };
 }
 
 static void resize_ready(struct guest *guest, short revents)
@@ -281,7 +390,7 @@ static void resize_ready(struct guest *guest, short revents)
 	} else {
 		return;
 	}
-	resize_end(guest);
+	child_end(&guest->resize);
 	resize_answer(guest, tag, &err);
 }
 
@@ -296,6 +405,18 @@ static void set_clock(struct guest *guest, const struct frame *frame)
 		guest->machine->clock(real_ns);
 }
 
+/* ---- the end */
+
+static void power_off(struct guest *guest)
+{
+	struct err err = { 0 };
+
+	if (guest->machine->hooks_run && !guest->powering_off)
+		(void)guest->machine->hooks_run(HOOKS_STOP, guest->env, &err);
+	guest->powering_off = true;
+	guest->machine->poweroff();
+}
+
 /* ---- frames */
 
 static void handle(struct guest *guest, const struct frame *frame)
@@ -308,17 +429,15 @@ static void handle(struct guest *guest, const struct frame *frame)
 		return;
 	switch (frame->type) {
 	case F_QUIESCE:
-		if (!guest->quiesced)
-			guest_jobs_flush(guest);
-		guest_send(guest, F_QUIESCED, frame->id, NULL, 0);
-		guest->quiesced = true;
+		quiesce(guest, frame);
 		return;
 	case F_UNQUIESCE:
+		child_end(&guest->hooking);
 		set_clock(guest, frame);
 		guest->quiesced = false;
 		return;
 	case F_POWEROFF:
-		guest->machine->poweroff();
+		power_off(guest);
 		return;
 	default:
 		break;
@@ -337,13 +456,18 @@ static void handle(struct guest *guest, const struct frame *frame)
 		guest_files_frame(guest, frame);
 	else if (frame->type == F_RESIZE)
 		resize(guest, frame);
+	else if (frame->type == F_MODULES_DATA)
+		guest_relay_frame(guest, frame);
+	else if (frame->type == F_GUEST_BEGUN || frame->type == F_GUEST_DONE)
+		guest_ask_frame(guest, frame);
 	else
 		guest_job_frame(guest, frame);
 }
 
 /*
  * Read what is there, but not without end; false when the host is gone for good. The port gives at most a page at a
- * time, so a write of the host's is many of those, and the loop around us costs more than a read.
+ * time, so a write of the host's is many of those, and the loop around us costs more than a read. But what is
+ * answered, and was less than a page, was mostly all: that is sent before anything else is looked for.
  */
 static bool receive(struct guest *guest)
 {
@@ -355,7 +479,7 @@ static bool receive(struct guest *guest)
 	for (i = 0; i < PORT_READS && guest->out.len < SENT_AT_ONCE; i++) {
 		n = read(guest->port, bytes, sizeof(bytes));
 		if (!n || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-			guest->hung_up = true;
+			set_hung_up(guest, true);
 			return guest->machine->host_returns;
 		}
 		if (n < 0)
@@ -365,6 +489,8 @@ static bool receive(struct guest *guest)
 				&guest->in); /* as if they had been lost: the host will time out */
 		while (frame_parser_next(&guest->in, &frame))
 			handle(guest, &frame);
+		if (n < PORT_PAGE && guest->out.len)
+			return true;
 	}
 	return true;
 }
@@ -387,20 +513,28 @@ static void read_signals(struct guest *guest)
 
 	while (read(guest->signals, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo == SIGIO)
-			guest->hung_up = false;
+			set_hung_up(guest, false);
 		else if (info.ssi_signo != SIGCHLD)
-			guest->machine->poweroff();
+			power_off(guest);
 	}
 }
 
 /* ---- the loop */
+
+/* For poll(2): until then, or until `timeout` if that is sooner. */
+static int sooner(int timeout, uint64_t deadline_ns)
+{
+	const uint64_t now = mono_ns();
+	const int left = now >= deadline_ns ? 0 : (int)((deadline_ns - now) / 1000000 + 1);
+
+	return timeout < 0 || left < timeout ? left : timeout;
+}
 
 static void wait_for_work(struct guest *guest, nfds_t *ret_n)
 {
 	struct pollfd *fds = guest->fds;
 	const bool may_send = guest_may_send(guest);
 	int timeout = -1;
-	uint64_t now;
 	nfds_t n;
 
 	fds[SLOT_SIGNALS] = (struct pollfd){ .fd = guest->signals, .events = POLLIN };
@@ -412,11 +546,15 @@ static void wait_for_work(struct guest *guest, nfds_t *ret_n)
 	fds[SLOT_RESIZE] = (struct pollfd){ .fd = -1 };
 	if (guest->resize.pid && may_send) {
 		fds[SLOT_RESIZE] = (struct pollfd){ .fd = guest->resize.fd, .events = POLLIN };
-		now = mono_ns();
-		timeout = now >= guest->resize.deadline_ns
-				  ? 0
-				  : (int)((guest->resize.deadline_ns - now) / 1000000 + 1);
+		timeout = sooner(timeout, guest->resize.deadline_ns);
 	}
+	fds[SLOT_RELAY] = (struct pollfd){ .fd = may_send && !guest->relay.asked ? guest->relay.socket : -1,
+					   .events = POLLIN };
+	if (guest->relay.asked)
+		timeout = sooner(timeout, guest->relay.deadline_ns);
+	fds[SLOT_HOOKS] =
+		(struct pollfd){ .fd = guest->hooking.pid ? guest->hooking.fd : -1, .events = POLLIN };
+	guest_ask_poll(guest, &fds[SLOT_ASK]);
 	n = SLOT_JOBS + guest_jobs_poll(guest, fds + SLOT_JOBS);
 	if (poll(fds, n, timeout) < 0)
 		n = 0;
@@ -439,19 +577,29 @@ static void serve(struct guest *guest)
 		guest_jobs_ready(guest, fds + SLOT_JOBS);
 		if (guest_may_send(guest))
 			resize_ready(guest, fds[SLOT_RESIZE].revents);
+		if (fds[SLOT_RELAY].revents)
+			guest_relay_asked(guest, mono_ns());
+		hooks_ready(guest, fds[SLOT_HOOKS].revents);
+		guest_ask_ready(guest, fds[SLOT_ASK].revents);
 		if (fds[SLOT_SIGNALS].revents)
 			read_signals(guest);
 		if (fds[SLOT_PORT].revents & POLLIN) {
 			if (!receive(guest))
 				return;
 		} else if (fds[SLOT_PORT].revents & (POLLHUP | POLLERR)) {
-			guest->hung_up = true;
+			set_hung_up(guest, true);
 			if (!guest->machine->host_returns)
 				return;
 		}
-		/* Always, since applying an identity waits for children too and may swallow their SIGCHLD. */
-		reap(guest);
+		/* Applying an identity waits for children too and may swallow their SIGCHLD; what a job's group does is
+		 * told by no signal. */
+		if (fds[SLOT_SIGNALS].revents || guest->attaching || !list_empty(&guest->jobs))
+			reap(guest);
+		guest->attaching = false;
 		guest_jobs_flush(guest);
+		if (guest->relay.asked)
+			guest_relay_flush(guest, mono_ns());
+		guest_ask_flush(guest);
 	}
 }
 
@@ -478,7 +626,14 @@ int guest_serve(int port, const struct guest_machine *machine)
 	struct buf ready = { 0 };
 	int rc = 0;
 
-	guest = (struct guest){ .machine = machine, .port = port, .signals = -1, .resize.fd = -1 };
+	guest = (struct guest){ .machine = machine,
+				.port = port,
+				.signals = -1,
+				.resize.fd = -1,
+				.relay.socket = -1,
+				.hooking.fd = -1,
+				.ask = { .listener = machine->listen ? machine->listen() : -1,
+					 .client = -1 } };
 	list_init(&guest.jobs);
 	/* What is queued stays below this, so that no answer is lost for want of memory later. */
 	if (!buf_reserve(&guest.out, 2 * GUEST_BACKLOG) ||
@@ -497,13 +652,17 @@ int guest_serve(int port, const struct guest_machine *machine)
 	serve(&guest);
 out:
 	buf_release(&ready);
-	resize_end(&guest);
+	child_end(&guest.resize);
+	child_end(&guest.hooking);
+	guest_ask_end(&guest);
 	guest_jobs_end(&guest);
 	guest_files_close(&guest.files);
 	free_env(guest.env);
 	frame_parser_release(&guest.in);
 	record_clear(&guest.record);
 	buf_release(&guest.out);
+	if (guest.relay.socket >= 0)
+		close(guest.relay.socket);
 	if (guest.signals >= 0)
 		close(guest.signals);
 	return rc;

@@ -166,6 +166,21 @@ static int become(const struct account *account, struct err *err)
 	return 0;
 }
 
+/* Where sbx-guest is, behind whatever the image has. */
+static void extend_path(void)
+{
+	static const char bin[] = ":/run/sbx/bin";
+	const char *path = getenv("PATH");
+	char *more;
+
+	if (!path || strstr(path, bin))
+		return;
+	if (asprintf(&more, "%s%s", path, bin) < 0)
+		return;
+	setenv("PATH", more, 1);
+	free(more);
+}
+
 static void set_env(const struct job_spec *spec, const char *name, char *const *env,
 		    const struct account *account)
 {
@@ -181,6 +196,7 @@ static void set_env(const struct job_spec *spec, const char *name, char *const *
 		setenv("TERM", "xterm", 1);
 	for (i = 0; image && image[i]; i++)
 		putenv(image[i]);
+	extend_path();
 	for (i = 0; env && env[i]; i++)
 		putenv(env[i]);
 	setenv("SBX_NAME", name, 1);

@@ -46,22 +46,59 @@ void guest_other_end(bool other)
 
 /* ---- is there any */
 
-bool guest_has_xattr(int dir, const char *name)
+/* The directory that we are in, as is no other time; -1: in the root. */
+static int inside = -1;
+
+void guest_has_xattr_begin(int dir)
 {
-	char path[GUEST_PROC_PATH];
+	if (!fchdir(dir))
+		inside = dir;
+}
+
+void guest_has_xattr_end(void)
+{
+	/* It would be busy. */
+	if (inside >= 0 && chdir("/") < 0)
+		return;
+	inside = -1;
+}
+
+/* A path through /proc costs three times as much as one from here. */
+static ssize_t list_name(int dir, const char *name)
+{
+	const bool was = inside == dir;
 	ssize_t n;
 
-	if (*name) {
-		/* A path through /proc costs three times as much as one from here. */
-		if (fchdir(dir) < 0)
-			return true;
-		n = llistxattr(name, NULL, 0);
-		if (chdir("/") < 0)
-			return true;
-	} else {
-		guest_proc_path(path, dir);
+	if (!was)
+		guest_has_xattr_begin(dir);
+	if (inside != dir)
+		return 1;
+	n = llistxattr(name, NULL, 0);
+	if (!was) {
+		int saved = errno;
+
+		guest_has_xattr_end();
+		errno = saved;
+	}
+	return n;
+}
+
+static ssize_t list_fd(int fd)
+{
+	ssize_t n = flistxattr(fd, NULL, 0);
+	char path[GUEST_PROC_PATH];
+
+	if (n < 0 && errno == EBADF) { /* O_PATH */
+		guest_proc_path(path, fd);
 		n = listxattr(path, NULL, 0);
 	}
+	return n;
+}
+
+bool guest_has_xattr(int dir, const char *name)
+{
+	const ssize_t n = *name ? list_name(dir, name) : list_fd(dir);
+
 	return n != 0 && !(n < 0 && errno == EOPNOTSUPP);
 }
 
