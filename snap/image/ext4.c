@@ -386,6 +386,9 @@ int ext4_open(const char *file, struct ext4 **ret, struct err *err)
 	if (!code && (fs->fs->blocksize != EXT4_BLOCK || EXT2_INODE_SIZE(fs->fs->super) != EXT4_INODE))
 		code = EXT2_ET_UNIMPLEMENTED;
 	rc = code ? ext4_fail(fs, code, err) : ext4_names_open(fs, err);
+	/* As a missing directory is made: no layer need say anything of the root, and mke2fs's is of today. */
+	if (!rc)
+		rc = ext4_inode_set_attr(fs, fs->root->inode, &ext4_parent_attr, err);
 	if (rc) {
 		ext4_close(fs, false, NULL);
 		return rc;

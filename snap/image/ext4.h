@@ -4,10 +4,10 @@
  *
  * Owners are numbers in the new filesystem and nothing on the host, so an ordinary user makes files of
  * root's. Paths are relative to its root; leading "/" and "./" are dropped, missing directories are made
- * (root's, mode 755), a path with ".." is refused (-EINVAL). Links on the way are followed as in a machine
- * whose root it is, so nothing leads out; through what is no directory there is no way (-ENOTDIR). An entry
- * replaces what has its name, a directory with all that is in it; where both are directories it stays and
- * gets the new attributes.
+ * (root's, mode 755, of 1970, as its root is until an entry says more), a path with ".." is refused
+ * (-EINVAL). Links on the way are followed as in a machine whose root it is, so nothing leads out; through
+ * what is no directory there is no way (-ENOTDIR). An entry replaces what has its name, a directory with all
+ * that is in it; where both are directories it stays and gets the new attributes.
  *
  * Names are kept in memory and directories written at the end. A filesystem has at most EXT4_NAMES_MAX names
  * (-E2BIG), EXT4_DEPTH_MAX deep (-ENAMETOOLONG). One thread. Once anything has failed, only ext4_close may
