@@ -3,7 +3,8 @@
 
     fork, ready             the pool is full before each
     fork, none ready        of a daemon with --pool 0
-    10 at once              a burst of five times the pool; the batch verb, per child
+    row of 20               one after the other, each with a command: what the pool learns from the first is for the next
+    10 at once              the batch verb, per child: five times what is ready, and then with what the pool has learned
     fork of a running one   a capture and a fork, early in the life of a sandbox and late
     idle fork               memory of the VMM process of a fork that has run one command
 """
@@ -13,12 +14,12 @@ from pathlib import Path
 
 from harness import Sandbox, Snapshot, eventually, fields
 
-BURST, BATCH = 10, 100
+BURST, BATCH, ROW = 10, 100, 20
 
 
-def until_ready(mount):
-    """Until the pool of one snapshot is full."""
-    want = int(fields(mount / "status").get("pool", 2))
+def until_ready(mount, want=None):
+    """Until the pool of one snapshot has as many as for any, or so many."""
+    want = want or int(fields(mount / "status").get("pool", 2))
     eventually(lambda: int(fields(mount / "status")["machines_ready"]) >= want, 30, "the pool does not fill")
 
 
@@ -41,15 +42,26 @@ def batch(samples, mount, snap, what, n):
 
 
 def memory(pid):
-    """Bytes it has alone, and its share of what others have too."""
+    """
+    Bytes that are its own, and its share of what others have too. Pages of a template that no other process maps at the
+    moment, which the kernel calls private, are the template's.
+    """
     rollup = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     kib = {key: int(text.split()[0]) for key, text in rollup.items()}
-    return (kib["Private_Clean"] + kib["Private_Dirty"]) << 10, kib["Pss"] << 10
+    return kib["Anonymous"] << 10, kib["Pss"] << 10
 
 
 def remove(vms):
     for vm in vms:
         vm.remove()
+
+
+def again(vm):
+    """A snapshot that the pool knows nothing of but that it was forked once."""
+    vm.ctl("resume")
+    snap = vm.snapshot()
+    snap.fork("first").remove()
+    return snap
 
 
 def ready(mount, samples, n):
@@ -59,9 +71,17 @@ def ready(mount, samples, n):
     for i in range(n):
         until_ready(mount)
         fork(samples, snap, "ready", f"f{i}").remove()
+    for when in "the first", "the second", "the third":
+        for i in range(ROW):
+            fork(samples, snap, f"row of {ROW}, {when}", f"r{i}").remove()
+        until_ready(mount, min(ROW, int(fields(mount / "status").get("pool_total", 2))))
+    snap.remove()
+    snap = again(vm)
+    until_ready(mount)
+    remove(batch(samples, mount, snap, f"{BURST} at once, 2 ready: per fork", BURST))
     for _ in range(max(1, n // 20)):
-        until_ready(mount)
-        remove(batch(samples, mount, snap, f"{BURST} at once, 2 ready: per fork", BURST))
+        until_ready(mount, BURST)
+        remove(batch(samples, mount, snap, f"{BURST} at once, as before: per fork", BURST))
     forks = batch(samples, mount, snap, f"batch of {BATCH}: per fork", BATCH)
     for one in forks:
         one.run("true")

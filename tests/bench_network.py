@@ -7,7 +7,8 @@ Rows of tests/bench:
     fork, net=none            as `fork, ready`, of a snapshot whose network may reach nothing; and with net=public,
     fork, net=public          by turns
     idle fork, net=...        memory of its processes that have run one command and sent nothing
-    fork that talked          the same, once it has exchanged a line with this host: with its sbx-net; and that alone
+    fork that talked          the same, after two connections to this host, beside one that ran the same program twice
+                              without; with its sbx-net; and that alone
     fork: a connection        from the first frame of a fork to the answer of a server on this host; and a second time
     fork to HTTP              mkdir, publish, and the answer of the web server that was captured running
 
@@ -220,6 +221,10 @@ def forks(mount, samples, n):
             fork = bench_forks.fork(samples, snap, f"net={mode}", f"n{i}")
             assert int(fork.info["net_pid"]) == 0, "a fork that sent nothing has a helper"
             samples.add_bytes(f"idle fork, net={mode}: its own", memory_of(fork))
+            if mode == "none":
+                for _ in range(2):
+                    fork.run("nc -w 20 127.0.0.1 9 < /dev/null 2> /dev/null || true")
+                samples.add_bytes("fork that ran as much and did not talk: its own", memory_of(fork))
             for what in ["a connection", "another connection"] if mode == "public" else []:
                 assert samples.time(f"fork: {what}", fork.run, say) == "hello\n"
             if mode == "public":

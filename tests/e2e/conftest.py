@@ -27,6 +27,8 @@ def pytest_addoption(parser):
     group.addoption("--build", default=str(TOP / "build"), help="directory of sbxfs and sbx")
     group.addoption("--fuzz-seed", type=int, help="of test_fuzz_guest.py; default: by chance")
     group.addoption("--fuzz-seconds", type=int, default=5, help="of test_fuzz_guest.py")
+    group.addoption("--keep-seed", type=int, help="of test_keep.py; default: by chance")
+    group.addoption("--keep-moments", type=int, default=4, help="of test_keep.py")
     group.addoption("--results", type=Path, help="a file that gets a line when a test begins and one when it has ended")
     group.addoption("--guest", default=str(TOP / "build/guest"), help="directory of the guest's kernel and initramfs")
 
@@ -138,20 +140,32 @@ def new_state(tmp_path_factory, base_state):
 
 @pytest.fixture(scope="session")
 def warm_state(engine, build, guest, new_state, tmp_path_factory):
-    """One that has a boot snapshot, too, of `base` as the harness makes sandboxes."""
-    state = new_state()
+    """
+    One that has a boot snapshot, too, of `base` as the harness makes sandboxes; and beside it the file that is large in
+    it and never written to again, by its name in it.
+    """
+    state, ram = new_state(), tmp_path_factory.mktemp("ram") / "ram"
     mount = Mount(build, guest, engine, tmp_path_factory.mktemp("warm"), state, ("--boot-snapshots", "1")).start()
     mount.create("first")
     stored = lambda: fields(mount / "status")["boot_snapshots_stored"] == "1"  # noqa: E731
     eventually(stored, 30, "no boot snapshot is stored")
     mount.stop()
-    return state
+    [kept] = state.glob("objects/*/ram")
+    kept.rename(ram)
+    return state, ram, kept.relative_to(state)
 
 
 @pytest.fixture(scope="session")
 def new_warm_state(tmp_path_factory, warm_state):
     """A function: a fresh copy of that."""
-    return lambda: copy_state(tmp_path_factory, warm_state)
+    state, ram, name = warm_state
+
+    def make():
+        copy = copy_state(tmp_path_factory, state)
+        os.link(ram, copy / name)
+        return copy
+
+    return make
 
 
 # ---- daemons
@@ -182,8 +196,8 @@ class Shared:
 
 
 @pytest.fixture(scope="session")
-def shared(engine, build, guest, new_state, tmp_path_factory):
-    shared = Shared(lambda: Mount(build, guest, engine, tmp_path_factory.mktemp("shared"), new_state()))
+def shared(engine, build, guest, new_warm_state, tmp_path_factory):
+    shared = Shared(lambda: Mount(build, guest, engine, tmp_path_factory.mktemp("shared"), new_warm_state()))
     yield shared
     if shared.mount:
         live.remove(shared.mount)
@@ -219,12 +233,12 @@ def vm(prepared):
 
 
 @pytest.fixture
-def own_mount(engine, build, guest, new_state, tmp_path_factory):
-    """A function: a started daemon on a fresh state directory, or on the given one."""
+def own_mount(engine, build, guest, new_warm_state, tmp_path_factory):
+    """A function: a started daemon on a fresh state directory, or on the given one. Its starts are forks."""
     mounts = []
 
     def make(state=None, options=(), build=build):
-        mount = Mount(build, guest, engine, tmp_path_factory.mktemp("own"), state or new_state(), options)
+        mount = Mount(build, guest, engine, tmp_path_factory.mktemp("own"), state or new_warm_state(), options)
         mounts.append(mount)
         live.append(mount)
         return mount.start()

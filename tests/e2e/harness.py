@@ -420,6 +420,13 @@ class Mount:
 
     # What tests do in it.
 
+    def stored(self, directory):
+        """Names in the store's `snapshots` or `objects`, but for those of boot snapshots."""
+        snapshots = self.state / "snapshots"
+        boots = {link for link in snapshots.iterdir() if link.name.startswith(".boot-")}
+        hidden = {link.name for link in boots} | {link.resolve().name for link in boots}
+        return sorted(set(os.listdir(self.state / directory)) - hidden)
+
     def create(self, name, start=True, cold=False, **settings):
         """mkdir, configure and start; `cold`: in one step, by a boot of its own."""
         vm = Sandbox(self / name)

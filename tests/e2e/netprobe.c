@@ -243,6 +243,19 @@ static int say(int port, const char *text)
 	return sendto(fd, text, strlen(text), 0, (const struct sockaddr *)&to, sizeof(to)) < 0;
 }
 
+/* The first datagram that comes to a port. */
+static int hear(int port)
+{
+	const struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	char data[4096];
+	ssize_t n;
+
+	if (bind(fd, (const struct sockaddr *)&at, sizeof(at)) < 0 || (n = read(fd, data, sizeof(data))) < 0)
+		return 1;
+	return write(STDOUT_FILENO, data, (size_t)n) != n;
+}
+
 static int flood(const char *address)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET };
@@ -292,6 +305,8 @@ int main(int argc, char **argv)
 		return many(port, atoi(argv[3]));
 	if (argc == 4 && !strcmp(argv[1], "say"))
 		return say(port, argv[3]);
+	if (argc == 3 && !strcmp(argv[1], "hear"))
+		return hear(port);
 	if (argc == 3 && !strcmp(argv[1], "flood"))
 		return flood(argv[2]);
 	if (argc == 3 && (!strcmp(argv[1], "serve") || !strcmp(argv[1], "take")))

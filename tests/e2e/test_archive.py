@@ -44,6 +44,18 @@ def test_there_and_back(sbx, archive, tmp_path):
     assert sbx.named() == ["c"]
 
 
+def test_reads_of_an_archive_are_whole(sbx, archive):
+    """As of any regular file: what counts blocks (dd) or takes a short one for the end (tar) gets all of them."""
+    sbx.ok(f"mkdir snapshots/b && cat {archive} > snapshots/b/archive")
+    fd = os.open(sbx / "snapshots/b/archive", os.O_RDONLY)
+    parts = []
+    while part := os.read(fd, 300_000):
+        parts.append(part)
+    os.close(fd)
+    assert b"".join(parts) == archive.read_bytes() and {len(part) for part in parts[:-1]} == {300_000}
+    assert sbx.ok("dd if=snapshots/b/archive bs=256k count=8 2> /dev/null | wc -c") == f"{8 * 256 * 1024}\n"
+
+
 def test_an_empty_snapshot(sbx):
     os.mkdir(sbx / "snapshots/e")
     snap = Snapshot(sbx / "snapshots/e")

@@ -49,6 +49,12 @@ def test_exec_settings(cli, vm):
     assert done.stdout == b"/usr\n1 2 3\nnobody\n"
 
 
+def test_exec_with_dashes_before_the_command(cli, vm):
+    for before in ["vm", "--"], ["--", "vm"], ["--", "vm", "--"]:
+        assert cli("exec", *before, "echo", "--", "-n").stdout == b"-- -n\n"
+    assert cli("exec", "vm", "--").returncode == 127
+
+
 def test_exec_of_a_command_that_is_not_there(cli, vm):
     done = cli("exec", "vm", "/nosuch")
     assert done.returncode == 127 and done.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import transcripts
 from harness import LAB, TOP, Sandbox, fails, limit, read, write
 
 pytestmark = pytest.mark.timing
@@ -27,30 +28,51 @@ def examples_state(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def python_image(build, examples_state):
-    """The image of the examples with Python, and a server for ssh in it: each image of packages takes a minute to make."""
-    argv = [build / "sbx", "image", "build", "python", "--debian", "python3", "sqlite3", "dropbear-bin", "--state", examples_state]
+def debian_image(build, examples_state):
+    """One image for the examples with Python and PostgreSQL, and a server for ssh in it: each takes a minute to make."""
+    packages = ["python3", "postgresql", "dropbear-bin"]
+    argv = [build / "sbx", "image", "build", "debian", "--debian", *packages, "--state", examples_state]
     subprocess.run(argv, check=True, timeout=limit(400))
-    return "python"
+    return "debian"
 
 
 @pytest.fixture
 def example(engine, build, guest, examples_state):
-    """A function: run an example on a mount of its own; returns what it says."""
+    """A function: run an example on a mount of its own; returns what it says, which is what its README.md shows."""
 
-    def run(name, *args, seconds=100, options=""):
+    def run(name, *args, seconds=100, options="", image="", program="run"):
         env = dict(
             {key: value for key, value in os.environ.items() if not key.startswith("SBX")},
             SBX_STATE=str(examples_state),
             SBX_BUILD=str(build),
+            SBX_IMAGE=image,
             SBX_OPTIONS=f"--engine {engine} --guest {guest} {options}",
         )
-        argv = [TOP / "examples" / name, *args]
+        argv = [TOP / "examples" / name / program, *args]
         done = subprocess.run(argv, env=env, text=True, capture_output=True, timeout=limit(seconds), check=False)
         assert done.returncode == 0, f"{name} -> {done.returncode}\n{done.stdout}{done.stderr}"
+        page = [step for block in transcripts.blocks(TOP / "examples" / name / "README.md") for step in block.steps]
+        for step in page:
+            if step.command.split() == [f"examples/{name}/{program}", *args]:
+                assert not (wrong := step.check(done.stdout)), wrong
+                return done.stdout
+        assert not page, f"README.md of {name} has something else than {args}"
         return done.stdout
 
     return run
+
+
+@pytest.mark.timeout(limit(300))
+@pytest.mark.parametrize("language", ["shell", "python", "typescript"])
+def test_seed_parity(build, sbx, language):
+    """The five patterns of the API that sbxfs implements; the README has what they print, in every language."""
+    if language == "typescript" and not shutil.which("node"):
+        pytest.skip("this host has no node")
+    env = dict(os.environ, SBX_MOUNT=str(sbx.path), SBX_BUILD=str(build))
+    done = subprocess.run([TOP / "examples/seed-parity/run", language], env=env, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"```\n{done.stdout}```\n" in (TOP / "examples/seed-parity/README.md").read_text()
+    assert sbx.named() == [] and set(sbx.sandboxes()) <= {"prepared"}
 
 
 def test_best_of_three(example):
@@ -66,6 +88,19 @@ def test_best_of_three(example):
         best = min(attempts, key=lambda row: row[3])
         assert f"round {number}: round{number}.{attempts.index(best) + 1} wins" in lines
         at = best[2]
+
+
+@pytest.mark.parametrize("program", ["run", "from-host"])
+def test_tree_search(example, program):
+    """Every way was gone, each by a machine of its own, and the one that came nearest has its origin's name."""
+    said = example("tree-search", program=program)
+    found = re.findall(r"^(agent[.\d]*): (.*) = (\d+), (\d+) from 100$", said, re.M)
+    ways = {(a, b, c) for a in "+*" for b in "+*" for c in "+*"}
+    assert {tuple(re.findall("[+*]", path)) for _, path, _, _ in found} == ways and len(found) == len(ways)
+    assert all(eval(path) == int(x) and abs(int(x) - 100) == int(d) for _, path, x, d in found)  # noqa: S307
+    best = min(found, key=lambda row: int(row[3]))
+    assert best[0] != "agent" and f"{best[0]} is the best: {best[1]} = {best[2]}" in said
+    assert f"what is left of it: agent, {best[3]} {best[2]} {best[1]}" in said
 
 
 def test_web_per_fork(example):
@@ -100,11 +135,11 @@ class Page(socketserver.StreamRequestHandler):
 @needs_debian
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not shutil.which("ssh"), reason="this host has no ssh")
-def test_ssh_through_dial(build, own_mount, examples_state, python_image, tmp_path):
+def test_ssh_through_dial(build, own_mount, examples_state, debian_image, tmp_path):
     """A shell in a sandbox that has no network, by a server that listens on its loopback only."""
     env = dict(os.environ, SBX_STATE=str(examples_state))
     mount = own_mount(state=examples_state, options=["--net", "none"])
-    vm = mount.create("box", image=python_image)
+    vm = mount.create("box", image=debian_image)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     vm.sh("mkdir -p -m 700 /etc/dropbear /root/.ssh; dropbearkey -t ed25519 -f /etc/dropbear/key > /dev/null 2>&1")
     (vm / "fs/root/.ssh/authorized_keys").write_bytes((tmp_path / "key.pub").read_bytes())
@@ -134,12 +169,11 @@ def test_npm_once(example):
     assert sorted(re.findall(r"^w(\d+): has is-number$", out, re.M), key=int) == [str(i) for i in range(1, 11)]
 
 
-@outside
 @needs_debian
-@pytest.mark.timeout(1200)
-def test_postgres_trial(example):
+@pytest.mark.timeout(600)
+def test_postgres_trial(example, debian_image):
     """Each fork of the running server has the seed, and its migration for itself."""
-    out = example("postgres-trial", "3", seconds=900)
+    out = example("postgres-trial", "3", seconds=500, image=debian_image)
     assert "seeded: 10000|350035000" in out and "the seed is as it was: 10000|350035000" in out
     found = dict(re.findall(r"^trial-(\d): first answer \d+ ms after mkdir; now (.*)$", out, re.M))
     assert found["0"] == "10000|350035000" and found["1"] == "5000|175000000" and "does not exist" in found["2"]
@@ -190,9 +224,9 @@ def allow_hosts(vm, hosts):
 
 @needs_debian
 @pytest.mark.timeout(600)
-def test_warm_python(example, python_image):
+def test_warm_python(example, debian_image):
     """Ten forks answer a job each without the time the imports took, and no two have the same random numbers."""
-    out = example("warm-python", "10", seconds=500)
+    out = example("warm-python", seconds=500, image=debian_image)
     imports = int(re.search(r"^base: ready: imports took (\d+) ms$", out, re.M).group(1))
     jobs = re.findall(r"^job for (w\d+): 661\.462947 in (\d+) ms, and a random (\d+)$", out, re.M)
     assert {name for name, _, _ in jobs} == {f"w{i}" for i in range(1, 11)} and len(jobs) == 10
@@ -202,10 +236,30 @@ def test_warm_python(example, python_image):
 
 @needs_debian
 @pytest.mark.timeout(600)
-def test_database_per_test(example, python_image):
+def test_database_per_test(example, debian_image):
     """Each test has the seeded database for itself, whatever the others do to theirs."""
-    out = example("database-per-test", seconds=500)
-    assert sorted(re.findall(r"^ok (\w+)$", out, re.M)) == ["clear", "drop", "restock", "sell"]
+    out = example("database-per-test", seconds=500, image=debian_image)
+    assert sorted(re.findall(r"^ok (\w+)$", out, re.M)) == ["clear", "drop", "oversell", "restock", "sell"]
+
+
+def test_demo(example):
+    """The tour ends, and each of the ten has what the first had."""
+    out = example("demo")
+    assert re.findall(r"prepared once \| \d+ \| (w\d)$", out, re.M) == [f"w{i}" for i in range(10)]
+    assert "there is no verb" in out and "fork w9 " in out.split("How long it took")[1]
+
+
+def test_undo(example):
+    """What was taken back is as before, the process with its number too, and what was kept is kept."""
+    lines = example("undo").splitlines()
+    assert lines[1] == "    kept" and lines[2].endswith("no text, counted to 42") and lines[4].endswith("second draft, counted to 43")
+
+
+def test_diff_of_two_runs(example):
+    """`diff -r` has what the second run did that the first did not, and nothing else."""
+    out = example("diff-of-two-runs")
+    assert sorted(re.findall(r"^[<>] (.*)$", out, re.M)) == ["app:x:500:500::/opt/app:/bin/sh", "version 1", "version 2"]
+    assert re.findall(r"^Only in (\w+)/.*: (.*)$", out, re.M) == [("v2", "config")]
 
 
 # ---- examples/reseed
@@ -239,10 +293,10 @@ def ask():
 
 @needs_debian
 @pytest.mark.timeout(600)
-def test_reseed(own_mount, examples_state, python_image, ask):
+def test_reseed(own_mount, examples_state, debian_image, ask):
     """A process that takes part has new seeds before its fork answers; one that cannot is not handed out."""
     mount = own_mount(state=examples_state)
-    vm = mount.create("origin", image=python_image)
+    vm = mount.create("origin", image=debian_image)
     vm.sh("mkdir -p /etc/sbx/fork.d")
     for name in "reseed.py", "50-reseed":
         where = "root" if name.endswith("py") else "etc/sbx/fork.d"

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import threading
 import time
@@ -51,6 +52,33 @@ def test_hard_links_are_one_file(vm, root, tmp_path):
     os.mkdir(tmp_path / "t")
     subprocess.run(["tar", "xf", tmp_path / "t.tar", "-C", tmp_path / "t"], check=True)
     assert os.stat(tmp_path / "t/h").st_nlink == 3 and (tmp_path / "t/h").read_text() == "1\n2222222\n"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "block", "char", "symlink"])
+def test_links_of_what_is_no_regular_file(root, kind):
+    """What is done by one name is seen by the others at once, though they are nodes of their own."""
+    kinds = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "block": stat.S_IFBLK, "char": stat.S_IFCHR}
+    a, b, c = (root / name for name in "abc")
+    if kind == "symlink":
+        os.symlink("x", a)
+    else:
+        os.mknod(a, kinds[kind] | 0o644, os.makedev(7, 1))
+    os.utime(a, (1, 1), follow_symlinks=False)
+    made = os.lstat(a)
+    os.link(a, b, follow_symlinks=False)
+    assert (os.lstat(a).st_nlink, os.lstat(b).st_nlink, os.lstat(b).st_ino) == (2, 2, made.st_ino)
+    assert os.lstat(a).st_ctime_ns >= made.st_ctime_ns
+    os.link(b, c, follow_symlinks=False)
+    assert [os.lstat(path).st_nlink for path in (a, b, c)] == [3, 3, 3]
+    os.chown(b, 65534, 65533, follow_symlinks=False)
+    assert {(os.lstat(path).st_uid, os.lstat(path).st_gid) for path in (a, b, c)} == {(65534, 65533)}
+    os.utime(c, (5, 6), follow_symlinks=False)
+    assert {(os.lstat(path).st_mtime, os.lstat(path).st_mode) for path in (a, b, c)} == {(6, made.st_mode)}
+    os.unlink(a)
+    os.rename(c, a)
+    assert (os.lstat(a).st_nlink, os.lstat(b).st_nlink) == (2, 2)
+    os.unlink(a)
+    assert os.lstat(b).st_nlink == 1
 
 
 def test_a_link_lives_on_when_the_other_name_goes(vm, root):

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-PROGRAMS = "sbxfs", "sbx", "sbx-vmm", "sbx-browse", "sbx-net", "sbx-agent"
-AGENT = Path(__file__).parents[2] / "build/guest/sbx-agent"  # in no directory of programs
-COMMANDS = "run", "exec", "dial", "forward", "image", "snapshot", "doctor"
+PROGRAMS = "sbxfs", "sbx", "sbx-vmm", "sbx-browse", "sbx-net", "sbx-agent", "sbx-guest"
+GUEST = Path(__file__).parents[2] / "build/guest"  # sbx-agent and sbx-guest are in no directory of programs
+COMMANDS = "run", "exec", "dial", "forward", "image", "snapshot", "ls", "tree", "top", "sh", "cp", "logs", "wait", "doctor"
 ALL = [(name,) for name in PROGRAMS] + [("sbx", command) for command in COMMANDS]
 
 
 @pytest.fixture
 def call(build):
     def run(program, *args):
-        argv = [(AGENT if program == AGENT.name else build / program), *args]
+        argv = [(GUEST / program if program in ("sbx-agent", "sbx-guest") else build / program), *args]
         return subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20, check=False)
 
     return run
@@ -57,6 +57,10 @@ def test_help_of_sbx_names_every_command(call):
         ("sbxfs --pool-memory much /nosuch", "much"),
         ("sbxfs --memory-default 1 /nosuch", "--memory-default"),
         ("sbxfs --engine steam /nosuch", "steam"),
+        ("sbxfs --group no/such /nosuch", "no/such"),
+        ("sbxfs --config /nosuch /nosuch", "/nosuch"),
+        ("sbxfs -o keep=perhaps /nosuch", "perhaps"),
+        ("mount.fuse.sbxfs none", "SOURCE"),
         ("sbx", "command"),
         ("sbx nosuch", "nosuch"),
         ("sbx --nosuch", "--nosuch"),

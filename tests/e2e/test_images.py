@@ -426,7 +426,7 @@ def test_config(sbx, app, cli):
     ]
     vm = sbx.create("vm", image=app)
     line = "echo $PATH; echo $GREETING; echo \"$LINES\"; pwd; id -u; id -g; echo $HOME; echo ${#LONG}"
-    said = "/opt/bin:/bin\ntwo words\na\nb\\c\n/srv/app\n1234\n50\n/home/app\n20000\n"
+    said = "/opt/bin:/bin:/run/sbx/bin\ntwo words\na\nb\\c\n/srv/app\n1234\n50\n/home/app\n20000\n"
     assert vm.run(line) == said
     fork = vm.fork("w")
     assert fork.run(line) == said

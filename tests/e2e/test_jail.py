@@ -78,6 +78,18 @@ def test_what_the_daemon_keeps(vm, sbx):
     assert (root / str(sbx.state).lstrip("/") / "layers").is_dir()
 
 
+def test_what_a_networks_helper_may(sbx, vm):
+    """It has the host's network, and no right to anything there but what everybody may, low ports neither."""
+    eventually(lambda: sbx.helpers("sbx-net"), 10, "none is ready")
+    pid = min(sbx.helpers("sbx-net"))
+    has = status(pid)
+    assert all(int(has[key][0], 16) == 0 for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"))
+    assert has["NoNewPrivs"] == ["1"] and has["Seccomp"] == ["2"]
+    assert (int(has["Uid"][0]) in UIDS) == (os.geteuid() == 0)
+    shared = [name for name in NAMESPACES if namespaces(pid)[name] == namespaces("self")[name]]
+    assert shared == ["net"]
+
+
 def test_two_machines_share_nothing(prepared):
     one, two = prepared.fork("one"), prepared.fork("two")
     assert status(one.pid)["Uid"] != status(two.pid)["Uid"]

@@ -8,6 +8,13 @@ import resource
 from harness import Snapshot, fails, read, write
 
 
+def captured(mount):
+    """A machine, and a snapshot of it."""
+    vm = mount.create("a")
+    vm.ctl("checkpoint")
+    return vm, Snapshot(vm / "snapshots/1")
+
+
 def test_sandboxes_and_jobs(own_mount):
     mount = own_mount(options=["--max-sandboxes", "4", "--max-per-user", "3", "--max-jobs", "2"])
     vm = mount.create("a")
@@ -44,9 +51,7 @@ def test_sandboxes_and_jobs(own_mount):
 def test_memory_of_machines(own_mount):
     """Of one owner and in all: whatever would start beyond that is refused, and nothing of it stays."""
     mount = own_mount(options=["--max-memory", "800M", "--max-memory-per-user", "600M"])
-    vm = mount.create("a")
-    vm.ctl("checkpoint")
-    snap = Snapshot(vm / "snapshots/1")
+    vm, snap = captured(mount)
     w1 = snap.fork("w1")
     for make, path in (
         (lambda: snap.fork("w2"), snap),
@@ -101,9 +106,7 @@ def test_descriptors_of_owners(own_mount):
     def allow(n):
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (n, n))
 
-    vm = mount.create("a")
-    vm.ctl("checkpoint")
-    snap = Snapshot(vm / "snapshots/1")
+    vm, snap = captured(mount)
     os.chown(vm.path, 4242, 4242)
     os.chown(snap.path, 4242, 4242)
     # Of 80 a quarter is nobody's, and half of the others is one owner's: a machine, seven snapshots.
@@ -133,9 +136,7 @@ def test_descriptors_of_owners(own_mount):
 
 def test_descriptors_by_option(own_mount):
     mount = own_mount(options=["--max-files-per-user", "40"])
-    vm = mount.create("a")
-    vm.ctl("checkpoint")
-    snap = Snapshot(vm / "snapshots/1")
+    vm, snap = captured(mount)
     w1 = snap.fork("w1")
     with fails(errno.EDQUOT, snap / "error"):
         snap.fork("w2")

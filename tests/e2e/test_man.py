@@ -76,9 +76,14 @@ def test_install(tmp_path):
     """make install brings the programs, what they need, and their man pages."""
     argv = ["make", "-s", "install", f"DESTDIR={tmp_path}", "PREFIX=/usr"]
     subprocess.run(argv, cwd=TOP, check=True, timeout=limit(100), stdout=subprocess.DEVNULL)
-    found = {str(p.relative_to(tmp_path / "usr")) for p in tmp_path.rglob("*") if p.is_file()}
+    found = {str(p.relative_to(tmp_path / "usr")) for p in (tmp_path / "usr").rglob("*") if p.is_file()}
     pages = {f"share/man/man{p.name[-1]}/{p.name}" for p in (TOP / "man").iterdir()}
-    assert len(pages) == 4 and pages <= found
+    assert len(pages) == 5 and pages <= found
     unit = (tmp_path / "usr/lib/systemd/system/sbxfs.service").read_text()
+    assert (tmp_path / "usr/sbin/mount.fuse.sbxfs").resolve() == tmp_path / "usr/bin/sbxfs"
+    assert (tmp_path / "etc/sbxfs.conf").read_text() == (TOP / "contrib/sbxfs.conf").read_text()
     assert "ExecStart=/usr/bin/sbxfs " in unit and "@PREFIX@" not in unit
-    assert {"bin/sbxfs", "bin/sbx", "libexec/sbxfs/sbx-vmm", "libexec/sbxfs/sbx-browse", "share/sbxfs/vmlinuz"} <= found
+    assert {"bin/sbxfs", "bin/sbx", "libexec/sbxfs/sbx-vmm", "libexec/sbxfs/sbx-browse", "lib/sbxfs/vmlinuz"} <= found
+    (tmp_path / "etc/sbxfs.conf").write_text("keep = no\n")
+    subprocess.run(argv, cwd=TOP, check=True, timeout=limit(100), stdout=subprocess.DEVNULL)
+    assert (tmp_path / "etc/sbxfs.conf").read_text() == "keep = no\n"

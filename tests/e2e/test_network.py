@@ -292,6 +292,8 @@ def is_refused(address, port):
         fetch(address, port)
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        return False  # it came just before the port was closed
     return False
 
 
@@ -363,20 +365,26 @@ def outside(vm):
     return [line for line in lines if line[3] != "0A" and not line[2].startswith("0100007F")]
 
 
+SOON_MS = 50
+
+
 def check_ended(vm, n):
     """
-    A machine that was handed out just now has no connection, and all n threads that read or polled one hear of it, as
-    soon as they have the guest's CPU. The time that takes is printed.
+    A machine that was handed out just now has no connection, and all n threads that read or polled one have heard of it
+    SOON_MS later. What the question itself takes does not count. The lab's times are of no interest: seen there beside
+    other work, 3 seconds.
     """
     handed = time.monotonic()
-    assert outside(vm) == [], f"{vm.path.name} was handed out with connections"
     held = Held(vm)
     eventually(lambda: held.ask()[0] == n, 5, f"{vm.path.name}: some wait on")
     at = time.monotonic()
     _, other, ago, inner = held.ask()
     held.close()
+    assert outside(vm) == [], f"{vm.path.name} was handed out with connections"
     assert (other, inner) == (0, "alive"), f"{vm.path.name}: {other} ended without an error, the inner one is {inner}"
-    print(f"{vm.path.name}: the last of {n} readers heard of it {(at - handed) * 1000 - ago / 1000:.1f} ms after the hand-out")
+    late = (at - handed) * 1000 - ago / 1000
+    print(f"{vm.path.name}: the last of {n} readers heard of it {late:.1f} ms after the hand-out")
+    assert LAB or late <= SOON_MS, f"{vm.path.name}: the last of {n} readers heard of it {late:.1f} ms after the hand-out"
 
 
 def test_forks_lose_their_connections_and_the_source_keeps_its_own(sbx, vm, server):

@@ -59,9 +59,9 @@ def whose(path):
 
 
 @pytest.fixture(scope="module")
-def shared_host(engine, build, guest, new_state, tmp_path_factory):
+def shared_host(engine, build, guest, new_warm_state, tmp_path_factory):
     """A mount on which everybody may make sandboxes; alice has a running one, `a`."""
-    mount = Mount(build, guest, engine, tmp_path_factory.mktemp("host"), new_state(), ["--mode", "1777"])
+    mount = Mount(build, guest, engine, tmp_path_factory.mktemp("host"), new_warm_state(), ["--mode", "1777"])
     live.append(mount)
     mount.start()
     allowed(mount, ALICE, "mkdir a && echo 512M > a/memory_max && echo 256M > a/memory && echo SECRET=xyzzy > a/env")
@@ -430,10 +430,47 @@ assert all(os.pread(fd, 1 << 16, 10) for fd in fds) and len(set(first)) == 1
 """
 
 
-def test_texts_that_are_open_are_not_all_kept(host, build):
+# Writes whose beginnings are kept, to a text of lines: who goes on where that was forgotten is told.
+WRITE_ON = """
+import errno, os, sys
+fds = [os.open(sys.argv[1] + "/env", os.O_WRONLY) for _ in range(400)]
+for n, fd in enumerate(fds):
+    os.write(fd, b"N=%d\\nK=%s\\n" % (n, b"x" * 100000))
+print(open(sys.argv[2]).read())
+try:
+    os.write(fds[0], b"L=first\\n")
+    raise AssertionError("written on")
+except OSError as error:
+    assert error.errno == errno.EDQUOT, error
+assert "forgotten" in open(sys.argv[1] + "/error").read()
+os.write(fds[-1], b"L=last\\n")
+assert open(sys.argv[1] + "/env").read() == "N=399\\nK=%s\\nL=last\\n" % ("x" * 100000)
+os.pwrite(fds[0], b"M=1\\n", 0)
+assert open(sys.argv[1] + "/env").read() == "M=1\\n"
+"""
+
+# Open listings, of a guest's directory; each is read to its end.
+LIST = """
+import os, sys
+want = sorted(os.listdir(sys.argv[1]))
+fds = [os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECTORY) for _ in range(200)]
+print(open(sys.argv[2]).read())
+assert len(want) == 200 and all(sorted(os.listdir(fd)) == want for fd in fds[::25])
+"""
+
+
+@pytest.mark.parametrize(
+    "uid, script, path", [(BOB, HOLD, "README"), (ALICE, WRITE_ON, "a/exec/texts"), (ALICE, LIST, "a/fs/root/many")],
+    ids=["read", "written", "listed"],
+)  # fmt: skip
+def test_what_open_files_keep_is_bounded(host, build, uid, script, path):
     """Anybody may open the README, as often as they like; who reads on gets the rest all the same."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    argv = [*setpriv(BOB), "/usr/bin/python3", "-c", HOLD, "README", f"/proc/{host.process.pid}/status"]
+    argv = [*setpriv(uid), "/usr/bin/python3", "-c", script, path, f"/proc/{host.process.pid}/status"]
+    if script is WRITE_ON:
+        allowed(host, ALICE, f"mkdir {path}")
+    if script is LIST:
+        Sandbox(host / "a").sh("mkdir /root/many; cd /root/many; for i in $(seq 200); do : > $(printf %0200d $i); done")
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8000, limits[1]), limits[1]))
     try:
         before = resident(host.process.pid)
@@ -444,6 +481,8 @@ def test_texts_that_are_open_are_not_all_kept(host, build):
     if build.name != "san":
         held = int(re.search(r"VmRSS:\s+(\d+) kB", done.stdout)[1]) * 1024
         assert held - before < 20 << 20, (held, before)
+    if script is WRITE_ON:
+        os.rmdir(host / path)
 
 
 # ---- an ordinary user's daemon
@@ -535,6 +574,12 @@ def test_an_ordinary_users_mount_that_others_may_use(users, engine):
     held = Path(f"/proc/{daemon.pid}/status").read_text()
     assert "NoNewPrivs:\t1\n" in held and "Seccomp:\t2\n" in held
     users.ok(ALICE, "mkdir m/v && echo 512M > m/v/memory_max && echo 256M > m/v/memory && echo start > m/v/ctl")
+    # A machine of theirs is as confined as root's: nothing that it may, the launcher's filter, and then its own.
+    (pid,) = re.findall(r"^pid (\d+)$", users.ok(ALICE, "cat m/v/info"), re.M)
+    machine = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert all(int(machine[key], 16) == 0 for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"))
+    assert machine["NoNewPrivs"] == "1" and machine["Seccomp"] == "2" and int(machine["Seccomp_filters"]) >= 2
+    assert users.ok(ALICE, "grep ^jail m/v/info").split()[1] == "namespaces,"
     users.ok(ALICE, "echo K=V > m/v/env; echo 'checkpoint n' > m/v/ctl; mkdir m/v/exec/j")
     assert "README" in users.ok(BOB, "ls m")
     for script in "cat m/v/env", "ls m/v", "mkdir m/w", "echo create w > m/ctl", "cat m/snapshots/n/archive", "cat m/v/fs/etc/passwd":

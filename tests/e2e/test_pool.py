@@ -10,7 +10,7 @@ from harness import Sandbox, eventually, fields, value
 
 def until_ready(mount):
     """Of a daemon with --pool 1 and one snapshot that was forked."""
-    eventually(lambda: int(fields(mount / "status")["machines_ready"]) == 1, 20, "no machine is made ready")
+    eventually(lambda: int(fields(mount / "status")["machines_ready"]) >= 1, 20, "no machine is made ready")
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def test_a_machine_made_ready_is_a_fork_like_any_other(pooled):
     vm = snap.fork("w")
     assert vm.run("hostname; cat /etc/hostname") == "w\nw\n"
     assert vm.run("cat /run/forked") == "w\n"
-    assert vm.run("ls -A /run/sbx") == "generation\nname\n"
+    left = vm.run("ls -A /run/sbx").split()
+    assert {"generation", "name"} <= set(left) and not [name for name in left if name.startswith(".")]
     assert int(vm.run("cat /run/sbx/generation")) == int(vm.info["generation"]) == 2
     assert vm.run("cat /etc/machine-id") not in vm.run("cat /run/before")
     assert vm.run("ps -o comm | grep -cx sh") == "2\n", "the reader and this command's shell"
