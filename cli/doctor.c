@@ -151,11 +151,6 @@ static void find_beside(char *ret, size_t size, const char *first, const char *s
 	snprintf(ret, size, "%s/%s", self, access(path, F_OK) ? second : first);
 }
 
-static const struct program_option option_table[] = {
-	{ PROGRAM_LONG, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
-	{ 0 },
-};
-
 const struct program doctor_program = {
 	.name = "sbx doctor",
 	.forms = "[--guest DIR]",
@@ -163,7 +158,11 @@ const struct program doctor_program = {
 		 "One line for each finding, then the engine that `sbxfs --engine auto` takes. The status is "
 		 "0 if\n"
 		 "there is one.\n",
-	.options = option_table,
+	.options =
+		(const struct program_option[]){
+			{ PROGRAM_LONG, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
+			{ 0 },
+		},
 };
 
 int cmd_doctor(int argc, char **argv)

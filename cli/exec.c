@@ -401,16 +401,6 @@ int exec_streams(const char *vm, char **argv)
 	return status;
 }
 
-static const struct program_option option_table[] = {
-	{ 'a', "all", NULL, "end when all processes have closed the output, not with the command" },
-	{ 'T', NULL, NULL, "no terminal, even where stdin and stdout are one" },
-	{ 'C', NULL, "DIR", "run it in this directory" },
-	{ 'e', NULL, "K=V", "set an environment variable, to any text; may be repeated" },
-	{ 't', "timeout", "SECONDS", "kill it after so long, whatever the machine does; the status is 124" },
-	{ 'u', NULL, "USER", "run it as this user" },
-	{ 0 },
-};
-
 const struct program exec_program = {
 	.name = "sbx exec",
 	.forms = "[OPTION...] VM COMMAND [ARGUMENT...]",
@@ -421,7 +411,18 @@ const struct program exec_program = {
 		"--timeout,\n"
 		"125 where it could not be begun. A signal that the machine does not take ends sbx itself.\n"
 		"Where stdin and stdout are a terminal the command gets one, too, with this TERM and LANG.\n",
-	.options = option_table,
+	.options =
+		(const struct program_option[]){
+			{ 'a', "all", NULL,
+			  "end when all processes have closed the output, not with the command" },
+			{ 'T', NULL, NULL, "no terminal, even where stdin and stdout are one" },
+			{ 'C', NULL, "DIR", "run it in this directory" },
+			{ 'e', NULL, "K=V", "set an environment variable, to any text; may be repeated" },
+			{ 't', "timeout", "SECONDS",
+			  "kill it after so long, whatever the machine does; the status is 124" },
+			{ 'u', NULL, "USER", "run it as this user" },
+			{ 0 },
+		},
 	.stop_at_operand = true,
 };
 

@@ -31,16 +31,15 @@ const struct program cp_program = {
 		 "modes and times as far as you may set them (cp -a).\n",
 };
 
-static const struct program_option logs_options[] = {
-	{ 'f', NULL, NULL, "wait for more, until it is interrupted" },
-	{ 0 },
-};
-
 const struct program logs_program = {
 	.name = "sbx logs",
 	.forms = "[-f] VM",
 	.about = "Print the serial console of a sandbox.\n",
-	.options = logs_options,
+	.options =
+		(const struct program_option[]){
+			{ 'f', NULL, NULL, "wait for more, until it is interrupted" },
+			{ 0 },
+		},
 };
 
 /* Become a program that every Linux has. */

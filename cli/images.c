@@ -25,19 +25,6 @@ static const uint64_t default_size = 2ull << 30, min_size = 16ull << 20, max_siz
 
 enum { OPT_STATE = PROGRAM_LONG, OPT_SIZE, OPT_DEBIAN, OPT_SUITE, OPT_INSECURE };
 
-static const struct program_option option_table[] = {
-	{ OPT_STATE, "state", "DIR",
-	  "the state directory (default: /var/lib/sbxfs for root,\n"
-	  "else $XDG_STATE_HOME/sbxfs or ~/.local/state/sbxfs)" },
-	{ OPT_SIZE, "size", "SIZE",
-	  "of a new image's disk, 16M to 1024G (default: what the source\n"
-	  "is likely to need, and 2G at least)" },
-	{ OPT_DEBIAN, "debian", NULL, "build: of these of Debian's packages, and what they depend on" },
-	{ OPT_SUITE, "suite", "SUITE", "build: of this release of Debian (default: this host's)" },
-	{ OPT_INSECURE, "insecure", NULL, "pull: without TLS, or without looking at certificates" },
-	{ 0 },
-};
-
 const struct program image_program = {
 	.name = "sbx image",
 	.forms = "build base [--size SIZE] [--state DIR]\n"
@@ -58,7 +45,22 @@ const struct program image_program = {
 		"registry's image or anything else that skopeo(1) can copy. `export` writes an image, or a "
 		"named\n"
 		"snapshot's disk, for podman, docker and skopeo; FILE may be - for standard output.\n",
-	.options = option_table,
+	.options =
+		(const struct program_option[]){
+			{ OPT_STATE, "state", "DIR",
+			  "the state directory (default: /var/lib/sbxfs for root,\n"
+			  "else $XDG_STATE_HOME/sbxfs or ~/.local/state/sbxfs)" },
+			{ OPT_SIZE, "size", "SIZE",
+			  "of a new image's disk, 16M to 1024G (default: what the source\n"
+			  "is likely to need, and 2G at least)" },
+			{ OPT_DEBIAN, "debian", NULL,
+			  "build: of these of Debian's packages, and what they depend on" },
+			{ OPT_SUITE, "suite", "SUITE",
+			  "build: of this release of Debian (default: this host's)" },
+			{ OPT_INSECURE, "insecure", NULL,
+			  "pull: without TLS, or without looking at certificates" },
+			{ 0 },
+		},
 };
 
 /* One of the forms has another number of words. */

@@ -10,16 +10,15 @@
 
 enum { OPT_JSON = PROGRAM_LONG };
 
-static const struct program_option option_table[] = {
-	{ OPT_JSON, "json", NULL, "an array of objects, with sizes in bytes" },
-	{ 0 },
-};
-
 const struct program ls_program = {
 	.name = "sbx ls",
 	.forms = "[--json]",
 	.about = "List the sandboxes: state, image, memory, CPUs and what each is a copy of.\n",
-	.options = option_table,
+	.options =
+		(const struct program_option[]){
+			{ OPT_JSON, "json", NULL, "an array of objects, with sizes in bytes" },
+			{ 0 },
+		},
 };
 
 static int put_json(const struct things *things)

@@ -40,22 +40,6 @@ struct running {
 
 enum { OPT_RM = PROGRAM_LONG, OPT_KEEP, OPT_NET, OPT_MEMORY, OPT_CPUS, OPT_NAME };
 
-static const struct program_option option_table[] = {
-	{ OPT_RM, "rm", NULL, "remove the sandbox at the end; that is so anyway" },
-	{ OPT_KEEP, "keep", NULL, "leave the sandbox running at the end" },
-	{ OPT_NAME, "name", "NAME", "the sandbox's name (default: run- and a number)" },
-	{ OPT_MEMORY, "memory", "SIZE", "its memory; it cannot grow later" },
-	{ OPT_CPUS, "cpus", "N", "its CPUs" },
-	{ OPT_NET, "net", "MODE", "what its network may reach: none, allow, public or all" },
-	{ 'v', NULL, "HOST:GUEST",
-	  "copy a directory or file of this host to that path in it; may be repeated" },
-	{ 'e', NULL, "K=V", "set an environment variable, to any text; may be repeated" },
-	{ 'C', NULL, "DIR", "run the command in this directory" },
-	{ 'u', NULL, "USER", "run it as this user" },
-	{ 'T', NULL, NULL, "no terminal, even where stdin and stdout are one" },
-	{ 0 },
-};
-
 const struct program run_program = {
 	.name = "sbx run",
 	.forms = "[OPTION...] IMAGE [COMMAND [ARGUMENT...]]",
@@ -63,7 +47,22 @@ const struct program run_program = {
 		 "Without a COMMAND the image's own runs; with one, it takes the place of the image's Cmd, "
 		 "behind its\n"
 		 "Entrypoint. Streams, terminal, signals and exit status are those of `sbx exec`.\n",
-	.options = option_table,
+	.options =
+		(const struct program_option[]){
+			{ OPT_RM, "rm", NULL, "remove the sandbox at the end; that is so anyway" },
+			{ OPT_KEEP, "keep", NULL, "leave the sandbox running at the end" },
+			{ OPT_NAME, "name", "NAME", "the sandbox's name (default: run- and a number)" },
+			{ OPT_MEMORY, "memory", "SIZE", "its memory; it cannot grow later" },
+			{ OPT_CPUS, "cpus", "N", "its CPUs" },
+			{ OPT_NET, "net", "MODE", "what its network may reach: none, allow, public or all" },
+			{ 'v', NULL, "HOST:GUEST",
+			  "copy a directory or file of this host to that path in it; may be repeated" },
+			{ 'e', NULL, "K=V", "set an environment variable, to any text; may be repeated" },
+			{ 'C', NULL, "DIR", "run the command in this directory" },
+			{ 'u', NULL, "USER", "run it as this user" },
+			{ 'T', NULL, NULL, "no terminal, even where stdin and stdout are one" },
+			{ 0 },
+		},
 	.stop_at_operand = true,
 };
 

@@ -27,13 +27,6 @@
 
 enum { TICK_MS = 100, CHUNK = 1 << 20 };
 
-static const struct program_option option_table[] = {
-	{ PROGRAM_LONG, "state", "DIR",
-	  "dump: the state directory (default: /var/lib/sbxfs for\n"
-	  "root, else $XDG_STATE_HOME/sbxfs or ~/.local/state/sbxfs)" },
-	{ 0 },
-};
-
 const struct program snapshot_program = {
 	.name = "sbx snapshot",
 	.forms = "save VM NAME\n"
@@ -46,7 +39,13 @@ const struct program snapshot_program = {
 		 "stdin. `verify` checks every stored block. `dump` shows as text what the store holds of a "
 		 "snapshot,\n"
 		 "by its name or by its directory in objects/; no sbxfs needs to run.\n",
-	.options = option_table,
+	.options =
+		(const struct program_option[]){
+			{ PROGRAM_LONG, "state", "DIR",
+			  "dump: the state directory (default: /var/lib/sbxfs for\n"
+			  "root, else $XDG_STATE_HOME/sbxfs or ~/.local/state/sbxfs)" },
+			{ 0 },
+		},
 };
 
 /* ---- files of the tree */

@@ -11,12 +11,6 @@
 #include "cli/sbx.h"
 #include "cli/tree_files.h"
 
-static const struct program_option option_table[] = {
-	{ 'd', NULL, "SECONDS", "between two looks (default: 2)" },
-	{ 'n', NULL, "N", "end after so many looks" },
-	{ 0 },
-};
-
 const struct program top_program = {
 	.name = "sbx top",
 	.forms = "[-d SECONDS] [-n N]",
@@ -24,7 +18,12 @@ const struct program top_program = {
 		 "CPU is that of the time since the look before, in hundredths of one CPU; PRIVATE is the\n"
 		 "memory that a machine shares with no other. Where stdout is no terminal, looks come one\n"
 		 "below the other.\n",
-	.options = option_table,
+	.options =
+		(const struct program_option[]){
+			{ 'd', NULL, "SECONDS", "between two looks (default: 2)" },
+			{ 'n', NULL, "N", "end after so many looks" },
+			{ 0 },
+		},
 };
 
 struct row {

@@ -9,11 +9,6 @@
 
 enum { OPT_DOT = PROGRAM_LONG, DEEP = 256 };
 
-static const struct program_option option_table[] = {
-	{ OPT_DOT, "dot", NULL, "a graph for dot(1) of Graphviz" },
-	{ 0 },
-};
-
 const struct program tree_program = {
 	.name = "sbx tree",
 	.forms = "[--dot]",
@@ -22,7 +17,11 @@ const struct program tree_program = {
 		"A snapshot stands below the sandbox it was taken of, if that is there, with the bytes that\n"
 		"are stored for it and those that no other snapshot has. What begins with something that is\n"
 		"gone says so.\n",
-	.options = option_table,
+	.options =
+		(const struct program_option[]){
+			{ OPT_DOT, "dot", NULL, "a graph for dot(1) of Graphviz" },
+			{ 0 },
+		},
 };
 
 static const struct thing *parent_of(const struct things *things, const struct thing *thing)

@@ -15,18 +15,17 @@
 
 enum { TIMED_OUT = 124 };
 
-static const struct program_option option_table[] = {
-	{ 't', "timeout", "SECONDS", "wait no longer; the status is then 124" },
-	{ 0 },
-};
-
 const struct program wait_program = {
 	.name = "sbx wait",
 	.forms = "[-t SECONDS] VM STATE...",
 	.about = "Wait until a sandbox is in one of these states, and print which.\n"
 		 "The states are created, running, paused, stopped, crashed and suspended. The status is 1\n"
 		 "when the sandbox is removed meanwhile.\n",
-	.options = option_table,
+	.options =
+		(const struct program_option[]){
+			{ 't', "timeout", "SECONDS", "wait no longer; the status is then 124" },
+			{ 0 },
+		},
 };
 
 static double now(void)
