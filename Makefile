@@ -146,7 +146,7 @@ $(B)/hostile/%: tests/hostile/%.c | $(DEPS)
 	$(if $(V),,@echo "  CC    $@")
 	$(Q)$(CC) $(BASE_CFLAGS) -static -o $@ $<
 
-$(B)/unit/test_jail: | $(B)/hostile/vmm
+$(B)/unit/test_jail $(B)/unit/test_waits: | $(B)/hostile/vmm
 
 unit: $(UNIT)
 

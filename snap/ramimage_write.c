@@ -2,7 +2,7 @@
 /*
  * ramimage_write.c - write a RAM image
  *
- * Threads take batches of blocks. One reads its blocks (where SEEK_DATA says there is something: reading a
+ * Threads take batches of blocks. One reads its blocks (where there may be something: reading a
  * memfd's hole through a mapping would fill it), leaves out zeroes and what the parent has, compresses the
  * rest into a buffer, takes as much room at the end of the file as that needs, and writes it there. The order
  * of batches in a file is therefore a matter of chance; the blocks of one batch lie side by side, which is
@@ -77,23 +77,19 @@ static int write_batch(void *arg, size_t batch, void *scratch_arg, struct err *e
 	struct ramimage *image = writer->image;
 	size_t first = batch * BATCH, last = first + BATCH, len = 0;
 	uint64_t data = 0; /* nothing but holes before here */
-	uint64_t place;
+	uint64_t place, end;
 	int rc;
 
 	if (last > image->nblocks)
 		last = image->nblocks;
+	end = (uint64_t)last * RAMIMAGE_BLOCK;
 	for (size_t i = first; i < last; i++) {
 		uint64_t offset = (uint64_t)i * RAMIMAGE_BLOCK, content;
 		size_t n = ramimage_block_len(image, i);
 		struct ramimage_block *block = &image->blocks[i];
 
-		if (offset >= data) {
-			off_t found = lseek(writer->memfd, (off_t)offset, SEEK_DATA);
-
-			if (found < 0 && errno != ENXIO)
-				return err_sys(err, -errno, "cannot read the captured RAM");
-			data = found < 0 ? UINT64_MAX : (uint64_t)found;
-		}
+		if (offset >= data)
+			data = memfd_data(writer->memfd, offset, end, RAMIMAGE_BLOCK);
 		if (data >= offset + n)
 			continue;
 		data = offset + n; /* ask again */

@@ -48,6 +48,12 @@ int memfd_new(const char *name, uint64_t size);
 /* Nobody can write or resize it any more. */
 int memfd_seal(int fd);
 /*
+ * The first place at or after offset, in steps of `unit` bytes, that may have data; end: there is none before. What it
+ * passes over reads as zero. It takes no lock of the file, which another process may have for as long as it likes, as
+ * lseek(2) would. Where Linux is older than 6.5 (cachestat) all may be data.
+ */
+uint64_t memfd_data(int fd, uint64_t offset, uint64_t end, uint64_t unit);
+/*
  * One of a size that stays, mapped here to be read: *fd is for another process, which writes it. It could shorten it
  * otherwise, and reading it would kill us. *fd may be one that was made by this before; -1: it is made. It is the
  * caller's, also when this fails.

@@ -14,6 +14,7 @@
 #include <linux/perf_event.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -23,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -333,6 +335,65 @@ static void attack_log(void)
 	TRY("a larger log", ftruncate(2, 1 << 20));
 }
 
+/* ---- memory that whoever reads it waits for */
+
+/* Pages that are there when somebody says so. */
+static void attack_waits(void)
+{
+	TRY("userfaultfd", syscall(SYS_userfaultfd, 0));
+	TRY("userfaultfd of the user's own faults", syscall(SYS_userfaultfd, 1));
+	TRY("/dev/userfaultfd", open("/dev/userfaultfd", O_RDWR));
+	TRY("/dev/fuse", open("/dev/fuse", O_RDWR));
+	TRY("/dev/cuse", open("/dev/cuse", O_RDWR));
+	TRY("a mount of FUSE", mount("x", "/", "fuse", 0, "fd=3,rootmode=40000,user_id=0,group_id=0"));
+	TRY("a filesystem", syscall(SYS_fsopen, "fuse", 0));
+	TRY("pages of another's pipe", syscall(SYS_vmsplice, 3, NULL, 0, 0));
+	TRY("io_uring", syscall(SYS_io_uring_setup, 1, NULL));
+}
+
+enum { HOLDERS = 300 };
+static off_t held_size;
+static void *held_to;
+
+/* The lock of a memfd: what fallocate(2) has while it looks at each page. */
+static void *hold_file(void *arg)
+{
+	for (;;)
+		(void)fallocate(*(int *)arg, 0, 0, held_size);
+	return NULL;
+}
+
+/* That of the description, which the daemon's descriptor shares, while read(2) reads. */
+static void *hold_offset(void *arg)
+{
+	for (;;) {
+		lseek(*(int *)arg, 0, SEEK_SET);
+		(void)!read(*(int *)arg, held_to, (size_t)held_size);
+	}
+	return NULL;
+}
+
+/* Hold the locks of descriptor 3; 4 is told that it begins. */
+static void attack_holds(void)
+{
+	static int fd = 3;
+	pthread_t thread;
+	struct stat st;
+	int i;
+
+	if (fstat(fd, &st) < 0)
+		return;
+	held_size = st.st_size;
+	held_to = mmap(NULL, (size_t)held_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	for (i = 0; i < HOLDERS; i++)
+		if (pthread_create(&thread, NULL, i % 10 ? hold_file : hold_offset, &fd))
+			return;
+	sleep(1);
+	(void)!write(4, "x", 1);
+	for (;;)
+		pause();
+}
+
 int main(int argc, char **argv)
 {
 	const char *attack = argc > 1 ? argv[1] : "";
@@ -352,6 +413,10 @@ int main(int argc, char **argv)
 		attack_privileges(args);
 	else if (!strcmp(attack, "leftovers") && argc > 2)
 		attack_leftovers(args);
+	else if (!strcmp(attack, "waits"))
+		attack_waits();
+	else if (!strcmp(attack, "holds"))
+		attack_holds();
 	else if (!strcmp(attack, "calls"))
 		attack_calls();
 	else if (!strcmp(attack, "orphan"))

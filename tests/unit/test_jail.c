@@ -214,6 +214,11 @@ static void its_log_is_bounded_and_plain(void)
 	CHECK(strstr(ended.why, "exited with status 0: ?[31mred"));
 }
 
+static void it_has_no_pages_that_can_be_waited_for(void)
+{
+	ATTACK("waits");
+}
+
 /* In QEMU's place: behind an allow-list, and with files of the guest's in its jail. */
 static void in_qemus_place_it_has_no_more(void)
 {
@@ -223,6 +228,7 @@ static void in_qemus_place_it_has_no_more(void)
 	kind = JAIL_QEMU;
 	snprintf(self, sizeof(self), "%d", getpid());
 	ATTACK("calls");
+	ATTACK("waits");
 	ATTACK("files", qemu, "/dev/kvm", JAIL_KERNEL, JAIL_INITRD);
 	ATTACK("paths", kernel, vmm);
 	ATTACK("processes", self);
@@ -443,6 +449,7 @@ static void run_all(void)
 	TEST(it_has_no_network);
 	TEST(it_gains_no_privileges);
 	TEST(it_has_what_it_was_given);
+	TEST(it_has_no_pages_that_can_be_waited_for);
 	TEST(it_leaves_no_orphan);
 	TEST(its_log_is_bounded_and_plain);
 	TEST(in_qemus_place_it_has_no_more);

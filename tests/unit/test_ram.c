@@ -89,10 +89,11 @@ static int page_value(const uint8_t *ram, unsigned page)
 static int copy(pid_t pid, int fd, bool shared)
 {
 	struct ram_copy *ram;
+	struct err err;
 	int out;
 
 	CHECK(!ram_copy_new(pid, fd, SIZE, shared, &ram, NULL));
-	CHECK(!ram_copy_live(ram));
+	CHECK(!ram_copy_live(ram, &err));
 	CHECK(!ram_copy_rest(ram));
 	out = ram_copy_take(ram, NULL);
 	CHECK(out >= 0);
@@ -204,16 +205,27 @@ static void the_copy_is_sealed(void)
 	close(fd);
 }
 
+static int live(pid_t pid, int fd, uint64_t size)
+{
+	struct ram_copy *ram;
+	struct err err = { 0 };
+	int rc;
+
+	CHECK(!ram_copy_new(pid, fd, size, false, &ram, NULL));
+	rc = ram_copy_live(ram, &err);
+	CHECK(rc == err.code && (!rc || *err.text));
+	ram_copy_free(ram);
+	return rc;
+}
+
 static void a_process_without_the_ram_is_refused(void)
 {
 	int fd = new_ram(), other = new_ram();
 	struct child child = start(fd, false, 0, 1000, 1);
-	struct ram_copy *ram;
-	struct err err = { 0 };
 
-	CHECK(ram_copy_new(child.pid, other, SIZE, false, &ram, &err) == -EIO && *err.text);
+	CHECK(live(child.pid, other, SIZE) == -EIO);
 	/* One that maps more than the RAM is said to have. */
-	CHECK(ram_copy_new(child.pid, fd, SIZE / 2, false, &ram, &err) == -EIO);
+	CHECK(live(child.pid, fd, SIZE / 2) == -EIO);
 	stop(child);
 	close(fd);
 	close(other);
@@ -224,10 +236,11 @@ static void a_process_that_dies_ends_the_copy(void)
 	int fd = new_ram();
 	struct child child = start(fd, false, 0, 3, 1);
 	struct ram_copy *ram;
+	struct err err;
 
 	CHECK(!ram_copy_new(child.pid, fd, SIZE, false, &ram, NULL));
 	stop(child);
-	CHECK(ram_copy_live(ram) < 0);
+	CHECK(ram_copy_live(ram, &err) < 0);
 	ram_copy_free(ram);
 	close(fd);
 }

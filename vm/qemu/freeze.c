@@ -9,7 +9,7 @@
  *
  *   1. blockdev-add: open the next overlay, not yet in use
  *   2. add-fd, xen-save-devices-state: device state into a memfd
- *   3. copy the live part of the RAM; after the devices, whose saving may write guest memory
+ *   3. copy that, and the live part of the RAM; after the devices, whose saving may write guest memory
  *   4. blockdev-snapshot: the machine writes to the next overlay; the old one is complete and read-only
  *   5. tell `frozen`; copy the rest of the RAM; seal; tell `done`
  *
@@ -142,8 +142,15 @@ static bool failed(struct qemu_machine *vm, const struct err *err)
 static int run_live(void *arg)
 {
 	struct qemu_machine *vm = arg;
+	struct qemu_capture *capture = &vm->capture;
+	int own, rc;
 
-	return ram_copy_live(vm->capture.ram);
+	rc = state_take(capture->state_fd, vm, &own, &capture->err);
+	if (rc)
+		return rc;
+	close(capture->state_fd);
+	capture->state_fd = own;
+	return ram_copy_live(capture->ram, &capture->err);
 }
 
 static int run_rest(void *arg)
@@ -153,11 +160,12 @@ static int run_rest(void *arg)
 	return ram_copy_rest(vm->capture.ram);
 }
 
+/* On a thread of its own: however long QEMU makes us wait for its memory, it is its own capture that waits. */
 static void start_work(struct qemu_machine *vm, int (*run)(void *arg), void (*done)(void *arg, int result))
 {
 	vm->capture.working = true;
 	vm_hold(&vm->common);
-	if (loop_work(vm->common.env->loop, run, done, vm))
+	if (loop_thread(vm->common.env->loop, run, done, vm))
 		done(vm, -ENOMEM);
 }
 
@@ -169,21 +177,18 @@ static bool end_work(struct qemu_machine *vm, int result)
 	capture->working = false;
 	if (!capture->active)
 		clear(capture);
-	else if (result)
+	else if (result && !capture->err.code)
 		err_sys(&capture->err, result, "cannot copy the RAM");
 	return capture->active;
 }
 
 static void on_rest(void *arg, int result)
 {
-	static const int seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 	struct qemu_machine *vm = arg;
 	struct qemu_capture *capture = &vm->capture;
 	struct err *err = &capture->err;
 
 	if (end_work(vm, result)) {
-		if (!err->code && fcntl(capture->state_fd, F_ADD_SEALS, seals) < 0)
-			err_sys(err, -errno, "cannot seal the captured state");
 		if (!err->code)
 			capture->template->ram_fd = ram_copy_take(capture->ram, err);
 		if (!err->code) {
@@ -260,10 +265,7 @@ static void on_saved(void *arg, const struct err *err, const cJSON *ret)
 	if (failed(vm, err))
 		return;
 	close_state_set(vm);
-	/* Only now: QEMU truncates the file before it writes. */
-	state_header_write(vm->capture.state_fd, vm, &vm->capture.err);
-	if (!failed(vm, &vm->capture.err))
-		start_work(vm, run_live, on_live);
+	start_work(vm, run_live, on_live);
 }
 
 static void on_fd_passed(void *arg, const struct err *err, const cJSON *ret)

@@ -9,7 +9,8 @@
  * untouched gigabyte costs a look at its page tables.
  *
  * The mapping is found by the memfd's inode in /proc/PID/maps. Whatever a compromised process has done to its
- * address space, offsets are checked against the size of the RAM and the rest harms only its own copy.
+ * address space, offsets are checked against the size of the RAM and the rest harms only its own copy. It can hold
+ * the lock of the memfd, which others' machines may share, so no call here takes that (memfd_data, pread).
  */
 #include "vm/qemu/ram.h"
 
@@ -45,7 +46,7 @@ struct mapping {
 
 struct ram_copy {
 	int ram_fd; /* the caller's */
-	int mem_fd, pagemap_fd, out_fd;
+	int maps_fd, mem_fd, pagemap_fd, out_fd;
 	uint64_t size;
 	bool shared;
 	struct mapping mappings[MAPPINGS_MAX];
@@ -69,7 +70,7 @@ static int open_proc(pid_t pid, enum launch_proc file, struct err *err)
 	return fd >= 0 ? fd : err_sys(err, fd, "cannot look at the memory of process %d", (int)pid);
 }
 
-static int find_mappings(struct ram_copy *copy, pid_t pid, struct err *err)
+static int find_mappings(struct ram_copy *copy, struct err *err)
 {
 	unsigned long long start, end, offset, inode;
 	unsigned dev_major, dev_minor;
@@ -78,18 +79,14 @@ static int find_mappings(struct ram_copy *copy, pid_t pid, struct err *err)
 	size_t size = 0;
 	struct stat st;
 	FILE *f;
-	int fd, rc = 0;
+	int rc = 0;
 
 	if (fstat(copy->ram_fd, &st) < 0)
 		return err_sys(err, -errno, "cannot examine the RAM");
-	fd = open_proc(pid, LAUNCH_MAPS, err);
-	if (fd < 0)
-		return fd;
-	f = fdopen(fd, "re");
-	if (!f) {
-		close(fd);
+	f = fdopen(copy->maps_fd, "re");
+	if (!f)
 		return err_sys(err, -ENOMEM, "cannot examine the RAM");
-	}
+	copy->maps_fd = -1;
 	while (!rc && getline(&line, &size, f) > 0) {
 		if (sscanf(line, "%llx-%llx %*s %llx %x:%x %llu", &start, &end, &offset, &dev_major,
 			   &dev_minor, &inode) != 6)
@@ -121,7 +118,7 @@ int ram_copy_new(pid_t pid, int ram_fd, uint64_t size, bool shared, struct ram_c
 
 	if (!copy)
 		return err_sys(err, rc, "cannot capture the RAM");
-	copy->mem_fd = copy->pagemap_fd = copy->out_fd = -1;
+	copy->maps_fd = copy->mem_fd = copy->pagemap_fd = copy->out_fd = -1;
 	copy->ram_fd = ram_fd;
 	copy->size = size;
 	copy->shared = shared;
@@ -136,8 +133,8 @@ int ram_copy_new(pid_t pid, int ram_fd, uint64_t size, bool shared, struct ram_c
 	if (rc < 0)
 		goto fail;
 	if (!shared) {
-		rc = find_mappings(copy, pid, err);
-		if (rc)
+		rc = copy->maps_fd = open_proc(pid, LAUNCH_MAPS, err);
+		if (rc < 0)
 			goto fail;
 		rc = copy->mem_fd = open_proc(pid, LAUNCH_MEM, err);
 		if (rc < 0)
@@ -158,6 +155,7 @@ void ram_copy_free(struct ram_copy *copy)
 {
 	if (!copy)
 		return;
+	close_fd(&copy->maps_fd);
 	close_fd(&copy->mem_fd);
 	close_fd(&copy->pagemap_fd);
 	close_fd(&copy->out_fd);
@@ -232,32 +230,32 @@ static int copy_own(struct ram_copy *copy, const struct mapping *m)
 /* Copy the allocated extents of the memfd but for the pages taken from the process. */
 static int copy_memfd(struct ram_copy *copy)
 {
-	off_t data, hole = 0;
+	uint64_t at = 0, n;
 	int rc = 0;
 
-	while (!rc && (uint64_t)hole < copy->size) {
-		data = lseek(copy->ram_fd, hole, SEEK_DATA);
-		if (data < 0)
-			return errno == ENXIO ? 0 : -errno;
-		hole = lseek(copy->ram_fd, data, SEEK_HOLE);
-		if (hole < 0)
-			return -errno;
-		rc = copy_run(copy, copy->ram_fd, (uint64_t)data, (uint64_t)data, (uint64_t)(hole - data),
-			      true);
+	while (!rc && (at = memfd_data(copy->ram_fd, at, copy->size, CHUNK)) < copy->size) {
+		n = copy->size - at < CHUNK ? copy->size - at : CHUNK;
+		rc = copy_run(copy, copy->ram_fd, at, at, n, true);
+		at += n;
 	}
 	return rc;
 }
 
-int ram_copy_live(struct ram_copy *copy)
+int ram_copy_live(struct ram_copy *copy, struct err *err)
 {
 	unsigned i;
-	int rc = 0;
+	int rc;
 
-	if (copy->shared)
-		return copy_memfd(copy);
+	if (copy->shared) {
+		rc = copy_memfd(copy);
+		return rc ? err_sys(err, rc, "cannot copy the RAM") : 0;
+	}
+	rc = find_mappings(copy, err);
+	if (rc)
+		return rc;
 	for (i = 0; !rc && i < copy->nmappings; i++)
 		rc = copy_own(copy, &copy->mappings[i]);
-	return rc;
+	return rc ? err_sys(err, rc, "cannot copy the RAM") : 0;
 }
 
 int ram_copy_rest(struct ram_copy *copy)

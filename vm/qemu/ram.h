@@ -10,7 +10,8 @@
  *   ram_copy_rest   what a fork has not written: it comes from the template below, which never changes, so
  *                   the machine may run again meanwhile.
  *
- * Both are [worker] functions of loop_work(); zero pages become holes.
+ * Both are [worker] functions, of loop_thread(): the process may be hostile, and looking at its memory waits for
+ * what it does with that. Zero pages become holes.
  */
 #ifndef SBX_VM_QEMU_RAM_H
 #define SBX_VM_QEMU_RAM_H
@@ -28,12 +29,13 @@ struct ram_copy;
 
 /*
  * Prepare to copy the mapping of memfd `ram_fd`, `size` bytes, in process `pid`. ram_fd stays the caller's,
- * and open until the copy is freed. -EIO if the process does not map it.
+ * and open until the copy is freed.
  */
 int ram_copy_new(pid_t pid, int ram_fd, uint64_t size, bool shared, struct ram_copy **ret, struct err *err);
 void ram_copy_free(struct ram_copy *copy); /* NULL is allowed */
 
-int ram_copy_live(struct ram_copy *copy); /* [worker] */
+/* [worker] -EIO if the process does not map it. */
+int ram_copy_live(struct ram_copy *copy, struct err *err);
 int ram_copy_rest(struct ram_copy *copy); /* [worker] */
 
 /* Seal the finished copy and hand it over; negative errno on failure. */

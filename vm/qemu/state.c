@@ -10,8 +10,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "snap/template.h"
 #include "util/io.h"
 #include "vm/qemu/tsc.h"
 #include "vm/qemu/vm.h"
@@ -23,7 +25,7 @@ static const char *accel_name(bool kvm)
 	return kvm ? "kvm" : "tcg";
 }
 
-int state_header_write(int fd, const struct qemu_machine *vm, struct err *err)
+static int state_header_write(int fd, const struct qemu_machine *vm, struct err *err)
 {
 	char line[STATE_HEADER] = { 0 };
 	int rc;
@@ -31,6 +33,41 @@ int state_header_write(int fd, const struct qemu_machine *vm, struct err *err)
 	snprintf(line, sizeof(line), "%s %s %s tsc %u\n", MAGIC, accel_name(vm->kvm), vm->version, tsc_khz());
 	rc = pwrite_all(fd, line, sizeof(line), 0);
 	return rc ? err_sys(err, rc, "cannot write the captured state") : 0;
+}
+
+int state_take(int fd, const struct qemu_machine *vm, int *ret, struct err *err)
+{
+	uint8_t part[16384];
+	uint64_t at, n;
+	struct stat st;
+	int own, rc;
+
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, -errno, "cannot examine the captured state");
+	if (st.st_size <= STATE_HEADER || st.st_size > TEMPLATE_STATE_MAX)
+		return err_set(err, -EPROTO, "the captured state has not the size it must have");
+	own = memfd_new("sbx-state", (uint64_t)st.st_size);
+	if (own < 0)
+		return err_sys(err, own, "cannot create memory for the state");
+	rc = state_header_write(own, vm, err);
+	for (at = STATE_HEADER; !rc && at < (uint64_t)st.st_size; at += n) {
+		n = (uint64_t)st.st_size - at < sizeof(part) ? (uint64_t)st.st_size - at : sizeof(part);
+		rc = pread_all(fd, part, n, at);
+		if (!rc)
+			rc = pwrite_all(own, part, n, at);
+		if (rc)
+			err_sys(err, rc, "cannot copy the captured state");
+	}
+	if (!rc) {
+		rc = memfd_seal(own);
+		if (rc)
+			err_sys(err, rc, "cannot seal the captured state");
+	}
+	if (rc)
+		close(own);
+	else
+		*ret = own;
+	return rc;
 }
 
 int state_header_check(int fd, const struct qemu_machine *vm, struct err *err)

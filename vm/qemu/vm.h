@@ -19,7 +19,7 @@ struct qemu_capture {
 	bool active;
 	struct vm_capture calls;
 	char *next_disk;
-	int state_fd;
+	int state_fd; /* what QEMU writes to; then our copy */
 	struct ram_copy *ram;
 	struct template *template;
 	bool anew;                  /* the disk is opened as a whole, not only its next overlay */
@@ -80,7 +80,11 @@ void vm_command_with(struct qemu_machine *vm, const char *command, int pass_fd, 
  * QEMU's stream after them.
  */
 enum { STATE_HEADER = 64 };
-int state_header_write(int fd, const struct qemu_machine *vm, struct err *err);
+/*
+ * [worker] What QEMU wrote to memory that it still has, with the header, in sealed memory of ours; -EPROTO: too much.
+ * It takes no lock of that memory, which QEMU could hold.
+ */
+int state_take(int fd, const struct qemu_machine *vm, int *ret, struct err *err);
 /* -EINVAL: this QEMU cannot load it. Called when vm->version is known. */
 int state_header_check(int fd, const struct qemu_machine *vm, struct err *err);
 

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_waits.c - nobody waits for a VMM that holds the locks of memory which it shares with the daemon
+ *
+ * tests/hostile/vmm.c does, behind the real jail and with 300 threads: an lseek to data takes seconds there, and who
+ * looks for all data that way minutes. What the daemon does with such memory is to copy it, to save it, and to take it
+ * for a template.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "snap/parallel.h"
+#include "snap/ramimage.h"
+#include "snap/template.h"
+#include "tests/unit/unit.h"
+#include "util/io.h"
+#include "util/loop.h"
+#include "vm/jail/jail.h"
+#include "vm/process.h"
+#include "vm/qemu/ram.h"
+#include "vm/qemu/vm.h"
+
+enum {
+	SIZE = 64 << 20,
+	PART = 1 << 20,
+	STATE = 1 << 20,
+	/* Without anybody's locks each takes some 50 ms; 300 threads have the CPUs besides. */
+	BOUND_MS = 4000,
+};
+
+static char dir[] = "/tmp/sbx-test-waits-XXXXXX";
+static char nothing[PATH_MAX];
+static struct loop *loop;
+static struct jail_config config = { .uid_first = JAIL_UID_FIRST,
+				     .uid_last = JAIL_UID_LAST,
+				     .libexec = dir,
+				     .kernel = nothing,
+				     .initrd = nothing };
+
+static void on_exit_process(void *arg, int status, const char *why)
+{
+	(void)status;
+	(void)why;
+	*(bool *)arg = true;
+}
+
+/* Memory with a page of data in each MiB, and one who holds its locks. */
+static int held(uint64_t size, bool seal, struct process **ret, bool *ended)
+{
+	const int fd = memfd_new("held", size);
+	int ends[2], keep[2];
+	uint8_t page[RAM_PAGE];
+	const struct process_spec spec = { .kind = JAIL_VMM,
+					   .args = (const char *const[]){ "holds", NULL },
+					   .keep = keep,
+					   .nkeep = 2,
+					   .stdin_fd = -1 };
+	struct err err = { 0 };
+	uint64_t at;
+	char byte;
+
+	memset(page, 7, sizeof(page));
+	for (at = 0; at < size; at += PART)
+		CHECK(fd >= 0 && !pwrite_all(fd, page, sizeof(page), at));
+	CHECK(!seal || !memfd_seal(fd));
+	CHECK(!pipe2(ends, O_CLOEXEC));
+	keep[0] = fd;
+	keep[1] = ends[1];
+	*ended = false;
+	if (process_spawn(loop, &spec, on_exit_process, ended, ret, &err))
+		fprintf(stderr, "%s\n", err.text);
+	CHECK(!err.code);
+	close(ends[1]);
+	CHECK(read(ends[0], &byte, 1) == 1);
+	close(ends[0]);
+	return fd;
+}
+
+static void let_go(struct process *process, const bool *ended)
+{
+	process_kill(process, SIGKILL);
+	while (!*ended)
+		CHECK(!loop_once(loop, 1000));
+}
+
+static void check_quick(const char *what, uint64_t since)
+{
+	const uint64_t ms = (now_mono_ns() - since) / 1000000;
+
+	if (ms >= BOUND_MS)
+		fprintf(stderr, "%s took %llu ms\n", what, (unsigned long long)ms);
+	CHECK(ms < BOUND_MS);
+}
+
+static void check_parts(int fd)
+{
+	uint8_t page[RAM_PAGE];
+	uint64_t at;
+
+	for (at = 0; at < SIZE; at += PART)
+		CHECK(!pread_all(fd, page, sizeof(page), at) && page[0] == 7 && page[RAM_PAGE - 1] == 7);
+}
+
+static void its_ram_is_copied(void)
+{
+	struct process *process;
+	bool ended;
+	const int fd = held(SIZE, false, &process, &ended);
+	const uint64_t began = now_mono_ns();
+	struct ram_copy *copy;
+	struct err err;
+	int out;
+
+	CHECK(!ram_copy_new(process_pid(process), fd, SIZE, true, &copy, &err));
+	CHECK(!ram_copy_live(copy, &err) && !ram_copy_rest(copy));
+	out = ram_copy_take(copy, &err);
+	check_quick("copying", began);
+	check_parts(out);
+	ram_copy_free(copy);
+	let_go(process, &ended);
+	close(out);
+	close(fd);
+}
+
+/* What a fork has not written is its template's, and others have that, too. */
+static void a_template_that_others_hold_is_copied(void)
+{
+	struct process *process;
+	bool ended;
+	const int fd = held(SIZE, true, &process, &ended);
+	const uint64_t began = now_mono_ns();
+	struct ram_copy *copy;
+	struct err err;
+	int out;
+
+	CHECK(!ram_copy_new(process_pid(process), fd, SIZE, false, &copy, &err));
+	CHECK(!ram_copy_rest(copy));
+	out = ram_copy_take(copy, &err);
+	check_quick("copying a template", began);
+	check_parts(out);
+	ram_copy_free(copy);
+	let_go(process, &ended);
+	close(out);
+	close(fd);
+}
+
+static void its_state_is_taken(void)
+{
+	struct qemu_machine vm = { .kvm = false, .version = "7.2.0" };
+	struct process *process;
+	bool ended;
+	const int fd = held(STATE, false, &process, &ended);
+	uint64_t began = now_mono_ns();
+	struct err err = { 0 };
+	struct stat st;
+	uint8_t byte;
+	int own;
+
+	CHECK(!state_take(fd, &vm, &own, &err));
+	check_quick("taking a state", began);
+	CHECK(!fstat(own, &st) && st.st_size == STATE);
+	CHECK(!pread_all(own, &byte, 1, STATE_HEADER) && byte == 7);
+	/* It is the daemon's own: what the VMM still has is another file. */
+	CHECK((fcntl(own, F_GET_SEALS) & F_SEAL_WRITE) && write(own, "x", 1) < 0 && errno == EPERM);
+	close(own);
+	let_go(process, &ended);
+	close(fd);
+}
+
+static void a_state_of_another_size_is_refused(void)
+{
+	static const uint64_t sizes[] = { 0, STATE_HEADER, (uint64_t)TEMPLATE_STATE_MAX + 1,
+					  UINT64_C(1) << 40 };
+	struct qemu_machine vm = { .version = "7.2.0" };
+	unsigned i;
+
+	for (i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		const int fd = memfd_new("state", sizes[i]);
+		struct err err = { 0 };
+		int own;
+
+		CHECK(fd >= 0 && state_take(fd, &vm, &own, &err) == -EPROTO && strstr(err.text, "size"));
+		close(fd);
+	}
+}
+
+static void it_is_taken_for_a_template_and_saved(void)
+{
+	struct process *process;
+	bool ended;
+	const int fd = held(SIZE, true, &process, &ended), state = memfd_new("state", STATE);
+	const uint64_t began = now_mono_ns();
+	struct template *template = template_new();
+	struct progress progress = { 0 };
+	struct ramimage image;
+	char path[PATH_MAX];
+	struct err err = { 0 };
+	int out;
+
+	CHECK(template && state >= 0 && !memfd_seal(state));
+	template->ram_size = SIZE;
+	CHECK(!template_adopt(template, fd, state, &err));
+	snprintf(path, sizeof(path), "%s/ram", dir);
+	out = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	CHECK(out >= 0);
+	CHECK(!ramimage_write(template->ram_fd, SIZE, NULL, NULL, out, &progress, &image, &err));
+	check_quick("saving", began);
+	ramimage_release(&image);
+	close(out);
+	let_go(process, &ended);
+	template_unref(template);
+}
+
+int main(void)
+{
+	char self[PATH_MAX - 64];
+	const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	struct err err = { 0 };
+
+	CHECK(n > 0);
+	self[n] = '\0';
+	*strrchr(self, '/') = '\0';
+	scratch_dir(dir);
+	CHECK(!chmod(dir, 0777));
+	snprintf(nothing, sizeof(nothing), "%s/nothing", dir);
+	sh_in(dir, "cp %s/../hostile/vmm sbx-vmm && touch nothing && chmod 644 nothing", self);
+	loop = loop_new();
+	CHECK(loop);
+	if (launcher_start(&config, &err))
+		fprintf(stderr, "%s\n", err.text);
+	CHECK(!err.code && launcher_jails());
+	TEST(its_ram_is_copied);
+	TEST(a_template_that_others_hold_is_copied);
+	TEST(its_state_is_taken);
+	TEST(a_state_of_another_size_is_refused);
+	TEST(it_is_taken_for_a_template_and_saved);
+	launcher_stop();
+	loop_free(loop);
+	return 0;
+}
