@@ -317,8 +317,8 @@ static void verb_eof(struct object *obj, const struct words *words, struct comma
 	const struct err ok = { 0 };
 
 	(void)words;
-	job->in.eof = true;
-	input_pump(job);
+	input_end(job);
+	job_wake(job);
 	command_done(command, &ok);
 }
 

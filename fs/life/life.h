@@ -42,11 +42,11 @@ struct life {
 	bool warned;
 
 	bool asleep; /* being suspended, suspended, or being brought back: what is asked of the guest waits */
-	bool was_running;        /* when that began */
-	struct worker *saving;   /* while it is being suspended */
-	bool tried;              /* by the daemon's end: once is enough */
-	bool wanted;             /* somebody asked for it meanwhile */
-	bool outdated;           /* output was read since, which what is stored says is to be read */
+	bool was_running;      /* when that began */
+	struct worker *saving; /* while it is being suspended */
+	bool tried;            /* by the daemon's end: once is enough */
+	bool wanted;           /* somebody asked for it meanwhile */
+	bool outdated; /* output was read since, which what is stored says is to be read, or a stdin was ended */
 	bool damaged;            /* what is stored says too little: it never comes back */
 	bool anew;               /* an earlier daemon stored it: of jobs the guest is to be asked */
 	struct snapshot *stored; /* what the store has; NULL: nothing */

@@ -143,6 +143,8 @@ static void add_jobs_now(const struct sandbox *sb, struct buf *ret)
 		add_stream(ret, job, 0, &job->in.data, &room);
 		add_stream(ret, job, 1, &job->out[0].data, &room);
 		add_stream(ret, job, 2, &job->out[1].data, &room);
+		if (input_end_waits(&job->in) && !job->nameless && job->id)
+			manifest_add_number(ret, "stdin-end", job->id);
 	}
 }
 
@@ -169,7 +171,7 @@ struct life_record {
 		warm, below;
 	struct limits limits;
 	uint64_t forks_left, checkpoints_left;
-	struct buf env, allow, publish, jobs, streams, rights;
+	struct buf env, allow, publish, jobs, streams, ends, rights;
 	enum net_mode mode;
 	struct net_addr addr;
 };
@@ -181,6 +183,7 @@ static void record_release(struct life_record *record)
 	buf_release(&record->publish);
 	buf_release(&record->jobs);
 	buf_release(&record->streams);
+	buf_release(&record->ends);
 	buf_release(&record->rights);
 }
 
@@ -244,6 +247,8 @@ static bool take_text(const char *key, const char *value, struct life_record *re
 		return buf_printf(&record->jobs, "%s\n", value), !record->jobs.failed;
 	if (!strcmp(key, "stream"))
 		return buf_printf(&record->streams, "%s\n", value), !record->streams.failed;
+	if (!strcmp(key, "stdin-end"))
+		return buf_printf(&record->ends, "%s\n", value), !record->ends.failed;
 	return false;
 }
 
@@ -321,6 +326,7 @@ void life_changed(struct sandbox *sb)
 		if (running) {
 			manifest_add_lines(&text, "job", &before.jobs);
 			manifest_add_lines(&text, "stream", &before.streams);
+			manifest_add_lines(&text, "stdin-end", &before.ends);
 		} else {
 			add_jobs_now(sb, &text);
 		}
@@ -394,6 +400,23 @@ static void add_streams(struct sandbox *sb, struct buf *lines)
 		add_stream_of(sb, line);
 }
 
+static void add_ends(struct sandbox *sb, struct buf *lines)
+{
+	struct job *job;
+	char *line, *rest;
+	uint64_t id;
+
+	buf_add(lines, "", 1);
+	if (lines->failed)
+		return;
+	for (line = strtok_r((char *)buf_bytes(lines), "\n", &rest); line;
+	     line = strtok_r(NULL, "\n", &rest)) {
+		job = number_parse(line, &id) || !id || id > UINT32_MAX ? NULL : job_find(sb, (uint32_t)id);
+		if (job)
+			job->in.eof = true;
+	}
+}
+
 static void settle_ttl(struct sandbox *sb, uint64_t end)
 {
 	const uint64_t now = now_real_ns();
@@ -451,6 +474,7 @@ static void fill(struct sandbox *sb, struct life_record *record, const struct sn
 	network_restore(sb, record->mode, &record->addr, &record->allow, &record->publish);
 	add_jobs(sb, &record->jobs);
 	add_streams(sb, &record->streams);
+	add_ends(sb, &record->ends);
 	life_set_idle(sb, (uint32_t)record->idle);
 }
 

@@ -543,7 +543,9 @@ void job_inherit(void *arg, const struct job_info *info)
 	job->out[1].eof = info->stderr_eof;
 	job->in.at = info->stdin_at;
 	job->in.max = info->stdin_max;
-	job->in.eof = job->in.eof_sent = info->stdin_eof;
+	/* What an earlier daemon was given of it and the guest was not told waits in job->in. */
+	job->in.eof_sent = info->stdin_eof;
+	job->in.eof = info->stdin_eof || (remembered && job->in.eof);
 	if (!spec->stdin_open || info->stdin_max == UINT64_MAX || info->stdin_eof)
 		input_break(&job->in, "the command does not read it, or has ended");
 	streams_count(job);

@@ -164,6 +164,10 @@ void input_write(struct job *job, const char *data, bool nonblock, struct reques
 unsigned input_poll(const struct input *in);
 /* Send what the guest takes, and let writers go on. */
 void input_pump(struct job *job);
+/* No more will be written. A guest that is stored hears that when it is back, and is not brought back for it. */
+void input_end(struct job *job);
+/* That was so, and the guest has not been told. */
+bool input_end_waits(const struct input *in);
 /* Nobody reads it any more: writers get EPIPE, and `error` says why (a literal). */
 void input_break(struct input *in, const char *why);
 

@@ -336,6 +336,26 @@ void input_pump(struct job *job)
 		input_wake(job);
 }
 
+void input_end(struct job *job)
+{
+	struct sandbox *sb = job->sb;
+
+	job->in.eof = true;
+	input_pump(job);
+	if (!input_end_waits(&job->in))
+		return;
+	/* The next daemon is to tell the guest, if this one does not. */
+	if (sb->state == SANDBOX_SUSPENDED)
+		life_changed(sb);
+	else
+		sb->life.outdated = true;
+}
+
+bool input_end_waits(const struct input *in)
+{
+	return in->eof && !in->eof_sent && !in->broken;
+}
+
 static int stdin_open(struct file *file, int flags)
 {
 	struct input *in = &job_of(file->obj)->in;
@@ -355,8 +375,7 @@ static void stdin_release(struct file *file)
 
 	if (--job->in.writers || job->obj.gone || job->phase == JOB_PENDING)
 		return;
-	job->in.eof = true;
-	input_pump(job);
+	input_end(job);
 }
 
 void input_write(struct job *job, const char *data, bool nonblock, struct request *request)

@@ -112,7 +112,10 @@ def test_ttl(sbx, prepared):
     with fails(errno.ENOENT):
         os.stat(vm / "state")
     os.mkdir(sbx / "vm")
-    assert value(sbx / "vm/ttl") == "0"
+    assert (value(sbx / "vm/ttl"), value(sbx / "vm/idle")) == ("0", "0")
+    os.rmdir(sbx / "vm")
+    write(sbx / "ctl", "create vm idle=300 ttl=200000")
+    assert 199990 < int(value(vm / "ttl")) <= 200000 and value(vm / "idle") == "300"
 
 
 @pytest.mark.any_engine
@@ -353,9 +356,9 @@ def test_suspended_sandboxes_outlive_the_daemon(own_mount):
     kid = rename(kid, "child")
     write(kid / "env", "A=2\n")
     before = {k: v for k, v in kid.info.items() if not k.endswith("pid")}
+    mount.stop()  # with its stdin open: nobody has ended it
     os.close(to)
     os.close(out)
-    mount.stop()
     mount.start()
     assert mount.sandboxes() == ["child"] and kid.state == "suspended"
     assert {k: v for k, v in kid.info.items() if not k.endswith("pid")} == before
@@ -450,10 +453,63 @@ def test_streams_outlive_the_daemon(own_mount):
     mount.start()
     assert vm.state == "suspended"
     with open(job / "stdin", "wb", buffering=0) as to:
+        vm.sh("touch /run/go")  # first: there may be no room for one byte more until somebody reads
         to.write(b"x")
-        vm.sh("touch /run/go")
     assert job.output() == b"\nthree\n%d\n" % (written + 1) and read(job / "stderr") == "r\n"
     assert written > 1 << 16 and job.wait() == "exited 0"
+    mount.stop()
+
+
+def stdin_of(vm, name, script):
+    job = vm.job(name=name)
+    to = os.open(job / "stdin", os.O_WRONLY)
+    job.start(script)
+    return job, to
+
+
+def test_the_end_of_a_stdin_outlives_the_daemon(own_mount):
+    """Given while the guest did not take what was before, or while it slept: it is told once it is back, by whichever daemon."""
+    mount = own_mount()
+    vm = mount.create("vm")
+
+    def said():
+        return [line for line in read(mount.state / "snapshots" / hidden(mount)[0] / "sandbox").splitlines() if line.startswith("stdin-end ")]
+
+    # By the same daemon; a close brings nothing back, and the verb does.
+    job, to = stdin_of(vm, "same", "cat")
+    vm.ctl("suspend")
+    os.close(to)
+    eventually(said, 10, "the end is not stored")
+    assert vm.state == "suspended"
+    vm.ctl("resume")
+    assert job.wait() == "exited 0"
+    job, to = stdin_of(vm, "verb", "cat")
+    vm.ctl("suspend")
+    job.ctl("eof")
+    assert job.wait() == "exited 0" and vm.state == "running"
+    os.close(to)
+    # By the next, however the first one ended.
+    full, to = stdin_of(vm, "full", "until [ -e /run/go ]; do sleep 0.1; done; wc -c")
+    # The guest takes twice 64K, in a pipe and ahead of it; the rest, and the end behind it, wait here.
+    written = 160 << 10
+    assert sum(os.write(to, b"x" * 4096) for _ in range(written // 4096)) == written
+    os.close(to)
+    asleep, to = stdin_of(vm, "asleep", "cat; echo end")
+    other, kept = stdin_of(vm, "other", "cat")
+    os.write(to, b"before\n")
+    vm.ctl("suspend")
+    os.close(to)
+    eventually(lambda: len(said()) == 2, 10, "the ends are not stored")
+    mount.kill()
+    os.close(kept)  # nobody hears of that
+    mount.start()
+    vm.sh("touch /run/go")
+    assert full.output() == b"%d\n" % written
+    assert asleep.output() == b"before\nend\n"
+    assert full.wait() == "exited 0" and asleep.wait() == "exited 0" and value(other / "status") == "running"
+    with open(other / "stdin", "wb", buffering=0) as to:
+        to.write(b"goes on\n")
+    assert other.output() == b"goes on\n"
     mount.stop()
 
 
