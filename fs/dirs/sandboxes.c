@@ -56,7 +56,6 @@ static void verb_kill(struct object *obj, const struct words *words, struct comm
 		command_done(command, &err);
 		return;
 	}
-	sandbox_set_state(sb, SANDBOX_STOPPED);
 	err_set(&err, -EHOSTDOWN, "%s: %s was killed", sb->task.verb ? sb->task.verb : "", obj->name);
 	task_end(sb, &err);
 	command_done(command, &ok);

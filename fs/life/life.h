@@ -79,9 +79,9 @@ void life_resume(struct sandbox *sb, done_fn done, void *arg);
 int life_capture(struct sandbox *sb, const char *verb,
 		 void (*done)(void *arg, const struct err *err, struct template *template), void *arg,
 		 struct err *err);
-/* It is not to go on, but begin with its disk. -ENOSPC and its like: the disk cannot be had. */
+/* It is stopped, and to begin with its disk. -ENOSPC and its like: the disk cannot be had. */
 int life_kill(struct sandbox *sb, struct err *err);
-/* Another machine has taken its place, by a rollback: what is stored goes, or stays for who asked for that. */
+/* It is no more what is stored, by a rollback or a kill: that goes, or stays for who asked for that. */
 void life_replaced(struct sandbox *sb);
 /* That came to nothing: it sleeps, as it is stored. Its guest is to be asked for its jobs. */
 void life_sleep_on(struct sandbox *sb);

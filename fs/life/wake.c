@@ -49,10 +49,8 @@ void life_keep_all(struct fs *fs)
 	list_for_each (sb, &fs->sandboxes, link) {
 		if (sb->state == SANDBOX_SUSPENDED && sb->life.outdated)
 			life_changed(sb);
-		/* What a machine was before it crashed is all that there is of it. */
-		if (sb->state == SANDBOX_SUSPENDED || sb->state == SANDBOX_RUNNING ||
-		    sb->state == SANDBOX_PAUSED || sb->state == SANDBOX_CRASHED)
-			let_go(sb, false);
+		/* What a machine was before it crashed or was stopped is all that the store has of it. */
+		let_go(sb, false);
 	}
 }
 
@@ -83,8 +81,8 @@ int life_kill(struct sandbox *sb, struct err *err)
 		return rc;
 	machine_drop(sb);
 	network_detach(sb); /* what sleeps listens without a machine */
-	sb->life.asleep = sb->life.wanted = false;
-	life_forget(sb);
+	sandbox_set_state(sb, SANDBOX_STOPPED);
+	life_replaced(sb);
 	return 0;
 }
 

@@ -568,6 +568,35 @@ def test_keep_after_a_kill(own_mount):
 
 
 @pytest.mark.any_engine
+def test_keep_of_what_was_stopped(own_mount):
+    """However it was stopped and the daemon ended, it is as it was last suspended, and says so."""
+    mount = own_mount(options=["--keep"])
+    vm = mount.create("vm")
+    vm.sh("echo first > /root/mark; echo first > /run/mark")
+    vm.ctl("suspend")
+    for asleep, verb, end in (False, "stop", mount.kill), (False, "kill", mount.stop), (True, "kill", mount.kill):
+        if not asleep:
+            vm.sh("echo second > /root/mark; echo second > /run/mark; sync")
+        vm.ctl(verb)
+        assert vm.state == "stopped" and len(hidden(mount)) == 1
+        end()
+        mount.start()
+        assert vm.state == "suspended" and "last suspended" in read(vm / "error"), verb
+    assert vm.run("cat /root/mark /run/mark") == "first\nfirst\n"
+    # One that is started anew has its own disk, and is stored as it is then.
+    vm.ctl("kill")
+    vm.ctl("start")
+    vm.sh("echo third > /run/mark")
+    vm.ctl("suspend")
+    mount.kill()
+    mount.start()
+    assert read(vm / "error") == "" and vm.run("cat /root/mark /run/mark") == "first\nthird\n"
+    vm.remove()
+    mount.stop()
+    assert not mount.stored("objects") and not mount.stored("snapshots")
+
+
+@pytest.mark.any_engine
 def test_what_is_stored_is_damaged(own_mount):
     """It stays suspended, and says why; rmdir takes it away."""
     mount = own_mount()
