@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from harness import Snapshot, fails, read, value, write
+from harness import Sandbox, Snapshot, fails, read, value, write
 
 
 def hook(vm, kind, script, name="10-test"):
@@ -86,6 +86,29 @@ def test_after_a_rollback(vm):
         vm.ctl("rollback latest")
     assert "/etc/sbx/resume.d/10-test ended with status 1" in read(vm / "error")
     assert vm.state == "running" and vm.sh("echo on") == "on\n"  # as it was
+
+
+def test_after_a_suspend(sbx, vm):
+    """resume.d alone, whatever wakes it; who asked waits for that. They know its name, too, when it has another."""
+    hook(vm, "fork", "echo fork >> /root/turns")
+    hook(vm, "resume", "echo resumed $SBX_NAME >> /root/turns")
+    hook(vm, "snapshot", "echo captured $SBX_NAME >> /root/turns")
+    vm.ctl("suspend")
+    assert vm.sh("cat /root/turns") == "captured vm\nresumed vm\n"
+    os.rename(vm.path, sbx / "agent")
+    vm = Sandbox(sbx / "agent")
+    vm.ctl("suspend")
+    os.rename(vm.path, sbx / "again")
+    vm = Sandbox(sbx / "again")
+    assert read(vm / "fs/root/turns").splitlines()[2:] == ["captured agent", "resumed again"]
+    hook(vm, "resume", "exit 1")
+    vm.ctl("suspend")
+    with fails(errno.EIO, vm / "error"):
+        vm.ctl("resume")
+    assert "/etc/sbx/resume.d/10-test ended with status 1" in read(vm / "error") and vm.state == "suspended"
+    vm.ctl("kill")  # its disk is there, and no memory to go on with
+    vm.ctl("start")
+    assert read(vm / "fs/root/turns").splitlines()[:4] == ["captured vm", "resumed vm", "captured agent", "resumed again"]
 
 
 def test_before_a_stop(vm):

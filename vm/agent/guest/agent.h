@@ -73,6 +73,7 @@ enum guest_hooks { HOOKS_FORK, HOOKS_RESUME, HOOKS_SNAPSHOT, HOOKS_STOP };
 
 /* What they are told of the machine from now on. */
 void hooks_identity(const char *name, uint32_t generation);
+void hooks_renamed(const char *name);
 /* Is there anything in its directory? */
 bool hooks_there(enum guest_hooks hooks);
 /* The first look waits for the disk: a machine that boots has it, and its forks do not. */

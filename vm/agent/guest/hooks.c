@@ -39,6 +39,11 @@ void hooks_identity(const char *new_name, uint32_t new_generation)
 	generation = new_generation;
 }
 
+void hooks_renamed(const char *new_name)
+{
+	snprintf(name, sizeof(name), "%s", new_name);
+}
+
 static void run_child(const char *path, char *const *env, int error)
 {
 	char number[16];

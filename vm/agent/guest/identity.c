@@ -236,6 +236,8 @@ static int go_on(const struct guest_identity *identity, const struct texts *text
 		rc = set_host_name(identity, texts, err);
 	if (!rc && identity->renamed)
 		rc = publish(name_file, texts->name, err);
+	if (!rc && identity->renamed)
+		hooks_renamed(identity->name);
 	network_let_run(ended);
 	if (!rc && woken)
 		rc = hooks_run(HOOKS_RESUME, identity->env, err);
