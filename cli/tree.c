@@ -12,11 +12,11 @@ enum { OPT_DOT = PROGRAM_LONG, DEEP = 256 };
 const struct program tree_program = {
 	.name = "sbx tree",
 	.forms = "[--dot]",
-	.about =
-		"Show sandboxes and snapshots below what they are copies of.\n"
-		"A snapshot stands below the sandbox it was taken of, if that is there, with the bytes that\n"
-		"are stored for it and those that no other snapshot has. What begins with something that is\n"
-		"gone says so.\n",
+	.about = "Show sandboxes and snapshots below what they are copies of.\n"
+		 "A snapshot stands below the sandbox it was taken of, if that is there. Each has the bytes\n"
+		 "that are stored for it, those of them that others have, too, and those of its own; a\n"
+		 "sandbox with a machine has what is stored for its disk, and the same of its memory. What\n"
+		 "begins with something that is gone says so.\n",
 	.options =
 		(const struct program_option[]){
 			{ OPT_DOT, "dot", NULL, "a graph for dot(1) of Graphviz" },
@@ -33,15 +33,15 @@ static const struct thing *parent_of(const struct things *things, const struct t
 
 static void put_line(const struct things *things, const struct thing *thing)
 {
-	char stored[16], own[16];
+	char stored[16], shared[16], own[16];
 
-	printf("%s", thing->id);
-	if (thing->is_snapshot && thing->stored) {
+	printf("%s  %s%s", thing->id, thing->is_snapshot ? "snapshot, " : "", thing->status);
+	if (thing->stored || thing->own) {
 		size_text(thing->stored, stored);
+		size_text(thing->shared, shared);
 		size_text(thing->own, own);
-		printf("  snapshot, %s, %s stored, %s of its own", thing->status, stored, own);
-	} else {
-		printf("  %s%s", thing->is_snapshot ? "snapshot, " : "", thing->status);
+		printf(", %s stored, %s%s shared, %s of its own", stored, thing->resident ? "memory " : "",
+		       shared, own);
 	}
 	if (*thing->parent && !parent_of(things, thing))
 		printf(", of %s, which is gone", thing->parent);
@@ -99,7 +99,7 @@ int cmd_tree(int argc, char **argv)
 		return status;
 	if (optind < argc)
 		return program_refuse_form(&tree_program, 0);
-	if (things_read(&things, THINGS_SNAPSHOTS))
+	if (things_read(&things, dot ? THINGS_SNAPSHOTS : THINGS_SNAPSHOTS | THINGS_STATS))
 		return SBX_FAILED;
 	if (dot)
 		put_dot(&things);

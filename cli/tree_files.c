@@ -104,11 +104,27 @@ static int add_snapshot(struct things *things, const char *id)
 	thing->cpus = number(text, "cpus");
 	thing->stored = number(text, "stored");
 	thing->own = number(text, "own");
+	thing->shared = thing->stored > thing->own ? thing->stored - thing->own : 0;
 	if (field(text, "source", source, sizeof(source)))
 		snprintf(thing->parent, sizeof(thing->parent), "%s", source);
 	else if (field(text, "parent", source, sizeof(source)))
 		snprintf(thing->parent, sizeof(thing->parent), "snapshots/%s", source);
 	return 1;
+}
+
+/* Of a sandbox, from its stats. */
+static void add_sizes(struct thing *thing, const char *text)
+{
+	const bool suspended = !strcmp(thing->status, "suspended");
+
+	thing->stored = number(text, suspended ? "stored" : "disk_stored");
+	if (thing->resident) {
+		thing->shared = number(text, "shared");
+		thing->own = thing->private;
+	} else {
+		thing->own = suspended ? number(text, "own") : thing->stored;
+		thing->shared = thing->stored > thing->own ? thing->stored - thing->own : 0;
+	}
 }
 
 static int add_sandbox(struct things *things, const char *id, unsigned flags)
@@ -134,6 +150,7 @@ static int add_sandbox(struct things *things, const char *id, unsigned flags)
 		thing->cpu_us = number(text, "cpu_us");
 		thing->resident = number(text, "resident");
 		thing->private = number(text, "private");
+		add_sizes(thing, text);
 	}
 	return 1;
 }

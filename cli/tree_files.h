@@ -17,7 +17,9 @@ struct thing {
 	bool is_snapshot;
 	uint64_t memory, cpus;
 	uint64_t cpu_us, resident, private; /* of a sandbox's machine; only if asked for */
-	uint64_t stored, own;               /* bytes of a snapshot */
+	/* Bytes in the store, of which `own` are nobody else's; but of a sandbox with a machine, what is stored for its
+	 * disk, and of the machine's memory what others have, too, and what is its own. Of sandboxes if asked for. */
+	uint64_t stored, shared, own;
 };
 
 struct things {

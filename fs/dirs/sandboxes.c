@@ -276,6 +276,19 @@ static struct list *stats_refresh(struct object *obj)
 	return gauge_refresh(&sandbox_of(obj)->memory);
 }
 
+/* What the store has of its machine. */
+static void add_stored(const struct sandbox *sb, struct buf *text)
+{
+	struct snapshot_meta meta;
+	struct err err;
+
+	if (!sb->life.stored || snapshot_get(sb->obj.fs->store, sb->life.stored->obj.name, &meta, &err))
+		return;
+	info_number(text, "stored", meta.ram_stored + meta.disk_stored);
+	info_number(text, "own", meta.own);
+	snapshot_meta_release(&meta);
+}
+
 static int sandbox_stats(struct object *obj, struct buf *text, struct err *err)
 {
 	const struct sandbox *sb = sandbox_of(obj);
@@ -292,6 +305,7 @@ static int sandbox_stats(struct object *obj, struct buf *text, struct err *err)
 	info_number(text, "disk_written", usage.disk_written);
 	info_number(text, "disk_stored", sb->disk ? layer_stored(sb->disk) : 0);
 	info_number(text, "exits", usage.exits);
+	add_stored(sb, text);
 	return 0;
 }
 

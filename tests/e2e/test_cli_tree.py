@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from harness import TOP, limit, read_all
+from harness import TOP, Sandbox, limit, read_all
 
 
 @pytest.fixture
@@ -35,12 +35,19 @@ def test_what_there_is(sbx, vm, say):
     assert set(found) == set(sbx.sandboxes())
     assert (found["vm"]["state"], found["vm"]["memory"], found["idle"]["parent"]) == ("paused", 256 << 20, "")
     tree = say("tree")
-    kept = re.search(r"^(.*)-- snapshots/kept  snapshot, ready, \S+ stored, \S+ of its own$", tree, re.M)
+    kept = re.search(r"^(.*)-- snapshots/kept  snapshot, ready, \S+ stored, \S+ shared, \S+ of its own$", tree, re.M)
+    assert re.search(r"^.*w1  running, \S+ stored, memory [\d.]+M shared, [\d.]+M of its own, of vm/", tree, re.M), tree
     assert kept and re.search(r"^idle  created$", tree, re.M), tree
     # It was taken of vm, and stands below it, as w1 says where it came from.
-    assert tree.index("vm  paused") < kept.start() and "w1  running, of vm/snapshots/1, which is gone" in tree
+    assert tree.index("vm  paused") < kept.start() and "of vm/snapshots/1, which is gone" in tree
     dot = say("tree", "--dot")
     assert dot.startswith("digraph sbxfs {\n") and dot.endswith("}\n") and '"vm" -> "snapshots/kept";' in dot
+    Sandbox(sbx / "w1").ctl("suspend")
+    tree = say("tree")
+    sizes = re.search(r"w1  suspended, (\S+) stored, (\S+) shared, (\S+) of its own, of", tree)
+    stored, shared, own = (float(size[:-1]) * 1024 ** "BKM".index(size[-1]) for size in sizes.groups())
+    assert stored > 0 and own > 0 and abs(shared + own - stored) < stored / 5, tree
+    Sandbox(sbx / "w1").ctl("resume")
     looks = say("top", "-n", "2", "-d", "0.1").split("NAME ")[1:]
     assert len(looks) == 2 and all(re.search(r"^w1 +running +[\d.]+ +[\d.]+s +256M ", look, re.M) for look in looks)
 
