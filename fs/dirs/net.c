@@ -60,7 +60,11 @@ static int publish_show(struct object *obj, struct buf *text, struct err *err)
 
 static int publish_store(struct object *obj, const char *text, size_t n, struct err *err)
 {
-	return changed(obj, network_set_publish(sandbox_of(obj), text, n, err));
+	int rc = network_check_publish(sandbox_of(obj), text, n, err);
+
+	if (!rc)
+		rc = network_set_publish(sandbox_of(obj), text, n, err);
+	return changed(obj, rc);
 }
 
 static void publish_settle(struct object *obj, struct request *request)

@@ -386,6 +386,29 @@ int network_set_allow(struct sandbox *sb, const char *text, size_t n, struct err
 	return rc;
 }
 
+int network_check_publish(const struct sandbox *sb, const char *text, size_t n, struct err *err)
+{
+	const struct network *network = &sb->network;
+	const struct net_port *port;
+	struct net_ports ports;
+	char addr[NET_ADDR_TEXT];
+	int rc;
+
+	if (!sb->obj.owner.uid || sb->obj.owner.uid == geteuid())
+		return 0;
+	rc = net_ports_parse(text, n, &network->addr, &ports, err);
+	for (port = ports.port; !rc && port < ports.port + ports.n; port++) {
+		if (port->port >= IPPORT_RESERVED || net_addr_equal(&port->addr, &network->addr))
+			continue;
+		net_addr_format(&port->addr, addr);
+		rc = err_set(err, -EACCES,
+			     "publish: %s:%u: only root's sandboxes have ports below %d at another address "
+			     "than ip",
+			     addr, port->port, IPPORT_RESERVED);
+	}
+	return rc;
+}
+
 int network_set_publish(struct sandbox *sb, const char *text, size_t n, struct err *err)
 {
 	struct network *network = &sb->network;

@@ -56,6 +56,11 @@ void network_refuse(struct sandbox *sb);
 /* New texts for the files; a newline at the end is optional. The running machine is held to them at once. */
 void network_set_mode(struct sandbox *sb, enum net_mode mode);
 int network_set_allow(struct sandbox *sb, const char *text, size_t n, struct err *err);
+/*
+ * The daemon may listen at any port (vm/jail/confine.c), and its users not: -EACCES where an ordinary user's sandbox
+ * would have one below 1024 elsewhere than at its own address.
+ */
+int network_check_publish(const struct sandbox *sb, const char *text, size_t n, struct err *err);
 int network_set_publish(struct sandbox *sb, const char *text, size_t n, struct err *err);
 /* Answer the request when the ports of `publish` are listened at, or will be by the next machine. */
 void network_settle(struct sandbox *sb, struct request *request);

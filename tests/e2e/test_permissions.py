@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -369,6 +370,21 @@ for fd, flags in zip(held, (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
 
 
 # ---- files of a guest
+
+
+def test_ports_below_1024_are_at_an_owners_own_address(host):
+    """The daemon may listen anywhere, and lends that to nobody: other addresses of this host are others'."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        high = probe.getsockname()[1]
+    allowed(host, ALICE, f"echo 81 > a/net/publish; echo 127.0.0.1:{high} >> a/net/publish")
+    for line in "127.0.0.1:82", "0.0.0.0:82/udp", "127.91.255.254:82", "0.0.0.0:1023":
+        denied(host, ALICE, f"echo {line} > a/net/publish")
+        assert "only root's sandboxes" in read(host / "a/error"), line
+        denied(host, ALICE, f"echo {line} >> a/net/publish")
+    assert read(host / "a/net/publish") == f"81\n127.0.0.1:{high}\n"
+    allowed(host, ALICE, "echo > a/net/publish")
+    allowed(host, 0, "mkdir b && echo 127.0.0.1:82 > b/net/publish")
 
 
 def test_a_guests_files_are_for_those_who_may_enter(host):
