@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // What the server offers: a name, a sentence, the JSON schema of the arguments, and what it does with them.
 import { spawn } from "node:child_process";
+import { promises as fs } from "node:fs";
 
 import { Sandbox, Snapshot } from "sbxfs";
 
-// What goes into a model's context is bounded; more than that is said to be missing.
-const SHOWN = 64 * 1024;
+import { KEPT, SHOWN, shown, take } from "./shown.js";
 
 const string = (description) => ({ type: "string", description });
 const integer = (description, minimum = 1) => ({ type: "integer", minimum, description });
@@ -19,9 +19,30 @@ const SIZES = {
   net: { type: "string", enum: ["none", "allow", "public", "all"], description: "what it may reach" },
 };
 
-function shown(text) {
-  if (text.length <= SHOWN) return text;
-  return `${text.slice(0, SHOWN)}\n[${text.length - SHOWN} more characters are not shown]`;
+/** A command to its end. */
+async function run(sandbox, command, { stdin, ...options }) {
+  const running = await sandbox.spawn(command, { ...options, stdin: stdin !== undefined });
+  try {
+    running.stdin?.end(stdin);
+    const [stdout, stderr] = await Promise.all([take(running.stdout), take(running.stderr)]);
+    return { result: await running.wait(), stdout, stderr };
+  } finally {
+    await running.close();
+  }
+}
+
+/** The beginning of a file. */
+async function readFile(files, path) {
+  const { size } = await files.stat(path); // what fails here has a sentence
+  const handle = await fs.open(files.path(path), "r");
+  try {
+    const bytes = Buffer.alloc(KEPT);
+    let got = 0;
+    for (let n = -1; n && got < KEPT; got += n) n = (await handle.read(bytes, got, KEPT - got)).bytesRead;
+    return shown(bytes.subarray(0, got), size);
+  } finally {
+    await handle.close();
+  }
 }
 
 /** What diff(1) says of the two trees of this host: 0 same, 1 different, 2 trouble. */
@@ -68,15 +89,15 @@ export const tools = {
     { name: NAME, command: string("line for the shell"), stdin: string("its input"), cwd: string("directory"), timeout: integer("seconds; default 60") },
     ["name", "command"],
     async ({ name, command, timeout = 60, ...options }) => {
-      const result = await new Sandbox(name).exec(command, { timeout, ...options });
+      const { result, stdout, stderr } = await run(new Sandbox(name), command, { timeout, ...options });
       const text = [result.timedOut ? `killed after ${timeout} s` : result.status];
-      if (result.stdout.length) text.push(`stdout:\n${shown(result.text)}`);
-      if (result.stderr.length) text.push(`stderr:\n${shown(result.stderr.toString())}`);
+      if (stdout.size) text.push(`stdout:\n${shown(stdout.bytes, stdout.size)}`);
+      if (stderr.size) text.push(`stderr:\n${shown(stderr.bytes, stderr.size)}`);
       return { text: text.join("\n"), isError: !result.ok };
     },
   ),
   read: tool("Read a file of a sandbox.", { name: NAME, path: PATH }, ["name", "path"], async ({ name, path }) =>
-    shown((await new Sandbox(name).files.read(path)).toString()),
+    readFile(new Sandbox(name).files, path),
   ),
   write: tool(
     "Write a file of a sandbox, in place of what it was.",

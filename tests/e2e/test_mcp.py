@@ -114,6 +114,25 @@ def test_what_a_model_does(server, sbx, prepared):
     assert server.call("remove", error=True, kind="sandbox", name="agent").startswith("ENOENT: ")
 
 
+ENDLESS = """
+import { Readable } from "node:stream";
+import { shown, take } from "./node_modules/sbxfs-mcp/shown.js";
+const part = Buffer.alloc(1 << 20, "x");
+const { bytes, size } = await take(Readable.from((function* () { for (let i = 0; i < 4096; i++) yield part; })()));
+console.log(bytes.length, bytes.buffer.byteLength <= 1 << 20, size, shown(bytes, size).length);
+"""
+
+
+def test_what_a_guest_says_without_end_is_not_kept(project, server, vm):
+    """The beginning is shown, and the rest passes by."""
+    server.call("exec", name="vm", command="truncate -s 3G /root/large")
+    said = server.call("read", name="vm", path="/root/large")
+    assert said.endswith(f"[{(3 << 30) - 65536} more characters are not shown]")
+    (project / "endless.mjs").write_text(ENDLESS)
+    done = subprocess.run(["node", "endless.mjs"], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[:3] == ["262144", "true", str(4096 << 20)] and int(done.stdout.split()[3]) < 66000
+
+
 def test_what_is_no_request(server, sbx, vm):
     """Each is answered as JSON-RPC says, and nothing ends the server; a slow call holds up no other."""
     for line, code in (
