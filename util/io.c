@@ -256,14 +256,17 @@ uint64_t memfd_data(int fd, uint64_t offset, uint64_t end, uint64_t unit)
 
 int memfd_share(const char *name, size_t size, int *fd, void **ret)
 {
+	const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 	void *map;
+	int has;
 
 	if (*fd < 0)
 		*fd = memfd_new(name, size);
 	if (*fd < 0)
 		return *fd;
-	/* One that was used has its seals. */
-	if (fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 && errno != EPERM)
+	/* One that was used has its seals; adding some takes the file's lock, which who used it could hold. */
+	has = fcntl(*fd, F_GET_SEALS);
+	if (has < 0 || ((has & seals) != seals && fcntl(*fd, F_ADD_SEALS, seals) < 0))
 		return -errno;
 	map = mmap(NULL, size, PROT_READ, MAP_SHARED, *fd, 0);
 	if (map == MAP_FAILED)
