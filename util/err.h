@@ -4,7 +4,8 @@
  *
  * Functions that can fail in a way a user sees take a `struct err *` and return 0 or a negative errno. The
  * sentence is made where the failure happens, because only that place knows the file, number or name
- * involved. A NULL err is allowed everywhere: the sentence is then dropped.
+ * involved. A NULL err is allowed everywhere: the sentence is then dropped. Whatever is printed into it, it is one line
+ * that no terminal obeys.
  */
 #ifndef SBX_UTIL_ERR_H
 #define SBX_UTIL_ERR_H

@@ -181,10 +181,6 @@ static int judge(int status, struct report *report, struct buf *ret, struct err 
 	if (code) {
 		memcpy(text, report->err.text, sizeof(text));
 		text[sizeof(text) - 1] = '\0';
-		/* It may quote names of the archive; a terminal is to read it. */
-		for (char *c = text; *c; c++)
-			if ((unsigned char)*c < ' ' || *c == 0x7f)
-				*c = '?';
 		return err_set(err, code < 0 && code > -4096 ? code : -EIO, "%s", text);
 	}
 	if (len > sizeof(report->bytes))

@@ -274,6 +274,11 @@ static void reasons_are_one_printable_line(void)
 	say(&f, F_ATTACHED, 2, 0, "\xff\xff\xff\x7f\0\0\0\0", 8);
 	UNTIL(&f, f.done);
 	CHECK(f.err.code == -EIO && f.err.text[0]);
+	/* U+009B begins what a terminal obeys; a letter and a degree sign do not. */
+	attach_soon(&f, ATTACH_BOOT, 3, false);
+	say(&f, F_ATTACHED, 3, 0, "\5\0\0\0\11\0\0\0\302\23331m\303\244\302\260", 17);
+	UNTIL(&f, f.done);
+	CHECK(!strcmp(f.err.text, "??31m\303\244\302\260"));
 	teardown(&f);
 }
 

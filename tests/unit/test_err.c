@@ -40,10 +40,24 @@ static void long_sentences_are_cut(void)
 	CHECK(strlen(err.text) <= ERR_TEXT_MAX - 1 && err.text[0] == 'x');
 }
 
+static void a_terminal_obeys_no_sentence(void)
+{
+	struct err err = { 0 };
+
+	err_set(&err, -EINVAL, "\"%s\" is no verb", "\033]0;owned\007a\nb\177\302\2332Jc");
+	CHECK(!strcmp(err.text, "\"?]0;owned?a?b???2Jc\" is no verb"));
+	err_prefix(&err, "%s", "x\ty");
+	CHECK(!strcmp(err.text, "x?y: \"?]0;owned?a?b???2Jc\" is no verb"));
+	/* Letters are. */
+	err_set(&err, -EINVAL, "%s", "\303\244 \302\260 \342\202\254");
+	CHECK(!strcmp(err.text, "\303\244 \302\260 \342\202\254"));
+}
+
 int main(void)
 {
 	TEST(a_sentence_is_kept);
 	TEST(without_a_place_only_the_code_is_kept);
 	TEST(long_sentences_are_cut);
+	TEST(a_terminal_obeys_no_sentence);
 	return 0;
 }

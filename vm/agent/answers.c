@@ -28,7 +28,7 @@ static int errno_in(uint32_t code)
 static void result_get(struct reader *r, struct err *err)
 {
 	const int code = errno_in(get_u32(r));
-	size_t n, i;
+	size_t n;
 	const uint8_t *text = get_bytes(r, &n);
 
 	*err = (struct err){ 0 };
@@ -41,9 +41,6 @@ static void result_get(struct reader *r, struct err *err)
 	err_set(err, code, "%.*s", n < ERR_TEXT_MAX ? (int)n : ERR_TEXT_MAX - 1, (const char *)text);
 	if (!err->text[0])
 		err_sys(err, code, "the guest's agent");
-	for (i = 0; err->text[i]; i++)
-		if ((unsigned char)err->text[i] < ' ' || err->text[i] == 0x7f)
-			err->text[i] = '?';
 }
 
 /*
