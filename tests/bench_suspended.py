@@ -5,8 +5,8 @@
 usage: bench_suspended [--engine qemu|kvm] [-n N] [--build DIR]
 
 Forks N sandboxes (200) of one snapshot, each with a word of its own on its disk and in its memory, and suspends them.
-Before and after: memory of the daemon and of all that it has started, and what the store takes. Then how long a daemon's
-start takes with all of them and with none, and, in turns and with no machine ready for either, how long a wake and a
+Before and after: memory of the daemon and of all that it has started, and what the store takes. Then, in turns, how
+long a daemon's start takes with all of them and with none, and, with no machine ready for either, how long a wake and a
 fork of a loaded snapshot take: until the verb returns, and until a first command has answered.
 """
 import argparse
@@ -77,27 +77,36 @@ def fields_of_metrics(mount):
     return {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("#")}
 
 
-def starts(mount, what):
-    took = []
+def starts(mount, other, n):
+    """In turns with a daemon whose store has nothing but the image."""
+    took, took_other = [], []
     for _ in range(STARTS):
         mount.stop()
         took.append(timed(mount.start))
-    show(f"start until mounted, {what}", took)
+        took_other.append(timed(other.start))
+        other.stop()
+    show(f"start until mounted, {n} suspended", took)
+    show("start until mounted, nothing suspended", took_other)
+
+
+def names(mount):
+    return [len(os.listdir(mount.state / part)) for part in ("objects", "layers")]
 
 
 def answer(vm):
     assert vm.run("echo answer") == "answer\n"
 
 
-def measure(mount, n):
+def measure(mount, other, n):
     vm = mount.create("prepared")
     vm.run("true")
     vm.ctl("snapshot kept")
     vm.remove()
     snap = Snapshot(mount / "snapshots/kept")
-    starts(mount, "nothing suspended")
+    mount.stop()
+    mount.start()
     snap.fork("first").remove()
-    before = take_stock(mount, "nothing suspended")
+    before, stored = take_stock(mount, "nothing suspended"), names(mount)
     took = []
     for i in range(n):
         one = snap.fork(f"s{i}")
@@ -107,7 +116,7 @@ def measure(mount, n):
     after = take_stock(mount, f"{n} suspended")
     each = [(b - a) / n / 1024 for a, b in zip(before, after)]
     print(f"each: {each[0]:.1f} KiB of the daemon's memory, {each[1]:.0f} KiB of the store")
-    starts(mount, f"{n} suspended")
+    starts(mount, other, n)
     take_stock(mount, f"{n} suspended, started anew")
     snap.fork("first").remove()  # loads it
     wakes, woken, forks, answered = [], [], [], []
@@ -137,6 +146,8 @@ def measure(mount, n):
     show("fork of a loaded snapshot: to the first answer", answered)
     for name in mount.sandboxes():
         os.rmdir(mount / name)
+    # What was stored goes in the background.
+    harness.eventually(lambda: all(now <= then for now, then in zip(names(mount), stored)), 120, "something is left over in the store")
     take_stock(mount, "all removed")
 
 
@@ -151,18 +162,22 @@ def main():
     build = Path(options.build).resolve()
     harness.become_subreaper()
     work = Path(tempfile.mkdtemp())
-    mount = None
+    mount = other = None
     try:
-        subprocess.run([build / "sbx", "image", "build", "base", "--state", work / "state"], check=True)
-        mount = Mount(build, build / "guest", options.engine, work / "ours", work / "state", ["--pool", "0", "--boot-snapshots", "0"])
+        for state in "state", "other":
+            subprocess.run([build / "sbx", "image", "build", "base", "--state", work / state], check=True)
+        daemon = ["--pool", "0", "--boot-snapshots", "0"]
+        mount = Mount(build, build / "guest", options.engine, work / "ours", work / "state", daemon)
+        other = Mount(build, build / "guest", options.engine, work / "theirs", work / "other", daemon)
         mount.start()
         print(fields(mount / "status")["engine"], "load", os.getloadavg()[0])
-        measure(mount, options.n)
+        measure(mount, other, options.n)
         mount.stop()
         print("load", os.getloadavg()[0])
     finally:
-        if mount and mount.alive:
-            mount.abort()
+        for each in mount, other:
+            if each and each.alive:
+                each.abort()
         shutil.rmtree(work)
 
 
