@@ -28,6 +28,7 @@ struct blank {
 };
 
 static struct blank process;
+static int sent[2] = { -1, -1 }; /* the first descriptors of the last request, like the process' own */
 
 int blank_get(const struct engine_env *env, uint64_t memory, unsigned cpus, const struct blank_events *events,
 	      void *owner, struct blank **ret, struct err *err)
@@ -55,11 +56,16 @@ void blank_free(struct blank *blank)
 int blank_send(struct blank *blank, const struct control_request *request, const int *fds, unsigned nfds,
 	       struct err *err)
 {
+	unsigned i;
+
 	(void)blank;
 	(void)request;
-	(void)fds;
-	(void)nfds;
 	(void)err;
+	for (i = 0; i < nfds && i < 2; i++) {
+		if (sent[i] >= 0)
+			close(sent[i]);
+		sent[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+	}
 	return 0;
 }
 
@@ -195,6 +201,38 @@ static void a_capture_that_did_not_freeze_is_none(void)
 	engine_kvm.destroy(vm);
 }
 
+/* What a process has of a template others have, too: it can neither write it nor move or lock what theirs is read by. */
+static void forks_share_no_description(void)
+{
+	static const struct engine_env env = { .kernel = disk, .initrd = disk };
+	struct template *template = template_new();
+	int ram_fd[2];
+	struct vm *vm[2];
+	struct err err;
+	unsigned i;
+
+	CHECK(template);
+	template->shape = (struct shape){ RAM, RAM, 1, 1, "" };
+	template->ram_size = RAM;
+	CHECK(!template_adopt(template, sealed(RAM), sealed(4096), &err));
+	for (i = 0; i < 2; i++) {
+		CHECK(!engine_kvm.prepare(&env, template, disk, &vm_events, NULL, nobody, NULL, &vm[i],
+					  &err));
+		CHECK((fcntl(sent[0], F_GETFL) & O_ACCMODE) == O_RDONLY);
+		CHECK((fcntl(sent[1], F_GETFL) & O_ACCMODE) == O_RDONLY);
+		CHECK(lseek(sent[1], 11, SEEK_SET) == 11);
+		ram_fd[i] = sent[0];
+		sent[0] = -1;
+	}
+	CHECK(lseek(ram_fd[0], 5, SEEK_SET) == 5 && lseek(ram_fd[1], 0, SEEK_CUR) == 0);
+	CHECK(lseek(template->ram_fd, 0, SEEK_CUR) == 0 && lseek(template->state_fd, 0, SEEK_CUR) == 0);
+	for (i = 0; i < 2; i++) {
+		engine_kvm.destroy(vm[i]);
+		close(ram_fd[i]);
+	}
+	template_unref(template);
+}
+
 int main(void)
 {
 	CHECK(mkdtemp(dir));
@@ -202,6 +240,7 @@ int main(void)
 	shell("qemu-img create -q -f qcow2 %s 1M", disk);
 	TEST(what_comes_twice_is_heard_once);
 	TEST(a_capture_that_did_not_freeze_is_none);
+	TEST(forks_share_no_description);
 	shell("rm -r %s", dir);
 	return 0;
 }

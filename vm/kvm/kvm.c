@@ -154,7 +154,7 @@ struct parcel {
 	struct control_request request;
 	int fds[CONTROL_FDS_MAX];
 	unsigned n;
-	int files[2]; /* kernel and initrd, -1: none */
+	int files[2]; /* kernel and initrd, or a template's RAM and state; -1: none */
 	struct disk disk;
 };
 
@@ -174,6 +174,18 @@ static int put_file(struct parcel *parcel, unsigned i, const char *path, struct 
 		return err_sys(err, -errno, "cannot open %s", path);
 	parcel->files[i] = parcel->fds[parcel->n++] = fd;
 	return 0;
+}
+
+/*
+ * A template's memory, to be read, with a descriptor of its own: others have forks of it, too, and whoever shared a
+ * description with them could hold its lock for as long as a large read takes, which their captures would wait for.
+ */
+static int put_memory(struct parcel *parcel, unsigned i, int fd, struct err *err)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return put_file(parcel, i, path, err);
 }
 
 static int put_disk(struct parcel *parcel, const char *path, struct err *err)
@@ -259,13 +271,14 @@ static int kvm_prepare(const struct engine_env *env, struct template *template, 
 		       const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		       struct err *err)
 {
-	struct parcel parcel = { .request.type = CONTROL_LOAD,
-				 .fds = { template->ram_fd, template->state_fd },
-				 .n = 2,
-				 .files = { -1, -1 } };
+	struct parcel parcel = { .request.type = CONTROL_LOAD, .files = { -1, -1 } };
 	struct kvm_machine *vm;
-	int rc = put_disk(&parcel, disk, err);
+	int rc = put_memory(&parcel, 0, template->ram_fd, err);
 
+	if (!rc)
+		rc = put_memory(&parcel, 1, template->state_fd, err);
+	if (!rc)
+		rc = put_disk(&parcel, disk, err);
 	if (!rc)
 		rc = make(env, &template->shape, template, &parcel, &vm, err);
 	parcel_close(&parcel);
