@@ -56,8 +56,9 @@ def test_memory(own_mount):
     snaps = two_snapshots(mount)
     snaps[0].fork("a").remove()
     eventually(lambda: ready(mount) == 1, 20, "the pool does not fill")
-    status = fields(mount / "status")
-    assert status["pool_memory"] == "65536" and int(status["pool_memory_used"]) > 65536
+    assert fields(mount / "status")["pool_memory"] == "65536"
+    # One that is ready is looked at, on a thread.
+    eventually(lambda: int(fields(mount / "status")["pool_memory_used"]) > 65536, 10, "its memory is not known")
     watch(mount, 1, 1)
     snaps[1].fork("b").remove()
     snaps[0].remove()  # had it kept its machine, the pool would be empty now
