@@ -84,6 +84,12 @@ static struct thing *add(struct things *things)
 	return &things->thing[things->n++];
 }
 
+/* What is stored and not its own. */
+static void set_shared(struct thing *thing)
+{
+	thing->shared = thing->stored > thing->own ? thing->stored - thing->own : 0;
+}
+
 /* 1: it is in; 0: there is none (any more); -1: no memory. */
 static int add_snapshot(struct things *things, const char *id)
 {
@@ -104,7 +110,7 @@ static int add_snapshot(struct things *things, const char *id)
 	thing->cpus = number(text, "cpus");
 	thing->stored = number(text, "stored");
 	thing->own = number(text, "own");
-	thing->shared = thing->stored > thing->own ? thing->stored - thing->own : 0;
+	set_shared(thing);
 	if (field(text, "source", source, sizeof(source)))
 		snprintf(thing->parent, sizeof(thing->parent), "%s", source);
 	else if (field(text, "parent", source, sizeof(source)))
@@ -123,7 +129,7 @@ static void add_sizes(struct thing *thing, const char *text)
 		thing->own = thing->private;
 	} else {
 		thing->own = suspended ? number(text, "own") : thing->stored;
-		thing->shared = thing->stored > thing->own ? thing->stored - thing->own : 0;
+		set_shared(thing);
 	}
 }
 

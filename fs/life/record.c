@@ -220,6 +220,12 @@ static bool take_limit(const char *value, struct limits *limits)
 	return true;
 }
 
+static bool add_line(struct buf *lines, const char *value)
+{
+	buf_printf(lines, "%s\n", value);
+	return !lines->failed;
+}
+
 static bool take_text(const char *key, const char *value, struct life_record *record)
 {
 	if (!strcmp(key, "name"))
@@ -244,11 +250,11 @@ static bool take_text(const char *key, const char *value, struct life_record *re
 	if (!strcmp(key, "net-addr"))
 		return net_addr_parse(value, &record->addr);
 	if (!strcmp(key, "job"))
-		return buf_printf(&record->jobs, "%s\n", value), !record->jobs.failed;
+		return add_line(&record->jobs, value);
 	if (!strcmp(key, "stream"))
-		return buf_printf(&record->streams, "%s\n", value), !record->streams.failed;
+		return add_line(&record->streams, value);
 	if (!strcmp(key, "stdin-end"))
-		return buf_printf(&record->ends, "%s\n", value), !record->ends.failed;
+		return add_line(&record->ends, value);
 	return false;
 }
 
@@ -341,33 +347,27 @@ void life_changed(struct sandbox *sb)
 
 /* ---- finding them again */
 
-static void add_jobs(struct sandbox *sb, struct buf *lines)
+static void add_job_of(struct sandbox *sb, char *line)
 {
 	const struct owner owner = { sb->obj.owner.uid, sb->obj.owner.gid, 0700 };
 	unsigned id, phase, state, code, shell;
-	char name[STORE_NAME_MAX + 1], *line, *rest;
+	char name[STORE_NAME_MAX + 1];
 	struct job *job;
 
-	buf_add(lines, "", 1);
-	if (lines->failed)
+	if (sscanf(line, "%u %u %u %u %u %64s", &id, &phase, &state, &code, &shell, name) != 6 || !id ||
+	    phase > JOB_ENDED || state > JOB_FAILED || shell > UINT8_MAX || !name_valid(name))
 		return;
-	for (line = strtok_r((char *)buf_bytes(lines), "\n", &rest); line;
-	     line = strtok_r(NULL, "\n", &rest)) {
-		if (sscanf(line, "%u %u %u %u %u %64s", &id, &phase, &state, &code, &shell, name) != 6 ||
-		    !id || phase > JOB_ENDED || state > JOB_FAILED || shell > UINT8_MAX || !name_valid(name))
-			continue;
-		job = job_new(sb, name, &owner);
-		if (!job)
-			return;
-		job->remembered = true;
-		job_number(job, id);
-		job->phase = (enum job_phase)phase;
-		job->state = (enum job_state)state;
-		job->code = code;
-		job->shell = (uint8_t)shell;
-		/* Nothing is granted either way until the guest has said how far it is. */
-		job->in.max = job->in.at = 0;
-	}
+	job = job_new(sb, name, &owner);
+	if (!job)
+		return;
+	job->remembered = true;
+	job_number(job, id);
+	job->phase = (enum job_phase)phase;
+	job->state = (enum job_state)state;
+	job->code = code;
+	job->shell = (uint8_t)shell;
+	/* Nothing is granted either way until the guest has said how far it is. */
+	job->in.max = job->in.at = 0;
 }
 
 /* To the job that has it; what belongs to none is left out. */
@@ -389,7 +389,19 @@ static void add_stream_of(struct sandbox *sb, char *line)
 	streams_count(job);
 }
 
-static void add_streams(struct sandbox *sb, struct buf *lines)
+/* The end of a stdin that the guest was not told of. */
+static void add_end_of(struct sandbox *sb, char *line)
+{
+	struct job *job = NULL;
+	uint64_t id;
+
+	if (!number_parse(line, &id) && id && id <= UINT32_MAX)
+		job = job_find(sb, (uint32_t)id);
+	if (job)
+		job->in.eof = true;
+}
+
+static void each_line(struct sandbox *sb, struct buf *lines, void (*add)(struct sandbox *sb, char *line))
 {
 	char *line, *rest;
 
@@ -397,24 +409,7 @@ static void add_streams(struct sandbox *sb, struct buf *lines)
 	if (lines->failed)
 		return;
 	for (line = strtok_r((char *)buf_bytes(lines), "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
-		add_stream_of(sb, line);
-}
-
-static void add_ends(struct sandbox *sb, struct buf *lines)
-{
-	struct job *job;
-	char *line, *rest;
-	uint64_t id;
-
-	buf_add(lines, "", 1);
-	if (lines->failed)
-		return;
-	for (line = strtok_r((char *)buf_bytes(lines), "\n", &rest); line;
-	     line = strtok_r(NULL, "\n", &rest)) {
-		job = number_parse(line, &id) || !id || id > UINT32_MAX ? NULL : job_find(sb, (uint32_t)id);
-		if (job)
-			job->in.eof = true;
-	}
+		add(sb, line);
 }
 
 static void settle_ttl(struct sandbox *sb, uint64_t end)
@@ -472,9 +467,9 @@ static void fill(struct sandbox *sb, struct life_record *record, const struct sn
 	sb->room.below = record->below;
 	sb->life.first_job = sb->next_job;
 	network_restore(sb, record->mode, &record->addr, &record->allow, &record->publish);
-	add_jobs(sb, &record->jobs);
-	add_streams(sb, &record->streams);
-	add_ends(sb, &record->ends);
+	each_line(sb, &record->jobs, add_job_of);
+	each_line(sb, &record->streams, add_stream_of);
+	each_line(sb, &record->ends, add_end_of);
 	life_set_idle(sb, (uint32_t)record->idle);
 }
 
