@@ -238,6 +238,8 @@ static int fs_release(struct fs *fs)
 	requests_abort(fs);
 	if (fs->session)
 		rc = session_unmount(fs->session);
+	if (fs->store)
+		store_retire(fs->store);
 	while (fs->session && workers_owe(fs))
 		loop_once(fs->loop, -1);
 	idle_stop(fs);

@@ -330,18 +330,6 @@ int store_make(const char *dir, struct err *err)
 	return rc ? err_sys(err, rc, "cannot create %s", dir) : 0;
 }
 
-static int lock_store(struct store *store, struct err *err)
-{
-	store->lock_fd = openat(store->dir_fd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (store->lock_fd < 0)
-		return err_sys(err, -errno, "cannot create %s/lock", store->dir);
-	if (!flock(store->lock_fd, LOCK_EX | LOCK_NB))
-		return 0;
-	if (errno == EWOULDBLOCK)
-		return err_set(err, -EBUSY, "another sbxfs uses the store %s", store->dir);
-	return err_sys(err, -errno, "cannot lock %s", store->dir);
-}
-
 static void sweep_leftovers(struct store *store)
 {
 	struct sweep temporary = { store, store->tmp_fd, "unfinished", temporary_needed, 0, 0 };
@@ -359,8 +347,9 @@ int store_open(const char *dir, struct store **ret, struct err *err)
 
 	if (!store)
 		return err_set(err, -ENOMEM, "out of memory");
-	store->lock_fd = store->dir_fd = store->layers_fd = store->sums_fd = store->objects_fd = -1;
+	store->dir_fd = store->layers_fd = store->sums_fd = store->objects_fd = -1;
 	store->snapshots_fd = store->images_fd = store->tmp_fd = -1;
+	store->lock = STORE_LOCK_NONE;
 	list_init(&store->layers);
 	list_init(&store->entries);
 	list_init(&store->pins);
@@ -378,7 +367,7 @@ int store_open(const char *dir, struct store **ret, struct err *err)
 		rc = err_sys(err, -errno, "cannot open %s", dir);
 		goto fail;
 	}
-	rc = lock_store(store, err);
+	rc = store_lock_take(&store->lock, store->dir_fd, store->dir, err);
 	if (!rc)
 		rc = open_directories(store, err);
 	if (rc)
@@ -402,6 +391,11 @@ fail:
 	return rc;
 }
 
+void store_retire(struct store *store)
+{
+	store_lock_yield(&store->lock);
+}
+
 void store_close(struct store *store)
 {
 	if (!store)
@@ -416,7 +410,7 @@ void store_close(struct store *store)
 	close_fd(&store->images_fd);
 	close_fd(&store->tmp_fd);
 	close_fd(&store->dir_fd);
-	close_fd(&store->lock_fd);
+	store_lock_release(&store->lock);
 	free(store->dir);
 	free(store);
 }

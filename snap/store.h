@@ -2,7 +2,7 @@
 /*
  * store.h - what lasts: images and named snapshots under --state DIR
  *
- *   DIR/lock             held by the daemon that owns the store
+ *   DIR/serving, lock    held by the daemon that owns the store (store_lock.h)
  *   DIR/layers/          disk layers: ID.qcow2, and ID.raw of images (layer.h)
  *   DIR/sums/            checksums of layers
  *   DIR/images/NAME      an image: names its layer, and says how it was made (image.h)
@@ -57,8 +57,13 @@ bool life_name_valid(const char *name);
 
 /* The directory alone, with those above it. */
 int store_make(const char *dir, struct err *err);
-/* Open or create; removes leftovers of a crash and logs what it removed. -EBUSY: another daemon has it. */
+/*
+ * Open or create; removes leftovers of a crash and logs what it removed. Waits for a daemon that is ending; -EBUSY:
+ * another has it, and is not.
+ */
 int store_open(const char *dir, struct store **ret, struct err *err);
+/* The tree is gone and the daemon ending: another that opens the store waits from here on until it is closed. */
+void store_retire(struct store *store);
 void store_close(struct store *store);
 const char *store_dir(const struct store *store);
 /* Collect what nothing references; *ret_freed bytes. */

@@ -13,6 +13,7 @@
 #include "snap/layer.h"
 #include "snap/snapshot_manifest.h"
 #include "snap/store.h"
+#include "snap/store_lock.h"
 #include "util/list.h"
 
 struct layer {
@@ -57,7 +58,7 @@ struct pin {
 
 struct store {
 	char *dir;
-	int lock_fd;
+	struct store_lock lock;
 	int dir_fd, layers_fd, sums_fd, objects_fd, snapshots_fd, images_fd, tmp_fd;
 	struct list layers;
 	struct list entries;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "fs/dirs/dirs.h"
 #include "fs/dirs/info.h"
@@ -214,6 +215,7 @@ static int root_status(struct object *obj, struct buf *text, struct err *err)
 		   : fs->filtered ? "may what its user may, but for programs, processes and tracing"
 				  : "may what its user may");
 	info_word(text, "version", SBX_VERSION);
+	info_number(text, "pid", (uint64_t)getpid());
 	for (i = 0; i < SANDBOX_STATES; i++)
 		info_number(text, sandbox_state_name((enum sandbox_state)i), counts.states[i]);
 	info_number(text, "stalled", counts.stalled);

@@ -21,6 +21,13 @@ findmnt -no SOURCE,FSTYPE,OPTIONS "$tmp/sbx"
 stat -c '%a %g' "$tmp/sbx"
 mkdir "$tmp/sbx/vm"
 cat "$tmp/sbx/vm/state" "$tmp/sbx/vm/net/mode"
+echo start >"$tmp/sbx/vm/ctl"
+daemon=$(sed -n "s/^pid //p" "$tmp/sbx/status")
+umount "$tmp/sbx"
+# Suspending the machine takes a while. Nothing is asked again here: there is a tree, or there is none.
+mount -t fuse.sbxfs -o "$options,noauto,noatime,net=none" store "$tmp/sbx"
+[ "$(sed -n "s/^pid //p" "$tmp/sbx/status")" != "$daemon" ]
+cat "$tmp/sbx/vm/state"
 umount "$tmp/sbx"
 """
 
@@ -35,17 +42,17 @@ def config(tmp_path, engine, guest, new_state):
 @pytest.mark.skipif(os.geteuid() != 0, reason="mount(8) is for root")
 @pytest.mark.any_engine
 def test_mount_of_the_system(build, config, tmp_path):
-    """The helper is found by its name, returns when the tree is there, and umount ends it."""
+    """The helper is found by its name, returns when the tree is there, and umount ends it; the next waits for its end."""
     known = children()
-    env = dict(os.environ, tmp=str(tmp_path), build=str(build), options=f"config={config}")
+    env = dict(os.environ, tmp=str(tmp_path), build=str(build), options=f"config={config},keep")
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=limit(60), check=False
     )
     assert done.returncode == 0, done.stderr
-    mounted, root, state, net = done.stdout.splitlines()
+    mounted, root, state, net, then = done.stdout.splitlines()
     assert mounted.split()[:2] == ["store", "fuse.sbxfs"]
     assert {"noatime", "nosuid", "nodev", "default_permissions"} <= set(mounted.split()[2].split(","))
-    assert (root, state, net) == ("1775 7", "created", "none")
+    assert (root, state, net, then) == ("1775 7", "created", "none", "suspended")
     for pid in children() - known:
         wait_gone(pid, 20)
     assert not reap(known)

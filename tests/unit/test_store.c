@@ -4,9 +4,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "tests/unit/store_fixture.h"
@@ -33,6 +37,50 @@ static void one_daemon_a_store(void)
 
 	CHECK(store_open(dir, &other, &err) == -EBUSY);
 	drop_store(store);
+}
+
+struct successor {
+	pthread_t thread;
+	_Atomic pid_t tid;
+	_Atomic bool closed; /* the one before has the store no longer */
+	_Atomic bool has_it;
+};
+
+static void *succeed(void *arg)
+{
+	struct successor *successor = arg;
+	struct store *store;
+	struct err err = { 0 };
+
+	successor->tid = gettid();
+	CHECK(!store_open(dir, &store, &err));
+	successor->has_it = true;
+	CHECK(successor->closed);
+	drop_store(store);
+	return NULL;
+}
+
+static bool is_in_flock(pid_t tid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", getpid(), tid);
+	return shell_number("cut -d' ' -f1 <%s | sed s/running/0/", path) == SYS_flock;
+}
+
+static void the_next_daemon_waits_for_one_that_is_ending(void)
+{
+	struct successor successor = { 0 };
+	struct store *store = fresh_store();
+
+	store_retire(store);
+	CHECK(!pthread_create(&successor.thread, NULL, succeed, &successor));
+	while (!successor.has_it && !(successor.tid && is_in_flock(successor.tid)))
+		sched_yield();
+	CHECK(!successor.has_it);
+	successor.closed = true;
+	store_close(store);
+	CHECK(!pthread_join(successor.thread, NULL));
 }
 
 static void overlays_are_what_qemu_says_they_are(void)
@@ -305,6 +353,7 @@ int main(void)
 {
 	TEST(names_are_checked);
 	TEST(one_daemon_a_store);
+	TEST(the_next_daemon_waits_for_one_that_is_ending);
 	TEST(overlays_are_what_qemu_says_they_are);
 	TEST(a_snapshot_survives_the_daemon);
 	TEST(children_need_no_parents);

@@ -159,6 +159,7 @@ static const int allowed[] = {
 	SCMP_SYS(rt_sigprocmask),
 	SCMP_SYS(rt_sigreturn),
 	SCMP_SYS(sigaltstack),
+	SCMP_SYS(setitimer), /* snap/store_lock.c */
 	SCMP_SYS(restart_syscall),
 	/* what it is, and what its host is; its children's end, and its own */
 	SCMP_SYS(getpid),
