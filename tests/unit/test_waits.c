@@ -50,25 +50,18 @@ static void on_exit_process(void *arg, int status, const char *why)
 	*(bool *)arg = true;
 }
 
-/* Memory with a page of data in each MiB, and one who holds its locks. */
-static int held(uint64_t size, bool seal, struct process **ret, bool *ended)
+/* One who holds the locks of this memory. */
+static void hold(int fd, struct process **ret, bool *ended)
 {
-	const int fd = memfd_new("held", size);
 	int ends[2], keep[2];
-	uint8_t page[RAM_PAGE];
 	const struct process_spec spec = { .kind = JAIL_VMM,
 					   .args = (const char *const[]){ "holds", NULL },
 					   .keep = keep,
 					   .nkeep = 2,
 					   .stdin_fd = -1 };
 	struct err err = { 0 };
-	uint64_t at;
 	char byte;
 
-	memset(page, 7, sizeof(page));
-	for (at = 0; at < size; at += PART)
-		CHECK(fd >= 0 && !pwrite_all(fd, page, sizeof(page), at));
-	CHECK(!seal || !memfd_seal(fd));
 	CHECK(!pipe2(ends, O_CLOEXEC));
 	keep[0] = fd;
 	keep[1] = ends[1];
@@ -79,6 +72,20 @@ static int held(uint64_t size, bool seal, struct process **ret, bool *ended)
 	close(ends[1]);
 	CHECK(read(ends[0], &byte, 1) == 1);
 	close(ends[0]);
+}
+
+/* Memory with a page of data in each MiB, and one who holds its locks. */
+static int held(uint64_t size, bool seal, struct process **ret, bool *ended)
+{
+	const int fd = memfd_new("held", size);
+	uint8_t page[RAM_PAGE];
+	uint64_t at;
+
+	memset(page, 7, sizeof(page));
+	for (at = 0; at < size; at += PART)
+		CHECK(fd >= 0 && !pwrite_all(fd, page, sizeof(page), at));
+	CHECK(!seal || !memfd_seal(fd));
+	hold(fd, ret, ended);
 	return fd;
 }
 
@@ -217,6 +224,41 @@ static void it_is_taken_for_a_template_and_saved(void)
 	template_unref(template);
 }
 
+/* A machine's table of connections, which its second helper takes over, and statistics of a VMM. */
+static void what_is_shared_again_has_a_fixed_size(void)
+{
+	const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	struct process *process;
+	bool ended;
+	uint64_t began;
+	uint8_t *first, *again;
+	struct stat st;
+	int fd = -1, other;
+
+	CHECK(!memfd_share("shared", SIZE, &fd, (void **)&first) && fcntl(fd, F_GET_SEALS) == seals);
+	hold(fd, &process, &ended);
+	other = fd;
+	began = now_mono_ns();
+	CHECK(!memfd_share("shared", SIZE, &fd, (void **)&again) && fd == other);
+	check_quick("sharing again", began);
+	let_go(process, &ended);
+	/* What it was left with cannot become what kills its reader, or what the next one cannot write. */
+	CHECK(fcntl(fd, F_GET_SEALS) == seals && !fstat(fd, &st) && st.st_size == SIZE);
+	CHECK(ftruncate(fd, 0) < 0 && errno == EPERM);
+	CHECK(ftruncate(fd, 2 * SIZE) < 0 && errno == EPERM);
+	CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) < 0 && errno == EPERM);
+	CHECK(!pwrite_all(fd, "x", 1, SIZE - 1) && first[SIZE - 1] == 'x' && again[SIZE - 1] == 'x');
+	munmap(first, SIZE);
+	munmap(again, SIZE);
+	close(fd);
+	/* What is not sealed yet is; what cannot be is not shared. */
+	fd = memfd_create("x", MFD_CLOEXEC);
+	CHECK(fd >= 0 && !ftruncate(fd, SIZE));
+	other = fd;
+	CHECK(memfd_share("shared", SIZE, &fd, (void **)&first) == -EPERM && fd == other);
+	close(fd);
+}
+
 int main(void)
 {
 	char self[PATH_MAX - 64];
@@ -240,6 +282,7 @@ int main(void)
 	TEST(its_state_is_taken);
 	TEST(a_state_of_another_size_is_refused);
 	TEST(it_is_taken_for_a_template_and_saved);
+	TEST(what_is_shared_again_has_a_fixed_size);
 	launcher_stop();
 	loop_free(loop);
 	return 0;
