@@ -8,6 +8,7 @@ jail itself, tests/unit/test_waits.c tries.
 import contextlib
 import errno
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -46,10 +47,12 @@ def stopped(pid):
 @contextlib.contextmanager
 def memory_held(pid, taken_over):
     """The memory that forks have of their template."""
-    held = next(fd for fd in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(fd).startswith("/memfd:sbx-template"))
+    shared = [fd for fd in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(fd).startswith("/memfd:sbx-")]
+    held = max(shared, key=lambda fd: os.stat(fd).st_size)
+    flags = int(re.search(r"flags:\s*(\d+)", Path(f"/proc/{pid}/fdinfo/{held.name}").read_text())[1], 8)
     told, tell = os.pipe()
     before = children()
-    files = [os.open(held, os.O_RDWR), tell]
+    files = [os.open(held, flags & os.O_ACCMODE), tell]  # as it has it itself
     # Process 1, as it is in a jail, and nice: it is about waiting, and not about who has the CPU.
     script = f"exec nice -n19 unshare -p -f --kill-child {taken_over} holds 3<&{files[0]} 4>&{files[1]}"
     holder = subprocess.Popen(["bash", "-c", script], pass_fds=files)
