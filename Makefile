@@ -36,7 +36,7 @@ LINK = $(CC) $(PIE) -pthread -Wl,-z,relro,-z,now,--as-needed $(SANFLAGS) -o $@ $
 
 # Every program is one file with a main() and what it needs of the library.
 MAINS := fs/main.c cli/sbx.c vm/vmm/main.c vm/net/main.c vm/agent/browse/main.c vm/agent/guest/main.c \
-	vm/agent/guest/program/main.c
+	vm/agent/guest/program/main.c vm/qemu/preload/track_main.c
 sources = $(filter-out $(MAINS),$(sort $(shell find $(1) -name '*.c')))
 LIB_SRC := $(call sources,util snap vm)
 FS_SRC := $(call sources,fs)
@@ -47,7 +47,7 @@ UNIT := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-all: $(B)/sbxfs $(B)/mount.fuse.sbxfs $(B)/sbx $(B)/sbx-vmm $(B)/sbx-browse $(B)/sbx-net guest
+all: $(B)/sbxfs $(B)/mount.fuse.sbxfs $(B)/sbx $(B)/sbx-vmm $(B)/sbx-browse $(B)/sbx-net $(B)/sbx-track.so guest
 
 # ---- what the build needs of Debian
 
@@ -103,6 +103,12 @@ $(B)/sbx-browse: $(call obj,vm/agent/browse/main.c) $(B)/libsbx.a
 $(B)/sbx-net: $(call obj,vm/net/main.c) $(B)/libsbx.a
 	$(if $(V),,@echo "  LD    $@")
 	$(Q)$(LINK) -lslirp
+
+# The loader puts it into QEMU, which is never sanitized.
+$(B)/sbx-track.so: vm/qemu/preload/track_main.c vm/qemu/track.h util/err.h | $(DEPS)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  LD    $@")
+	$(Q)$(CC) $(BASE_CFLAGS) -fstack-protector-strong -fPIC -shared -Wl,-z,relro,-z,now,--as-needed -o $@ $<
 
 # ---- the guest: never sanitized, it runs as PID 1 of another kernel
 
@@ -222,6 +228,7 @@ install: all
 	install $(B)/sbxfs $(B)/sbx $(DESTDIR)$(PREFIX)/bin
 	ln -sf ../bin/sbxfs $(DESTDIR)$(PREFIX)/sbin/mount.fuse.sbxfs
 	install $(B)/sbx-vmm $(B)/sbx-browse $(B)/sbx-net $(DESTDIR)$(PREFIX)/libexec/sbxfs
+	install -m 644 $(B)/sbx-track.so $(DESTDIR)$(PREFIX)/libexec/sbxfs
 	install -m 644 contrib/sbx.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sbx
 	install -m 644 build/guest/vmlinuz build/guest/initramfs build/guest/modules.pack $(DESTDIR)$(PREFIX)/lib/sbxfs
 	$(foreach s,1 5 8,install -m 644 man/*.$(s) $(DESTDIR)$(PREFIX)/share/man/man$(s) &&) :

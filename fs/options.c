@@ -104,7 +104,7 @@ const struct program_option option_table[] = {
 	  "start "
 	  "finds them again" },
 	{ OPT_GUEST, "guest", "DIR", "where the guest's vmlinuz and initramfs are" },
-	{ OPT_LIBEXEC, "libexec", "DIR", "where sbx-vmm, sbx-browse and sbx-net are" },
+	{ OPT_LIBEXEC, "libexec", "DIR", "where sbx-vmm, sbx-browse, sbx-net and sbx-track.so are" },
 	{ OPT_JAIL, "jail", "on|none",
 	  "run machines and helpers each in a jail, or (none) with all that sbxfs\nitself may do (default: "
 	  "on)" },

@@ -36,7 +36,8 @@ struct process {
 	struct list link;
 	pid_t pid;
 	int pidfd;
-	int log_fd; /* its standard error: a memfd of a size that it cannot change */
+	int log_fd;  /* its standard error: a memfd of a size that it cannot change */
+	int kept_fd; /* the owner's */
 	struct watch *watch;
 	process_exit_fn fn; /* NULL: abandoned */
 	void *arg;
@@ -139,6 +140,7 @@ static void reap(struct process *process)
 	watch_free(process->watch);
 	close(process->pidfd);
 	close(process->log_fd);
+	close_fd(&process->kept_fd);
 	list_del(&process->link);
 	dying -= process->dying;
 	free(process);
@@ -184,6 +186,7 @@ int process_spawn(struct loop *loop, const struct process_spec *spec, process_ex
 	list_init(&process->link);
 	process->fn = fn;
 	process->arg = arg;
+	process->kept_fd = -1;
 	process->log_fd = launch.log_fd = memfd_new("sbx-log", PROCESS_LOG_BYTES);
 	if (process->log_fd < 0) {
 		rc = err_sys(err, process->log_fd, "cannot make a log");
@@ -215,6 +218,11 @@ fail:
 pid_t process_pid(const struct process *process)
 {
 	return process->pid;
+}
+
+int *process_keeps(struct process *process)
+{
+	return &process->kept_fd;
 }
 
 void process_kill(struct process *process, int signal)

@@ -44,6 +44,11 @@ void process_kill(struct process *process, int signal);
  * (CAP_SYS_NICE).
  */
 void process_background(struct process *process, bool background);
+/*
+ * A descriptor that stays open until the process has ended, however it is let go of; -1 at first, and the caller's to
+ * set and to exchange. For one whose closing would wait for the process.
+ */
+int *process_keeps(struct process *process);
 /* It does nothing from now on, is killed soon, and nobody is told: the process is reaped in the
  * background. */
 void process_abandon(struct process *process);

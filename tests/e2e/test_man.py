@@ -84,6 +84,7 @@ def test_install(tmp_path):
     assert (tmp_path / "etc/sbxfs.conf").read_text() == (TOP / "contrib/sbxfs.conf").read_text()
     assert "ExecStart=/usr/bin/sbxfs " in unit and "@PREFIX@" not in unit
     assert {"bin/sbxfs", "bin/sbx", "libexec/sbxfs/sbx-vmm", "libexec/sbxfs/sbx-browse", "lib/sbxfs/vmlinuz"} <= found
+    assert {"libexec/sbxfs/sbx-net", "libexec/sbxfs/sbx-track.so"} <= found
     (tmp_path / "etc/sbxfs.conf").write_text("keep = no\n")
     subprocess.run(argv, cwd=TOP, check=True, timeout=limit(100), stdout=subprocess.DEVNULL)
     assert (tmp_path / "etc/sbxfs.conf").read_text() == "keep = no\n"

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/perf_event.h>
+#include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -337,11 +338,29 @@ static void attack_log(void)
 
 /* ---- memory that whoever reads it waits for */
 
-/* Pages that are there when somebody says so. */
-static void attack_waits(void)
+/* QEMU may make a userfaultfd, which the daemon uses; it has no use for it itself. */
+static void try_userfaultfd(bool may)
 {
+	const int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+
 	TRY("userfaultfd", syscall(SYS_userfaultfd, 0));
-	TRY("userfaultfd of the user's own faults", syscall(SYS_userfaultfd, 1));
+	TRY("userfaultfd of the user's own faults", syscall(SYS_userfaultfd, UFFD_USER_MODE_ONLY));
+	TRY("userfaultfd of all faults", syscall(SYS_userfaultfd, O_CLOEXEC));
+	TRY("userfaultfd that does not block",
+	    syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
+	EXPECT("whether it may have a userfaultfd is wrong", (fd >= 0) == may);
+	if (!may)
+		return;
+	TRY("a handshake with userfaultfd", hidden(ioctl(fd, UFFDIO_API, &api)) ? -1 : 0);
+	TRY("pages of userfaultfd's", hidden(ioctl(fd, UFFDIO_REGISTER, &range)) ? -1 : 0);
+}
+
+/* Pages that are there when somebody says so. */
+static void attack_waits(bool may)
+{
+	try_userfaultfd(may);
 	TRY("/dev/userfaultfd", open("/dev/userfaultfd", O_RDWR));
 	TRY("/dev/fuse", open("/dev/fuse", O_RDWR));
 	TRY("/dev/cuse", open("/dev/cuse", O_RDWR));
@@ -414,7 +433,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(attack, "leftovers") && argc > 2)
 		attack_leftovers(args);
 	else if (!strcmp(attack, "waits"))
-		attack_waits();
+		attack_waits(argc > 2);
 	else if (!strcmp(attack, "holds"))
 		attack_holds();
 	else if (!strcmp(attack, "calls"))

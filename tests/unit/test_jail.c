@@ -228,7 +228,7 @@ static void in_qemus_place_it_has_no_more(void)
 	kind = JAIL_QEMU;
 	snprintf(self, sizeof(self), "%d", getpid());
 	ATTACK("calls");
-	ATTACK("waits");
+	ATTACK("waits", "but for a userfaultfd");
 	ATTACK("files", qemu, "/dev/kvm", JAIL_KERNEL, JAIL_INITRD);
 	ATTACK("paths", kernel, vmm);
 	ATTACK("processes", self);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -181,6 +182,9 @@ static const int allowed[] = {
 
 #define INT UINT32_MAX /* the kernel looks at so much of an int */
 
+/* PAGEMAP_SCAN of Linux 6.7 */
+#define PAGE_SCAN _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, 96)
+
 static const struct call_rule rules[] = {
 	/* threads, and no processes */
 	{ SCMP_SYS(clone), 0, NAMESPACES | CLONE_THREAD, CLONE_THREAD },
@@ -206,6 +210,11 @@ static const struct call_rule rules[] = {
 	{ SCMP_SYS(fcntl), 1, INT, F_GET_SEALS },
 	/* is standard error a terminal? */
 	{ SCMP_SYS(ioctl), 1, INT, TCGETS },
+	/* which pages QEMU writes (vm/qemu/track.c) */
+	{ SCMP_SYS(ioctl), 1, INT, UFFDIO_API },
+	{ SCMP_SYS(ioctl), 1, INT, UFFDIO_REGISTER },
+	{ SCMP_SYS(ioctl), 1, INT, UFFDIO_UNREGISTER },
+	{ SCMP_SYS(ioctl), 1, INT, PAGE_SCAN },
 	{ SCMP_SYS(prctl), 0, INT, PR_SET_NAME },
 	{ SCMP_SYS(prctl), 0, INT, PR_GET_NAME },
 	{ SCMP_SYS(prctl), 0, INT, PR_GET_DUMPABLE },

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/seccomp.h>
@@ -193,11 +194,23 @@ static void reset_process(void)
 	umask(077);
 }
 
-static void make_environment(char *ret[], unsigned size)
+/* The loader takes blanks and colons for the ends of names, and nothing quotes them. */
+static bool can_preload(const struct jail_entry *entry)
 {
+	return entry->jail->preload && (!entry->none || !strpbrk(entry->jail->preload, " :"));
+}
+
+static void make_environment(const struct jail_entry *entry, char *ret[], unsigned size)
+{
+	static char preload[PATH_MAX + 16];
 	unsigned n = 0;
 
 	ret[n++] = (char *)"LC_ALL=C";
+	if (can_preload(entry)) {
+		snprintf(preload, sizeof(preload), "LD_PRELOAD=%s",
+			 entry->none ? entry->jail->preload : JAIL_PRELOAD);
+		ret[n++] = preload;
+	}
 #ifdef __SANITIZE_ADDRESS__
 	static const char *const names[] = { "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS" };
 	static char text[3][512];
@@ -221,7 +234,7 @@ void jail_enter(const struct jail_entry *from)
 
 	arrange_fds(&entry, &root_fd, &dir_fd);
 	die_with_launcher(&entry);
-	make_environment(environment, 8);
+	make_environment(&entry, environment, 8);
 	be_spared_last();
 	if (!entry.none) {
 		enter_namespaces(&entry, root_fd, dir_fd);

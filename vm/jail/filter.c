@@ -10,7 +10,9 @@
  * they have a list of what nobody in a jail ever needs. The daemon has that list, too, and more (confine.c).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sched.h>
+#include <linux/userfaultfd.h>
 #include <seccomp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,6 +135,8 @@ static const struct call_rule qemu_rules[] = {
 	{ SCMP_SYS(prlimit64), 2, UINT64_MAX, 0 },
 	/* KVM's; others ask block devices for their shape, or terminals for theirs */
 	{ SCMP_SYS(ioctl), 1, 0xff00, KVM_IOCTLS },
+	/* sbx-track.so's, for the daemon: for faults of the kernel's own there is none, and no ioctl of it */
+	{ SCMP_SYS(userfaultfd), 0, UINT32_MAX, O_CLOEXEC | UFFD_USER_MODE_ONLY },
 };
 
 /* Typing into a terminal, and what else a line discipline could be used for. */

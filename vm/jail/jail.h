@@ -40,7 +40,7 @@ enum jail_kind { JAIL_VMM, JAIL_QEMU, JAIL_BROWSE, JAIL_NET, JAIL_KINDS };
 struct jail_config {
 	bool none; /* only descriptors and a session of its own; everything else is the daemon's */
 	uid_t uid_first, uid_last;   /* for root; group ids are the same numbers */
-	const char *libexec;         /* directory of sbx-vmm, sbx-browse and sbx-net */
+	const char *libexec;         /* directory of sbx-vmm, sbx-browse, sbx-net and sbx-track.so */
 	const char *kernel, *initrd; /* the guest's: QEMU finds them as JAIL_KERNEL and JAIL_INITRD */
 	const char *layers;          /* directory of disk layers, or NULL */
 };

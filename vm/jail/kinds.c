@@ -121,6 +121,20 @@ static int add_ours(struct jail *jail, const struct jail_config *config, const c
 	return rc ? rc : jail_base_filter(jail->flags & JAIL_HOST_NET, &jail->filter, err);
 }
 
+/* What the daemon can do without where it is not there, or not for everybody. */
+static int add_preload(struct jail *jail, const struct jail_config *config, struct err *err)
+{
+	char path[PATH_MAX], file[PATH_MAX];
+	struct stat st;
+
+	if (snprintf(file, sizeof(file), "%s/sbx-track.so", config->libexec) >= (int)sizeof(file) ||
+	    !realpath(file, path) || stat(path, &st) < 0 || !(st.st_mode & S_IROTH))
+		return 0;
+	jail->preload = strdup(path);
+	return jail->preload ? jail_add(jail, path, JAIL_PRELOAD, err)
+			     : err_set(err, -ENOMEM, "out of memory");
+}
+
 static int add_qemu(struct jail *jail, const struct jail_config *config, struct err *err)
 {
 	/* As Debian builds it, the accelerator without hardware is a module. */
@@ -136,6 +150,8 @@ static int add_qemu(struct jail *jail, const struct jail_config *config, struct 
 	if (jail_find_program(QEMU_PROGRAM, path))
 		return err_set(err, -ENOENT, "no " QEMU_PROGRAM " in PATH");
 	rc = add_program(jail, path, err);
+	if (!rc)
+		rc = add_preload(jail, config, err);
 	if (!rc)
 		rc = add_first(jail, module, err);
 	if (!rc)
@@ -196,6 +212,7 @@ void jail_release(struct jail *jail)
 		free(jail->files[i].to);
 	}
 	free(jail->program);
+	free(jail->preload);
 	free(jail->filter.filter);
 	if (jail->root_fd >= 0)
 		close(jail->root_fd);

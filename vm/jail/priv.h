@@ -11,6 +11,9 @@
 #include "util/err.h"
 #include "vm/jail/jail.h"
 
+/* What a jail calls the library that is loaded into its program. */
+#define JAIL_PRELOAD "/preload.so"
+
 enum {
 	JAIL_FILES_MAX = 160,
 	JAIL_PROC = 1 << 0,     /* a /proc that shows its own processes */
@@ -27,6 +30,7 @@ struct jail {
 	const char *name;
 	char *program; /* absolute, the same in the jail; NULL: not on this host, and err says why */
 	struct err err;
+	char *preload; /* a library that is loaded into it; NULL: none */
 	unsigned flags;
 	unsigned max_fds; /* limit of its descriptors */
 	struct jail_file files[JAIL_FILES_MAX];
