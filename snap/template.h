@@ -47,6 +47,8 @@ struct template
 	uint32_t generation; /* of the agent channel at capture */
 	int quiesced;        /* the agent channel was empty at capture (see vm/agent/proto.h) */
 	uint64_t pause_ns;   /* how long the source stood still */
+	/* How many pages of its RAM were copied before that, and while it stood, where the engine copies; not stored. */
+	uint64_t pages_ahead, pages_stopped;
 };
 
 /* One reference; descriptors -1. NULL when out of memory. */

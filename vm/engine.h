@@ -118,6 +118,14 @@ struct engine {
 	void (*pause)(struct vm *vm, done_fn done, void *arg);
 	void (*resume)(struct vm *vm, done_fn done, void *arg);
 
+	/*
+	 * Both may be NULL. ahead: do what of a capture can be done while the machine runs, so that its pause is the
+	 * shorter; err says why nothing was, which is no reason not to capture it. The next is either pause and
+	 * capture, or forget: no capture comes of it. forget is always allowed.
+	 */
+	void (*ahead)(struct vm *vm, done_fn done, void *arg);
+	void (*forget)(struct vm *vm);
+
 	/* Capture a paused machine. `next_disk` is a path where the engine finds a fresh overlay on the
 	 * machine's present disk. Until frozen nothing may be written to the agent channel. */
 	void (*capture)(struct vm *vm, const char *next_disk, const struct vm_capture *capture);

@@ -2,7 +2,8 @@
 /*
  * capture.c - turn a sandbox's machine into a template
  *
- *   running: sync the guest's disk if that is wanted, quiesce the channel, stop the vCPUs
+ *   running: sync the guest's disk if that is wanted; have the engine copy ahead, where the sandbox is to go on; quiesce
+ *            the channel, stop the vCPUs
  *   make an overlay on the disk's layer, engine->capture
  *   frozen:  the layer is complete, and the overlay is the disk from here on; a sandbox that shall go on is resumed
  *            at once
@@ -20,11 +21,13 @@
 #include "fs/sandbox/capture.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "fs/sandbox/admission.h"
 #include "fs/sandbox/machine.h"
 #include "fs/sandbox/pause.h"
+#include "util/log.h"
 
 /* A guest that takes longer is captured as it is: its memory has all there is. */
 enum { SYNC_MS = 2000 };
@@ -42,6 +45,7 @@ struct capture {
 	uint32_t generation; /* of the channel, and whether it was empty, at the capture */
 	bool quiesced;
 	bool resuming, captured;
+	bool ahead;   /* the engine has been asked to prepare, and was not told yet what comes of it */
 	bool went_on; /* it was, or is being, resumed */
 	uint64_t began_ns;
 	struct err err; /* why it failed, while the sandbox is resumed */
@@ -54,6 +58,8 @@ static void capture_end(void *arg, const struct err *err)
 {
 	struct capture *c = arg;
 
+	if (c->ahead && c->sb->vm)
+		c->sb->obj.fs->engine->forget(c->sb->vm);
 	layer_unref(c->next);
 	layer_unref(c->disk);
 	c->sb->obj.fs->layer_frozen(c->sb->obj.fs);
@@ -135,6 +141,10 @@ static void on_captured(void *arg, const struct err *err, struct template *templ
 		template->generation = c->generation;
 		template->quiesced = c->quiesced;
 		c->template = template;
+		log_debug("%s: %" PRIu64 " pages were copied ahead, and %" PRIu64 " in a pause of %" PRIu64
+			  " us",
+			  c->sb->obj.name, template->pages_ahead, template->pages_stopped,
+			  template->pause_ns / 1000);
 	}
 	finish(c);
 }
@@ -154,6 +164,7 @@ static void take(struct capture *c)
 		return;
 	}
 	machine_expect(sb, CAPTURE_MS);
+	c->ahead = false;
 	sb->obj.fs->engine->capture(sb->vm, layer_path(c->next), &calls);
 }
 
@@ -182,6 +193,35 @@ static void on_paused(void *arg, const struct err *err)
 	take(c);
 }
 
+static void on_ahead(void *arg, const struct err *err)
+{
+	static bool said;
+	struct capture *c = arg;
+	const struct err late = { .code = -ETIMEDOUT };
+
+	if (err->code && !said)
+		log_warn("%s: it stands for as long as its capture takes: %s", c->sb->obj.name, err->text);
+	said |= err->code;
+	log_debug("%s: copied ahead%s%s", c->sb->obj.name, err->code ? ": " : "", err->code ? err->text : "");
+	if (c->sb->task.answered)
+		task_end(c->sb, &late);
+	else
+		machine_pause(c->sb, c->why, on_paused, c);
+}
+
+/* It shall stand for a short time only: what can be done before is done first. */
+static void pause_soon(struct capture *c)
+{
+	const struct engine *engine = c->sb->obj.fs->engine;
+
+	if (!c->go_on || !engine->ahead) {
+		machine_pause(c->sb, c->why, on_paused, c);
+		return;
+	}
+	c->ahead = true;
+	machine_ahead(c->sb, CAPTURE_MS, on_ahead, c);
+}
+
 /*
  * Files that a guest has written and its kernel not yet are in its memory, and so in every fork, but a
  * snapshot's fs/ is read from the disk. The guest runs on meanwhile: this is no part of the pause.
@@ -193,7 +233,7 @@ static void on_synced(void *arg, int err, struct reader *results)
 	(void)err;
 	(void)results;
 	if (c->sb->vm)
-		machine_pause(c->sb, c->why, on_paused, c);
+		pause_soon(c);
 }
 
 static bool sync_disk(struct capture *c)
@@ -237,6 +277,6 @@ int capture(struct sandbox *sb, const char *verb, unsigned flags, capture_fn don
 	if (!c->was_running)
 		take(c);
 	else if (!(flags & CAPTURE_SYNC) || !sync_disk(c))
-		machine_pause(sb, c->why, on_paused, c);
+		pause_soon(c);
 	return 0;
 }

@@ -57,6 +57,23 @@ static void on_paused(void *arg, const struct err *err)
 	}
 }
 
+static void on_ahead(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+
+	if (!sb->vm)
+		return;
+	machine_expect(sb, 0);
+	step_end(sb, err);
+}
+
+void machine_ahead(struct sandbox *sb, unsigned ms, done_fn done, void *arg)
+{
+	step_begin(sb, "ahead", done, arg);
+	machine_expect(sb, ms);
+	sb->obj.fs->engine->ahead(sb->vm, on_ahead, sb);
+}
+
 static void on_quiesced(void *arg, const struct err *err)
 {
 	struct sandbox *sb = arg;

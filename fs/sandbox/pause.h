@@ -14,6 +14,9 @@
  * (task_answer); 0: it has answered.
  */
 void machine_expect(struct sandbox *sb, unsigned ms);
+/* Have the engine prepare a capture of the running machine (engine.h), which it ends within ms. What could not be done is
+ * in done's err, and no reason not to capture it. */
+void machine_ahead(struct sandbox *sb, unsigned ms, done_fn done, void *arg);
 /* Empty the agent channel and stop the vCPUs; sets sb->quiesced, not the state. A guest that is silent is
  * paused all the same; before a capture its hooks may refuse, and -EBUSY is why. */
 void machine_pause(struct sandbox *sb, enum quiesce_why why, done_fn done, void *arg);

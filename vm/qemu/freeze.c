@@ -7,6 +7,7 @@
  * (ram.c), because QEMU's own stream would read every page of a fork's private mapping and thereby fill the
  * holes of the template below. The steps:
  *
+ *   0. where the machine is to go on at once: copy what it has written while it runs (ahead.c)
  *   1. blockdev-add: open the next overlay, not yet in use
  *   2. add-fd, xen-save-devices-state: device state into a memfd
  *   3. copy that, and the live part of the RAM; after the devices, whose saving may write guest memory
@@ -187,11 +188,15 @@ static void on_rest(void *arg, int result)
 	struct qemu_machine *vm = arg;
 	struct qemu_capture *capture = &vm->capture;
 	struct err *err = &capture->err;
+	struct ram_counts counts;
 
 	if (end_work(vm, result)) {
 		if (!err->code)
 			capture->template->ram_fd = ram_copy_take(capture->ram, err);
 		if (!err->code) {
+			counts = ram_copy_counts(capture->ram);
+			capture->template->pages_ahead = counts.ahead;
+			capture->template->pages_stopped = counts.stopped;
 			capture->template->state_fd = capture->state_fd;
 			capture->state_fd = -1;
 		}
@@ -369,8 +374,10 @@ static int set_up(struct qemu_machine *vm, const char *next_disk)
 	capture->state_fd = memfd_create("sbx-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (capture->state_fd < 0)
 		return err_sys(err, -errno, "cannot create memory for the state");
-	return ram_copy_new(process_pid(vm->process), vm->ram_fd, vm->ram_size, !vm->common.base,
-			    &capture->ram, err);
+	capture->ram = ahead_take(vm);
+	return capture->ram ? 0
+			    : ram_copy_new(process_pid(vm->process), vm->ram_fd, vm->ram_size,
+					   !vm->common.base, &capture->ram, err);
 }
 
 static void begin(void *arg)

@@ -29,12 +29,24 @@
 #include "vm/probe.h"
 #include "vm/qemu/cmdline.h"
 #include "vm/qemu/ram.h"
+#include "vm/qemu/track.h"
 #include "vm/qemu/tsc.h"
 #include "vm/qemu/vm.h"
 #include "vm/usage.h"
 
 /* Descriptors in QEMU's process. */
-enum { QMP_FD = PROCESS_FD, AGENT_FD, CONSOLE_FD, NET_FD, RAM_FD, STATE_FD, DISK_READING_FD, DISK_FD };
+enum {
+	QMP_FD = PROCESS_FD,
+	AGENT_FD,
+	CONSOLE_FD,
+	NET_FD,
+	RAM_FD,
+	STATE_FD,
+	TRACKER_FD,
+	DISK_READING_FD,
+	DISK_FD
+};
+_Static_assert((int)TRACKER_FD == (int)TRACK_FD, "sbx-track.so knows the number");
 
 static void release(struct vm *handle)
 {
@@ -113,6 +125,7 @@ static void on_exit_process(void *arg, int status, const char *why)
 	(void)status;
 	vm_hold(&vm->common);
 	vm->process = NULL;
+	qemu_forget(&vm->common);
 	/* Why the guest went may still be in the socket. */
 	while (vm->qmp && qmp_poll(vm->qmp))
 		;
@@ -267,8 +280,8 @@ int qemu_open_reading(int fd, struct err *err)
 	return reading < 0 ? err_sys(err, -errno, "cannot open a disk to read it") : reading;
 }
 
-static int spawn_with(struct qemu_machine *vm, int qmp_fd, const struct disk *disk, int reading_fd,
-		      struct err *err)
+static int spawn_with(struct qemu_machine *vm, int qmp_fd, int track_fd, const struct disk *disk,
+		      int reading_fd, struct err *err)
 {
 	const struct qemu_config config = {
 		.shape = &vm->common.shape,
@@ -289,7 +302,7 @@ static int spawn_with(struct qemu_machine *vm, int qmp_fd, const struct disk *di
 	int keep[DISK_FD - PROCESS_FD + DISK_FILES_MAX] = {
 		qmp_fd,     vm->agent[1], vm->console[1],
 		vm->net[1], vm->ram_fd,   vm->common.base ? vm->state_fd : vm->ram_fd,
-		reading_fd
+		track_fd,   reading_fd
 	};
 	struct process_spec spec = {
 		.kind = JAIL_QEMU,
@@ -317,18 +330,28 @@ static int spawn(struct qemu_machine *vm, int qmp_fd, const char *path, struct e
 {
 	struct disk disk;
 	int rc = disk_open(&disk, path, 0, err);
-	int reading_fd;
+	int track[2] = { -1, -1 }, reading_fd;
 
 	if (rc)
 		return rc;
+	rc = pair(SOCK_SEQPACKET, track, err);
+	if (rc)
+		goto out;
 	rc = reading_fd = qemu_open_reading(disk.files[0].fd, err);
 	if (rc >= 0) {
-		rc = spawn_with(vm, qmp_fd, &disk, reading_fd, err);
+		rc = spawn_with(vm, qmp_fd, track[1], &disk, reading_fd, err);
 		close(reading_fd);
 		vm->top_set = QEMU_FIRST_SET;
 		vm->next_set = QEMU_FIRST_SET + disk.n;
 		sets_retire(vm, QEMU_FIRST_SET + 1, disk.n - 1);
 	}
+	if (!rc) {
+		*process_keeps(vm->process) = track[0];
+		track[0] = -1;
+	}
+out:
+	close_fd(&track[0]);
+	close_fd(&track[1]);
 	disk_close(&disk);
 	return rc;
 }
@@ -354,7 +377,7 @@ static int vm_new(const struct engine_env *env, const struct shape *shape, struc
 	vm_init(&vm->common, env, shape, base, release);
 	vm->kvm = !kvm_probe()->err.code;
 	vm->agent[0] = vm->agent[1] = vm->console[0] = vm->console[1] = vm->net[0] = vm->net[1] = -1;
-	vm->state_fd = vm->ram_fd = vm->capture.state_fd = -1;
+	vm->state_fd = vm->ram_fd = vm->capture.state_fd = vm->ahead.uffd = -1;
 	if (base) {
 		vm->ram_size = base->ram_size;
 		vm->ram_fd = base->ram_fd;
@@ -487,6 +510,7 @@ static void qemu_destroy(struct vm *handle)
 	vm = qemu_of(handle);
 	vm->common.destroyed = true;
 	capture_abort(vm, NULL);
+	qemu_forget(handle);
 	timer_stop(&vm->common.defer);
 	if (vm->process)
 		process_abandon(vm->process);
@@ -557,6 +581,8 @@ const struct engine engine_qemu = {
 	.start = qemu_start,
 	.pause = qemu_pause,
 	.resume = qemu_resume,
+	.ahead = qemu_ahead,
+	.forget = qemu_forget,
 	.capture = qemu_capture,
 	.destroy = qemu_destroy,
 	.ends = qemu_ends,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* vm.h - a machine that QEMU runs; shared by qemu.c (its life) and freeze.c (captures) */
+/* vm.h - a machine that QEMU runs; shared by qemu.c (its life), ahead.c and freeze.c (captures) */
 #ifndef SBX_VM_QEMU_VM_H
 #define SBX_VM_QEMU_VM_H
 
@@ -32,14 +32,26 @@ struct qemu_capture {
 	struct timer defer;
 };
 
+/* What is copied before a capture. */
+struct qemu_ahead {
+	struct ram_copy *ram; /* NULL: nothing is */
+	bool active;          /* whoever asked for it waits */
+	bool working;         /* a thread has `ram` and `uffd`, and a hold on the machine */
+	int uffd;
+	struct err err;
+};
+
 struct qemu_machine {
 	struct vm common;
 	uint64_t ram_size;
 	int ram_fd; /* the memfd its process maps: its own after a boot, the template's in a fork */
 	bool kvm;
 
-	struct process *process; /* NULL when it has ended */
-	struct qmp *qmp;         /* NULL when lost */
+	struct process
+		*process; /* NULL when it has ended; it keeps the socket, or what came over it, of track.h */
+	bool tracked;     /* that is a userfaultfd */
+	struct err untracked; /* why it will not be */
+	struct qmp *qmp;      /* NULL when lost */
 	/* [0] ours, [1] QEMU's: kept, so that our end stays open without it */
 	int agent[2], console[2], net[2];
 	char version[32]; /* QEMU's */
@@ -56,6 +68,7 @@ struct qemu_machine {
 	unsigned next_set; /* a number that no fdset has had */
 	struct buf stale;  /* numbers of fdsets that are not needed any more: unsigned each */
 	struct qemu_capture capture;
+	struct qemu_ahead ahead;
 };
 
 static inline struct qemu_machine *qemu_of(const struct vm *vm)
@@ -97,6 +110,12 @@ void sets_flush(struct qemu_machine *vm);
 
 /* The same file, for reading only; a descriptor. */
 int qemu_open_reading(int fd, struct err *err);
+
+/* engine.h's. A machine that dies while they are under way is to be forgotten, too. */
+void qemu_ahead(struct vm *handle, done_fn done, void *arg);
+void qemu_forget(struct vm *handle);
+/* What was copied ahead, the caller's; or NULL. */
+struct ram_copy *ahead_take(struct qemu_machine *vm);
 
 void qemu_capture(struct vm *handle, const char *next_disk, const struct vm_capture *calls);
 /* The machine has died (err says why), or is being destroyed (NULL: nobody is told). */
