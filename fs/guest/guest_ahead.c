@@ -5,7 +5,8 @@
  * A program that looks at one file after the other of a directory (git status) would make the guest answer for
  * each. The third name in a row that is looked up makes us ask for the beginning of the directory, with the
  * attributes of what is in it, and further names are answered from that: for as long as the kernel might have
- * kept them, counted from when they were asked for, and until anything is known to have changed.
+ * kept them, counted from when they were asked for, and until anything is known to have changed. While somebody lists
+ * the directory, and takes so long that the kernel has to look up what it was told of, it is that part of it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -134,7 +135,7 @@ static void ask(struct guest_node *dir, uint64_t now)
 	if (!asked)
 		return;
 	*asked = (struct asked){ guest_ref(dir), now, dir->guest->changes };
-	call = guest_list(dir, on_entries, asked);
+	call = guest_list(dir, dir->listed_at, on_entries, asked);
 	if (!call) {
 		guest_unref(dir);
 		free(asked);
@@ -163,8 +164,10 @@ bool guest_ahead_answers(fuse_req_t req, struct guest_node *dir, const char *nam
 	struct dir_item item;
 
 	if (ahead && (now - ahead->asked_ns > valid_ns || ahead->changes != dir->guest->changes)) {
+		/* Who has gone on for so long will, most likely. */
+		dir->missed = ahead->changes == dir->guest->changes ? IN_A_ROW - 1 : 0;
+		dir->missed_ns = now;
 		guest_ahead_free(ahead);
-		dir->missed = 0;
 		ahead = NULL;
 	}
 	if (!ahead) {

@@ -21,13 +21,13 @@ uint64_t guest_epoch(const struct guest_node *gn)
 	return gn->guest->ops->epoch(gn->guest->obj);
 }
 
-struct agent_call *guest_list(const struct guest_node *dir, agent_fs_fn done, void *arg)
+struct agent_call *guest_list(const struct guest_node *dir, uint64_t cookie, agent_fs_fn done, void *arg)
 {
 	struct agent_call *call = NULL;
 	struct buf args = { 0 };
 
 	if (!guest_put_file(&args, dir)) {
-		buf_put_u64(&args, 0);
+		buf_put_u64(&args, cookie);
 		if (!args.failed)
 			call = agent_fs(guest_agent(dir), FS_READDIR, &args, GUEST_TIMEOUT_MS, done, arg);
 	}
@@ -77,6 +77,13 @@ static void on_interrupt(void *arg)
 		return; /* the handle in the answer has to be closed */
 	agent_fs_cancel(gc->call);
 	guest_call_free(gc);
+}
+
+static void is_for(struct guest_call *gc, struct request *request)
+{
+	gc->request = request;
+	request->cancel = on_interrupt;
+	request->arg = gc;
 }
 
 void guest_call_give_up(struct guest_call *gc)
@@ -202,42 +209,50 @@ void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *a
 		guest_call_free(gc);
 		return;
 	}
-	gc->request->cancel = on_interrupt;
-	gc->request->arg = gc;
+	is_for(gc, gc->request);
 	guest_lock_watch(gc);
 }
 
-struct guest_call *guest_call_ahead(struct guest_node *gn,
+struct guest_call *guest_call_ahead(struct guest_node *gn, enum fs_op op, int rc, struct buf *args,
 				    void (*done)(struct guest_call *gc, int err, struct reader *results))
 {
 	const struct guest_name *name = list_first(&gn->names, struct guest_name, link);
-	struct guest_call *gc = calloc(1, sizeof(*gc));
-	struct buf args = { 0 };
+	struct guest_call *gc = rc || args->failed ? NULL : calloc(1, sizeof(*gc));
 
+	if (gc) {
+		gc->node = guest_ref(gn);
+		gc->done = done;
+		gc->op = op;
+		gc->opens = op == FS_OPEN;
+		gc->sent_ns = now_mono_ns();
+		gc->changes = gn->guest->changes;
+		gc->voids = gn->guest->voids;
+		gc->touched = gn->touched;
+		gc->epoch = guest_epoch(gn);
+		gc->call = agent_fs(guest_agent(gn), op, args, GUEST_TIMEOUT_MS, on_reply, gc);
+	}
+	buf_release(args);
 	if (!gc)
 		return NULL;
-	gc->node = guest_ref(gn);
-	gc->done = done;
-	gc->op = FS_OPEN;
-	gc->opens = true;
-	gc->sent_ns = now_mono_ns();
-	gc->changes = gn->guest->changes;
-	gc->voids = gn->guest->voids;
-	gc->touched = gn->touched;
-	gc->epoch = guest_epoch(gn);
-	if (!guest_put_named(&args, gn)) {
-		buf_put_u32(&args, O_RDONLY | FS_OPEN_DATA);
-		buf_put_u8(&args, false);
-		if (!args.failed)
-			gc->call = agent_fs(guest_agent(gn), FS_OPEN, &args, GUEST_TIMEOUT_MS, on_reply, gc);
-	}
-	buf_release(&args);
 	if (!gc->call) {
 		guest_call_free(gc);
 		return NULL;
 	}
-	log_debug("ahead: open %s in fs/ of %s", name ? name->name : "/", gn->guest->obj->name);
+	log_debug("ahead: %s %s in fs/ of %s", fs_op_name(op), name ? name->name : "/", gn->guest->obj->name);
 	return gc;
+}
+
+void guest_call_take_over(struct guest_call *gc, struct guest_call *from)
+{
+	log_debug("request %" PRIu64 ": was asked ahead", from->request->number);
+	is_for(gc, from->request);
+	from->request = NULL;
+	gc->fi = from->fi;
+	gc->caller = from->caller;
+	gc->size = from->size;
+	gc->plus = from->plus;
+	gc->offset = from->offset;
+	guest_call_free(from);
 }
 
 bool guest_call_adopt(struct guest_call *gc, fuse_req_t req)
@@ -247,9 +262,7 @@ bool guest_call_adopt(struct guest_call *gc, fuse_req_t req)
 	if (!request)
 		return false;
 	log_debug("request %" PRIu64 ": was asked ahead", request->number);
-	gc->request = request;
-	request->cancel = on_interrupt;
-	request->arg = gc;
+	is_for(gc, request);
 	return true;
 }
 

@@ -7,6 +7,10 @@
  * guest's cookies: entries are counted, "." and ".." first. For a program that goes back the cookie of each
  * chunk is remembered.
  *
+ * Whoever reads on finds the next chunk here, or on its way: it is asked for when one is begun with, so that the guest
+ * makes it while the program looks at this one. What comes too late to be true is asked for anew, and then no more
+ * ahead.
+ *
  * A guest can go on for ever, so what one pass over a directory may bring is bounded; so is what it makes us
  * remember, since a chunk counts for at least CHUNK_LEAST bytes.
  */
@@ -24,6 +28,8 @@ enum {
 	FIRST = 2, /* the number of the first entry after "." and ".." */
 };
 
+static const uint64_t valid_ns = (uint64_t)(GUEST_CACHE_S * 1e9);
+
 /* How to ask for entries from number `first` on. */
 struct dir_place {
 	uint64_t first, cookie;
@@ -40,13 +46,15 @@ struct guest_dir {
 	size_t offset;           /* ...and where it is */
 	uint64_t epoch;          /* of the machine that is asked */
 	struct guest_file *file; /* open in the guest; NULL: it is asked by its path */
-	uint64_t asked_ns;       /* the chunk's attributes are as of then, */
-	uint64_t changes;        /* and hold as far as is known, while this is guest->changes */
-	uint64_t total;          /* bytes of this pass */
-	struct fs *fs;           /* once it is open */
-	uid_t uid;               /* for whom it counts */
-	struct kept kept;        /* of places and entries */
-	struct dir_place resume; /* of the chunk that was at hand when it was forgotten; or nothing */
+	struct guest_call *next_chunk; /* asked for ahead; once it is answered, that is in its value */
+	bool slow;                     /* the reader: such a one came too early for it */
+	uint64_t asked_ns;             /* the chunk's attributes are as of then, */
+	uint64_t changes;              /* and hold as far as is known, while this is guest->changes */
+	uint64_t total;                /* bytes of this pass */
+	struct fs *fs;                 /* once it is open */
+	uid_t uid;                     /* for whom it counts */
+	struct kept kept;              /* of places and entries */
+	struct dir_place resume;       /* of the chunk that was at hand when it was forgotten; or nothing */
 };
 
 static struct guest_dir *dir_of(const struct fuse_file_info *fi)
@@ -54,8 +62,21 @@ static struct guest_dir *dir_of(const struct fuse_file_info *fi)
 	return (struct guest_dir *)(uintptr_t)fi->fh;
 }
 
+static void drop_next(struct guest_dir *dir)
+{
+	struct guest_call *next = dir->next_chunk;
+
+	dir->next_chunk = NULL;
+	if (!next)
+		return;
+	if (!next->answered)
+		agent_fs_cancel(next->call);
+	guest_call_free(next);
+}
+
 static void dir_free(struct guest_dir *dir)
 {
+	drop_next(dir);
 	kept_drop(dir->fs, &dir->kept);
 	buf_release(&dir->places);
 	buf_release(&dir->entries);
@@ -80,6 +101,13 @@ static struct dir_place place_at(const struct guest_dir *dir, size_t i)
 static uint64_t chunk_end(const struct guest_dir *dir)
 {
 	return place_at(dir, places(dir) - 1).first + dir->n;
+}
+
+static void count(struct guest_dir *dir)
+{
+	const size_t ahead = dir->next_chunk ? dir->next_chunk->value.size : 0;
+
+	kept_use(dir->fs, &dir->kept, dir->uid, dir->entries.size + dir->places.size + ahead);
 }
 
 /* ---- entries */
@@ -151,7 +179,7 @@ static int take_chunk(struct guest_dir *dir, const struct dir_place *place, stru
 	dir->more = more;
 	dir->at = place->first;
 	dir->offset = 0;
-	kept_use(dir->fs, &dir->kept, dir->uid, dir->entries.size + dir->places.size);
+	count(dir);
 	return places(dir) ? 0 : -ENOMEM;
 }
 
@@ -160,7 +188,10 @@ static void dir_forget(struct kept *kept)
 {
 	struct guest_dir *dir = container_of(kept, struct guest_dir, kept);
 
-	dir->resume = place_at(dir, places(dir) - 1);
+	if (places(dir))
+		dir->resume = place_at(dir, places(dir) - 1);
+	if (dir->next_chunk && dir->next_chunk->answered)
+		drop_next(dir);
 	dir->n = 0;
 	buf_release(&dir->places);
 	buf_release(&dir->entries);
@@ -219,9 +250,8 @@ static void add_node(struct text *text, const struct guest_dir *dir, struct gues
 	struct fs_attr attr = item->attr;
 	struct told told;
 
-	if (dir->changes != gn->guest->changes ||
-	    now_mono_ns() - dir->asked_ns > (uint64_t)(GUEST_CACHE_S * 1e9) || S_ISFIFO(attr.mode) ||
-	    !buf_reserve(&text->nodes, sizeof(told)))
+	if (dir->changes != gn->guest->changes || now_mono_ns() - dir->asked_ns > valid_ns ||
+	    S_ISFIFO(attr.mode) || !buf_reserve(&text->nodes, sizeof(told)))
 		return;
 	if (guest_entry_of(gn, item->name, &attr, &target, dir->asked_ns, false, param, &told.node)) {
 		param->ino = 0;
@@ -392,6 +422,8 @@ static bool answer(struct guest_call *gc, struct dir_place *ret)
 	}
 	if (!asks || text.len) {
 		asks = false;
+		if (places(dir))
+			gc->node->listed_at = place_at(dir, places(dir) - 1).cookie;
 		if (request_data(gc->request, text.bytes, text.len))
 			forget(&text);
 	}
@@ -400,39 +432,129 @@ static bool answer(struct guest_call *gc, struct dir_place *ret)
 	return !asks;
 }
 
-static void send_readdir(struct guest_call *gc, const struct dir_place *place);
+/* The arguments of a READDIR; 0 or a negative errno. */
+static int put_readdir(struct buf *args, const struct guest_node *gn, const struct guest_dir *dir,
+		       const struct dir_place *place)
+{
+	int rc = dir->epoch != guest_epoch(gn) ? -ESTALE : 0;
+
+	if (!rc && dir->file)
+		fs_file_put(args, dir->file->handle, "", NULL);
+	else if (!rc)
+		rc = guest_put_named(args, gn);
+	buf_put_u64(args, place->cookie);
+	return rc;
+}
+
+/* ---- the next chunk, ahead */
+
+static void done_next(struct guest_call *gc, int err, struct reader *results)
+{
+	struct guest_dir *dir = dir_of(&gc->fi);
+
+	gc->answered = true;
+	buf_add(&gc->value, results->p, reader_left(results));
+	if (err || gc->value.failed)
+		drop_next(dir); /* whoever reads on asks himself, and is told */
+	else
+		count(dir);
+}
+
+/* A chunk is begun with: ask for what follows it. Not where the host is at work, whose changes would void it. */
+static void ask_ahead(struct guest_node *gn, struct guest_dir *dir)
+{
+	struct guest_mount *guest = gn->guest;
+	struct dir_place place;
+	struct buf args = { 0 };
+	int rc;
+
+	if (!dir->n || !dir->more || dir->slow || dir->next_chunk || dir->total >= LISTING_MAX ||
+	    guest_usable(gn) || agent_silent(guest_agent(gn)) || now_mono_ns() - guest->changed_ns < valid_ns)
+		return;
+	place = (struct dir_place){ chunk_end(dir), dir->next };
+	rc = put_readdir(&args, gn, dir, &place);
+	dir->next_chunk = guest_call_ahead(gn, FS_READDIR, rc, &args, done_next);
+	if (!dir->next_chunk)
+		return;
+	dir->next_chunk->fi.fh = (uintptr_t)dir;
+	dir->next_chunk->first = place.first;
+	dir->next_chunk->cookie = place.cookie;
+}
+
+/* Is what was asked for ahead what is asked for now, and as true as if it had been asked for now? */
+static bool is_wanted(struct guest_dir *dir, const struct guest_call *next, const struct dir_place *place,
+		      bool plus)
+{
+	const struct guest_mount *guest = next->node->guest;
+
+	if (next->first != place->first || next->cookie != place->cookie || next->voids != guest->voids ||
+	    next->epoch != guest_epoch(next->node) || (plus && next->changes != guest->changes))
+		return false;
+	dir->slow = next->answered && now_mono_ns() - next->sent_ns > valid_ns / 2;
+	return !dir->slow;
+}
+
+/* ---- listings as they are asked for */
+
+static void ask(struct guest_call *gc, const struct dir_place *place);
+
+/* Answer from the chunk that came, or ask for another. */
+static void answer_or_ask(struct guest_call *gc)
+{
+	struct dir_place place;
+
+	if (answer(gc, &place))
+		guest_call_free(gc);
+	else
+		ask(gc, &place);
+}
 
 static void done_readdir(struct guest_call *gc, int err, struct reader *results)
 {
-	struct dir_place place = { gc->first, gc->cookie };
+	const struct dir_place place = { gc->first, gc->cookie };
+	struct guest_dir *dir = dir_of(&gc->fi);
 
+	dir->asked_ns = gc->sent_ns;
+	dir->changes = gc->changes;
 	if (!err)
-		err = take_chunk(dir_of(&gc->fi), &place, results);
+		err = take_chunk(dir, &place, results);
 	if (err) {
 		request_err(gc->request, err);
-	} else if (!answer(gc, &place)) {
-		send_readdir(gc, &place);
+		guest_call_free(gc);
 		return;
 	}
-	guest_call_free(gc);
+	ask_ahead(gc->node, dir);
+	answer_or_ask(gc);
 }
 
 static void send_readdir(struct guest_call *gc, const struct dir_place *place)
 {
 	struct buf args = { 0 };
-	struct guest_dir *dir = dir_of(&gc->fi);
-	int rc = dir->epoch != guest_epoch(gc->node) ? -ESTALE : 0;
+	const int rc = put_readdir(&args, gc->node, dir_of(&gc->fi), place);
 
-	if (!rc && dir->file)
-		fs_file_put(&args, dir->file->handle, "", NULL);
-	else if (!rc)
-		rc = guest_put_named(&args, gc->node);
-	buf_put_u64(&args, place->cookie);
 	gc->first = place->first;
 	gc->cookie = place->cookie;
-	dir->asked_ns = now_mono_ns();
-	dir->changes = gc->node->guest->changes;
 	guest_call_send(gc, FS_READDIR, rc, &args);
+}
+
+static void ask(struct guest_call *gc, const struct dir_place *place)
+{
+	struct guest_dir *dir = dir_of(&gc->fi);
+	struct guest_call *next = dir->next_chunk;
+	struct reader r;
+
+	if (!next || !is_wanted(dir, next, place, gc->plus)) {
+		drop_next(dir);
+		send_readdir(gc, place);
+		return;
+	}
+	dir->next_chunk = NULL;
+	guest_call_take_over(next, gc);
+	next->done = done_readdir;
+	if (!next->answered)
+		return;
+	r = reader_init(buf_bytes(&next->value), next->value.len);
+	done_readdir(next, 0, &r);
 }
 
 static void read_entries(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi,
@@ -440,7 +562,6 @@ static void read_entries(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 {
 	struct guest_call *gc = guest_call_new(req, guest_node_of(req, ino), NULL, done_readdir);
 	struct guest_dir *dir = dir_of(fi);
-	struct dir_place place;
 
 	if (!gc)
 		return;
@@ -454,10 +575,8 @@ static void read_entries(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	gc->size = size;
 	gc->plus = plus;
 	gc->offset = (uint64_t)off;
-	if (answer(gc, &place))
-		guest_call_free(gc);
-	else
-		send_readdir(gc, &place);
+	ask_ahead(gc->node, dir);
+	answer_or_ask(gc);
 }
 
 void guest_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
@@ -472,7 +591,7 @@ void guest_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, s
 
 void guest_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	(void)ino;
+	guest_node_of(req, ino)->listed_at = 0;
 	dir_free(dir_of(fi));
 	fuse_reply_err(req, 0);
 }

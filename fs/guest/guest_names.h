@@ -80,9 +80,11 @@ struct guest_node {
 	uint32_t type;
 	struct guest_ahead *ahead; /* of a directory: entries that were asked for ahead of their lookups */
 	struct guest_made made;
-	uint64_t missed_ns;           /* when a name was looked up that was not among them, */
-	unsigned missed;              /* and how many were in a row */
-	bool shared;                  /* found by its id, in guest->files */
+	uint64_t missed_ns; /* when a name was looked up that was not among them, */
+	unsigned missed;    /* and how many were in a row */
+	uint64_t
+		listed_at; /* the cookie of the chunk of it that was listed last; 0: the first, or none is open */
+	bool shared;       /* found by its id, in guest->files */
 	struct guest_node *next;      /* in that bucket */
 	struct list fresh;            /* guest->fresh */
 	uint64_t told_ns;             /* when the kernel was told its attributes */
@@ -141,7 +143,7 @@ struct guest_call {
 	/* Of a READDIR: what the kernel asks for, and the chunk that the agent is asked for (guest_dir.c). */
 	size_t size;
 	uint64_t offset, first, cookie;
-	/* Of an OPEN ahead: fs->guest_opened, and what came is in `value`. */
+	/* Of one that was asked ahead: what came is in `value`. Of an OPEN: fs->guest_opened. */
 	struct list ahead;
 	uint64_t epoch;
 	bool answered;
@@ -286,8 +288,8 @@ void guest_opened_forget(struct guest_node *gn);
 int guest_usable(const struct guest_node *gn);
 struct agent *guest_agent(const struct guest_node *gn);
 uint64_t guest_epoch(const struct guest_node *gn);
-/* Ask for the first entries of a directory, for no request of the kernel's; NULL: it cannot be asked. */
-struct agent_call *guest_list(const struct guest_node *dir, agent_fs_fn done, void *arg);
+/* Ask for entries of a directory, from a cookie on, for no request of the kernel's; NULL: it cannot be asked. */
+struct agent_call *guest_list(const struct guest_node *dir, uint64_t cookie, agent_fs_fn done, void *arg);
 /* An operation's errno as users see it, and as the kernel may hear it (guest_errno.h). */
 int guest_errno(const struct guest_node *gn, enum fs_op op, int err);
 
@@ -302,11 +304,13 @@ struct guest_call *guest_call_make(fuse_req_t req, fuse_ino_t parent, const char
 				   void (*done)(struct guest_call *gc, int err, struct reader *results),
 				   struct buf *args, int *rc);
 void guest_call_send(struct guest_call *gc, enum fs_op op, int rc, struct buf *args);
-/* The OPEN of a file, to read it, for no request yet; NULL: it cannot be sent. */
-struct guest_call *guest_call_ahead(struct guest_node *gn,
+/* The same for no request yet: nothing is sent where rc says why not. NULL: it was not. */
+struct guest_call *guest_call_ahead(struct guest_node *gn, enum fs_op op, int rc, struct buf *args,
 				    void (*done)(struct guest_call *gc, int err, struct reader *results));
 /* Now there is one; false: that is answered already. */
 bool guest_call_adopt(struct guest_call *gc, fuse_req_t req);
+/* Now it is for the request of another, a READDIR's, which was not sent and is freed. */
+void guest_call_take_over(struct guest_call *gc, struct guest_call *from);
 void guest_call_free(struct guest_call *gc);
 /* Answers with the entry `name` of gc->node, whose attributes are next in results; false: it did not get
  * there. */

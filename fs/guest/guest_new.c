@@ -91,7 +91,7 @@ static void ask(struct guest_node *dir, uint64_t now)
 		return;
 	*asked = (struct new_listing){ guest_ref(dir), now, guest_epoch(dir), dir->guest->voids,
 				       dir->made.doubts };
-	call = guest_list(dir, on_listing, asked);
+	call = guest_list(dir, 0, on_listing, asked);
 	dir->made.asking = call;
 	if (!call) {
 		guest_unref(dir);

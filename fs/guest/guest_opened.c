@@ -213,6 +213,16 @@ static void count(const struct guest_node *gn, struct guest_row *row, uint64_t n
 	}
 }
 
+static struct guest_call *open_ahead(struct guest_node *gn)
+{
+	struct buf args = { 0 };
+	const int rc = guest_put_named(&args, gn);
+
+	buf_put_u32(&args, O_RDONLY | FS_OPEN_DATA);
+	buf_put_u8(&args, false);
+	return guest_call_ahead(gn, FS_OPEN, rc, &args, done_ahead);
+}
+
 static void ask(struct guest_node *const next[WINDOW], unsigned n)
 {
 	struct guest_mount *guest = next[0]->guest;
@@ -223,7 +233,7 @@ static void ask(struct guest_node *const next[WINDOW], unsigned n)
 	for (; n && guest->n_opened < OPENED_MAX; next++, n--) {
 		if ((*next)->opened)
 			continue;
-		gc = guest_call_ahead(*next, done_ahead);
+		gc = open_ahead(*next);
 		if (!gc)
 			break;
 		(*next)->opened = gc;

@@ -2,7 +2,7 @@
 """
 fs/: what is known from a moment ago is not asked again, and is never older than that: attributes that came with an
 answer (guest_kept.c), content that came with an open or a read (guest_content.c), names of a directory that was just
-made (guest_new.c), files that are opened ahead (guest_opened.c). What the guest was asked is in the daemon's log.
+made (guest_new.c), files that are opened ahead (guest_opened.c), and parts of listings (guest_dir.c). What the guest was asked is in the daemon's log.
 """
 import errno
 import os
@@ -13,6 +13,7 @@ import pytest
 
 from conftest import live
 from harness import Mount, eventually, fails, read
+from test_hostile_guest import getdents, whole
 
 KEPT = 0.1  # GUEST_CACHE_S
 
@@ -32,6 +33,14 @@ class Asked:
         with open(self.log_path, "rb") as log:
             log.seek(start)
             return re.findall(r"request \d+: (\w+) (?:of )?(\S*) [^\n]*?in fs/ of asked", log.read().decode(errors="replace") + " ")
+
+    def frames(self, act):
+        """How many questions of any kind an act sends, those for nobody yet too."""
+        start = os.path.getsize(self.log_path)
+        act()
+        with open(self.log_path, "rb") as log:
+            log.seek(start)
+            return len(re.findall(rb"asked: to guest: FS \d+", log.read()))
 
     def least(self, prepare, act, wanted, enough):
         """How many of the questions are wanted, in the best of some tries: what takes too long is asked again."""
@@ -369,3 +378,69 @@ def test_what_is_closed_is_closed_though_nothing_follows(asked, root):
     assert os.read(out, 100) == b"closed\n"
     os.close(out)
     job.forget()
+
+
+# ---- listings
+
+
+def directory(asked, n):
+    path = asked.root / f"many{time.monotonic_ns()}"
+    asked.vm.sh(f"mkdir /root/work/{path.name}; cd /root/work/{path.name}; seq {n} | xargs touch")
+    time.sleep(1.5 * KEPT)
+    return path
+
+
+@pytest.mark.timing
+def test_what_follows_in_a_listing_is_asked_for_ahead(asked):
+    path = directory(asked, 2000)
+    seen = []
+    n = asked.frames(lambda: seen.extend(os.listdir(path)))
+    assert sorted(map(int, seen)) == list(range(1, 2001))
+    assert n < 100
+    with open(asked.log_path, errors="replace") as log:
+        text = log.read()
+    assert f"ahead: readdir {path.name} in fs/ of asked" in text and "was asked ahead" in text
+
+
+@pytest.mark.timing
+def test_who_lists_slowly_is_told_of_many_at_once(asked):
+    """What was told with a listing is old before he comes to it, and is not asked for one by one."""
+    path = directory(asked, 1000)
+
+    def look():
+        for entry in os.scandir(path):
+            time.sleep(0.002)
+            entry.stat()
+
+    assert min(asked.frames(look) for _ in range(5)) < 300
+
+
+def test_a_listing_shows_nothing_that_a_command_took_away(asked):
+    """Also where the next part of it is here, or on its way."""
+    for n in 300, 1000, 3000:
+        path = directory(asked, n)
+        with os.scandir(path) as listing:
+            next(listing)
+            asked.vm.run(f"cd /root/work/{path.name}; for i in $(seq {n}); do case $i in *[13579]) rm $i;; *) echo $i > $i;; esac; done")
+            late = list(listing)
+        # The kernel has the first part, which it got before.
+        late = late[-(n // 8) :]
+        assert late and all(int(entry.name) % 2 == 0 for entry in late)
+        assert all(os.stat(path / entry.name).st_size == len(entry.name) + 1 for entry in late)
+
+
+def test_a_listing_goes_back_and_on(asked):
+    path = directory(asked, 1000)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    first, offsets = [], []
+    while part := getdents(fd, 4000):
+        offsets.append((len(first), os.lseek(fd, 0, os.SEEK_CUR)))
+        first += [name for name, _ in part]
+    for n, offset in [offsets[5], offsets[1], offsets[-1], offsets[2]]:
+        os.lseek(fd, offset, os.SEEK_SET)
+        n = next(end for end, (_, at) in zip([begin for begin, _ in offsets[1:]] + [len(first)], offsets, strict=True) if at == offset)
+        assert [name for name, _ in whole(fd)] == first[n:]
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.unlink(path / "7")
+    assert sorted(name for name, _ in whole(fd)) == sorted({*first} - {"7"})
+    os.close(fd)

@@ -15,8 +15,13 @@
 
 #include "vm/agent/guest/files.h"
 
-/* Entries of a listing go on until the reply is this large; a name, its attr and a link's target fit above. */
-enum { READDIR_FULL = PROTO_PAYLOAD_MAX - 8192, DENTS = 8192 };
+/*
+ * Entries of a listing go on until the reply is this large; a name, its attr and a link's target fit above. Of an open
+ * directory it ends where the kernel's buffer does, once there are some hundred: so many a program takes at once, more
+ * would be older when it comes to them, and to go on within what was in a buffer the kernel would sort that part of the
+ * directory anew.
+ */
+enum { READDIR_FULL = PROTO_PAYLOAD_MAX - 8192, READDIR_ENOUGH = 12 * 1024, DENTS = 4096 };
 
 struct dirent64_head {
 	uint64_t ino;
@@ -49,7 +54,7 @@ static void add(struct entries *entries, int dir, const struct dirent64_head *en
 }
 
 /* 1: there is more; 0: it was the end. */
-static int read_entries(int dir, struct entries *entries)
+static int read_entries(int dir, struct entries *entries, size_t enough)
 {
 	static _Alignas(struct dirent64_head) char bytes[DENTS];
 	const struct dirent64_head *entry;
@@ -65,10 +70,12 @@ static int read_entries(int dir, struct entries *entries)
 				return 1;
 			add(entries, dir, entry);
 		}
+		if (entries->buf.len >= enough)
+			return 1;
 	}
 }
 
-static int list(struct guest_request *rq, int dir, uint64_t cookie)
+static int list(struct guest_request *rq, int dir, uint64_t cookie, size_t enough)
 {
 	struct entries entries = { 0 };
 	int rc = 0, more = 0;
@@ -77,7 +84,7 @@ static int list(struct guest_request *rq, int dir, uint64_t cookie)
 		rc = -errno;
 	if (!rc) {
 		guest_has_xattr_begin(dir);
-		more = read_entries(dir, &entries);
+		more = read_entries(dir, &entries, enough);
 		guest_has_xattr_end();
 	}
 	if (more < 0)
@@ -116,7 +123,7 @@ int guest_op_readdir(struct guest_request *rq)
 		rc = dir < 0 ? dir : 0;
 	}
 	if (!rc)
-		rc = list(rq, dir, cookie);
+		rc = list(rq, dir, cookie, file.ours ? READDIR_FULL : READDIR_ENOUGH);
 	if (!rc && dir != file.fd)
 		close(dir);
 	guest_ref_close(&file);
@@ -142,7 +149,7 @@ int guest_op_opendir(struct guest_request *rq)
 		return rc;
 	}
 	buf_put_u32(&rq->reply, handle);
-	rc = list(rq, dir, 0);
+	rc = list(rq, dir, 0, READDIR_ENOUGH);
 	if (rc)
 		guest_handle_close(rq->files, handle);
 	return rc;
