@@ -153,6 +153,7 @@ $(B)/hostile/%: tests/hostile/%.c | $(DEPS)
 	$(Q)$(CC) $(BASE_CFLAGS) -static -o $@ $<
 
 $(B)/unit/test_jail $(B)/unit/test_waits: | $(B)/hostile/vmm
+$(B)/unit/test_track: | $(B)/sbx-track.so
 
 unit: $(UNIT)
 

@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/keyctl.h>
+#include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
@@ -206,6 +207,14 @@ static void calls(void)
 		  mprotect((void *)((uintptr_t)&calls & ~4095ul), 4096, PROT_READ | PROT_EXEC));
 	MUST("map none",
 	     mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
+	fd = memfd_new("x", 4096);
+	MUST("be refused pages of its own making by the filter",
+	     ioctl(fd, UFFDIO_COPY, NULL) < 0 && errno == ENOSYS);
+	/* What it follows QEMU's writes with: refused by what it asks here, and by no filter. */
+	MUST("ask a userfaultfd", ioctl(fd, UFFDIO_API, NULL) < 0 && errno == ENOTTY);
+	MUST("have writes followed", ioctl(fd, UFFDIO_REGISTER, NULL) < 0 && errno == ENOTTY);
+	MUST("have them followed no more", ioctl(fd, UFFDIO_UNREGISTER, NULL) < 0 && errno == ENOTTY);
+	MUST("scan a page map", ioctl(fd, _IOWR('f', 16, char[96]), NULL) < 0 && errno == ENOTTY);
 #endif
 	MUST("be without new privileges", prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
 	fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC);

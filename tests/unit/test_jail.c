@@ -219,6 +219,22 @@ static void it_has_no_pages_that_can_be_waited_for(void)
 	ATTACK("waits");
 }
 
+/* What is kept with a process is closed when it has ended, and not when it is let go of. */
+static void what_is_kept_with_it_is_closed_after_it(void)
+{
+	struct ended ended;
+	struct process *process = spawn(&ended, NULL, 0, (const char *const[]){ "sleep", NULL });
+	int ends[2];
+
+	CHECK(*process_keeps(process) == -1 && !pipe2(ends, O_CLOEXEC));
+	*process_keeps(process) = ends[1];
+	process_abandon(process);
+	CHECK(!fd_ready(ends[0], 0, 0));
+	process_reap_abandoned();
+	CHECK(fd_ready(ends[0], 0, 0));
+	close(ends[0]);
+}
+
 /* In QEMU's place: behind an allow-list, and with files of the guest's in its jail. */
 static void in_qemus_place_it_has_no_more(void)
 {
@@ -452,6 +468,7 @@ static void run_all(void)
 	TEST(it_has_no_pages_that_can_be_waited_for);
 	TEST(it_leaves_no_orphan);
 	TEST(its_log_is_bounded_and_plain);
+	TEST(what_is_kept_with_it_is_closed_after_it);
 	TEST(in_qemus_place_it_has_no_more);
 	TEST(each_has_an_id_of_its_own);
 	TEST(everything_ends_with_the_launcher);

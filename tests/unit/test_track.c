@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
@@ -454,16 +455,80 @@ static void what_is_no_userfaultfd_is_refused(void)
 	close(pipe_ends[1]);
 }
 
-int main(void)
+/* ---- sbx-track.so */
+
+static char self[PATH_MAX - 32];
+
+/* In the program that it was loaded into. */
+static int preloaded(void)
+{
+	if (getenv("LD_PRELOAD"))
+		return 2;
+	if (fcntl(TRACK_FD, F_GETFD) >= 0)
+		return 3;
+	if (syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY) >= 0 || errno != EPERM)
+		return 4;
+	return prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 2 ? 0 : 5;
+}
+
+/* Into this program, with the socket at its place or, to see that it ends all the same, without. */
+static int load_into_self(int socket)
+{
+	char preload[PATH_MAX];
+	char *const argv[] = { self, (char *)"preloaded", NULL };
+	char *const envp[] = { preload, NULL };
+	const pid_t pid = fork();
+	int status;
+
+	snprintf(preload, sizeof(preload), "LD_PRELOAD=%.*s/../sbx-track.so",
+		 (int)(strrchr(self, '/') - self), self);
+	if (!pid) {
+		close(TRACK_FD);
+		if (socket >= 0)
+			CHECK(dup2(socket, TRACK_FD) == TRACK_FD);
+		CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+		execve(self, argv, envp);
+		_exit(99);
+	}
+	CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void a_program_it_is_loaded_into_sends_one_and_has_no_other(void)
+{
+	struct err err = { 0 };
+	int ends[2], fd;
+
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends));
+	CHECK(!load_into_self(ends[1]));
+	close(ends[1]);
+	fd = track_take(ends[0], &err);
+	if (fd < 0)
+		fprintf(stderr, "%s\n", err.text);
+	CHECK(fd >= 0);
+	close(fd);
+	close(ends[0]);
+	CHECK(!load_into_self(-1));
+}
+
+int main(int argc, char **argv)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = UINT64_C(1) << 15 };
-	const int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	int fd;
 
+	if (argc > 1 && !strcmp(argv[1], "preloaded"))
+		return preloaded();
+	CHECK(readlink("/proc/self/exe", self, sizeof(self) - 1) > 0);
+	fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
 	TEST(what_is_no_userfaultfd_is_refused);
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) < 0) {
 		printf("skipped the rest: this kernel is older than Linux 6.7\n");
 		return 0;
 	}
+#ifndef __SANITIZE_ADDRESS__
+	/* The sanitizers' run-time wants to be the first. */
+	TEST(a_program_it_is_loaded_into_sends_one_and_has_no_other);
+#endif
 	TEST(what_is_not_written_again_is_not_copied_again);
 	TEST(what_it_gave_back_is_the_templates);
 	TEST(a_machine_that_never_rests_is_copied_as_it_stands);
