@@ -413,6 +413,80 @@ static void attack_holds(void)
 		pause();
 }
 
+enum { MOVERS = 100 };
+static char *moved;
+
+/* Never the same memory for long, and the lock of it as often as can be. */
+static void *move_memory(void *arg)
+{
+	unsigned seed = (unsigned)(uintptr_t)arg;
+	const size_t pages = (size_t)held_size >> 12;
+	char *at;
+	size_t n;
+
+	for (;;) {
+		at = moved + ((size_t)rand_r(&seed) % pages << 12);
+		n = (size_t)(moved + held_size - at);
+		switch (rand_r(&seed) % 5) {
+		case 0:
+			madvise(at, n, MADV_DONTNEED);
+			break;
+		case 1:
+			mprotect(at, 4096, PROT_READ);
+			break;
+		case 2:
+			mprotect(at, n, PROT_READ | PROT_WRITE);
+			break;
+		case 3:
+			munmap(at, 4096);
+			break;
+		default:
+			mmap(moved, (size_t)held_size, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_FIXED | MAP_POPULATE, 4, 0);
+		}
+	}
+	return NULL;
+}
+
+/*
+ * In QEMU's place: a userfaultfd goes over the socket 3, as sbx-track.so sends it; then descriptor 4 is mapped as a fork's
+ * RAM is, and nothing stays where it is. A byte at 5 tells that it begins.
+ */
+static void attack_moves(void)
+{
+	const int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	struct iovec iov = { (void *)"u", 1 };
+	char space[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = { 0 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&msg);
+	pthread_t thread;
+	struct stat st;
+	intptr_t i;
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+	if (fstat(4, &st) < 0 || sendmsg(3, &msg, 0) != 1)
+		return;
+	close(3);
+	close(fd);
+	held_size = st.st_size;
+	moved = mmap(NULL, (size_t)held_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, 4, 0);
+	if (moved == MAP_FAILED)
+		return;
+	for (i = 0; i < held_size; i += 8192)
+		moved[i] = 1;
+	for (i = 1; i <= MOVERS; i++)
+		if (pthread_create(&thread, NULL, move_memory, (void *)i))
+			return;
+	(void)!write(5, "x", 1);
+	for (;;)
+		pause();
+}
+
 int main(int argc, char **argv)
 {
 	const char *attack = argc > 1 ? argv[1] : "";
@@ -436,6 +510,8 @@ int main(int argc, char **argv)
 		attack_waits(argc > 2);
 	else if (!strcmp(attack, "holds"))
 		attack_holds();
+	else if (!strcmp(attack, "moves"))
+		attack_moves();
 	else if (!strcmp(attack, "calls"))
 		attack_calls();
 	else if (!strcmp(attack, "orphan"))

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +25,7 @@
 #include "vm/jail/jail.h"
 #include "vm/process.h"
 #include "vm/qemu/ram.h"
+#include "vm/qemu/track.h"
 #include "vm/qemu/vm.h"
 
 enum {
@@ -157,6 +159,78 @@ static void a_template_that_others_hold_is_copied(void)
 	close(fd);
 }
 
+struct moving {
+	struct ram_copy *copy;
+	int uffd;
+	bool done;
+};
+
+static int copy_moving(void *arg)
+{
+	struct moving *moving = arg;
+	struct err err = { 0 };
+
+	(void)ram_copy_ahead(moving->copy, moving->uffd, &err);
+	return ram_copy_live(moving->copy, &err) ? err.code : ram_copy_rest(moving->copy);
+}
+
+static void on_copied(void *arg, int result)
+{
+	struct moving *moving = arg;
+
+	(void)result;
+	moving->done = true;
+}
+
+/* Its own copy may wait for it as long as it lives, and nobody else does: the loop goes on, and so does its end. */
+static void memory_that_moves_holds_up_nobody_else(void)
+{
+	const int fd = memfd_new("held", SIZE);
+	int ends[2], track[2], keep[3];
+	const struct process_spec spec = { .kind = JAIL_QEMU,
+					   .args = (const char *const[]){ "moves", NULL },
+					   .keep = keep,
+					   .nkeep = 3,
+					   .stdin_fd = -1 };
+	struct moving moving = { 0 };
+	struct process *process;
+	struct err err = { 0 };
+	uint64_t began, turn;
+	bool ended = false;
+	char byte;
+
+	CHECK(fd >= 0 && !pipe2(ends, O_CLOEXEC));
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, track));
+	keep[0] = track[1];
+	keep[1] = fd;
+	keep[2] = ends[1];
+	if (process_spawn(loop, &spec, on_exit_process, &ended, &process, &err))
+		fprintf(stderr, "%s\n", err.text);
+	CHECK(!err.code);
+	close(track[1]);
+	close(ends[1]);
+	CHECK(read(ends[0], &byte, 1) == 1);
+	close(ends[0]);
+	moving.uffd = track_take(track[0], &err);
+	close(track[0]);
+	CHECK(!ram_copy_new(process_pid(process), fd, SIZE, false, &moving.copy, &err));
+	CHECK(!loop_thread(loop, copy_moving, on_copied, &moving));
+	*process_keeps(process) = moving.uffd;
+	began = now_mono_ns();
+	while (!moving.done && now_mono_ns() - began < 2000000000) {
+		turn = now_mono_ns();
+		CHECK(!loop_once(loop, 100));
+		check_quick("a turn of the loop", turn);
+	}
+	began = now_mono_ns();
+	let_go(process, &ended);
+	while (!moving.done)
+		CHECK(!loop_once(loop, 1000));
+	ram_copy_free(moving.copy);
+	check_quick("its end", began);
+	close(fd);
+}
+
 static void its_state_is_taken(void)
 {
 	struct qemu_machine vm = { .kvm = false, .version = "7.2.0" };
@@ -261,7 +335,7 @@ static void what_is_shared_again_has_a_fixed_size(void)
 
 int main(void)
 {
-	char self[PATH_MAX - 64];
+	char self[PATH_MAX - 64], path[PATH_MAX];
 	const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	struct err err = { 0 };
 
@@ -271,7 +345,12 @@ int main(void)
 	scratch_dir(dir);
 	CHECK(!chmod(dir, 0777));
 	snprintf(nothing, sizeof(nothing), "%s/nothing", dir);
-	sh_in(dir, "cp %s/../hostile/vmm sbx-vmm && touch nothing && chmod 644 nothing", self);
+	snprintf(path, sizeof(path), "%s:%s", dir, getenv("PATH"));
+	CHECK(!setenv("PATH", path, 1));
+	sh_in(dir,
+	      "cp %s/../hostile/vmm sbx-vmm && cp sbx-vmm " QEMU_PROGRAM
+	      " && touch nothing && chmod 644 nothing",
+	      self);
 	loop = loop_new();
 	CHECK(loop);
 	if (launcher_start(&config, &err))
@@ -279,6 +358,7 @@ int main(void)
 	CHECK(!err.code && launcher_jails());
 	TEST(its_ram_is_copied);
 	TEST(a_template_that_others_hold_is_copied);
+	TEST(memory_that_moves_holds_up_nobody_else);
 	TEST(its_state_is_taken);
 	TEST(a_state_of_another_size_is_refused);
 	TEST(it_is_taken_for_a_template_and_saved);
