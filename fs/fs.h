@@ -23,6 +23,7 @@
 struct admission;
 struct boots;
 struct browsing;
+struct changes;
 struct compaction;
 struct idle_watch;
 struct keepers;
@@ -100,6 +101,7 @@ struct fs {
 	struct keepers *keepers; /* kept.h */
 	struct boots *boots;
 	struct idle_watch *idle;
+	struct changes *changes;
 	struct pool *pool;
 	struct room_watch *room;
 	struct workers *workers;

@@ -105,7 +105,7 @@ static void on_signal(void *arg, uint32_t events)
 
 /* What has something of its own in struct fs. */
 static int (*const parts[])(struct fs *fs, struct err *err) = {
-	kept_open,    admission_open, boots_open,    idle_open,       pool_open,
+	kept_open,    admission_open, boots_open,    idle_open,       changes_open, pool_open,
 	workers_open, room_open,      browsing_open, compaction_open, asked_open,
 };
 
@@ -246,6 +246,7 @@ static int fs_release(struct fs *fs)
 	if (fs->options.keep)
 		life_suspend_all(fs);
 	life_keep_all(fs);
+	changes_stop(fs);
 	while ((sb = list_first(&fs->sandboxes, struct sandbox, link)))
 		sandbox_remove(sb);
 	room_close(fs);
@@ -278,6 +279,7 @@ out:
 	room_close(fs);
 	pool_close(fs);
 	boots_close(fs);
+	changes_close(fs);
 	idle_close(fs);
 	admission_close(fs);
 	kept_close(fs);

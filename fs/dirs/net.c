@@ -27,7 +27,7 @@ static int mode_store(struct object *obj, const char *text, size_t n, struct err
 	if (!net_mode_parse(text, &mode))
 		return err_set(err, -EINVAL, "mode: \"%.32s\" is not none, allow, public or all", text);
 	network_set_mode(sandbox_of(obj), mode);
-	life_changed(sandbox_of(obj));
+	life_setting_changed(sandbox_of(obj));
 	return 0;
 }
 
@@ -35,7 +35,7 @@ static int mode_store(struct object *obj, const char *text, size_t n, struct err
 static int changed(struct object *obj, int rc)
 {
 	if (!rc)
-		life_changed(sandbox_of(obj));
+		life_setting_changed(sandbox_of(obj));
 	return rc;
 }
 

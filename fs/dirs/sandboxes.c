@@ -447,7 +447,7 @@ static int env_store(struct object *obj, const char *text, size_t n, struct err 
 	}
 	buf_release(&sb->env);
 	sb->env = env;
-	life_changed(sb);
+	life_setting_changed(sb);
 	return 0;
 }
 
@@ -469,7 +469,7 @@ static int store_seconds(struct object *obj, const char *key, const char *text,
 	if (rc)
 		return rc;
 	set(sandbox_of(obj), seconds);
-	life_changed(sandbox_of(obj));
+	life_setting_changed(sandbox_of(obj));
 	return 0;
 }
 
@@ -501,9 +501,15 @@ static int guest_show(struct object *obj, struct buf *text, struct err *err)
 
 static int guest_store(struct object *obj, const char *text, size_t n, struct err *err)
 {
+	struct sandbox *sb = sandbox_of(obj);
+	int rc;
+
 	if (memchr(text, '\0', n))
 		return err_set(err, -EINVAL, "guest: it has a NUL byte in it");
-	return rights_parse(text, &sandbox_of(obj)->rights, err);
+	rc = rights_parse(text, &sb->rights, err);
+	if (!rc)
+		life_setting_changed(sb);
+	return rc;
 }
 
 /* ---- fs/ */

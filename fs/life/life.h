@@ -9,6 +9,7 @@
  *   suspend.c  capture, save, end the machine
  *   wake.c     load, and go on
  *   record.c   what is stored beside, and finding it again
+ *   changes.c  when changes of settings are stored
  *   idle.c     who works, and who has not for too long
  *   ttl.c      the end
  *
@@ -50,6 +51,9 @@ struct life {
 	bool damaged;            /* what is stored says too little: it never comes back */
 	bool anew;               /* an earlier daemon stored it: of jobs the guest is to be asked */
 	struct snapshot *stored; /* what the store has; NULL: nothing */
+	uint64_t stored_ns;      /* when that was what it is: CLOCK_REALTIME */
+	struct list change;      /* a setting changed that what is stored does not say yet */
+	bool changed;            /* one did since it was last begun to be suspended */
 	uint32_t first_job;      /* numbers of jobs that were begun since are from here on */
 
 	uint64_t worked_ns;         /* when it worked last, CLOCK_MONOTONIC */
@@ -94,15 +98,26 @@ void life_keep_all(struct fs *fs);
 
 /* ---- record.c */
 
-/* A setting of it changed: what is stored says so. Nothing happens where nothing is stored. */
+/* It changed: what is stored says so. Nothing happens where nothing is stored. */
 void life_changed(struct sandbox *sb);
 int life_chown(struct sandbox *sb, const struct owner *owner, struct err *err);
 /* Find those that the store has. -ENOMEM; one that is damaged is shown, cannot be used, and says why. */
 int life_load(struct fs *fs, struct err *err);
 /* A name in the store for one that is suspended: 0 or a negative errno. */
 int life_name(char ret[LIFE_NAME_SIZE]);
-/* What is to be stored of it with its memory; ret->failed says whether memory ran out. */
-void life_record(const struct sandbox *sb, struct buf *ret);
+/* What is to be stored of it with its memory, with the time; ret->failed says whether memory ran out. */
+void life_record(const struct sandbox *sb, uint64_t stored_ns, struct buf *ret);
+
+/* ---- changes.c */
+
+/*
+ * As life_changed, for what users change as often as they like: at once, or a little later where that has taken more
+ * than a part of the loop's time. What waits is written by life_keep_all at the latest.
+ */
+void life_setting_changed(struct sandbox *sb);
+int changes_open(struct fs *fs, struct err *err);
+void changes_stop(struct fs *fs);
+void changes_close(struct fs *fs);
 
 /* ---- idle.c and ttl.c */
 

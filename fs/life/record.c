@@ -42,23 +42,27 @@ int life_name(char ret[LIFE_NAME_SIZE])
 
 /* ---- writing */
 
-/* Text of any bytes, and the end of the line. */
+/* Text of any bytes, and the end of the line. It may be megabytes, on the loop's thread. */
 static void put_quoted(struct buf *out, const struct buf *text)
 {
 	const char *p = (const char *)buf_bytes(text);
+	char *to = buf_reserve(out, 2 * text->len + 1), *const begin = to;
 	size_t i;
 
+	if (!to)
+		return;
 	for (i = 0; i < text->len; i++) {
-		if (!p[i])
-			buf_add(out, "\\0", 2);
-		else if (p[i] == '\n')
-			buf_add(out, "\\n", 2);
-		else if (p[i] == '\\')
-			buf_add(out, "\\\\", 2);
-		else
-			buf_add(out, p + i, 1);
+		const char c = p[i];
+
+		if (!c || c == '\n' || c == '\\') {
+			*to++ = '\\';
+			*to++ = (char)(!c ? '0' : c == '\n' ? 'n' : c);
+		} else {
+			*to++ = c;
+		}
 	}
-	buf_add(out, "\n", 1);
+	*to++ = '\n';
+	buf_grow(out, (size_t)(to - begin));
 }
 
 static void add_quoted(struct buf *out, const char *key, const struct buf *text)
@@ -148,9 +152,9 @@ static void add_jobs_now(const struct sandbox *sb, struct buf *ret)
 	}
 }
 
-void life_record(const struct sandbox *sb, struct buf *ret)
+void life_record(const struct sandbox *sb, uint64_t stored_ns, struct buf *ret)
 {
-	put(sb, false, now_real_ns(), ret);
+	put(sb, false, stored_ns, ret);
 	add_jobs_now(sb, ret);
 	manifest_end(ret);
 }
@@ -314,33 +318,43 @@ static int record_read(struct fs *fs, const char *name, struct life_record *ret,
 
 /* ---- changes */
 
-/* Of one that runs, what is stored is older: jobs that were begun since are not in that memory. */
+/* What is stored of one that runs is older: jobs that were begun since are not in that memory. */
+static int put_older(const struct sandbox *sb, bool running, struct buf *text, struct err *err)
+{
+	struct life_record before;
+	const int rc = record_read(sb->obj.fs, sb->life.stored->obj.name, &before, err);
+
+	if (rc)
+		return rc;
+	put(sb, running, before.stored, text);
+	manifest_add_lines(text, "job", &before.jobs);
+	manifest_add_lines(text, "stream", &before.streams);
+	manifest_add_lines(text, "stdin-end", &before.ends);
+	record_release(&before);
+	return 0;
+}
+
 void life_changed(struct sandbox *sb)
 {
 	const bool running = sb->state != SANDBOX_SUSPENDED;
-	struct fs *fs = sb->obj.fs;
-	struct life_record before;
 	struct buf text = { 0 };
 	struct err err;
-	int rc;
+	int rc = 0;
 
+	list_del(&sb->life.change);
 	if (!sb->life.stored)
 		return;
-	rc = record_read(fs, sb->life.stored->obj.name, &before, &err);
-	if (!rc) {
-		put(sb, running, before.stored, &text);
-		if (running) {
-			manifest_add_lines(&text, "job", &before.jobs);
-			manifest_add_lines(&text, "stream", &before.streams);
-			manifest_add_lines(&text, "stdin-end", &before.ends);
-		} else {
-			add_jobs_now(sb, &text);
-		}
-		manifest_end(&text);
-		record_release(&before);
-		rc = snapshot_set_record(fs->store, sb->life.stored->obj.name, &text, &err);
-		buf_release(&text);
+	if (running || sb->life.damaged) {
+		rc = put_older(sb, running, &text, &err);
+	} else {
+		put(sb, false, sb->life.stored_ns, &text);
+		add_jobs_now(sb, &text);
 	}
+	if (!rc) {
+		manifest_end(&text);
+		rc = snapshot_set_record(sb->obj.fs->store, sb->life.stored->obj.name, &text, &err);
+	}
+	buf_release(&text);
 	if (rc)
 		log_warn("%s: the next daemon will not know of this change: %s", sb->obj.name, err.text);
 }
@@ -523,6 +537,7 @@ static int add(struct fs *fs, const char *name, struct err *err)
 		sandbox_remove(sb);
 		goto out;
 	}
+	sb->life.stored_ns = record.stored;
 	sb->life.asleep = sb->life.anew = true;
 	sb->state = SANDBOX_SUSPENDED;
 	sb->born = true;

@@ -25,6 +25,7 @@ struct suspend {
 	bool was_running;
 	bool tasked; /* the task is ours */
 	struct worker *worker;
+	uint64_t stored_ns;
 	struct err err; /* why it goes on */
 	done_fn done;
 	void *arg;
@@ -108,11 +109,14 @@ static void keep(struct suspend *s)
 
 	life_forget(sb);
 	sb->life.stored = s->snap;
+	sb->life.stored_ns = s->stored_ns;
 	s->snap = NULL;
 	snapshot_set_template(sb->life.stored, NULL);
 	machine_stored(sb);
 	sb->life.first_job = sb->next_job;
 	sandbox_set_state(sb, SANDBOX_SUSPENDED);
+	if (sb->life.changed)
+		life_setting_changed(sb);
 	task_end(sb, &ok);
 }
 
@@ -154,7 +158,9 @@ static int begin_save(struct suspend *s, struct template *template, struct err *
 		template_unref(template);
 		return err_sys(err, rc, "suspend: %s", sb->obj.name);
 	}
-	life_record(sb, &meta.record);
+	s->stored_ns = now_real_ns();
+	sb->life.changed = false;
+	life_record(sb, s->stored_ns, &meta.record);
 	if (meta.record.failed) {
 		template_unref(template);
 		snapshot_meta_release(&meta);

@@ -23,6 +23,7 @@ static void let_go(struct sandbox *sb, bool remove)
 	struct err err;
 
 	sb->life.stored = NULL;
+	list_del(&sb->life.change);
 	if (!snap)
 		return;
 	if (remove && snapshot_remove(sb->obj.fs->store, snap->obj.name, &err) && err.code != -ENOENT)
@@ -47,7 +48,7 @@ void life_keep_all(struct fs *fs)
 	struct sandbox *sb;
 
 	list_for_each (sb, &fs->sandboxes, link) {
-		if (sb->state == SANDBOX_SUSPENDED && sb->life.outdated)
+		if ((sb->state == SANDBOX_SUSPENDED && sb->life.outdated) || !list_empty(&sb->life.change))
 			life_changed(sb);
 		/* What a machine was before it crashed or was stopped is all that the store has of it. */
 		let_go(sb, false);

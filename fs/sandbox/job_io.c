@@ -346,7 +346,7 @@ void input_end(struct job *job)
 		return;
 	/* The next daemon is to tell the guest, if this one does not. */
 	if (sb->state == SANDBOX_SUSPENDED)
-		life_changed(sb);
+		life_setting_changed(sb);
 	else
 		sb->life.outdated = true;
 }

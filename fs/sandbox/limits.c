@@ -209,7 +209,7 @@ static int change(struct sandbox *sb, const struct limits *want, struct err *err
 		rc = change_of(sb, net_helper_pid(helper), want, err);
 	if (!rc) {
 		limits_merge(&sb->limits, want);
-		life_changed(sb);
+		life_setting_changed(sb);
 	}
 	if (!rc && want->value[LIMIT_DISK])
 		room_watch(sb->obj.fs);

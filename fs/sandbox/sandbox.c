@@ -76,6 +76,7 @@ int sandbox_new(struct fs *fs, const char *name, const struct owner *owner, stru
 	list_init(&sb->ports);
 	list_init(&sb->snapshots);
 	list_init(&sb->fork_link);
+	list_init(&sb->life.change);
 	rc = admit_sandbox(sb, err);
 	if (rc) {
 		object_unref(&sb->obj);

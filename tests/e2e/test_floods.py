@@ -131,6 +131,10 @@ class Floods:
         asks = "timeout 0.2 stat captive/fs/f; timeout 0.2 ls captive/fs/d captive/fs/d-1"
         return self.loops("timeout 0.2 stat captive/fs/m:ms=1000", *6 * [asks])
 
+    def settings(self):
+        """Of one that sleeps, with megabytes of output that nobody read: all of that is stored anew with a change."""
+        return self.loops(*4 * ["for i in 1 2 3 4 5 6 7 8 9; do echo $((1000 + i)) > sleeper/ttl; echo $i > sleeper/idle; done"])
+
     def jobs(self):
         """Forks of it, which list more jobs than there can be; after this the guest is paused."""
         if not self.listing:
@@ -138,6 +142,15 @@ class Floods:
             eventually(lambda: outcome(os.stat, lists) == errno.ENOENT, 30, "nothing is heard of the guest after its silence")
             self.listing = self.captive.snapshot()
         return self.loops(f"mkdir {self.listing.path}/forks/flood; rmdir flood")
+
+
+def put_to_sleep(vm):
+    """With what readers of twelve streams asked for, 256 KiB each, and then did not take."""
+    for _ in range(12):
+        out = os.open(vm.job("yes ''") / "stdout", os.O_RDONLY)
+        assert os.read(out, 1) == b"\n"
+        os.close(out)
+    vm.ctl("suspend")
 
 
 def measure(mount, vm, flood, before):
@@ -160,12 +173,13 @@ def test_a_neighbour_of_floods(sbx, prepared, vm, hostile, neighbour, tmp_path, 
     (neighbour / "fs/root/one").touch()
     vm.ctl("checkpoint kept")
     os.rmdir(vm.path)
+    put_to_sleep(prepared.fork("sleeper"))
     captive = take_over(prepared.fork("captive"), hostile)
     floods = Floods(sbx, captive, tmp_path)
     sample(neighbour)
     before = resident(sbx.process.pid)
     bad = []
-    for name in "frames", "listings", "interrupted", "archives", "status", "renames", "silence", "jobs":
+    for name in "frames", "listings", "interrupted", "archives", "status", "renames", "silence", "settings", "jobs":
         for _ in range(TRIES):
             flooded, idle, most = measure(sbx, neighbour, getattr(floods, name), before)
             with capsys.disabled():

@@ -355,6 +355,9 @@ def test_suspended_sandboxes_outlive_the_daemon(own_mount):
     kid.ctl("suspend")
     kid = rename(kid, "child")
     write(kid / "env", "A=2\n")
+    write(kid / "guest", "fork 3\n")
+    write(kid / "guest", "suspend\n")  # what was allowed before is not
+    write(kid / "idle", "701")
     before = {k: v for k, v in kid.info.items() if not k.endswith("pid")}
     mount.stop()  # with its stdin open: nobody has ended it
     os.close(to)
@@ -364,8 +367,9 @@ def test_suspended_sandboxes_outlive_the_daemon(own_mount):
     assert {k: v for k, v in kid.info.items() if not k.endswith("pid")} == before
     assert kid.info["parent"] == "vm"  # which is long gone
     assert os.stat(kid.path).st_mode & 0o777 == 0o750
-    assert 0 < int(value(kid / "ttl")) <= 5000 and value(kid / "idle") == "700"
+    assert 0 < int(value(kid / "ttl")) <= 5000 and value(kid / "idle") == "701"
     assert value(kid / "net/mode") == "none" and read(kid / "env") == "A=2\n"
+    assert read(kid / "guest") == "suspend\n"
     assert os.listdir(kid / "exec") == ["echo"] and value(kid / "exec/echo/status") == "running"
     with open(kid / "exec/echo/stdin", "wb", buffering=0) as to, open(kid / "exec/echo/stdout", "rb", buffering=0) as out:
         to.write(b"after\n")
