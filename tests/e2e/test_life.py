@@ -386,6 +386,24 @@ def test_suspended_sandboxes_outlive_the_daemon(own_mount):
     mount.stop()
 
 
+def test_a_setting_that_changes_while_it_is_being_stored(own_mount):
+    """What is withdrawn then is withdrawn for the next daemon, too."""
+    mount = own_mount()
+    vm = mount.create("vm")
+    write(vm / "guest", "fork 8\n")
+    suspend = threading.Thread(target=vm.ctl, args=("suspend",))
+    suspend.start()
+    vm.wait_state("paused", "suspended")
+    for key, text in ("guest", "suspend\n"), ("net/mode", "none\n"), ("env", "A=3\n"):
+        write(vm / key, text)
+    suspend.join()
+    assert vm.state == "suspended"
+    mount.stop()
+    mount.start()
+    assert [read(vm / key) for key in ("guest", "net/mode", "env")] == ["suspend\n", "none\n", "A=3\n"]
+    mount.stop()
+
+
 def test_keep(own_mount):
     """SIGTERM suspends what there is; after SIGKILL it is as it was last stored, and error says when that was."""
     mount = own_mount(options=["--keep"])
