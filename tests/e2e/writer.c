@@ -64,13 +64,14 @@ static void say(int bad)
 
 int main(int argc, char **argv)
 {
+	const uint64_t n = (uint64_t)(argc > 1 ? atoi(argv[1]) : 1) << 8;
 	uint64_t page, chance = 88172645463325252u;
 	int bad = 0;
 
-	pages = (uint64_t)(argc > 1 ? atoi(argv[1]) : 1) << 8;
+	pages = n;
 	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	times = calloc(pages, sizeof(*times));
-	if (memory == MAP_FAILED || !times)
+	if (memory == MAP_FAILED || !times || !n)
 		return 1;
 	for (page = 0; page < pages; page++)
 		put(page);
@@ -80,7 +81,7 @@ int main(int argc, char **argv)
 		chance ^= chance << 13;
 		chance ^= chance >> 7;
 		chance ^= chance << 17;
-		page = (written & 64 ? written : chance) % pages;
+		page = (written & 64 ? written : chance) % n;
 		bad |= look(page);
 		put(page);
 		if (!asked)

@@ -441,8 +441,8 @@ static void *move_memory(void *arg)
 			munmap(at, 4096);
 			break;
 		default:
-			mmap(moved, (size_t)held_size, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_FIXED | MAP_POPULATE, 4, 0);
+			(void)mmap(moved, (size_t)held_size, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_FIXED | MAP_POPULATE, 4, 0);
 		}
 	}
 	return NULL;
