@@ -67,13 +67,21 @@ static inline size_t ramimage_block_len(const struct ramimage *image, size_t i)
 	return left < RAMIMAGE_BLOCK ? (size_t)left : RAMIMAGE_BLOCK;
 }
 
+/* What is to be written: a memfd, and over it those pages of another that a map has a bit for, lowest first. */
+struct ramimage_content {
+	int memfd;
+	int over_fd;        /* -1: none */
+	const uint8_t *map; /* NULL: none */
+	uint64_t size;      /* bytes */
+};
 /*
- * Write `size` bytes of the memfd to the empty file fd; the caller syncs. With `parent`, the index of the
+ * Write the content to the empty file fd; the caller syncs. With `parent`, the index of the
  * image in object parent_id, blocks equal to the parent's in the same place are referred to. *ret, the
  * caller's to release, is what was written.
  */
-int ramimage_write(int memfd, uint64_t size, const struct ramimage *parent, const char *parent_id, int fd,
-		   struct progress *progress, struct ramimage *ret, struct err *err);
+int ramimage_write(const struct ramimage_content *content, const struct ramimage *parent,
+		   const char *parent_id, int fd, struct progress *progress, struct ramimage *ret,
+		   struct err *err);
 
 /* The files of image->sources, in their order: for ramimage_read and ramimage_verify to read from. */
 struct ramimage_files {

@@ -25,7 +25,8 @@
 enum { BATCH = 16 };
 
 struct writer {
-	int memfd, fd;
+	const struct ramimage_content *content;
+	int fd;
 	const struct ramimage *parent;
 	struct ramimage *image; /* blocks are filled in, each by the thread that has its batch */
 	atomic_uint_fast64_t end;
@@ -56,6 +57,47 @@ static bool refer(struct writer *writer, size_t i, uint64_t content, struct rami
 	return true;
 }
 
+/* ---- what is to be written */
+
+enum { PAGE = 4096 };
+
+static bool is_over(const struct ramimage_content *content, uint64_t offset)
+{
+	const uint64_t page = offset / PAGE;
+
+	return content->map && content->map[page / 8] >> page % 8 & 1;
+}
+
+/* One past the last page from offset on, at most `end`, that is in the same file as that one. */
+static uint64_t run_end(const struct ramimage_content *content, uint64_t offset, uint64_t end)
+{
+	const bool over = is_over(content, offset);
+
+	for (offset -= offset % PAGE; offset < end && is_over(content, offset) == over; offset += PAGE)
+		;
+	return offset < end ? offset : end;
+}
+
+static bool has_over(const struct ramimage_content *content, uint64_t offset, size_t n)
+{
+	return is_over(content, offset) || run_end(content, offset, offset + n) < offset + n;
+}
+
+static int read_block(const struct ramimage_content *content, uint8_t *ret, uint64_t offset, size_t n)
+{
+	uint64_t at = offset, end;
+	int rc = 0;
+
+	for (; !rc && at < offset + n; at = end) {
+		end = run_end(content, at, offset + n);
+		rc = pread_all(is_over(content, at) ? content->over_fd : content->memfd, ret + (at - offset),
+			       (size_t)(end - at), at);
+	}
+	return rc;
+}
+
+/* ---- writing it */
+
 /* Compress a block of len bytes to out, where as many are free; or copy it if that is not larger. */
 static void store_block(struct write_scratch *scratch, size_t len, uint8_t *out, struct ramimage_block *ret)
 {
@@ -84,25 +126,27 @@ static int write_batch(void *arg, size_t batch, void *scratch_arg, struct err *e
 		last = image->nblocks;
 	end = (uint64_t)last * RAMIMAGE_BLOCK;
 	for (size_t i = first; i < last; i++) {
-		uint64_t offset = (uint64_t)i * RAMIMAGE_BLOCK, content;
+		uint64_t offset = (uint64_t)i * RAMIMAGE_BLOCK, hash;
 		size_t n = ramimage_block_len(image, i);
 		struct ramimage_block *block = &image->blocks[i];
 
-		if (offset >= data)
-			data = memfd_data(writer->memfd, offset, end, RAMIMAGE_BLOCK);
-		if (data >= offset + n)
-			continue;
-		data = offset + n; /* ask again */
-		rc = pread_all(writer->memfd, scratch->block, n, offset);
+		if (!has_over(writer->content, offset, n)) {
+			if (offset >= data)
+				data = memfd_data(writer->content->memfd, offset, end, RAMIMAGE_BLOCK);
+			if (data >= offset + n)
+				continue;
+			data = offset + n; /* ask again */
+		}
+		rc = read_block(writer->content, scratch->block, offset, n);
 		if (rc)
 			return err_sys(err, rc, "cannot read the captured RAM");
 		if (all_zero(scratch->block, n))
 			continue;
-		content = XXH3_64bits(scratch->block, n);
-		if (refer(writer, i, content, block))
+		hash = XXH3_64bits(scratch->block, n);
+		if (refer(writer, i, hash, block))
 			continue;
 		store_block(scratch, n, scratch->out + len, block);
-		block->content = content;
+		block->content = hash;
 		block->offset = len; /* in the batch, for now */
 		len += block->len;
 	}
@@ -133,11 +177,13 @@ static void number_sources(struct writer *writer, const char *parent_id)
 		image->blocks[i].source = number[image->blocks[i].source];
 }
 
-int ramimage_write(int memfd, uint64_t size, const struct ramimage *parent, const char *parent_id, int fd,
-		   struct progress *progress, struct ramimage *ret, struct err *err)
+int ramimage_write(const struct ramimage_content *content, const struct ramimage *parent,
+		   const char *parent_id, int fd, struct progress *progress, struct ramimage *ret,
+		   struct err *err)
 {
+	const uint64_t size = content->size;
 	struct ramimage image = { .size = size };
-	struct writer writer = { .memfd = memfd, .fd = fd, .image = &image, .end = RAMIMAGE_HEADER };
+	struct writer writer = { .content = content, .fd = fd, .image = &image, .end = RAMIMAGE_HEADER };
 	uint8_t header[RAMIMAGE_HEADER], *tail = NULL;
 	int rc;
 

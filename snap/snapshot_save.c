@@ -145,16 +145,16 @@ int snapshot_save_begin(struct store *store, const struct snapshot_meta *meta, s
 
 /* ---- on a worker */
 
-static int write_image(int dir_fd, const char *name, int memfd, uint64_t size, const struct ramimage *parent,
-		       const char *parent_id, struct progress *progress, struct ramimage *ret,
-		       struct err *err)
+static int write_image(int dir_fd, const char *name, const struct ramimage_content *content,
+		       const struct ramimage *parent, const char *parent_id, struct progress *progress,
+		       struct ramimage *ret, struct err *err)
 {
 	int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	int rc;
 
 	if (fd < 0)
 		return err_sys(err, -errno, "cannot create the file %s of a snapshot", name);
-	rc = ramimage_write(memfd, size, parent, parent_id, fd, progress, ret, err);
+	rc = ramimage_write(content, parent, parent_id, fd, progress, ret, err);
 	if (!rc && fsync(fd)) {
 		rc = err_sys(err, -errno, "cannot write the file %s of a snapshot", name);
 		ramimage_release(ret);
@@ -190,14 +190,40 @@ static bool open_parent(struct save *save, struct ramimage *ret)
 	return ok;
 }
 
+/* The map of a template that has a base; *ret is the caller's to free. */
+static int read_map(const struct template *template, uint8_t **ret, struct err *err)
+{
+	const size_t n = (size_t)template_map_size(template->ram_size);
+	int rc;
+
+	*ret = malloc(n);
+	if (!*ret)
+		return err_set(err, -ENOMEM, "out of memory");
+	rc = pread_all(template->map_fd, *ret, n, 0);
+	return rc ? err_sys(err, rc, "cannot read the map of the captured RAM") : 0;
+}
+
 static int write_ram(struct save *save, int dir_fd)
 {
+	const struct template *template = save->template;
+	struct ramimage_content content = { .memfd = template->ram_fd,
+					    .over_fd = -1,
+					    .size = template->ram_size };
 	struct ramimage parent = { 0 }, image = { 0 };
-	bool has_parent = open_parent(save, &parent);
-	int rc = write_image(dir_fd, "ram", save->template->ram_fd, save->template->ram_size,
-			     has_parent ? &parent : NULL, save->parent_object, save->progress, &image,
-			     &save->err);
+	const bool has_parent = open_parent(save, &parent);
+	uint8_t *map = NULL;
+	int rc = 0;
 
+	if (template->base) {
+		rc = read_map(template, &map, &save->err);
+		content.memfd = template->base->ram_fd;
+		content.over_fd = template->ram_fd;
+		content.map = map;
+	}
+	if (!rc)
+		rc = write_image(dir_fd, "ram", &content, has_parent ? &parent : NULL, save->parent_object,
+				 save->progress, &image, &save->err);
+	free(map);
 	if (!rc) {
 		save->manifest.nsources = image.nsources;
 		save->manifest.sources = image.sources;
@@ -210,14 +236,15 @@ static int write_ram(struct save *save, int dir_fd)
 
 static int write_state(struct save *save, int dir_fd)
 {
+	struct ramimage_content content = { .memfd = save->template->state_fd, .over_fd = -1 };
 	struct ramimage image;
 	struct stat st;
 	int rc;
 
-	if (fstat(save->template->state_fd, &st))
+	if (fstat(content.memfd, &st))
 		return err_sys(&save->err, -errno, "cannot read the machine's state");
-	rc = write_image(dir_fd, "state", save->template->state_fd, (uint64_t)st.st_size, NULL, NULL, NULL,
-			 &image, &save->err);
+	content.size = (uint64_t)st.st_size;
+	rc = write_image(dir_fd, "state", &content, NULL, NULL, NULL, &image, &save->err);
 	if (!rc)
 		ramimage_release(&image);
 	return rc;

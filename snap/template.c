@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "snap/layer.h"
+#include "util/io.h"
 
 struct template *template_new(void)
 {
@@ -20,7 +21,7 @@ struct template *template_new(void)
 		return NULL;
 	template->refs = 1;
 	template->ram_fd = -1;
-	template->state_fd = -1;
+	template->state_fd = template->map_fd = -1;
 	return template;
 }
 
@@ -45,17 +46,28 @@ static int check_file(int fd, const char *what, uint64_t min, uint64_t max, stru
 	return 0;
 }
 
-int template_adopt(struct template *template, int ram_fd, int state_fd, struct err *err)
+int template_adopt(struct template *template, const struct template_files *files, struct err *err)
 {
-	int rc = check_file(ram_fd, "memory", template->ram_size, template->ram_size, err);
+	const uint64_t map_size = template_map_size(template->ram_size);
+	int rc = check_file(files->ram, "memory", template->ram_size, template->ram_size, err);
 
 	if (!rc)
-		rc = check_file(state_fd, "state", 1, TEMPLATE_STATE_MAX, err);
+		rc = check_file(files->state, "state", 1, TEMPLATE_STATE_MAX, err);
+	if (!rc && template->base)
+		rc = check_file(files->map, "map", map_size, map_size, err);
 	if (rc)
 		return rc;
-	template->ram_fd = ram_fd;
-	template->state_fd = state_fd;
+	template->ram_fd = files->ram;
+	template->state_fd = files->state;
+	template->map_fd = files->map;
 	return 0;
+}
+
+uint64_t template_ram_stored(const struct template *template)
+{
+	struct stat st;
+
+	return fstat(template->ram_fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
 }
 
 struct template *template_ref(struct template *template)
@@ -68,10 +80,10 @@ void template_unref(struct template *template)
 {
 	if (!template || --template->refs)
 		return;
-	if (template->ram_fd >= 0)
-		close(template->ram_fd);
-	if (template->state_fd >= 0)
-		close(template->state_fd);
+	close_fd(&template->ram_fd);
+	close_fd(&template->state_fd);
+	close_fd(&template->map_fd);
+	template_unref(template->base);
 	layer_unref(template->disk);
 	free(template);
 }

@@ -41,6 +41,13 @@ struct template
 	struct shape shape;
 	/* sealed memfd, memory_max bytes (or the engine's RAM size), holes where the RAM is zero */
 	int ram_fd;
+	/*
+	 * A capture of a fork may have only what is not as in the template that it was forked from, or in that one's
+	 * own base: then map_fd is a sealed memfd with a bit for each page, lowest first, and pages without one are
+	 * base's. A base has no base. NULL and -1: all RAM is in ram_fd.
+	 */
+	struct template *base; /* a reference */
+	int map_fd;
 	uint64_t ram_size;
 	int state_fd;        /* sealed memfd: the engine's device state */
 	struct layer *disk;  /* immutable; a reference is held */
@@ -53,11 +60,21 @@ struct template
 
 /* One reference; descriptors -1. NULL when out of memory. */
 struct template *template_new(void);
+struct template_files {
+	int ram, state, map; /* map: -1 without a base */
+};
 /*
- * Give it what a process has captured: template->ram_size bytes of RAM and a state, both sealed memory. They
- * are the template's on success; -EPROTO when they are something else.
+ * Give it what a process has captured: template->ram_size bytes of RAM, a state, and a map if template->base is set,
+ * all sealed memory. They are the template's on success; -EPROTO when they are something else.
  */
-int template_adopt(struct template *template, int ram_fd, int state_fd, struct err *err);
+int template_adopt(struct template *template, const struct template_files *files, struct err *err);
+/* Bytes of a map for so many bytes of RAM. */
+static inline uint64_t template_map_size(uint64_t ram_size)
+{
+	return (ram_size / RAM_PAGE + 7) / 8;
+}
+/* Bytes of this host's memory that its RAM takes, without its base's. */
+uint64_t template_ram_stored(const struct template *template);
 struct template *template_ref(struct template *template);
 /* Drops a reference; the last one closes the descriptors and lets go of the disk. NULL is allowed. */
 void template_unref(struct template *template);

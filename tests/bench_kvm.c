@@ -101,15 +101,15 @@ static void on_ended(void *arg, bool clean, const char *why)
 	die("the guest ended: %s", why);
 }
 
-static void on_captured(void *arg, const struct err *err, int ram_fd, int state_fd)
+static void on_captured(void *arg, const struct err *err, const struct template_files *files)
 {
 	struct source *source = arg;
 
 	if (err->code)
 		die("%s", err->text);
 	source->done = true;
-	source->ram_fd = ram_fd;
-	source->state_fd = state_fd;
+	source->ram_fd = dup(files->ram);
+	source->state_fd = dup(files->state);
 }
 
 static void wait_console(int fd)
@@ -172,9 +172,10 @@ static void source_boot(struct source *source, const struct bench *bench)
 static void source_fork(struct source *source, const struct bench *bench)
 {
 	struct err err;
+	const struct guest_template ram = { .ram_fd = dup(bench->ram_fd), .overlay_fd = -1, .map_fd = -1 };
 
 	source_open(source, bench);
-	if (vmm_load(source->vmm, dup(bench->ram_fd), bench->state_fd, NULL, &err))
+	if (vmm_load(source->vmm, &ram, bench->state_fd, NULL, &err))
 		die("%s", err.text);
 	touch(source->vmm, bench);
 }

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "fs/dirs/dirs.h"
 #include "fs/dirs/info.h"
@@ -76,7 +75,6 @@ static int snapshot_info(struct object *obj, struct buf *text, struct err *err)
 	const struct snapshot_meta *meta = &snap->meta;
 	const struct template *template = snap->template;
 	uint64_t logical, stored, own;
-	struct stat st = { 0 };
 	int rc;
 
 	if (snapshot_is_empty(snap)) {
@@ -100,10 +98,11 @@ static int snapshot_info(struct object *obj, struct buf *text, struct err *err)
 	stored = meta->ram_stored + meta->disk_stored;
 	own = meta->own;
 	if (!snap->stored) { /* what it takes of this host's memory and disk */
-		if (!fstat(template->ram_fd, &st))
-			own = (uint64_t)st.st_blocks * 512;
+		own = template_ram_stored(template);
 		logical += layer_virtual_size(template->disk);
 		stored = own + disk_stored(template->disk);
+		if (template->base)
+			stored += template_ram_stored(template->base);
 		own += layer_stored(template->disk);
 	}
 	info_number(text, "logical", logical);

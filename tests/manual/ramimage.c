@@ -71,6 +71,7 @@ static int condense(int memfd, uint64_t size, const char *path, int *ret_memfd, 
 /* One save and load of what is in memfd. */
 static int run(int memfd, uint64_t size, struct err *err)
 {
+	const struct ramimage_content content = { .memfd = memfd, .over_fd = -1, .size = size };
 	const char *path = "saved";
 	int fd = memfd_new(path, 0), again = -1;
 	uint64_t start = now_mono_ns(), saved, loaded;
@@ -79,7 +80,7 @@ static int run(int memfd, uint64_t size, struct err *err)
 
 	if (fd < 0)
 		return err_set(err, -1, "cannot create %s", path);
-	rc = ramimage_write(memfd, size, NULL, NULL, fd, NULL, &image, err);
+	rc = ramimage_write(&content, NULL, NULL, fd, NULL, &image, err);
 	saved = now_mono_ns();
 	if (!rc) {
 		ramimage_release(&image);

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "tests/unit/unit.h"
+#include "util/io.h"
 #include "vm/vmm/boot.h"
 #include "vm/vmm/freeze.h"
 #include "vm/vmm/vmm.h"
@@ -172,11 +173,33 @@ struct captured {
 	bool done;
 	struct err err;
 	int ram_fd, state_fd;
+	int overlay_fd, map_fd; /* -1: all is in ram_fd */
 };
 
-static inline void on_captured(void *arg, const struct err *err, int ram_fd, int state_fd)
+static inline void on_captured(void *arg, const struct err *err, const struct template_files *files)
 {
-	*(struct captured *)arg = (struct captured){ true, *err, ram_fd, state_fd };
+	*(struct captured *)arg = (struct captured){
+		true, *err, dup(files->ram), dup(files->state), -1, files->map < 0 ? -1 : dup(files->map)
+	};
+}
+
+/* Where it goes over what the machine has, that is its base. */
+static inline void captured_over(struct captured *captured, const struct test_vm *vm)
+{
+	if (captured->map_fd < 0)
+		return;
+	captured->overlay_fd = captured->ram_fd;
+	captured->ram_fd = dup(vm->vmm->memory.template_fd);
+}
+
+static inline int captured_load(struct vmm *vmm, const struct captured *captured, struct chain *disk,
+				struct err *err)
+{
+	const struct guest_template ram = { dup(captured->ram_fd),
+					    captured->overlay_fd < 0 ? -1 : dup(captured->overlay_fd),
+					    captured->map_fd };
+
+	return vmm_load(vmm, &ram, captured->state_fd, disk, err);
 }
 
 /* Capture a stopped machine, which runs again before its RAM is copied. */
@@ -193,6 +216,7 @@ static inline struct captured vm_capture(struct test_vm *vm)
 	while (!captured.done)
 		CHECK(loop_once(vm->loop, WAIT_MS) == 0);
 	CHECK(captured.err.code == 0);
+	captured_over(&captured, vm);
 	return captured;
 }
 
@@ -201,7 +225,7 @@ static inline void vm_fork(struct test_vm *vm, unsigned cpus, const struct captu
 	struct err err = { 0 };
 
 	vm_open(vm, cpus);
-	if (vmm_load(vm->vmm, dup(captured->ram_fd), captured->state_fd, NULL, &err)) {
+	if (captured_load(vm->vmm, captured, NULL, &err)) {
 		fprintf(stderr, "%s\n", err.text);
 		exit(1);
 	}
@@ -217,8 +241,10 @@ static inline struct kvm_regs vm_regs(const struct test_vm *vm)
 
 static inline void captured_close(struct captured *captured)
 {
-	close(captured->ram_fd);
-	close(captured->state_fd);
+	close_fd(&captured->ram_fd);
+	close_fd(&captured->state_fd);
+	close_fd(&captured->overlay_fd);
+	close_fd(&captured->map_fd);
 }
 
 /* Until the guest has written there again. */

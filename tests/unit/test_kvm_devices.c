@@ -52,18 +52,19 @@ static void only_sealed_templates_are_mapped(void)
 	const char text[] = "template";
 	struct guest_memory memory;
 	struct err err = { 0 };
-	int fd = memfd_create("test", MFD_ALLOW_SEALING | MFD_CLOEXEC);
+	const int fd = memfd_create("test", MFD_ALLOW_SEALING | MFD_CLOEXEC);
+	const struct guest_template template = { .ram_fd = fd, .overlay_fd = -1, .map_fd = -1 };
 
 	CHECK(fd >= 0 && ftruncate(fd, 8192) == 0 && pwrite(fd, text, sizeof(text), 4096) == sizeof(text));
 	CHECK(guest_memory_reserve(&memory, 100, &err) == -EINVAL);
 	CHECK(guest_memory_reserve(&memory, 4096, &err) == 0);
-	CHECK(guest_memory_map_template(&memory, fd, &err) == -EINVAL && strstr(err.text, "8192"));
+	CHECK(guest_memory_map_template(&memory, &template, &err) == -EINVAL && strstr(err.text, "8192"));
 	guest_memory_release(&memory);
 
 	CHECK(guest_memory_reserve(&memory, 8192, &err) == 0);
-	CHECK(guest_memory_map_template(&memory, fd, &err) == -EINVAL && strstr(err.text, "sealed"));
+	CHECK(guest_memory_map_template(&memory, &template, &err) == -EINVAL && strstr(err.text, "sealed"));
 	CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK) == 0);
-	CHECK(guest_memory_map_template(&memory, fd, &err) == 0);
+	CHECK(guest_memory_map_template(&memory, &template, &err) == 0);
 	CHECK(!memcmp(memory.host + 4096, text, sizeof(text)) && !memory.host[0]);
 	memory.host[4096] = 'T'; /* ours alone */
 	CHECK(pread(fd, &memory.host[0], 1, 4096) == 1 && memory.host[0] == 't');

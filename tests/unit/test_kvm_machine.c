@@ -192,6 +192,149 @@ static void zero_pages_are_holes(void)
 	vm_close(&vm);
 }
 
+static uint8_t *page_of(const struct test_vm *vm, unsigned page)
+{
+	return guest_ptr(&vm->vmm->memory, (uint64_t)page * 4096, 4096);
+}
+
+static unsigned pages_in(int map_fd)
+{
+	uint8_t map[MEMORY / 4096 / 8];
+	unsigned n = 0;
+
+	CHECK(!pread_all(map_fd, map, sizeof(map), 0));
+	for (size_t i = 0; i < sizeof(map); i++)
+		n += (unsigned)__builtin_popcount(map[i]);
+	return n;
+}
+
+/* Pages that the tests below write: far from the guest's code, and from each other's gaps. */
+enum {
+	FIRST = 2048,
+	KEPT = FIRST,
+	CLEARED = FIRST + 100,
+	NEW = FIRST + 200,
+	AGAIN = FIRST + 300,
+	BULK = FIRST + 400
+};
+
+static void a_capture_of_a_fork_is_what_it_wrote(void)
+{
+	struct test_vm vm[4];
+	struct captured captured[3];
+	struct stat st;
+	unsigned page;
+
+	vm_open(&vm[0], 1);
+	vm_fill(&vm[0], guest_count, GUEST_SIZE(guest_count));
+	memset(page_of(&vm[0], KEPT), 1, 4096);
+	memset(page_of(&vm[0], CLEARED), 2, 4096);
+	memset(page_of(&vm[0], BULK), 3, 1 << 20);
+	vm_run(&vm[0]);
+	vm_expect_step(&vm[0]);
+	vm_stop(&vm[0]);
+	captured[0] = vm_capture(&vm[0]);
+	CHECK(captured[0].map_fd < 0);
+
+	vm_fork(&vm[1], 1, &captured[0]);
+	memset(page_of(&vm[1], CLEARED), 0, 4096);
+	memset(page_of(&vm[1], NEW), 4, 4096);
+	memset(page_of(&vm[1], NEW + 5), 5, 4096); /* the gap is copied */
+	CHECK(page_of(&vm[1], KEPT)[9] == 1);      /* looked at: no page of its own */
+	vm_run(&vm[1]);
+	vm_expect_step(&vm[1]);
+	vm_stop(&vm[1]);
+	captured[1] = vm_capture(&vm[1]);
+	CHECK(captured[1].map_fd >= 0 && pages_in(captured[1].map_fd) < 30);
+	CHECK(!fstat(captured[1].overlay_fd, &st) && st.st_size == MEMORY && st.st_blocks * 512 < 30 * 4096);
+	CHECK((fcntl(captured[1].map_fd, F_GET_SEALS) & F_SEAL_WRITE) &&
+	      (fcntl(captured[1].overlay_fd, F_GET_SEALS) & F_SEAL_WRITE));
+
+	vm_fork(&vm[2], 1, &captured[1]);
+	CHECK(page_of(&vm[2], KEPT)[9] == 1 && !page_of(&vm[2], CLEARED)[9] && page_of(&vm[2], NEW)[9] == 4);
+	CHECK(!page_of(&vm[2], NEW + 1)[9] && page_of(&vm[2], NEW + 5)[4095] == 5 &&
+	      !page_of(&vm[2], NEW + 6)[0]);
+	/* The next generation has what the last one had of its own, and goes over the same base. */
+	memset(page_of(&vm[2], CLEARED), 6, 4096);
+	memset(page_of(&vm[2], AGAIN), 7, 4096);
+	/* And so much that the one after it is whole again. */
+	memset(page_of(&vm[2], BULK), 8, 1 << 20);
+	vm_run(&vm[2]);
+	vm_expect_step(&vm[2]);
+	vm_stop(&vm[2]);
+	captured[2] = vm_capture(&vm[2]);
+	CHECK(captured[2].map_fd >= 0 && pages_in(captured[2].map_fd) >= 256);
+	vm_fork(&vm[3], 1, &captured[2]);
+	captured_close(&captured[2]);
+	for (unsigned whole = 0; whole < 2; whole++) {
+		CHECK(page_of(&vm[3], KEPT)[9] == 1 && page_of(&vm[3], CLEARED)[9] == 6);
+		CHECK(page_of(&vm[3], NEW)[9] == 4 && page_of(&vm[3], NEW + 5)[0] == 5);
+		CHECK(page_of(&vm[3], AGAIN)[9] == 7 && !page_of(&vm[3], AGAIN + 1)[9]);
+		for (page = 0; page < 256; page++)
+			CHECK(page_of(&vm[3], BULK + page)[page] == 8);
+		vm_run(&vm[3]);
+		vm_expect_step(&vm[3]);
+		vm_stop(&vm[3]);
+		if (whole)
+			break;
+		captured[2] = vm_capture(&vm[3]);
+		CHECK(captured[2].map_fd < 0);
+		vm_stop(&vm[3]);
+		vm_close(&vm[3]);
+		vm_fork(&vm[3], 1, &captured[2]);
+	}
+	for (unsigned i = 0; i < 4; i++)
+		vm_close(&vm[i]);
+	for (unsigned i = 0; i < 3; i++)
+		captured_close(&captured[i]);
+}
+
+static unsigned runs_in(int map_fd)
+{
+	uint8_t map[MEMORY / 4096 / 8];
+	unsigned n = 0;
+	bool in = false;
+
+	CHECK(!pread_all(map_fd, map, sizeof(map), 0));
+	for (unsigned page = 0; page < MEMORY / 4096; page++) {
+		const bool now = map[page / 8] >> page % 8 & 1;
+
+		n += now && !in;
+		in = now;
+	}
+	return n;
+}
+
+/* Gaps that are just too long to be copied, until there are too many of them. */
+static void pages_far_and_wide_are_few_runs(void)
+{
+	struct test_vm source, fork, second;
+	struct captured first_capture, second_capture;
+	unsigned page;
+
+	vm_open(&source, 1);
+	vm_fill(&source, guest_count, GUEST_SIZE(guest_count));
+	vm_run(&source);
+	vm_stop(&source);
+	first_capture = vm_capture(&source);
+	vm_fork(&fork, 1, &first_capture);
+	for (page = FIRST; page < MEMORY / 4096; page += 20)
+		page_of(&fork, page)[0] = (uint8_t)(page % 251 + 1);
+	vm_run(&fork);
+	vm_stop(&fork);
+	second_capture = vm_capture(&fork);
+	CHECK(pages_in(second_capture.map_fd) > (MEMORY / 4096 - FIRST) / 20 + 500);
+	CHECK(runs_in(second_capture.map_fd) >= 64 && runs_in(second_capture.map_fd) < 64 + 8);
+	vm_fork(&second, 1, &second_capture);
+	for (page = FIRST; page < MEMORY / 4096; page += 20)
+		CHECK(page_of(&second, page)[0] == page % 251 + 1 && !page_of(&second, page + 1)[0]);
+	vm_close(&second);
+	vm_close(&fork);
+	vm_close(&source);
+	captured_close(&first_capture);
+	captured_close(&second_capture);
+}
+
 static void a_timer_fires_in_every_fork(void)
 {
 	struct test_vm source, fork;
@@ -342,6 +485,8 @@ int main(void)
 	TEST(a_guest_runs_and_stops_and_runs);
 	TEST(registers_and_memory_survive);
 	TEST(zero_pages_are_holes);
+	TEST(a_capture_of_a_fork_is_what_it_wrote);
+	TEST(pages_far_and_wide_are_few_runs);
 	TEST(a_timer_fires_in_every_fork);
 	TEST(two_cpus_survive);
 	TEST(the_end_of_a_guest_is_told);

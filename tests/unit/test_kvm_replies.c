@@ -214,7 +214,7 @@ static void forks_share_no_description(void)
 	CHECK(template);
 	template->shape = (struct shape){ RAM, RAM, 1, 1, "" };
 	template->ram_size = RAM;
-	CHECK(!template_adopt(template, sealed(RAM), sealed(4096), &err));
+	CHECK(!template_adopt(template, &(struct template_files){ sealed(RAM), sealed(4096), -1 }, &err));
 	for (i = 0; i < 2; i++) {
 		CHECK(!engine_kvm.prepare(&env, template, disk, &vm_events, NULL, nobody, NULL, &vm[i],
 					  &err));

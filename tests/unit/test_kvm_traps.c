@@ -510,6 +510,7 @@ static struct captured capture_with_disk(struct test_vm *vm, const char *next_di
 	while (!captured.done)
 		CHECK(loop_once(vm->loop, WAIT_MS) == 0);
 	CHECK(captured.err.code == 0);
+	captured_over(&captured, vm);
 	return captured;
 }
 
@@ -518,7 +519,7 @@ static void load_with_disk(struct test_vm *vm, const struct captured *captured, 
 	struct err err = { 0 };
 
 	vm_open(vm, 1);
-	CHECK(vmm_load(vm->vmm, dup(captured->ram_fd), captured->state_fd, open_chain(disk), &err) == 0);
+	CHECK(captured_load(vm->vmm, captured, open_chain(disk), &err) == 0);
 }
 
 /* Requests are under way at the capture: source and fork have the answers to all of them. */

@@ -28,8 +28,9 @@ static struct ramimage write_image(const uint8_t *data, size_t n, const struct r
 	struct err err = { 0 };
 	struct ramimage image, read;
 	int memfd = memory(data, n);
+	const struct ramimage_content content = { .memfd = memfd, .over_fd = -1, .size = n };
 
-	CHECK(!ramimage_write(memfd, n, parent, id, file, NULL, &image, &err));
+	CHECK(!ramimage_write(&content, parent, id, file, NULL, &image, &err));
 	close(memfd);
 	CHECK(!ramimage_open(file, "image", &read, &err));
 	CHECK(read.size == n && read.nblocks == image.nblocks && read.nsources == image.nsources &&
@@ -174,9 +175,46 @@ static void a_damaged_block_is_named(void)
 	free(data);
 }
 
+/* Pages in every place of a block, runs across blocks, zeroes over something and something over holes. */
+static void what_lies_over_another_file_is_one_image(void)
+{
+	enum { PAGE = 4096, PAGES = 40 * RAMIMAGE_BLOCK / PAGE + 3, SIZE = PAGES * PAGE };
+	uint8_t *under = calloc(1, SIZE), *over = calloc(1, SIZE), *both = malloc(SIZE),
+		map[(PAGES + 7) / 8] = { 0 };
+	struct ramimage_content content = { .map = map, .size = SIZE };
+	const int file = memfd_new("file", 0);
+	struct ramimage image;
+	struct err err = { 0 };
+
+	CHECK(under && over && both && file >= 0);
+	for (size_t page = 0; page < PAGES; page++) {
+		const bool covered = page % 17 == 3 || (page > 200 && page < 250) || page == PAGES - 1;
+
+		if (page % 3)
+			memset(under + page * PAGE, (int)(page % 200 + 1), PAGE);
+		if (page % 5)
+			memset(over + page * PAGE, (int)(page % 100 + 101), PAGE);
+		if (covered)
+			map[page / 8] |= (uint8_t)(1u << page % 8);
+		memcpy(both + page * PAGE, (covered ? over : under) + page * PAGE, PAGE);
+	}
+	content.memfd = memory(under, SIZE);
+	content.over_fd = memory(over, SIZE);
+	CHECK(!ramimage_write(&content, NULL, NULL, file, NULL, &image, &err));
+	check_content(&image, file, NULL, both);
+	ramimage_release(&image);
+	close(content.memfd);
+	close(content.over_fd);
+	close(file);
+	free(under);
+	free(over);
+	free(both);
+}
+
 static void a_save_can_be_cancelled(void)
 {
 	uint8_t *data = malloc(10 * RAMIMAGE_BLOCK);
+	struct ramimage_content content = { .over_fd = -1, .size = 10 * RAMIMAGE_BLOCK };
 	struct progress progress = { .cancel = true };
 	struct err err = { 0 };
 	struct ramimage image;
@@ -185,8 +223,8 @@ static void a_save_can_be_cancelled(void)
 	CHECK(data);
 	memset(data, 1, 10 * RAMIMAGE_BLOCK);
 	memfd = memory(data, 10 * RAMIMAGE_BLOCK);
-	CHECK(ramimage_write(memfd, 10 * RAMIMAGE_BLOCK, NULL, NULL, file, &progress, &image, &err) ==
-	      -ECANCELED);
+	content.memfd = memfd;
+	CHECK(ramimage_write(&content, NULL, NULL, file, &progress, &image, &err) == -ECANCELED);
 	close(memfd);
 	close(file);
 	free(data);
@@ -197,6 +235,7 @@ int main(void)
 	TEST(any_size_and_content);
 	TEST(what_the_parent_has_is_not_stored_again);
 	TEST(a_long_line_of_parents_ends);
+	TEST(what_lies_over_another_file_is_one_image);
 	TEST(a_damaged_block_is_named);
 	TEST(a_save_can_be_cancelled);
 	return 0;

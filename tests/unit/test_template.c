@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "tests/unit/unit.h"
+#include "util/io.h"
 
 enum { RAM = 1 << 20 };
 
@@ -24,22 +25,45 @@ static int memory(off_t size, int seals)
 }
 
 /* The descriptors are closed either way. */
-static int adopt(int ram_fd, int state_fd)
+static int adopt_over(struct template *base, int ram_fd, int state_fd, int map_fd)
 {
+	struct template_files files = { ram_fd, state_fd, map_fd };
 	struct template *template = template_new();
 	struct err err = { 0 };
 	int rc;
 
 	CHECK(template && ram_fd >= 0 && state_fd >= 0);
 	template->ram_size = RAM;
-	rc = template_adopt(template, ram_fd, state_fd, &err);
+	template->base = base ? template_ref(base) : NULL;
+	rc = template_adopt(template, &files, &err);
 	CHECK(rc == err.code && !rc == (template->ram_fd == ram_fd));
 	template_unref(template);
 	if (rc) {
-		close(ram_fd);
-		close(state_fd);
+		close_fd(&files.ram);
+		close_fd(&files.state);
+		close_fd(&files.map);
 	}
 	return rc;
+}
+
+static int adopt(int ram_fd, int state_fd)
+{
+	return adopt_over(NULL, ram_fd, state_fd, -1);
+}
+
+static void a_map_is_needed_over_a_base(void)
+{
+	const off_t size = (off_t)template_map_size(RAM);
+	struct template *base = template_new();
+
+	CHECK(base && size * 8 * RAM_PAGE >= RAM);
+	CHECK(!adopt_over(base, memory(RAM, all), memory(10, all), memory(size, all)));
+	CHECK(adopt_over(base, memory(RAM, all), memory(10, all), memory(size - 1, all)) == -EPROTO);
+	CHECK(adopt_over(base, memory(RAM, all), memory(10, all), memory(size + 1, all)) == -EPROTO);
+	CHECK(adopt_over(base, memory(RAM, all), memory(10, all), memory(size, 0)) == -EPROTO);
+	CHECK(adopt_over(base, memory(RAM, all), memory(10, all), -1) == -EPROTO);
+	CHECK(base->refs == 1);
+	template_unref(base);
 }
 
 static void sealed_memory_is_taken(void)
@@ -87,6 +111,7 @@ static void other_files_are_refused(void)
 int main(void)
 {
 	TEST(sealed_memory_is_taken);
+	TEST(a_map_is_needed_over_a_base);
 	TEST(memory_that_can_change_is_refused);
 	TEST(sizes_that_do_not_fit_are_refused);
 	TEST(other_files_are_refused);

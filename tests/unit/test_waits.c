@@ -278,6 +278,7 @@ static void it_is_taken_for_a_template_and_saved(void)
 	const int fd = held(SIZE, true, &process, &ended), state = memfd_new("state", STATE);
 	const uint64_t began = now_mono_ns();
 	struct template *template = template_new();
+	const struct ramimage_content content = { .memfd = fd, .over_fd = -1, .size = SIZE };
 	struct progress progress = { 0 };
 	struct ramimage image;
 	char path[PATH_MAX];
@@ -286,11 +287,11 @@ static void it_is_taken_for_a_template_and_saved(void)
 
 	CHECK(template && state >= 0 && !memfd_seal(state));
 	template->ram_size = SIZE;
-	CHECK(!template_adopt(template, fd, state, &err));
+	CHECK(!template_adopt(template, &(struct template_files){ fd, state, -1 }, &err));
 	snprintf(path, sizeof(path), "%s/ram", dir);
 	out = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
 	CHECK(out >= 0);
-	CHECK(!ramimage_write(template->ram_fd, SIZE, NULL, NULL, out, &progress, &image, &err));
+	CHECK(!ramimage_write(&content, NULL, NULL, out, &progress, &image, &err));
 	check_quick("saving", began);
 	ramimage_release(&image);
 	close(out);

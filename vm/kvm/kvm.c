@@ -70,7 +70,9 @@ static void on_frozen(struct kvm_machine *vm)
 
 static void on_captured(struct kvm_machine *vm, const struct err *failure, int fds[CONTROL_REPLY_FDS])
 {
+	struct template *const loaded = vm->common.base;
 	struct template *template = NULL;
+	struct template_files files;
 	struct err err = *failure;
 
 	if (!err.code && (!vm->frozen || fds[0] < 0 || fds[1] < 0))
@@ -84,8 +86,12 @@ static void on_captured(struct kvm_machine *vm, const struct err *failure, int f
 		template->shape = vm->common.shape;
 		template->ram_size = vm->common.shape.memory_max;
 		template->pause_ns = vm->pause_ns;
-		if (!template_adopt(template, fds[0], fds[1], &err)) {
+		if (fds[2] >= 0 && loaded)
+			template->base = template_ref(loaded->base ? loaded->base : loaded);
+		files = (struct template_files){ fds[0], fds[1], template->base ? fds[2] : -1 };
+		if (!template_adopt(template, &files, &err)) {
 			fds[0] = fds[1] = -1;
+			fds[2] = template->base ? -1 : fds[2];
 		} else {
 			template_unref(template);
 			template = NULL;
@@ -154,13 +160,13 @@ struct parcel {
 	struct control_request request;
 	int fds[CONTROL_FDS_MAX];
 	unsigned n;
-	int files[2]; /* kernel and initrd, or a template's RAM and state; -1: none */
+	int files[4]; /* kernel and initrd, or what a template has; -1: none */
 	struct disk disk;
 };
 
 static void parcel_close(struct parcel *parcel)
 {
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < 4; i++)
 		if (parcel->files[i] >= 0)
 			close(parcel->files[i]);
 	disk_close(&parcel->disk);
@@ -245,7 +251,7 @@ static int kvm_boot(const struct engine_env *env, const struct shape *shape, con
 		    const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		    struct err *err)
 {
-	struct parcel parcel = { .request.type = CONTROL_BOOT, .files = { -1, -1 } };
+	struct parcel parcel = { .request.type = CONTROL_BOOT, .files = { -1, -1, -1, -1 } };
 	char args[KERNEL_ARGS_SIZE];
 	struct kvm_machine *vm;
 	int rc;
@@ -271,12 +277,19 @@ static int kvm_prepare(const struct engine_env *env, struct template *template, 
 		       const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		       struct err *err)
 {
-	struct parcel parcel = { .request.type = CONTROL_LOAD, .files = { -1, -1 } };
+	struct parcel parcel = { .request.type = CONTROL_LOAD, .files = { -1, -1, -1, -1 } };
+	const struct template *base = template->base ? template->base : template;
 	struct kvm_machine *vm;
-	int rc = put_memory(&parcel, 0, template->ram_fd, err);
+	int rc = put_memory(&parcel, 0, base->ram_fd, err);
 
 	if (!rc)
 		rc = put_memory(&parcel, 1, template->state_fd, err);
+	if (!rc && template->base) {
+		parcel.request.layered = 1;
+		rc = put_memory(&parcel, 2, template->ram_fd, err);
+		if (!rc)
+			rc = put_memory(&parcel, 3, template->map_fd, err);
+	}
 	if (!rc)
 		rc = put_disk(&parcel, disk, err);
 	if (!rc)

@@ -63,19 +63,16 @@ static void on_stalled(void *arg)
 	reply(arg, CONTROL_STALLED, 0, "", NULL, 0);
 }
 
-static void on_captured(void *arg, const struct err *err, int ram_fd, int state_fd)
+static void on_captured(void *arg, const struct err *err, const struct template_files *files)
 {
 	struct control_server *server = arg;
-	const int fds[] = { ram_fd, state_fd };
+	const int fds[CONTROL_REPLY_FDS] = { files->ram, files->state, files->map };
 
 	server->capture = NULL;
-	if (err->code) {
+	if (err->code)
 		reply_err(server, CONTROL_CAPTURED, err);
-		return;
-	}
-	reply(server, CONTROL_CAPTURED, 0, "", fds, 2);
-	close(ram_fd);
-	close(state_fd);
+	else
+		reply(server, CONTROL_CAPTURED, 0, "", fds, files->map < 0 ? 2 : 3);
 }
 
 /* The next disk is fds[0], which is the machine's when this succeeds. */
@@ -98,20 +95,25 @@ static void capture(struct control_server *server, const char *next_disk, int *f
 		reply(server, CONTROL_FROZEN, 0, "", NULL, 0);
 }
 
+/* The descriptors of a request that come before its disk's. */
+static unsigned files_of(const struct control_request *request)
+{
+	return request->layered ? 4 : 2;
+}
+
 /* The request's disk, if it has one: its layers are the last of the nfds descriptors, which are the chain's now. */
 static int take_disk(const struct control_request *request, int *fds, unsigned nfds, struct chain **ret,
 		     struct err *err)
 {
-	enum { FIRST = 2 };
-	const unsigned n = nfds > FIRST ? nfds - FIRST : 0;
+	const unsigned first = files_of(request), n = nfds - first;
 	int rc;
 
 	*ret = NULL;
 	if (!request->disk[0])
 		return 0;
-	rc = chain_adopt(request->disk, fds + FIRST, n, true, ret, err);
+	rc = chain_adopt(request->disk, fds + first, n, true, ret, err);
 	for (unsigned i = 0; !rc && i < n; i++)
-		fds[FIRST + i] = -1;
+		fds[first + i] = -1;
 	return rc;
 }
 
@@ -119,22 +121,27 @@ static int take_disk(const struct control_request *request, int *fds, unsigned n
 static void fill(struct vmm *vmm, const struct control_request *request, int *fds, unsigned nfds,
 		 struct err *err)
 {
+	const struct guest_template template = { .ram_fd = fds[0],
+						 .overlay_fd = request->layered ? fds[2] : -1,
+						 .map_fd = request->layered ? fds[3] : -1 };
 	struct vmm_boot boot = { .kernel_fd = fds[0], .initrd_fd = fds[1], .cmdline = request->cmdline };
 
-	if (nfds < 2) {
+	if (nfds < files_of(request)) {
 		err_set(err, -EPROTO, "a request without files");
 		return;
 	}
 	if (take_disk(request, fds, nfds, &boot.disk, err))
 		return;
 	if (request->type == CONTROL_LOAD)
-		vmm_load(vmm, fds[0], fds[1], boot.disk, err);
+		vmm_load(vmm, &template, fds[1], boot.disk, err);
 	else if (!vmm_boot(vmm, &boot, err))
 		vmm_run(vmm, err);
 	if (!vmm->disk)
 		chain_free(boot.disk);
 	if (vmm->memory.template_fd == fds[0])
 		fds[0] = -1; /* the machine's */
+	if (request->layered && vmm->memory.overlay_fd == fds[2])
+		fds[2] = -1;
 }
 
 static void serve(struct control_server *server, const struct control_request *request, int *fds,

@@ -9,12 +9,13 @@
  *   READY                 from the VMM, once: the machine is made and empty
  *   BOOT     disk, cmdline; fds: kernel, initrd, the disk's layers
  *                         start from power-on; the machine runs when it is answered
- *   LOAD     disk; fds: RAM, state, the disk's layers
+ *   LOAD     disk, layered; fds: RAM, state, if layered what lies over that RAM and its map, the disk's layers
  *                         become a fork; still stopped when it is answered
  *   RUN                   let the vCPUs run
  *   STOP                  stop them and drain the disk
  *   CAPTURE  disk; fds: the next overlay
- *                         FROZEN when the machine may run again, then the reply with fds: RAM, state
+ *                         FROZEN when the machine may run again, then the reply with fds: RAM, state, and a map if
+ *                         that RAM lies over the one that the machine was loaded with (snap/template.h)
  *
  * The VMM opens nothing: all it works on are descriptors. A disk is those of its chain, the topmost layer first
  * (snap/qcow2/chain.h), and the name of that.
@@ -51,14 +52,15 @@ enum control_type {
 
 enum {
 	CONTROL_CMDLINE_MAX = 1024,
-	CONTROL_FDS_MAX = 2 + QCOW2_CHAIN_MAX, /* of a request; the kernel's limit is 253 */
-	CONTROL_REPLY_FDS = 2,
+	CONTROL_FDS_MAX = 4 + QCOW2_CHAIN_MAX, /* of a request; the kernel's limit is 253 */
+	CONTROL_REPLY_FDS = 3,
 };
 
 struct control_request {
 	uint32_t type;
 	char disk[QCOW2_NAME_MAX + 1];
 	char cmdline[CONTROL_CMDLINE_MAX]; /* BOOT only */
+	uint32_t layered;                  /* LOAD only: a bool */
 };
 
 struct control_reply {

@@ -10,6 +10,12 @@
  * nothing else. What it copies it finds in three steps, each to save the next one work: pages that were never
  * touched are neither in our page table nor data in the template; pages that were are compared with zero; and
  * what is left is written in runs as long as possible.
+ *
+ * A fork copies only what it wrote, and what its template has over its own base: its page table tells a page of ours
+ * from one of the file. A map says which pages are copied, and the capture goes over the same base. So what a capture
+ * costs follows what was written since the base, and not the RAM; once that is half of what the base has, the next
+ * capture is whole, and becomes a base. Each run will be a mapping in every fork, which takes time and memory of the
+ * kernel's: short gaps between runs are copied, too, the longer the more runs there are, so that these stay some hundreds.
  */
 #include "vm/vmm/freeze.h"
 
@@ -22,6 +28,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -31,17 +38,25 @@
 #include "vm/vmm/state.h"
 #include "vm/vmm/vmm.h"
 
-enum { PAGE = 4096, WINDOW = 512 /* pages whose entries are read at once */ };
+enum {
+	PAGE = 4096,
+	WINDOW = 512, /* pages whose entries are read at once */
+	/* pages of a gap that is copied; it doubles with every so many runs */
+	GAP = 16,
+	GAP_DOUBLES = 64,
+	GAP_SHIFT_MAX = 20
+};
 
 /* Documentation/admin-guide/mm/pagemap.rst */
 #define PAGEMAP_PRESENT (1ull << 63)
 #define PAGEMAP_SWAPPED (1ull << 62)
+#define PAGEMAP_FILE (1ull << 61) /* a page of what is mapped, and not a copy of ours */
 
 struct freeze {
 	struct vmm *vmm;
 	freeze_fn done;
 	void *arg;
-	int ram_fd, state_fd;
+	struct template_files files;
 	pid_t pid;
 	int pidfd;
 	struct watch *watch;
@@ -50,11 +65,15 @@ struct freeze {
 /* ---- in the child: system calls only */
 
 struct copy {
-	const uint8_t *host;
-	uint64_t size;
+	const struct guest_memory *memory;
 	int out_fd, pagemap_fd;
 	int template_fd;               /* -1: what is not in the page table is zero */
+	int map_fd;                    /* -1: no map */
 	uint64_t data_start, data_end; /* the template's data at or after the current page */
+	uint8_t *map;                  /* pages that are copied, a bit each. NULL: all that are not zero */
+	uint64_t map_size;             /* bytes */
+	uint64_t copied;               /* where the last run ended */
+	unsigned runs;
 };
 
 /* Does the template have data in this page? Pages are asked for in order. */
@@ -68,8 +87,8 @@ static bool in_template(struct copy *copy, uint64_t offset)
 		start = lseek(copy->template_fd, (off_t)offset, SEEK_DATA);
 		end = start < 0 ? -1 : lseek(copy->template_fd, start, SEEK_HOLE);
 		/* ENXIO: no more data. */
-		copy->data_start = start < 0 ? copy->size : (uint64_t)start;
-		copy->data_end = end < 0 ? copy->size : (uint64_t)end;
+		copy->data_start = start < 0 ? copy->memory->size : (uint64_t)start;
+		copy->data_end = end < 0 ? copy->memory->size : (uint64_t)end;
 	}
 	return offset + PAGE > copy->data_start;
 }
@@ -85,60 +104,96 @@ static bool is_zero(const uint8_t *page)
 	return true;
 }
 
-static int write_run(const struct copy *copy, uint64_t start, uint64_t end)
+/* Where a run that was found to start here does so: at the end of the last one, if there is little between them. */
+static uint64_t run_start(struct copy *copy, uint64_t at)
 {
-	return -pwrite_all(copy->out_fd, copy->host + start, end - start, start);
+	const unsigned doubled = copy->runs / GAP_DOUBLES;
+	const uint64_t gap = (uint64_t)GAP * PAGE << (doubled < GAP_SHIFT_MAX ? doubled : GAP_SHIFT_MAX);
+
+	if (!copy->map)
+		return at;
+	if (copy->runs && at - copy->copied <= gap)
+		return copy->copied;
+	copy->runs++;
+	return at;
+}
+
+static int write_run(struct copy *copy, uint64_t start, uint64_t end)
+{
+	uint64_t page;
+
+	for (page = start / PAGE; copy->map && page < end / PAGE; page++)
+		copy->map[page / 8] |= (uint8_t)(1u << page % 8);
+	copy->copied = end;
+	return -pwrite_all(copy->out_fd, copy->memory->host + start, end - start, start);
+}
+
+/* Has this page to be copied? `entry` is its place in our page table. */
+static bool is_wanted(struct copy *copy, uint64_t at, uint64_t entry)
+{
+	const bool mapped = entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED);
+	const bool overlaid = guest_memory_overlaid(copy->memory, at);
+
+	/* A page that was copied or overlaid may be zero now, where the base has something else. */
+	if (copy->map)
+		return (mapped && !(entry & PAGEMAP_FILE)) || overlaid;
+	return (mapped || overlaid || in_template(copy, at)) && !is_zero(copy->memory->host + at);
 }
 
 static int copy_window(struct copy *copy, uint64_t start, uint64_t end)
 {
 	uint64_t entries[WINDOW], at, run = end;
 	const size_t bytes = (end - start) / PAGE * sizeof(entries[0]);
-	const uint64_t where = (uintptr_t)(copy->host + start) / PAGE * sizeof(entries[0]);
+	const uint64_t where = (uintptr_t)(copy->memory->host + start) / PAGE * sizeof(entries[0]);
 	int rc = -pread_all(copy->pagemap_fd, entries, bytes, where);
 
 	for (at = start; !rc && at < end; at += PAGE) {
-		const bool ours = entries[(at - start) / PAGE] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED);
-		const bool wanted = (ours || in_template(copy, at)) && !is_zero(copy->host + at);
+		const bool wanted = is_wanted(copy, at, entries[(at - start) / PAGE]);
 
 		if (wanted && run == end) {
-			run = at;
+			run = run_start(copy, at);
 		} else if (!wanted && run != end) {
 			rc = write_run(copy, run, at);
 			run = end;
 		}
 	}
-	return rc ? rc : write_run(copy, run, end);
+	return rc || run == end ? rc : write_run(copy, run, end);
 }
 
 /* The child's whole life; its exit status is 0 or an errno. */
 __attribute__((noreturn)) static void child(struct copy *copy, pid_t parent)
 {
-	enum { OUT_FD = 3, TEMPLATE_FD, FIRST_OTHER };
+	enum { FIRST = 3, FILES = 3, FIRST_OTHER = FIRST + FILES };
+	int *const files[FILES] = { &copy->out_fd, &copy->template_fd, &copy->map_fd };
 	const uint64_t window = (uint64_t)WINDOW * PAGE;
 	uint64_t at;
-	int out_fd, template_fd, rc = 0;
+	int rc = 0;
 
 	/* Who would take the copy if the parent is gone? */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
 		_exit(ESRCH);
 	/*
-	 * Keep nothing but the two files: neither the VM, which would outlive its process with our reference,
+	 * Keep nothing but the files: neither the VM, which would outlive its process with our reference,
 	 * nor sockets that others wait to see closed.
 	 */
-	out_fd = fcntl(copy->out_fd, F_DUPFD, FIRST_OTHER);
-	template_fd = copy->template_fd < 0 ? -1 : fcntl(copy->template_fd, F_DUPFD, FIRST_OTHER);
-	if (out_fd < 0 || dup2(out_fd, OUT_FD) < 0 ||
-	    (template_fd >= 0 && dup2(template_fd, TEMPLATE_FD) < 0))
-		_exit(EBADF);
-	copy->out_fd = OUT_FD;
-	copy->template_fd = template_fd < 0 ? -1 : TEMPLATE_FD;
-	syscall(SYS_close_range, template_fd < 0 ? TEMPLATE_FD : FIRST_OTHER, ~0u, 0);
+	for (int i = 0; i < FILES; i++)
+		if (*files[i] >= 0 && (*files[i] = fcntl(*files[i], F_DUPFD, FIRST_OTHER)) < 0)
+			_exit(EBADF);
+	for (int i = 0; i < FILES; i++) {
+		if (*files[i] < 0)
+			close(FIRST + i);
+		else if ((*files[i] = dup2(*files[i], FIRST + i)) < 0)
+			_exit(EBADF);
+	}
+	syscall(SYS_close_range, FIRST_OTHER, ~0u, 0);
 	copy->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	if (copy->pagemap_fd < 0)
 		_exit(errno);
-	for (at = 0; !rc && at < copy->size; at += window)
-		rc = copy_window(copy, at, at + window < copy->size ? at + window : copy->size);
+	for (at = 0; !rc && at < copy->memory->size; at += window)
+		rc = copy_window(copy, at,
+				 at + window < copy->memory->size ? at + window : copy->memory->size);
+	if (!rc && copy->map)
+		rc = -pwrite_all(copy->map_fd, copy->map, copy->map_size, 0);
 	_exit(rc);
 }
 
@@ -153,10 +208,9 @@ static void freeze_free(struct freeze *capture)
 	}
 	if (capture->pidfd >= 0)
 		close(capture->pidfd);
-	if (capture->ram_fd >= 0)
-		close(capture->ram_fd);
-	if (capture->state_fd >= 0)
-		close(capture->state_fd);
+	close_fd(&capture->files.ram);
+	close_fd(&capture->files.state);
+	close_fd(&capture->files.map);
 	free(capture);
 }
 
@@ -188,7 +242,9 @@ static int wait_child(struct freeze *capture, struct err *err)
 		return err_set(err, -EIO, "the copy of the RAM was killed by signal %d", WTERMSIG(status));
 	if (WEXITSTATUS(status))
 		return err_sys(err, -WEXITSTATUS(status), "cannot copy the RAM");
-	return seal(capture->ram_fd, err);
+	if (capture->files.map >= 0 && seal(capture->files.map, err))
+		return err->code;
+	return seal(capture->files.ram, err);
 }
 
 static void on_child(void *arg, uint32_t events)
@@ -197,12 +253,8 @@ static void on_child(void *arg, uint32_t events)
 	struct err err = { 0 };
 
 	(void)events;
-	if (wait_child(capture, &err)) {
-		capture->done(capture->arg, &err, -1, -1);
-	} else {
-		capture->done(capture->arg, &err, capture->ram_fd, capture->state_fd);
-		capture->ram_fd = capture->state_fd = -1;
-	}
+	(void)wait_child(capture, &err);
+	capture->done(capture->arg, &err, &capture->files);
 	freeze_free(capture);
 }
 
@@ -228,22 +280,51 @@ out:
 	return rc;
 }
 
+static uint64_t stored(int fd)
+{
+	struct stat st;
+
+	return fd < 0 || fstat(fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
+}
+
+/* The map of a capture that goes over a base, if this one does. A mapping of the file would be in the way of its seal. */
+static int make_map(struct freeze *capture, struct copy *copy, struct err *err)
+{
+	const struct guest_memory *memory = copy->memory;
+
+	if (memory->template_fd < 0 || stored(memory->overlay_fd) > stored(memory->template_fd) / 2)
+		return 0;
+	copy->map_size = template_map_size(memory->size);
+	capture->files.map = memfd_new("sbx-map", copy->map_size);
+	if (capture->files.map < 0)
+		return err_sys(err, capture->files.map, "cannot make a map of the RAM");
+	copy->map_fd = capture->files.map;
+	copy->map = calloc(1, copy->map_size);
+	return copy->map ? 0 : err_set(err, -ENOMEM, "out of memory");
+}
+
 static int freeze(struct freeze *capture, struct err *err)
 {
 	const struct guest_memory *memory = &capture->vmm->memory;
-	struct copy copy = { .host = memory->host, .size = memory->size, .template_fd = memory->template_fd };
+	struct copy copy = { .memory = memory, .template_fd = memory->template_fd, .map_fd = -1 };
 	const pid_t parent = getpid();
+	int rc;
 
-	capture->ram_fd = memfd_create("sbx-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (capture->ram_fd < 0 || ftruncate(capture->ram_fd, (off_t)memory->size) < 0)
-		return err_sys(err, -errno, "cannot make a file for the RAM");
-	copy.out_fd = capture->ram_fd;
+	capture->files.ram = memfd_new("sbx-ram", memory->size);
+	if (capture->files.ram < 0)
+		return err_sys(err, capture->files.ram, "cannot make a file for the RAM");
+	rc = make_map(capture, &copy, err);
+	if (rc)
+		return rc;
+	copy.out_fd = capture->files.ram;
 	/* Without the handlers and locks of fork(3), which the child has no use for. */
 	capture->pid = _Fork();
-	if (capture->pid < 0)
-		return err_sys(err, -errno, "cannot fork to freeze the RAM");
 	if (!capture->pid)
 		child(&copy, parent);
+	rc = -errno;
+	free(copy.map);
+	if (capture->pid < 0)
+		return err_sys(err, rc, "cannot fork to freeze the RAM");
 	capture->pidfd = (int)syscall(SYS_pidfd_open, capture->pid, 0);
 	if (capture->pidfd >= 0)
 		capture->watch = watch_new(capture->vmm->loop, capture->pidfd, EPOLLIN, on_child, capture);
@@ -263,10 +344,9 @@ int freeze_start(struct vmm *vmm, const char *next_disk, int next_fd, freeze_fn 
 	capture = malloc(sizeof(*capture));
 	if (!capture)
 		return err_set(err, -ENOMEM, "out of memory");
-	*capture = (struct freeze){
-		.vmm = vmm, .done = done, .arg = arg, .ram_fd = -1, .state_fd = -1, .pidfd = -1
-	};
-	rc = save_state(vmm, &capture->state_fd, err);
+	*capture =
+		(struct freeze){ .vmm = vmm, .done = done, .arg = arg, .files = { -1, -1, -1 }, .pidfd = -1 };
+	rc = save_state(vmm, &capture->files.state, err);
 	if (!rc)
 		rc = freeze(capture, err);
 	/* After the freeze, which may still fail: there is no way back from here. */

@@ -13,6 +13,7 @@
 #ifndef SBX_VM_VMM_MEMORY_H
 #define SBX_VM_VMM_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,18 +23,37 @@
 #define GUEST_HIGH_BASE 0x100000000u /* and goes on here */
 
 struct guest_memory {
-	uint8_t *host;   /* of RAM byte 0; NULL: nothing reserved */
-	uint64_t size;   /* bytes; a multiple of the page size */
-	int template_fd; /* what is mapped, or -1 for zero pages; ours */
+	uint8_t *host;     /* of RAM byte 0; NULL: nothing reserved */
+	uint64_t size;     /* bytes; a multiple of the page size */
+	int template_fd;   /* what is mapped, or -1 for zero pages; ours */
+	int overlay_fd;    /* what is mapped over that, or -1; ours */
+	uint8_t *overlaid; /* the pages that it covers, a bit each, lowest first; NULL: none */
+};
+
+/* What a fork's RAM is: a template's, and for the pages that a map has a bit for what is in another file. */
+struct guest_template {
+	int ram_fd;
+	int overlay_fd, map_fd; /* -1: none */
 };
 
 /* Reserve address space for `size` bytes; touching it is a fault until something is mapped. */
 int guest_memory_reserve(struct guest_memory *memory, uint64_t size, struct err *err);
 /* Fill the range with zero pages. */
 int guest_memory_map_zero(struct guest_memory *memory, struct err *err);
-/* Fill it with the template's bytes, copied on write. Takes over fd when it succeeds. -EINVAL when the file
- * has not exactly the size of the RAM, or could still be changed by somebody. */
-int guest_memory_map_template(struct guest_memory *memory, int fd, struct err *err);
+/*
+ * Fill it with the template's bytes, copied on write. Takes over ram_fd and overlay_fd, each once it is memory's field,
+ * which may be so although this fails. -EINVAL when a file has not exactly the size that it must have, or could still
+ * be changed by somebody.
+ */
+int guest_memory_map_template(struct guest_memory *memory, const struct guest_template *template,
+			      struct err *err);
+/* Does the overlay cover the page at this offset? */
+static inline bool guest_memory_overlaid(const struct guest_memory *memory, uint64_t offset)
+{
+	const uint64_t page = offset / 4096;
+
+	return memory->overlaid && memory->overlaid[page / 8] >> page % 8 & 1;
+}
 void guest_memory_release(struct guest_memory *memory);
 
 /* How much of the RAM is below the hole; the rest is from GUEST_HIGH_BASE. */

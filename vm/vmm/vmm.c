@@ -154,12 +154,13 @@ int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err)
 	return rc;
 }
 
-int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, struct chain *disk, struct err *err)
+int vmm_load(struct vmm *vmm, const struct guest_template *ram, int state_fd, struct chain *disk,
+	     struct err *err)
 {
 	int rc = begin_filling(vmm, err);
 
 	if (!rc)
-		rc = guest_memory_map_template(&vmm->memory, ram_fd, err);
+		rc = guest_memory_map_template(&vmm->memory, ram, err);
 	if (!rc)
 		rc = devices_add(vmm, disk, err);
 	if (!rc)

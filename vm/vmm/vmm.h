@@ -107,7 +107,8 @@ struct vmm_boot {
 int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err);
 /* Become a fork: RAM and state of a capture, and a disk. state_fd stays the caller's; ram_fd is the machine's
  * from the moment it is mapped (memory.template_fd). A failure leaves a machine that can only be freed. */
-int vmm_load(struct vmm *vmm, int ram_fd, int state_fd, struct chain *disk, struct err *err);
+int vmm_load(struct vmm *vmm, const struct guest_template *ram, int state_fd, struct chain *disk,
+	     struct err *err);
 
 /* Let the vCPUs run; stop them, and drain the disk. Both may be repeated. */
 int vmm_run(struct vmm *vmm, struct err *err);
