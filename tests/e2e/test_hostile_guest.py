@@ -261,7 +261,7 @@ def getdents(fd, size=32768):
     at, found, data = 0, [], buffer.raw[:n]
     while at < n:
         _, offset, length = struct.unpack_from("=QqH", data, at)
-        found.append((data[at + 19 : at + length].split(b"\0")[0].decode(), offset))
+        found.append((os.fsdecode(data[at + 19 : at + length].split(b"\0")[0]), offset))
         at += length
     return found
 
