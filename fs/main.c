@@ -44,7 +44,6 @@
 #include "vm/net/helper.h"
 #include "vm/probe.h"
 #include "vm/traced.h"
-#include "vm/usage.h"
 
 static int fail(const struct err *err)
 {
@@ -257,7 +256,7 @@ static int fs_release(struct fs *fs)
 	compaction_cancel(fs);
 	files_close(fs);
 	guestfs_close_all(fs);
-	while (fs->working || memory_looks())
+	while (fs->working || loop_working(fs->loop))
 		loop_once(fs->loop, -1);
 	nodes_forget(fs);
 	session_free(fs->session);

@@ -49,6 +49,7 @@ struct loop {
 	uint64_t turns;     /* of timers */
 	uint64_t rounds;
 	struct list dead; /* watches freed in this round */
+	unsigned works;   /* whose done has not been called */
 
 	int eventfd;
 	struct watch *event_watch;
@@ -150,6 +151,7 @@ static void finish_work(void *arg, uint32_t events)
 		if (work->own_thread)
 			pthread_join(work->thread, NULL);
 		work->done(work->arg, work->result);
+		loop->works--;
 		free(work);
 	}
 }
@@ -415,6 +417,16 @@ static int start_thread(pthread_t *ret, void *(*run)(void *arg), void *arg)
 	return rc;
 }
 
+/* error is positive, or 0. */
+static int given(struct loop *loop, struct work *work, int error)
+{
+	if (error)
+		free(work);
+	else
+		loop->works++;
+	return -error;
+}
+
 int loop_work(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg)
 {
 	struct work *work = malloc(sizeof(*work));
@@ -437,9 +449,7 @@ int loop_work(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, 
 		pthread_cond_signal(&loop->more);
 	}
 	pthread_mutex_unlock(&loop->lock);
-	if (rc)
-		free(work);
-	return -rc;
+	return given(loop, work, rc);
 }
 
 int loop_thread(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg)
@@ -452,7 +462,10 @@ int loop_thread(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg
 	*work = (struct work){ .run = run, .done = done, .arg = arg, .loop = loop, .own_thread = true };
 	/* It ends in finish_work, on this thread, and so not before work->thread is set. */
 	rc = start_thread(&work->thread, thread, work);
-	if (rc)
-		free(work);
-	return -rc;
+	return given(loop, work, rc);
+}
+
+unsigned loop_working(const struct loop *loop)
+{
+	return loop->works;
 }

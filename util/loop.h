@@ -71,6 +71,8 @@ bool timer_running(const struct timer *timer);
 int loop_work(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg);
 /* The same on a thread of its own, for work that waits for others: it holds up nobody, however long. */
 int loop_thread(struct loop *loop, int (*run)(void *arg), void (*done)(void *arg, int result), void *arg);
+/* How much of both has not been done with: run it until there is none before what their done callbacks need is freed. */
+unsigned loop_working(const struct loop *loop);
 
 /* CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds. */
 uint64_t now_mono_ns(void);

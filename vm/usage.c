@@ -114,11 +114,6 @@ void memory_forget(struct memory_look *look)
 		look->done = NULL;
 }
 
-unsigned memory_looks(void)
-{
-	return looks;
-}
-
 /* ---- now */
 
 int process_usage(pid_t pid, struct vm_usage *ret)

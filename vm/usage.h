@@ -23,7 +23,5 @@ struct memory_look;
 struct memory_look *memory_look(struct loop *loop, const int *fds, size_t n,
 				void (*done)(void *arg, const struct vm_memory *of, size_t n), void *arg);
 void memory_forget(struct memory_look *look); /* NULL is allowed */
-/* How many are under way, forgotten ones too: the loop has to go on until there is none. */
-unsigned memory_looks(void);
 
 #endif

@@ -261,13 +261,16 @@ static void work_that_waits_has_a_thread_of_its_own(void)
 		CHECK(loop_thread(loop, wait_for_others, job_done, &waiting[i]) == 0);
 	}
 	CHECK(loop_work(loop, run_job, job_done, &last) == 0);
+	CHECK(loop_working(loop) == N + 1);
 	while (left > N)
 		CHECK(loop_once(loop, -1) == 0);
+	CHECK(loop_working(loop) == N);
 	CHECK(write(fds[1], "12345678901234567890", N) == N);
 	while (left)
 		CHECK(loop_once(loop, -1) == 0);
 	for (i = 0; i < N; i++)
 		CHECK(waiting[i].job.seen == 2);
+	CHECK(!loop_working(loop));
 	close(fds[0]);
 	close(fds[1]);
 	loop_free(loop);

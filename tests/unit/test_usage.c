@@ -48,7 +48,7 @@ static struct vm_memory look(unsigned n)
 	CHECK(memory_look(loop, fds, n, on_memory, &told));
 	if (n == 1)
 		CHECK(!close(fds[1]));
-	while (memory_looks())
+	while (loop_working(loop))
 		CHECK(!loop_once(loop, 10000));
 	CHECK(times == before + 1);
 	return told;
@@ -76,7 +76,7 @@ static void who_does_not_want_to_know_is_not_told(void)
 	CHECK(look);
 	memory_forget(look);
 	memory_forget(NULL);
-	while (memory_looks())
+	while (loop_working(loop))
 		CHECK(!loop_once(loop, 10000));
 	CHECK(times == before);
 }
@@ -96,7 +96,7 @@ static void many_are_refused(void)
 			break;
 	}
 	CHECK(n && n < 1000);
-	while (memory_looks())
+	while (loop_working(loop))
 		CHECK(!loop_once(loop, 10000));
 	CHECK(times == before + n);
 	fd = dup(0);
