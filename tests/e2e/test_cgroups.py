@@ -42,6 +42,34 @@ def test_guests_go_before_the_daemon(vm, sbx):
     assert score[vm.pid] == 900 > score[sbx.process.pid]
 
 
+@pytest.fixture
+def delegated():
+    """A group without processes, as a service manager makes one for a daemon."""
+    group = Path(f"/sys/fs/cgroup/sbx-test-{os.getpid()}")
+    group.mkdir()
+    yield group
+    for below in sorted((d for d in group.rglob("*") if d.is_dir()), reverse=True):
+        below.rmdir()
+    group.rmdir()
+
+
+def test_a_group_that_is_delegated(sbx, delegated, own_mount, build, tmp_path):
+    """With all that it started before its machines the daemon goes to a group below, so that there can be others."""
+    if not has_cgroups(sbx):
+        pytest.skip("this host has no cgroups of version 2 with controllers")
+    program = tmp_path / "sbxfs"
+    program.write_text(f'#!/bin/sh\necho $$ >{delegated}/cgroup.procs && exec {build}/sbxfs "$@"\n')
+    program.chmod(0o755)
+    mount = own_mount(build=tmp_path)
+    assert has_cgroups(mount), read(mount / "status")
+    assert (delegated / "cgroup.procs").read_text() == ""
+    assert group(mount.process.pid).is_relative_to(delegated)
+    vm = mount.create("vm")
+    write(vm / "limits", "pids 100")
+    assert group(vm.pid).is_relative_to(delegated) and group(vm.pid) != group(mount.process.pid)
+    mount.stop()
+
+
 def test_what_makes_no_sense(vm):
     assert read(vm / "limits") == NONE
     for text, code in {

@@ -131,21 +131,21 @@ static bool lists(int dir, const char *file, const char *word)
 	return false;
 }
 
-/* Nobody but we and our daemon is in our group. */
-static bool is_ours(int own_fd)
+/* Field 4 of /proc/PID/stat, behind the name, which may have anything in it; -1: there is no such process. */
+static pid_t parent_of(pid_t pid)
 {
-	char text[TEXT_MAX], *end;
+	char name[32], text[TEXT_MAX];
 	const char *at;
-	long pid;
 
-	for (at = read_at(own_fd, "cgroup.procs", text); *at; at = end) {
-		pid = strtol(at, &end, 10);
-		if (end == at)
-			break;
-		if (pid != getpid() && pid != getppid())
-			return false;
-	}
-	return true;
+	snprintf(name, sizeof(name), "/proc/%d/stat", pid);
+	at = strrchr(read_at(AT_FDCWD, name, text), ')');
+	return at && strlen(at) > 4 ? (pid_t)strtol(at + 4, NULL, 10) : -1;
+}
+
+/* The daemon, which is our parent, or one that it has started before anything else: we, and what mounts. */
+static bool is_ours(pid_t pid)
+{
+	return pid == getppid() || parent_of(pid) == getppid();
 }
 
 static int move_to(int dir, pid_t pid)
@@ -156,17 +156,29 @@ static int move_to(int dir, pid_t pid)
 	return write_at(dir, "daemon/cgroup.procs", text);
 }
 
-/* Out of our group, which can then be one that only has groups. */
+/* All of us out of our group, which can then be one that only has groups; -EBUSY: others are in it. */
 static int make_way(const struct cgroups *groups)
 {
-	int rc;
+	enum { FEW = 8 };
+	char text[TEXT_MAX], *end;
+	const char *at;
+	pid_t ours[FEW];
+	int rc = 0, n = 0;
 
-	if (!is_ours(groups->own_fd))
-		return -EBUSY;
+	for (at = read_at(groups->own_fd, "cgroup.procs", text); *at; at = end) {
+		const pid_t pid = (pid_t)strtol(at, &end, 10);
+
+		if (end == at)
+			break;
+		if (n == FEW || !is_ours(pid))
+			return -EBUSY;
+		ours[n++] = pid;
+	}
 	if (mkdirat(groups->base_fd, "daemon", 0755) < 0)
 		return -errno;
-	rc = move_to(groups->base_fd, getppid());
-	return rc ? rc : move_to(groups->base_fd, getpid());
+	while (!rc && n)
+		rc = move_to(groups->base_fd, ours[--n]);
+	return rc;
 }
 
 static int enable_one(const struct cgroups *groups, const char *controller, bool *moved)
