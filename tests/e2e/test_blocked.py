@@ -88,12 +88,12 @@ class Checkpoint(threading.Thread):
         return self.code
 
 
-def check_neighbour(neighbour, idle, what, capsys):  # noqa: F811
+def check_neighbour(neighbour, idle, what, capsys, slack=0.010):  # noqa: F811
     for _ in range(TRIES):
         now = p99(neighbour)
         with capsys.disabled():
             print(f"\n{what}: p99 {now * 1e3:.1f} ms, idle {idle * 1e3:.1f} ms", end="")
-        if now <= 2 * idle + limit(0.010):
+        if now <= 2 * idle + limit(slack):
             return
     raise AssertionError(f"a neighbour's p99 is {now * 1e3:.1f} ms, and {idle * 1e3:.1f} ms without")
 
@@ -139,7 +139,8 @@ def test_captures_while_memory_is_held(sbx, captive, neighbour, taken_over, caps
     """All forks of one template have its memory, and a VMM that was taken over holds its locks."""
     idle = p99(neighbour)
     with memory_held(captive.pid, taken_over):
-        check_neighbour(neighbour, idle, "memory that is held", capsys)
+        # 300 threads take the CPUs, too; who waited for a lock of theirs would wait for seconds.
+        check_neighbour(neighbour, idle, "memory that is held", capsys, slack=0.250)
         captures = [Checkpoint(captive), Checkpoint(neighbour)]
         check_reads([sbx / "status", sbx / "metrics", captive / "stats", neighbour / "stats"])
         for capture in captures:
