@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Snapshot, eventually, fails, fields, limit, read
+from harness import Snapshot, eventually, fails, fields, limit, read, write
 
 UIDS = range(1900000000, 1900065536)
 NAMESPACES = ["mnt", "pid", "net", "ipc", "uts", "cgroup"]
@@ -151,6 +151,17 @@ def test_a_machines_death_is_told(vm):
     os.kill(vm.pid, signal.SIGKILL)
     vm.wait_state("crashed")
     assert "killed by signal 9" in read(vm / "error")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="machines of root's daemon have other user ids than it")
+def test_a_daemon_whose_files_are_its_own(own_mount, build, tmp_path):
+    """A service's umask is not for the roots that are made for others."""
+    program = tmp_path / "sbxfs"
+    program.write_text(f'#!/bin/sh\numask 077 && exec {build}/sbxfs "$@"\n')
+    program.chmod(0o755)
+    vm = own_mount(build=tmp_path).create("vm")
+    write(vm / "net/publish", "8080\n")  # wants the helper
+    assert vm.sh("echo well") == "well\n"
 
 
 def test_without_a_jail(own_mount):

@@ -20,6 +20,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -566,6 +567,8 @@ void launcher_serve(const struct jail_config *config, int fd)
 	int rc;
 
 	detach(&server);
+	/* What it makes are roots for other users; a service's mask would keep these out of them. */
+	umask(022);
 	rc = prepare(&server, &err);
 	say_ready(&server, &err);
 	if (!rc)
