@@ -67,7 +67,7 @@ static inline size_t ramimage_block_len(const struct ramimage *image, size_t i)
 	return left < RAMIMAGE_BLOCK ? (size_t)left : RAMIMAGE_BLOCK;
 }
 
-/* What is to be written: a memfd, and over it those pages of another that a map has a bit for, lowest first. */
+/* What is to be written: a memfd, and over it those pages of another that a map has (template.h). */
 struct ramimage_content {
 	int memfd;
 	int over_fd;        /* -1: none */

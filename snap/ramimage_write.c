@@ -19,6 +19,7 @@
 #include <xxhash.h>
 
 #include "snap/parallel.h"
+#include "snap/template.h"
 #include "util/io.h"
 #include "util/zero.h"
 
@@ -59,13 +60,9 @@ static bool refer(struct writer *writer, size_t i, uint64_t content, struct rami
 
 /* ---- what is to be written */
 
-enum { PAGE = 4096 };
-
 static bool is_over(const struct ramimage_content *content, uint64_t offset)
 {
-	const uint64_t page = offset / PAGE;
-
-	return content->map && content->map[page / 8] >> page % 8 & 1;
+	return content->map && template_map_has(content->map, offset);
 }
 
 /* One past the last page from offset on, at most `end`, that is in the same file as that one. */
@@ -73,7 +70,8 @@ static uint64_t run_end(const struct ramimage_content *content, uint64_t offset,
 {
 	const bool over = is_over(content, offset);
 
-	for (offset -= offset % PAGE; offset < end && is_over(content, offset) == over; offset += PAGE)
+	for (offset -= offset % RAM_PAGE; offset < end && is_over(content, offset) == over;
+	     offset += RAM_PAGE)
 		;
 	return offset < end ? offset : end;
 }

@@ -63,13 +63,6 @@ int template_adopt(struct template *template, const struct template_files *files
 	return 0;
 }
 
-uint64_t template_ram_stored(const struct template *template)
-{
-	struct stat st;
-
-	return fstat(template->ram_fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
-}
-
 struct template *template_ref(struct template *template)
 {
 	template->refs++;

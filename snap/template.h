@@ -11,6 +11,7 @@
 #ifndef SBX_SNAP_TEMPLATE_H
 #define SBX_SNAP_TEMPLATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "util/err.h"
@@ -68,13 +69,19 @@ struct template_files {
  * all sealed memory. They are the template's on success; -EPROTO when they are something else.
  */
 int template_adopt(struct template *template, const struct template_files *files, struct err *err);
-/* Bytes of a map for so many bytes of RAM. */
+/* Bytes of a map for so many bytes of RAM; does it have the page at an offset; now it does. */
 static inline uint64_t template_map_size(uint64_t ram_size)
 {
 	return (ram_size / RAM_PAGE + 7) / 8;
 }
-/* Bytes of this host's memory that its RAM takes, without its base's. */
-uint64_t template_ram_stored(const struct template *template);
+static inline bool template_map_has(const uint8_t *map, uint64_t offset)
+{
+	return map[offset / RAM_PAGE / 8] >> offset / RAM_PAGE % 8 & 1;
+}
+static inline void template_map_add(uint8_t *map, uint64_t offset)
+{
+	map[offset / RAM_PAGE / 8] |= (uint8_t)(1u << offset / RAM_PAGE % 8);
+}
 struct template *template_ref(struct template *template);
 /* Drops a reference; the last one closes the descriptors and lets go of the disk. NULL is allowed. */
 void template_unref(struct template *template);

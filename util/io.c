@@ -213,6 +213,13 @@ int memfd_new(const char *name, uint64_t size)
 	return fd;
 }
 
+uint64_t fd_stored(int fd)
+{
+	struct stat st;
+
+	return fd < 0 || fstat(fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
+}
+
 int memfd_seal(int fd)
 {
 	return fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0 ? -errno

@@ -45,6 +45,8 @@ bool fd_ready(int fd, short events, unsigned ms);
 
 /* A file of its own, unnamed, in memory; close-on-exec, sealable. A descriptor or a negative errno. */
 int memfd_new(const char *name, uint64_t size);
+/* Bytes that a file takes of memory or disk; 0 for one that cannot be asked, or -1. */
+uint64_t fd_stored(int fd);
 /* Nobody can write or resize it any more. */
 int memfd_seal(int fd);
 /*

@@ -11,6 +11,7 @@
 #include "fs/snapshot/files.h"
 #include "fs/snapshot/lineage.h"
 #include "fs/snapshot/work.h"
+#include "util/io.h"
 #include "util/log.h"
 
 /* ---- the directory of one */
@@ -98,11 +99,11 @@ static int snapshot_info(struct object *obj, struct buf *text, struct err *err)
 	stored = meta->ram_stored + meta->disk_stored;
 	own = meta->own;
 	if (!snap->stored) { /* what it takes of this host's memory and disk */
-		own = template_ram_stored(template);
+		own = fd_stored(template->ram_fd);
 		logical += layer_virtual_size(template->disk);
 		stored = own + disk_stored(template->disk);
 		if (template->base)
-			stored += template_ram_stored(template->base);
+			stored += fd_stored(template->base->ram_fd);
 		own += layer_stored(template->disk);
 	}
 	info_number(text, "logical", logical);

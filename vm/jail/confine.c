@@ -22,6 +22,7 @@
 
 #include "util/denied.h"
 #include "util/io.h"
+#include "util/pagemap.h"
 #include "vm/jail/calls.h"
 #include "vm/jail/priv.h"
 
@@ -182,9 +183,6 @@ static const int allowed[] = {
 
 #define INT UINT32_MAX /* the kernel looks at so much of an int */
 
-/* PAGEMAP_SCAN of Linux 6.7 */
-#define PAGE_SCAN _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, 96)
-
 static const struct call_rule rules[] = {
 	/* threads, and no processes */
 	{ SCMP_SYS(clone), 0, NAMESPACES | CLONE_THREAD, CLONE_THREAD },
@@ -214,7 +212,7 @@ static const struct call_rule rules[] = {
 	{ SCMP_SYS(ioctl), 1, INT, UFFDIO_API },
 	{ SCMP_SYS(ioctl), 1, INT, UFFDIO_REGISTER },
 	{ SCMP_SYS(ioctl), 1, INT, UFFDIO_UNREGISTER },
-	{ SCMP_SYS(ioctl), 1, INT, PAGE_SCAN },
+	{ SCMP_SYS(ioctl), 1, INT, PM_SCAN },
 	{ SCMP_SYS(prctl), 0, INT, PR_SET_NAME },
 	{ SCMP_SYS(prctl), 0, INT, PR_GET_NAME },
 	{ SCMP_SYS(prctl), 0, INT, PR_GET_DUMPABLE },

@@ -159,26 +159,26 @@ static const struct blank_events blank_events = { .reply = on_reply, .ended = on
 struct parcel {
 	struct control_request request;
 	int fds[CONTROL_FDS_MAX];
-	unsigned n;
-	int files[4]; /* kernel and initrd, or what a template has; -1: none */
+	unsigned n, nfiles; /* the first are the parcel's own: kernel and initrd, or what a template has */
 	struct disk disk;
 };
 
 static void parcel_close(struct parcel *parcel)
 {
-	for (unsigned i = 0; i < 4; i++)
-		if (parcel->files[i] >= 0)
-			close(parcel->files[i]);
+	for (unsigned i = 0; i < parcel->nfiles; i++)
+		close(parcel->fds[i]);
 	disk_close(&parcel->disk);
 }
 
-static int put_file(struct parcel *parcel, unsigned i, const char *path, struct err *err)
+/* Before the disk. */
+static int put_file(struct parcel *parcel, const char *path, struct err *err)
 {
 	const int fd = open(path, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
 		return err_sys(err, -errno, "cannot open %s", path);
-	parcel->files[i] = parcel->fds[parcel->n++] = fd;
+	parcel->fds[parcel->n++] = fd;
+	parcel->nfiles++;
 	return 0;
 }
 
@@ -186,12 +186,12 @@ static int put_file(struct parcel *parcel, unsigned i, const char *path, struct 
  * A template's memory, to be read, with a descriptor of its own: others have forks of it, too, and whoever shared a
  * description with them could hold its lock for as long as a large read takes, which their captures would wait for.
  */
-static int put_memory(struct parcel *parcel, unsigned i, int fd, struct err *err)
+static int put_memory(struct parcel *parcel, int fd, struct err *err)
 {
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return put_file(parcel, i, path, err);
+	return put_file(parcel, path, err);
 }
 
 static int put_disk(struct parcel *parcel, const char *path, struct err *err)
@@ -251,16 +251,16 @@ static int kvm_boot(const struct engine_env *env, const struct shape *shape, con
 		    const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		    struct err *err)
 {
-	struct parcel parcel = { .request.type = CONTROL_BOOT, .files = { -1, -1, -1, -1 } };
+	struct parcel parcel = { .request.type = CONTROL_BOOT };
 	char args[KERNEL_ARGS_SIZE];
 	struct kvm_machine *vm;
 	int rc;
 
 	kernel_args(shape, args);
 	snprintf(parcel.request.cmdline, sizeof(parcel.request.cmdline), KERNEL_ARGS " %s", args);
-	rc = put_file(&parcel, 0, env->kernel, err);
+	rc = put_file(&parcel, env->kernel, err);
 	if (!rc)
-		rc = put_file(&parcel, 1, env->initrd, err);
+		rc = put_file(&parcel, env->initrd, err);
 	if (!rc)
 		rc = put_disk(&parcel, disk, err);
 	if (!rc)
@@ -277,18 +277,18 @@ static int kvm_prepare(const struct engine_env *env, struct template *template, 
 		       const struct vm_events *events, void *owner, done_fn done, void *arg, struct vm **ret,
 		       struct err *err)
 {
-	struct parcel parcel = { .request.type = CONTROL_LOAD, .files = { -1, -1, -1, -1 } };
+	struct parcel parcel = { .request.type = CONTROL_LOAD };
 	const struct template *base = template->base ? template->base : template;
 	struct kvm_machine *vm;
-	int rc = put_memory(&parcel, 0, base->ram_fd, err);
+	int rc = put_memory(&parcel, base->ram_fd, err);
 
 	if (!rc)
-		rc = put_memory(&parcel, 1, template->state_fd, err);
+		rc = put_memory(&parcel, template->state_fd, err);
 	if (!rc && template->base) {
 		parcel.request.layered = 1;
-		rc = put_memory(&parcel, 2, template->ram_fd, err);
+		rc = put_memory(&parcel, template->ram_fd, err);
 		if (!rc)
-			rc = put_memory(&parcel, 3, template->map_fd, err);
+			rc = put_memory(&parcel, template->map_fd, err);
 	}
 	if (!rc)
 		rc = put_disk(&parcel, disk, err);

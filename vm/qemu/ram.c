@@ -32,6 +32,7 @@
 #include "snap/template.h"
 #include "util/io.h"
 #include "util/loop.h"
+#include "util/pagemap.h"
 #include "util/zero.h"
 #include "vm/jail/jail.h"
 #include "vm/qemu/track.h"
@@ -47,11 +48,6 @@ enum {
 
 /* After so long ahead the machine is stopped, whatever it still writes. */
 #define AHEAD_NS UINT64_C(20000000000)
-
-#define PM_PRESENT (1ull << 63)
-#define PM_SWAPPED (1ull << 62)
-#define PM_FILE (1ull << 61)
-#define PM_UFFD_WP (1ull << 57)
 
 struct mapping {
 	uint64_t start, size; /* in the process */

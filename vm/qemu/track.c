@@ -12,19 +12,15 @@
 #include <unistd.h>
 
 #include "util/message.h"
+#include "util/pagemap.h"
 
 /* Each has the lock of the process' memory for as long as it takes the kernel to go through so much. */
 #define PIECE (UINT64_C(32) << 20)
 
-/* linux/userfaultfd.h and linux/fs.h of Linux 6.7; Documentation/admin-guide/mm/pagemap.rst. */
+/* linux/userfaultfd.h of Linux 6.7 */
 #define WP_ASYNC (UINT64_C(1) << 15)
 
-struct scan {
-	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define SCAN _IOWR('f', 16, struct scan)
-
+/* Of a struct pagemap_scan: its flags, and the categories of pages. */
 enum { SCAN_PROTECT = 1 << 0, SCAN_CHECK_ASYNC = 1 << 1 };
 enum { IS_WRITTEN = 1 << 1, IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4 };
 
@@ -84,17 +80,17 @@ int track_end(int uffd, uint64_t start, uint64_t size)
 
 int track_written(int pagemap_fd, uint64_t *at, uint64_t end, struct track_run *runs, unsigned max)
 {
-	struct scan scan = { .size = sizeof(scan),
-			     .flags = SCAN_PROTECT | SCAN_CHECK_ASYNC,
-			     .start = *at,
-			     .end = end - *at < PIECE ? end : *at + PIECE,
-			     .vec = (uintptr_t)runs,
-			     .vec_len = max,
-			     .category_inverted = IS_FILE,
-			     .category_mask = IS_WRITTEN | IS_FILE,
-			     .category_anyof_mask = IS_PRESENT | IS_SWAPPED,
-			     .return_mask = IS_WRITTEN };
-	const int n = ioctl(pagemap_fd, SCAN, &scan);
+	struct pagemap_scan scan = { .size = sizeof(scan),
+				     .flags = SCAN_PROTECT | SCAN_CHECK_ASYNC,
+				     .start = *at,
+				     .end = end - *at < PIECE ? end : *at + PIECE,
+				     .vec = (uintptr_t)runs,
+				     .vec_len = max,
+				     .category_inverted = IS_FILE,
+				     .category_mask = IS_WRITTEN | IS_FILE,
+				     .category_anyof_mask = IS_PRESENT | IS_SWAPPED,
+				     .return_mask = IS_WRITTEN };
+	const int n = ioctl(pagemap_fd, PM_SCAN, &scan);
 
 	if (n < 0)
 		return -errno;

@@ -28,29 +28,24 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "snap/qcow2/disk.h"
 #include "util/io.h"
+#include "util/pagemap.h"
 #include "vm/vmm/state.h"
 #include "vm/vmm/vmm.h"
 
 enum {
-	PAGE = 4096,
+	PAGE = RAM_PAGE,
 	WINDOW = 512, /* pages whose entries are read at once */
 	/* pages of a gap that is copied; it doubles with every so many runs */
 	GAP = 16,
 	GAP_DOUBLES = 64,
 	GAP_SHIFT_MAX = 20
 };
-
-/* Documentation/admin-guide/mm/pagemap.rst */
-#define PAGEMAP_PRESENT (1ull << 63)
-#define PAGEMAP_SWAPPED (1ull << 62)
-#define PAGEMAP_FILE (1ull << 61) /* a page of what is mapped, and not a copy of ours */
 
 struct freeze {
 	struct vmm *vmm;
@@ -120,10 +115,10 @@ static uint64_t run_start(struct copy *copy, uint64_t at)
 
 static int write_run(struct copy *copy, uint64_t start, uint64_t end)
 {
-	uint64_t page;
+	uint64_t at;
 
-	for (page = start / PAGE; copy->map && page < end / PAGE; page++)
-		copy->map[page / 8] |= (uint8_t)(1u << page % 8);
+	for (at = start; copy->map && at < end; at += PAGE)
+		template_map_add(copy->map, at);
 	copy->copied = end;
 	return -pwrite_all(copy->out_fd, copy->memory->host + start, end - start, start);
 }
@@ -131,12 +126,12 @@ static int write_run(struct copy *copy, uint64_t start, uint64_t end)
 /* Has this page to be copied? `entry` is its place in our page table. */
 static bool is_wanted(struct copy *copy, uint64_t at, uint64_t entry)
 {
-	const bool mapped = entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED);
+	const bool mapped = entry & (PM_PRESENT | PM_SWAPPED);
 	const bool overlaid = guest_memory_overlaid(copy->memory, at);
 
 	/* A page that was copied or overlaid may be zero now, where the base has something else. */
 	if (copy->map)
-		return (mapped && !(entry & PAGEMAP_FILE)) || overlaid;
+		return (mapped && !(entry & PM_FILE)) || overlaid;
 	return (mapped || overlaid || in_template(copy, at)) && !is_zero(copy->memory->host + at);
 }
 
@@ -222,9 +217,9 @@ void freeze_cancel(struct freeze *capture)
 
 static int seal(int fd, struct err *err)
 {
-	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-		return err_sys(err, -errno, "cannot seal the captured machine");
-	return 0;
+	const int rc = memfd_seal(fd);
+
+	return rc ? err_sys(err, rc, "cannot seal the captured machine") : 0;
 }
 
 static int wait_child(struct freeze *capture, struct err *err)
@@ -280,19 +275,12 @@ out:
 	return rc;
 }
 
-static uint64_t stored(int fd)
-{
-	struct stat st;
-
-	return fd < 0 || fstat(fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
-}
-
 /* The map of a capture that goes over a base, if this one does. A mapping of the file would be in the way of its seal. */
 static int make_map(struct freeze *capture, struct copy *copy, struct err *err)
 {
 	const struct guest_memory *memory = copy->memory;
 
-	if (memory->template_fd < 0 || stored(memory->overlay_fd) > stored(memory->template_fd) / 2)
+	if (memory->template_fd < 0 || fd_stored(memory->overlay_fd) > fd_stored(memory->template_fd) / 2)
 		return 0;
 	copy->map_size = template_map_size(memory->size);
 	capture->files.map = memfd_new("sbx-map", copy->map_size);

@@ -77,16 +77,16 @@ static int check_file(int fd, const char *what, uint64_t size, struct err *err)
 /* Map the runs of pages that the overlay covers: a capture sees to it that they are few (freeze.c). */
 static int map_overlay(struct guest_memory *memory, struct err *err)
 {
-	const uint64_t page = 4096;
 	uint64_t at = 0, start;
 
 	while (at < memory->size) {
 		if (!guest_memory_overlaid(memory, at)) {
 			/* Eight at a time where there is none. */
-			at += at / page % 8 || memory->overlaid[at / page / 8] ? page : 8 * page;
+			at += at / RAM_PAGE % 8 || memory->overlaid[at / RAM_PAGE / 8] ? RAM_PAGE
+										       : 8 * RAM_PAGE;
 			continue;
 		}
-		for (start = at; at < memory->size && guest_memory_overlaid(memory, at); at += page)
+		for (start = at; at < memory->size && guest_memory_overlaid(memory, at); at += RAM_PAGE)
 			;
 		if (mmap(memory->host + start, at - start, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, memory->overlay_fd,
@@ -98,7 +98,7 @@ static int map_overlay(struct guest_memory *memory, struct err *err)
 
 static int read_map(struct guest_memory *memory, int map_fd, struct err *err)
 {
-	const size_t n = (size_t)((memory->size / 4096 + 7) / 8);
+	const size_t n = (size_t)template_map_size(memory->size);
 	int rc = check_file(map_fd, "map", n, err);
 
 	if (rc)

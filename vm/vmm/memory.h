@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "snap/template.h"
 #include "util/err.h"
 
 #define GUEST_LOW_MAX 0xc0000000u    /* RAM below 4 GiB ends here at the latest */
@@ -27,7 +28,7 @@ struct guest_memory {
 	uint64_t size;     /* bytes; a multiple of the page size */
 	int template_fd;   /* what is mapped, or -1 for zero pages; ours */
 	int overlay_fd;    /* what is mapped over that, or -1; ours */
-	uint8_t *overlaid; /* the pages that it covers, a bit each, lowest first; NULL: none */
+	uint8_t *overlaid; /* the map of pages that it covers (snap/template.h); NULL: none */
 };
 
 /* What a fork's RAM is: a template's, and for the pages that a map has a bit for what is in another file. */
@@ -50,9 +51,7 @@ int guest_memory_map_template(struct guest_memory *memory, const struct guest_te
 /* Does the overlay cover the page at this offset? */
 static inline bool guest_memory_overlaid(const struct guest_memory *memory, uint64_t offset)
 {
-	const uint64_t page = offset / 4096;
-
-	return memory->overlaid && memory->overlaid[page / 8] >> page % 8 & 1;
+	return memory->overlaid && template_map_has(memory->overlaid, offset);
 }
 void guest_memory_release(struct guest_memory *memory);
 
