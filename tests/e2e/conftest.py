@@ -234,11 +234,16 @@ def vm(prepared):
 
 @pytest.fixture
 def own_mount(engine, build, guest, new_warm_state, tmp_path_factory):
-    """A function: a started daemon on a fresh state directory, or on the given one. Its starts are forks."""
+    """
+    A function: a started daemon on a fresh state directory, or on the given one. Its starts are forks. `first` is what a
+    shell does before it becomes the daemon.
+    """
     mounts = []
 
-    def make(state=None, options=(), build=build):
+    def make(state=None, options=(), build=build, first=None):
         mount = Mount(build, guest, engine, tmp_path_factory.mktemp("own"), state or new_warm_state(), options)
+        if first:
+            mount.args = ["sh", "-c", f'{first} && exec "$@"', "sh", *mount.args]
         mounts.append(mount)
         live.append(mount)
         return mount.start()

@@ -89,6 +89,15 @@ def fields(path):
     return dict(line.split(" ", 1) if " " in line else (line, "") for line in read(path).splitlines())
 
 
+def outcome(function, *args):
+    """0 or an errno."""
+    try:
+        function(*args)
+    except OSError as e:
+        return e.errno
+    return 0
+
+
 @contextlib.contextmanager
 def fails(code, error=None):
     """The block fails with this errno; `error` names the file that then holds a sentence."""

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import LAB, TOP, children, eventually, fails, limit, read, reap
+from harness import LAB, TOP, children, eventually, fails, limit, outcome, read, reap
 from test_floods import TRIES, p99, sample
-from test_hostile_guest import neighbour, outcome  # noqa: F401
+from test_hostile_guest import neighbour  # noqa: F401
 
 pytestmark = [
     pytest.mark.timing,

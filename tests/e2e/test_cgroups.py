@@ -53,14 +53,11 @@ def delegated():
     group.rmdir()
 
 
-def test_a_group_that_is_delegated(sbx, delegated, own_mount, build, tmp_path):
+def test_a_group_that_is_delegated(sbx, delegated, own_mount):
     """With all that it started before its machines the daemon goes to a group below, so that there can be others."""
     if not has_cgroups(sbx):
         pytest.skip("this host has no cgroups of version 2 with controllers")
-    program = tmp_path / "sbxfs"
-    program.write_text(f'#!/bin/sh\necho $$ >{delegated}/cgroup.procs && exec {build}/sbxfs "$@"\n')
-    program.chmod(0o755)
-    mount = own_mount(build=tmp_path)
+    mount = own_mount(first=f"echo $$ >{delegated}/cgroup.procs")
     assert has_cgroups(mount), read(mount / "status")
     assert (delegated / "cgroup.procs").read_text() == ""
     assert group(mount.process.pid).is_relative_to(delegated)

@@ -16,8 +16,8 @@ import time
 
 import pytest
 
-from harness import eventually, limit, read
-from test_hostile_guest import hostile, neighbour, outcome, resident, take_over  # noqa: F401
+from harness import eventually, limit, outcome, read
+from test_hostile_guest import hostile, neighbour, resident, take_over  # noqa: F401
 
 pytestmark = pytest.mark.timing
 

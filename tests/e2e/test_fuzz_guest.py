@@ -15,8 +15,8 @@ import time
 
 import pytest
 
-from harness import Job, eventually, fields, limit, write
-from test_hostile_guest import (NEVER, captive, getdents, hostile, neighbour, opened, outcome,  # noqa: F401
+from harness import Job, eventually, fields, limit, outcome, write
+from test_hostile_guest import (NEVER, captive, getdents, hostile, neighbour, opened,  # noqa: F401
                                 resident, served)  # fmt: skip
 
 NAMES = ["f-1", "f-2", "f-3:20=2", "l-1:to=up1", "l-2:to=root", "p-1", "c-1", "s-1", "d-1", "d-2", "d-3:list=many:n=900", "d-4:20=2",

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from harness import fails, limit
-from test_hostile_guest import GETXATTR, captive, hostile, outcome  # noqa: F401 (fixtures)
+from harness import fails, limit, outcome
+from test_hostile_guest import GETXATTR, captive, hostile  # noqa: F401 (fixtures)
 
 pytestmark = [pytest.mark.any_engine, pytest.mark.skipif(os.getuid() != 0, reason="needs root to be somebody else")]
 

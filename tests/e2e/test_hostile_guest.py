@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import LAB, TOP, eventually, fails, limit, read
+from harness import LAB, TOP, eventually, fails, limit, outcome, read
 
 (GETATTR, SETATTR, READDIR, READLINK, OPEN, CREATE, READ, WRITE, CLOSE, FSYNC, MKDIR, UNLINK, RMDIR, RENAME, SYMLINK,
  LINK, MKNOD, STATFS, _, LOOKUP, OPENDIR, SEEK, FALLOCATE, GETXATTR, SETXATTR, REMOVEXATTR) = range(1, 27)  # fmt: skip  (vm/agent/proto.h)
@@ -70,15 +70,6 @@ def served(vm):
     os.rename(path, vm / "fs/root/gone")
     os.unlink(vm / "fs/root/gone")
     assert "running" in read(vm / "state")
-
-
-def outcome(function, *args):
-    """0 or an errno."""
-    try:
-        function(*args)
-    except OSError as e:
-        return e.errno
-    return 0
 
 
 def opened(path, flags, use):

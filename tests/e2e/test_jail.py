@@ -154,12 +154,9 @@ def test_a_machines_death_is_told(vm):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="machines of root's daemon have other user ids than it")
-def test_a_daemon_whose_files_are_its_own(own_mount, build, tmp_path):
+def test_a_daemon_whose_files_are_its_own(own_mount):
     """A service's umask is not for the roots that are made for others."""
-    program = tmp_path / "sbxfs"
-    program.write_text(f'#!/bin/sh\numask 077 && exec {build}/sbxfs "$@"\n')
-    program.chmod(0o755)
-    vm = own_mount(build=tmp_path).create("vm")
+    vm = own_mount(first="umask 077").create("vm")
     write(vm / "net/publish", "8080\n")  # wants the helper
     assert vm.sh("echo well") == "well\n"
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from harness import eventually, fails, fields, limit, poll_until, read, value, wait_gone, write
+from harness import eventually, fails, fields, limit, outcome, poll_until, read, value, wait_gone, write
 
 
 def test_create_start_use_remove(sbx, engine):
@@ -130,20 +130,13 @@ def test_kill_does_not_wait_for_a_start(own_mount):
     """A kill must not queue behind the verb that it is to end, a boot: it takes long enough to be met under way."""
     vm = own_mount(options=["--boot-snapshots", "0"]).create("slow", start=False)
     result = []
-
-    def start():
-        try:
-            vm.ctl("start")
-        except OSError as e:
-            result.append(e.errno)
-
-    thread = threading.Thread(target=start)
+    thread = threading.Thread(target=lambda: result.append(outcome(vm.ctl, "start")))
     thread.start()
     eventually(lambda: vm.info.get("pid", "0") not in ("0", "-"), 10, "no VMM was started")
     vm.ctl("kill")
     assert vm.state in ("stopped", "created")
     thread.join(limit(5))
-    assert not thread.is_alive() and len(result) == 1
+    assert not thread.is_alive() and len(result) == 1 and result[0]
 
 
 def test_removing_a_running_sandbox_kills_it(vm):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import LAB, Sandbox, eventually, fields
+from harness import LAB, Sandbox, eventually, fields, outcome
 
 MIB = 32 if LAB else 64
 PAGE = 4096
@@ -139,19 +139,12 @@ def test_a_machine_that_ends_while_it_is_copied_ahead(mount, engine):
     vm = mount.create("origin", memory="512M", memory_max="512M")
     vm.sh("head -c 134217728 /dev/urandom > /dev/shm/large")
     pid, ended = vm.pid, []
-
-    def fork():
-        try:
-            vm.fork("w")
-        except OSError as e:
-            ended.append(e.errno)
-
-    thread = threading.Thread(target=fork)
+    thread = threading.Thread(target=lambda: ended.append(outcome(vm.fork, "w")))
     thread.start()
     eventually(lambda: "step ahead begins" in mount.log, 10, "nothing is copied ahead")
     os.kill(pid, signal.SIGKILL)
     thread.join(60)
-    assert ended and not (mount / "w").exists()
+    assert ended and ended[0] and not (mount / "w").exists()
     vm.wait_state("crashed")
     assert "step ahead ends" in mount.log  # it was killed then
     vm.ctl("start")

@@ -22,6 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/unit/hostile_programs.h"
 #include "tests/unit/unit.h"
 #include "util/io.h"
 #include "util/loop.h"
@@ -493,23 +494,12 @@ static int run_as_user(void)
 
 int main(void)
 {
-	char self[PATH_MAX - 64], path[PATH_MAX];
-	const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-
-	CHECK(n > 0);
-	self[n] = '\0';
-	*strrchr(self, '/') = '\0';
 	scratch_dir(dir);
-	CHECK(!chmod(dir, 0777));
+	hostile_programs(dir);
 	snprintf(vmm, sizeof(vmm), "%s/sbx-vmm", dir);
 	snprintf(kernel, sizeof(kernel), "%s/kernel", dir);
 	snprintf(qemu, sizeof(qemu), "%s/" QEMU_PROGRAM, dir);
-	snprintf(path, sizeof(path), "%s:%s", dir, getenv("PATH"));
-	CHECK(!setenv("PATH", path, 1));
-	sh_in(dir,
-	      "cp %s/../hostile/vmm sbx-vmm && cp sbx-vmm " QEMU_PROGRAM
-	      " && echo kernel > kernel && chmod 644 kernel",
-	      self);
+	sh_in(dir, "echo kernel > kernel && chmod 644 kernel");
 	if (!getuid())
 		run_all();
 	CHECK(!in_child(run_as_user));

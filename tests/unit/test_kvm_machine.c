@@ -197,14 +197,30 @@ static uint8_t *page_of(const struct test_vm *vm, unsigned page)
 	return guest_ptr(&vm->vmm->memory, (uint64_t)page * 4096, 4096);
 }
 
-static unsigned pages_in(int map_fd)
+/* It goes on, and stands. */
+static void step(struct test_vm *vm)
+{
+	vm_run(vm);
+	vm_expect_step(vm);
+	vm_stop(vm);
+}
+
+/* Pages of a map, and runs of them. */
+static unsigned pages_in(int map_fd, unsigned *runs)
 {
 	uint8_t map[MEMORY / 4096 / 8];
 	unsigned n = 0;
+	bool in = false;
 
 	CHECK(!pread_all(map_fd, map, sizeof(map), 0));
-	for (size_t i = 0; i < sizeof(map); i++)
-		n += (unsigned)__builtin_popcount(map[i]);
+	*runs = 0;
+	for (unsigned page = 0; page < MEMORY / 4096; page++) {
+		const bool now = map[page / 8] >> page % 8 & 1;
+
+		n += now;
+		*runs += now && !in;
+		in = now;
+	}
 	return n;
 }
 
@@ -223,16 +239,14 @@ static void a_capture_of_a_fork_is_what_it_wrote(void)
 	struct test_vm vm[4];
 	struct captured captured[3];
 	struct stat st;
-	unsigned page;
+	unsigned page, runs;
 
 	vm_open(&vm[0], 1);
 	vm_fill(&vm[0], guest_count, GUEST_SIZE(guest_count));
 	memset(page_of(&vm[0], KEPT), 1, 4096);
 	memset(page_of(&vm[0], CLEARED), 2, 4096);
 	memset(page_of(&vm[0], BULK), 3, 1 << 20);
-	vm_run(&vm[0]);
-	vm_expect_step(&vm[0]);
-	vm_stop(&vm[0]);
+	step(&vm[0]);
 	captured[0] = vm_capture(&vm[0]);
 	CHECK(captured[0].map_fd < 0);
 
@@ -241,11 +255,9 @@ static void a_capture_of_a_fork_is_what_it_wrote(void)
 	memset(page_of(&vm[1], NEW), 4, 4096);
 	memset(page_of(&vm[1], NEW + 5), 5, 4096); /* the gap is copied */
 	CHECK(page_of(&vm[1], KEPT)[9] == 1);      /* looked at: no page of its own */
-	vm_run(&vm[1]);
-	vm_expect_step(&vm[1]);
-	vm_stop(&vm[1]);
+	step(&vm[1]);
 	captured[1] = vm_capture(&vm[1]);
-	CHECK(captured[1].map_fd >= 0 && pages_in(captured[1].map_fd) < 30);
+	CHECK(captured[1].map_fd >= 0 && pages_in(captured[1].map_fd, &runs) < 30);
 	CHECK(!fstat(captured[1].overlay_fd, &st) && st.st_size == MEMORY && st.st_blocks * 512 < 30 * 4096);
 	CHECK((fcntl(captured[1].map_fd, F_GET_SEALS) & F_SEAL_WRITE) &&
 	      (fcntl(captured[1].overlay_fd, F_GET_SEALS) & F_SEAL_WRITE));
@@ -259,11 +271,9 @@ static void a_capture_of_a_fork_is_what_it_wrote(void)
 	memset(page_of(&vm[2], AGAIN), 7, 4096);
 	/* And so much that the one after it is whole again. */
 	memset(page_of(&vm[2], BULK), 8, 1 << 20);
-	vm_run(&vm[2]);
-	vm_expect_step(&vm[2]);
-	vm_stop(&vm[2]);
+	step(&vm[2]);
 	captured[2] = vm_capture(&vm[2]);
-	CHECK(captured[2].map_fd >= 0 && pages_in(captured[2].map_fd) >= 256);
+	CHECK(captured[2].map_fd >= 0 && pages_in(captured[2].map_fd, &runs) >= 256);
 	vm_fork(&vm[3], 1, &captured[2]);
 	captured_close(&captured[2]);
 	for (unsigned whole = 0; whole < 2; whole++) {
@@ -272,9 +282,7 @@ static void a_capture_of_a_fork_is_what_it_wrote(void)
 		CHECK(page_of(&vm[3], AGAIN)[9] == 7 && !page_of(&vm[3], AGAIN + 1)[9]);
 		for (page = 0; page < 256; page++)
 			CHECK(page_of(&vm[3], BULK + page)[page] == 8);
-		vm_run(&vm[3]);
-		vm_expect_step(&vm[3]);
-		vm_stop(&vm[3]);
+		step(&vm[3]);
 		if (whole)
 			break;
 		captured[2] = vm_capture(&vm[3]);
@@ -289,28 +297,12 @@ static void a_capture_of_a_fork_is_what_it_wrote(void)
 		captured_close(&captured[i]);
 }
 
-static unsigned runs_in(int map_fd)
-{
-	uint8_t map[MEMORY / 4096 / 8];
-	unsigned n = 0;
-	bool in = false;
-
-	CHECK(!pread_all(map_fd, map, sizeof(map), 0));
-	for (unsigned page = 0; page < MEMORY / 4096; page++) {
-		const bool now = map[page / 8] >> page % 8 & 1;
-
-		n += now && !in;
-		in = now;
-	}
-	return n;
-}
-
 /* Gaps that are just too long to be copied, until there are too many of them. */
 static void pages_far_and_wide_are_few_runs(void)
 {
 	struct test_vm source, fork, second;
 	struct captured first_capture, second_capture;
-	unsigned page;
+	unsigned page, runs;
 
 	vm_open(&source, 1);
 	vm_fill(&source, guest_count, GUEST_SIZE(guest_count));
@@ -323,8 +315,8 @@ static void pages_far_and_wide_are_few_runs(void)
 	vm_run(&fork);
 	vm_stop(&fork);
 	second_capture = vm_capture(&fork);
-	CHECK(pages_in(second_capture.map_fd) > (MEMORY / 4096 - FIRST) / 20 + 500);
-	CHECK(runs_in(second_capture.map_fd) >= 64 && runs_in(second_capture.map_fd) < 64 + 8);
+	CHECK(pages_in(second_capture.map_fd, &runs) > (MEMORY / 4096 - FIRST) / 20 + 500);
+	CHECK(runs >= 64 && runs < 64 + 8);
 	vm_fork(&second, 1, &second_capture);
 	for (page = FIRST; page < MEMORY / 4096; page += 20)
 		CHECK(page_of(&second, page)[0] == page % 251 + 1 && !page_of(&second, page + 1)[0]);

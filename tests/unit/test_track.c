@@ -5,6 +5,7 @@
  * What counts is how many pages are left to be copied when it stands (ram_copy_counts), and that the copy is what it
  * had then, page by page.
  */
+#include "util/pagemap.h"
 #include "vm/qemu/track.h"
 
 #include <errno.h>
@@ -234,11 +235,11 @@ static void nothing_is_protected(const struct child *child)
 	map = open(path, O_RDONLY | O_CLOEXEC);
 	for (i = 0; i < PAGES; i++)
 		CHECK(!pread_all(map, &entry, sizeof(entry), (start / RAM_PAGE + i) * sizeof(entry)) &&
-		      !(entry & 1ull << 57));
+		      !(entry & PM_UFFD_WP));
 	close(map);
 }
 
-/* Its memory as the machine itself sees it, page by page. */
+/* Its memory as the machine itself sees it, page by page; the copy is let go of. */
 static void check_same(const struct child *child, const uint8_t *copied)
 {
 	const uint64_t start = ram_of(child);
@@ -254,6 +255,7 @@ static void check_same(const struct child *child, const uint8_t *copied)
 		CHECK(!pread_all(mem, bytes, RAM_PAGE, start + (uint64_t)i * RAM_PAGE) &&
 		      !memcmp(bytes, copied + (size_t)i * RAM_PAGE, RAM_PAGE));
 	close(mem);
+	munmap((void *)copied, SIZE);
 }
 
 static void what_is_not_written_again_is_not_copied_again(void)
@@ -273,7 +275,6 @@ static void what_is_not_written_again_is_not_copied_again(void)
 	CHECK(counts.ahead == PAGES / 2 && counts.stopped == 150);
 	CHECK(copied[(size_t)100 * RAM_PAGE] == 9 && copied[(size_t)1002 * RAM_PAGE] == 0);
 	check_same(&child, copied);
-	munmap((void *)copied, SIZE);
 	let_go(&child);
 }
 
@@ -295,7 +296,6 @@ static void what_it_gave_back_is_the_templates(void)
 	CHECK(copied[0] == 7 && copied[(size_t)1500 * RAM_PAGE] == 5 && copied[(size_t)1501 * RAM_PAGE] == 0);
 	CHECK(copied[(size_t)2502 * RAM_PAGE] == 5 && copied[(size_t)3000 * RAM_PAGE] == 8);
 	check_same(&child, copied);
-	munmap((void *)copied, SIZE);
 	let_go(&child);
 }
 
@@ -316,7 +316,6 @@ static void a_machine_that_never_rests_is_copied_as_it_stands(void)
 		copied = finish(copy, &counts);
 		CHECK(counts.ahead >= PAGES && counts.stopped <= PAGES / 7 + 1);
 		check_same(&child, copied);
-		munmap((void *)copied, SIZE);
 		CHECK(!kill(child.pid, SIGCONT));
 	}
 	let_go(&child);
@@ -337,14 +336,12 @@ static void one_that_was_given_up_leaves_nothing_out(void)
 	copied = finish(copy, &counts);
 	CHECK(!counts.stopped);
 	check_same(&child, copied);
-	munmap((void *)copied, SIZE);
 	nothing_is_protected(&child);
 	/* Without that, as on an older kernel, all is copied as it stands. */
 	CHECK(!ram_copy_new(child.pid, child.ram_fd, SIZE, false, &copy, NULL));
 	copied = finish(copy, &counts);
 	CHECK(counts.stopped == PAGES / 2 && !counts.ahead);
 	check_same(&child, copied);
-	munmap((void *)copied, SIZE);
 	let_go(&child);
 }
 
@@ -407,7 +404,6 @@ static void what_cannot_be_followed_is_copied_as_it_stands(void)
 	copied = finish(copy, &counts);
 	CHECK(counts.stopped == PAGES / 2);
 	check_same(&child, copied);
-	munmap((void *)copied, SIZE);
 	let_go(&child);
 	close(other.orders);
 	close(other.ram_fd);

@@ -19,6 +19,7 @@
 #include "snap/parallel.h"
 #include "snap/ramimage.h"
 #include "snap/template.h"
+#include "tests/unit/hostile_programs.h"
 #include "tests/unit/unit.h"
 #include "util/io.h"
 #include "util/loop.h"
@@ -336,22 +337,12 @@ static void what_is_shared_again_has_a_fixed_size(void)
 
 int main(void)
 {
-	char self[PATH_MAX - 64], path[PATH_MAX];
-	const ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	struct err err = { 0 };
 
-	CHECK(n > 0);
-	self[n] = '\0';
-	*strrchr(self, '/') = '\0';
 	scratch_dir(dir);
-	CHECK(!chmod(dir, 0777));
+	hostile_programs(dir);
 	snprintf(nothing, sizeof(nothing), "%s/nothing", dir);
-	snprintf(path, sizeof(path), "%s:%s", dir, getenv("PATH"));
-	CHECK(!setenv("PATH", path, 1));
-	sh_in(dir,
-	      "cp %s/../hostile/vmm sbx-vmm && cp sbx-vmm " QEMU_PROGRAM
-	      " && touch nothing && chmod 644 nothing",
-	      self);
+	sh_in(dir, "touch nothing && chmod 644 nothing");
 	loop = loop_new();
 	CHECK(loop);
 	if (launcher_start(&config, &err))
