@@ -370,6 +370,19 @@ static void attack_waits(bool may)
 	TRY("io_uring", syscall(SYS_io_uring_setup, 1, NULL));
 }
 
+/* A socket for the daemon, in whose hands closing it takes a minute. */
+static void attack_lingers(void)
+{
+	const struct linger linger = { 1, 60 };
+	const int one = 1;
+
+	TRY("a close that waits", setsockopt(3, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)));
+	TRY("the same with bits that the kernel does not look at",
+	    syscall(SYS_setsockopt, 3, 1ul << 32 | SOL_SOCKET, 1ul << 32 | SO_LINGER, &linger,
+		    sizeof(linger)));
+	EXPECT("it may not use its socket", !setsockopt(3, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)));
+}
+
 enum { HOLDERS = 300 };
 static off_t held_size;
 static void *held_to;
@@ -508,6 +521,8 @@ int main(int argc, char **argv)
 		attack_leftovers(args);
 	else if (!strcmp(attack, "waits"))
 		attack_waits(argc > 2);
+	else if (!strcmp(attack, "lingers"))
+		attack_lingers();
 	else if (!strcmp(attack, "holds"))
 		attack_holds();
 	else if (!strcmp(attack, "moves"))

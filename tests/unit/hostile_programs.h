@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* hostile_programs.h - a VMM that was taken over (tests/hostile/vmm.c) in the place of ours and of QEMU */
+/* hostile_programs.h - a VMM that was taken over (tests/hostile/vmm.c) in the place of ours, sbx-net and QEMU */
 #ifndef SBX_TESTS_HOSTILE_PROGRAMS_H
 #define SBX_TESTS_HOSTILE_PROGRAMS_H
 
@@ -13,7 +13,7 @@
 #include "tests/unit/unit.h"
 #include "vm/jail/jail.h"
 
-/* In a directory that others may look into: as sbx-vmm, and first in PATH as QEMU. */
+/* In a directory that others may look into: as sbx-vmm and sbx-net, and first in PATH as QEMU. */
 static inline void hostile_programs(const char *dir)
 {
 	char self[PATH_MAX - 64], path[PATH_MAX];
@@ -25,7 +25,7 @@ static inline void hostile_programs(const char *dir)
 	CHECK(!chmod(dir, 0777));
 	snprintf(path, sizeof(path), "%s:%s", dir, getenv("PATH"));
 	CHECK(!setenv("PATH", path, 1));
-	sh_in(dir, "cp %s/../hostile/vmm sbx-vmm && cp sbx-vmm " QEMU_PROGRAM, self);
+	sh_in(dir, "cp %s/../hostile/vmm sbx-vmm && cp sbx-vmm sbx-net && cp sbx-vmm " QEMU_PROGRAM, self);
 }
 
 #endif

@@ -220,6 +220,20 @@ static void it_has_no_pages_that_can_be_waited_for(void)
 	ATTACK("waits");
 }
 
+/* Whoever has its descriptors last, the daemon for one, closes them at once. */
+static void its_sockets_do_not_linger(void)
+{
+	static const enum jail_kind kinds[] = { JAIL_VMM, JAIL_QEMU, JAIL_NET };
+	const int tcp = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	for (unsigned i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		kind = kinds[i];
+		must_fail(&tcp, 1, (const char *const[]){ "lingers", NULL });
+	}
+	kind = JAIL_VMM;
+	close(tcp);
+}
+
 /* What is kept with a process is closed when it has ended, and not when it is let go of. */
 static void what_is_kept_with_it_is_closed_after_it(void)
 {
@@ -467,6 +481,7 @@ static void run_all(void)
 	TEST(it_gains_no_privileges);
 	TEST(it_has_what_it_was_given);
 	TEST(it_has_no_pages_that_can_be_waited_for);
+	TEST(its_sockets_do_not_linger);
 	TEST(it_leaves_no_orphan);
 	TEST(its_log_is_bounded_and_plain);
 	TEST(what_is_kept_with_it_is_closed_after_it);

@@ -17,11 +17,10 @@
 		SCMP_SYS(fstatfs), SCMP_SYS(access), SCMP_SYS(faccessat), SCMP_SYS(faccessat2),              \
 		SCMP_SYS(readlink), SCMP_SYS(readlinkat), SCMP_SYS(getdents64)
 
-/* Use a socket that is connected. */
+/* Use a socket that is connected; setsockopt(2) is each filter's own affair. */
 #define CALLS_SOCKET                                                                                         \
 	SCMP_SYS(shutdown), SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(getsockopt),              \
-		SCMP_SYS(setsockopt), SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(recvfrom),               \
-		SCMP_SYS(recvmsg)
+		SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg)
 
 /* Connect one, or wait for who connects; socket(2) is each filter's own affair. */
 #define CALLS_CONNECT SCMP_SYS(bind), SCMP_SYS(listen), SCMP_SYS(connect), SCMP_SYS(accept), SCMP_SYS(accept4)

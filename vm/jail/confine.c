@@ -147,6 +147,7 @@ static const int allowed[] = {
 	/* sockets */
 	CALLS_CONNECT,
 	CALLS_SOCKET,
+	SCMP_SYS(setsockopt),
 	/* the loop, threads and time */
 	CALLS_WAIT,
 	SCMP_SYS(eventfd2),

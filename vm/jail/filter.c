@@ -19,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -122,6 +123,9 @@ static const int qemu_calls[] = {
 
 /* But for sbx-net, nobody makes a socket. */
 static const int socket_calls[] = { SCMP_SYS(socket), SCMP_SYS(connect), SCMP_SYS(bind), SCMP_SYS(listen) };
+
+/* Of a socket's options. None with which closing it waits: it can be sent to the daemon. */
+static const int qemu_options[] = { SO_REUSEADDR, SO_SNDBUF, SO_RCVBUF };
 
 static const int qemu_prctls[] = {
 	PR_SET_NAME,         PR_GET_NAME,     PR_SET_TIMERSLACK, PR_MCE_KILL,
@@ -241,6 +245,14 @@ static int take_program(scmp_filter_ctx filter, struct sock_fprog *ret)
 	return rc;
 }
 
+/* The kernel looks at 32 bits of each. */
+static int rule_of_option(scmp_filter_ctx filter, uint32_t action, int option)
+{
+	return seccomp_rule_add(filter, action, SCMP_SYS(setsockopt), 2,
+				SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, SOL_SOCKET),
+				SCMP_A2(SCMP_CMP_MASKED_EQ, UINT32_MAX, (scmp_datum_t)option));
+}
+
 static int allow_qemu(scmp_filter_ctx filter)
 {
 	size_t i;
@@ -251,6 +263,8 @@ static int allow_qemu(scmp_filter_ctx filter)
 	for (i = 0; !rc && i < COUNT(qemu_prctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
 				      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)qemu_prctls[i], 0));
+	for (i = 0; !rc && i < COUNT(qemu_options); i++)
+		rc = rule_of_option(filter, SCMP_ACT_ALLOW, qemu_options[i]);
 	return rc ? rc : filter_allow(filter, qemu_rules, COUNT(qemu_rules));
 }
 
@@ -303,6 +317,12 @@ int jail_base_filter(bool sockets, struct sock_fprog *ret, struct err *err)
 		rc = jail_hide_clone3(filter);
 	for (i = 0; !rc && !sockets && i < COUNT(socket_calls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), socket_calls[i], 0);
+	/*
+	 * A socket can be sent to the daemon, and with this option whoever closes it last waits, for as long as the option
+	 * says (tcp_close of linux/net/ipv4/tcp.c).
+	 */
+	if (!rc)
+		rc = rule_of_option(filter, SCMP_ACT_ERRNO(EPERM), SO_LINGER);
 	if (!rc)
 		rc = take_program(filter, ret);
 	seccomp_release(filter);

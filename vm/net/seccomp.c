@@ -36,6 +36,7 @@ static const int allowed[] = {
 	/* sockets; socket(2) itself is below */
 	CALLS_CONNECT,
 	CALLS_SOCKET,
+	SCMP_SYS(setsockopt),
 	SCMP_SYS(read),
 	SCMP_SYS(readv),
 	SCMP_SYS(write),
