@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "snap/layer.h"
+#include "util/closer.h"
 #include "util/io.h"
 
 struct template *template_new(void)
@@ -73,8 +74,8 @@ void template_unref(struct template *template)
 {
 	if (!template || --template->refs)
 		return;
-	close_fd(&template->ram_fd);
-	close_fd(&template->state_fd);
+	close_large(&template->ram_fd);
+	close_large(&template->state_fd);
 	close_fd(&template->map_fd);
 	template_unref(template->base);
 	layer_unref(template->disk);

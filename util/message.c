@@ -7,10 +7,28 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "util/closer.h"
+#include "util/io.h"
+
 union fd_space {
 	struct cmsghdr header;
 	char space[CMSG_SPACE(MESSAGE_FDS_MAX * sizeof(int))];
 };
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83 /* linux/include/uapi/asm-generic/socket.h */
+#endif
+
+int message_pair(int type, bool takes_fds, int ends[2])
+{
+	const int passes = 0;
+
+	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
+		return -errno;
+	if (!takes_fds)
+		(void)setsockopt(ends[0], SOL_SOCKET, SO_PASSRIGHTS, &passes, sizeof(passes));
+	return 0;
+}
 
 int message_send(int fd, const void *data, size_t size, const int *fds, unsigned nfds)
 {
@@ -86,4 +104,15 @@ int message_recv(int fd, void *data, size_t size, size_t *ret_size, int *fds, un
 	for (i = 0; i < got && i < max; i++)
 		close(fds[i]);
 	return n ? -EPROTO : -EPIPE;
+}
+
+void message_hang_up(int *fd)
+{
+	char byte;
+
+	/* From here on there are no more. */
+	if (*fd >= 0 && !shutdown(*fd, SHUT_RDWR) &&
+	    recv(*fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) > 0)
+		close_elsewhere(fd);
+	close_fd(fd);
 }

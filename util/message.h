@@ -3,9 +3,17 @@
 #ifndef SBX_UTIL_MESSAGE_H
 #define SBX_UTIL_MESSAGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum { MESSAGE_FDS_MAX = 253 }; /* the kernel's SCM_MAX_FD */
+
+/*
+ * Two ends of a socket of this type, which do not block: ends[0] is ours, the other somebody's who may be hostile. If
+ * not `takes_fds`, nobody can send descriptors to ours (Linux 6.16: SO_PASSRIGHTS; before, what is sent is closed when
+ * the message that it came with is read, by whoever reads it). 0 or a negative errno.
+ */
+int message_pair(int type, bool takes_fds, int ends[2]);
 
 /* `size` bytes and nfds descriptors, which stay the caller's. 0 or a negative errno; -EAGAIN as the socket's.
  */
@@ -16,5 +24,8 @@ int message_send(int fd, const void *data, size_t size, const int *fds, unsigned
  * for a message of another size, of which nothing is kept.
  */
 int message_recv(int fd, void *data, size_t size, size_t *ret_size, int *fds, unsigned max, int flags);
+/* Close *fd, a socket or -1, and forget it: on a thread of its own, if there are messages that nobody has received, as
+ * descriptors may be with them. */
+void message_hang_up(int *fd);
 
 #endif

@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "util/closer.h"
 #include "util/io.h"
 #include "util/list.h"
 #include "util/message.h"
@@ -84,8 +85,7 @@ static void close_fds(int fds[CONTROL_REPLY_FDS])
 	int i;
 
 	for (i = 0; i < CONTROL_REPLY_FDS; i++)
-		if (fds[i] >= 0)
-			close(fds[i]);
+		close_elsewhere(&fds[i]);
 }
 
 /* What a process says of its end: why the machine ended, or that it could not be made. */
@@ -184,8 +184,7 @@ void blank_free(struct blank *blank)
 	if (blank->process)
 		process_abandon(blank->process);
 	watch_free(blank->watch);
-	if (blank->control >= 0)
-		close(blank->control);
+	message_hang_up(&blank->control);
 	close_pair(blank->agent);
 	close_pair(blank->console);
 	close_pair(blank->net);
@@ -215,11 +214,11 @@ static int spawn(struct blank *blank, const struct engine_env *env, int control_
 	return process_spawn(env->loop, &spec, on_exit_process, blank, &blank->process, err);
 }
 
-static int pair(int type, int fds[2], struct err *err)
+static int pair(int type, bool takes_fds, int fds[2], struct err *err)
 {
-	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0)
-		return err_sys(err, -errno, "cannot connect a machine");
-	return 0;
+	const int rc = message_pair(type, takes_fds, fds);
+
+	return rc ? err_sys(err, rc, "cannot connect a machine") : 0;
 }
 
 static int blank_new(const struct engine_env *env, uint64_t memory, unsigned cpus, struct blank **ret,
@@ -237,13 +236,13 @@ static int blank_new(const struct engine_env *env, uint64_t memory, unsigned cpu
 	blank->cpus = cpus;
 	blank->control = blank->agent[0] = blank->agent[1] = blank->console[0] = blank->console[1] = -1;
 	blank->net[0] = blank->net[1] = -1;
-	rc = pair(SOCK_STREAM, blank->agent, err);
+	rc = pair(SOCK_STREAM, false, blank->agent, err);
 	if (!rc)
-		rc = pair(SOCK_STREAM, blank->console, err);
+		rc = pair(SOCK_STREAM, false, blank->console, err);
 	if (!rc)
-		rc = pair(SOCK_SEQPACKET, blank->net, err);
+		rc = pair(SOCK_SEQPACKET, false, blank->net, err);
 	if (!rc)
-		rc = pair(SOCK_SEQPACKET, control, err);
+		rc = pair(SOCK_SEQPACKET, true, control, err);
 	blank->control = control[0];
 	if (rc)
 		goto out;

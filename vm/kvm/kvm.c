@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "snap/qcow2/chain.h"
+#include "util/closer.h"
 #include "util/list.h"
 #include "vm/cpu_flags.h"
 #include "vm/disk_files.h"
@@ -133,8 +134,7 @@ static void on_reply(void *owner, const struct control_reply *reply, int fds[CON
 	else if (reply->type == CONTROL_STALLED)
 		vm_stalled(&vm->common);
 	for (i = 0; i < CONTROL_REPLY_FDS; i++)
-		if (fds[i] >= 0)
-			close(fds[i]);
+		close_elsewhere(&fds[i]);
 	vm_release(&vm->common);
 }
 

@@ -21,6 +21,7 @@
 
 #include "util/io.h"
 #include "util/log.h"
+#include "util/message.h"
 #include "vm/net/flow.h"
 #include "vm/net/resolvers.h"
 #include "vm/process.h"
@@ -113,7 +114,7 @@ static void on_message(void *arg, uint32_t events)
 	n = net_recv(helper->control, message, fds);
 	for (i = 0; i < NET_FDS_MAX; i++)
 		if (fds[i] >= 0)
-			close(fds[i]); /* it has none to give */
+			close(fds[i]); /* it has none to give, and it may not send any since Linux 6.16 */
 	if (n == -EAGAIN)
 		return;
 	if (n <= 0) {
@@ -220,15 +221,16 @@ static int spawn(struct net_helper *helper, int control_fd, struct err *err)
 static int helper_new(struct net_helpers *helpers, struct net_helper **ret, struct err *err)
 {
 	struct net_helper *helper = calloc(1, sizeof(*helper));
-	int control[2] = { -1, -1 }, rc = 0;
+	int control[2] = { -1, -1 }, rc;
 
 	if (!helper)
 		return err_set(err, -ENOMEM, "out of memory");
 	helper->loop = helpers->loop;
 	list_init(&helper->link);
 	helper->control = helper->frames = -1;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, control) < 0)
-		rc = err_sys(err, -errno, "cannot connect sbx-net");
+	rc = message_pair(SOCK_SEQPACKET, false, control);
+	if (rc)
+		err_sys(err, rc, "cannot connect sbx-net");
 	helper->control = control[0];
 	if (!rc) {
 		helper->watch = watch_new(helper->loop, helper->control, EPOLLIN, on_message, helper);

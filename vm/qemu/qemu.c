@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "util/io.h"
+#include "util/message.h"
 #include "vm/engine.h"
 #include "vm/probe.h"
 #include "vm/qemu/cmdline.h"
@@ -237,11 +238,11 @@ static void on_qmp_lost(void *owner, const struct err *err)
 
 /* ---- the start of a process */
 
-static int pair(int type, int fds[2], struct err *err)
+static int pair(int type, bool takes_fds, int fds[2], struct err *err)
 {
-	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0)
-		return err_sys(err, -errno, "cannot connect a machine");
-	return 0;
+	const int rc = message_pair(type, takes_fds, fds);
+
+	return rc ? err_sys(err, rc, "cannot connect a machine") : 0;
 }
 
 /* A descriptor with an offset of its own, at the start of QEMU's stream. */
@@ -334,7 +335,7 @@ static int spawn(struct qemu_machine *vm, int qmp_fd, const char *path, struct e
 
 	if (rc)
 		return rc;
-	rc = pair(SOCK_SEQPACKET, track, err);
+	rc = pair(SOCK_SEQPACKET, true, track, err);
 	if (rc)
 		goto out;
 	rc = reading_fd = qemu_open_reading(disk.files[0].fd, err);
@@ -390,13 +391,13 @@ static int vm_new(const struct engine_env *env, const struct shape *shape, struc
 			rc = err_sys(err, -errno, "cannot seal the size of the RAM");
 	}
 	if (rc >= 0)
-		rc = pair(SOCK_STREAM, vm->agent, err);
+		rc = pair(SOCK_STREAM, false, vm->agent, err);
 	if (rc >= 0)
-		rc = pair(SOCK_STREAM, vm->console, err);
+		rc = pair(SOCK_STREAM, false, vm->console, err);
 	if (rc >= 0)
-		rc = pair(SOCK_SEQPACKET, vm->net, err);
+		rc = pair(SOCK_SEQPACKET, false, vm->net, err);
 	if (rc >= 0)
-		rc = pair(SOCK_STREAM, qmp, err);
+		rc = pair(SOCK_STREAM, false, qmp, err);
 	if (rc < 0)
 		goto fail;
 	vm->qmp = qmp_new(env->loop, qmp[0], &qmp_events, vm);
