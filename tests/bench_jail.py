@@ -22,20 +22,10 @@ sys.dont_write_bytecode = True
 import harness  # noqa: E402
 from bench_forks import fork, until_ready  # noqa: E402
 from harness import Mount, fields  # noqa: E402
+from samples import Samples  # noqa: E402
 
 DAEMONS = {"jail": [], "no jail": ["--jail=none"]}
 POOLS = {"a machine ready": [], "none ready": ["--pool", "0"]}
-
-
-class Rows(dict):
-    def add(self, name, seconds):
-        self.setdefault(name, []).append(seconds * 1000)
-
-    def show(self):
-        for name, values in self.items():
-            values = sorted(values)
-            at = [values[round(p * (len(values) - 1))] for p in (0.5, 0.99)]
-            print(f"{name:55} n={len(values):3} p50 {at[0]:8.2f} ms p99 {at[1]:8.2f} ms", flush=True)
 
 
 def snapshot(mount):
@@ -47,7 +37,7 @@ def snapshot(mount):
 
 
 def measure(mounts, what, n):
-    rows = Rows()
+    rows = Samples()
     snaps = {jail: snapshot(mount) for jail, mount in mounts.items()}
     for i in range(n):
         for jail in sorted(mounts, reverse=i % 2):

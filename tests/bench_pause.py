@@ -24,11 +24,7 @@ sys.dont_write_bytecode = True
 
 import harness  # noqa: E402
 from harness import Mount, fields  # noqa: E402
-
-
-def at(values, p):
-    values = sorted(values)
-    return values[round(p * (len(values) - 1))]
+from samples import at  # noqa: E402
 
 
 def touched(mount, mib, busy):

@@ -27,13 +27,9 @@ sys.dont_write_bytecode = True
 import harness  # noqa: E402
 from bench_forks import memory  # noqa: E402
 from harness import Mount, Sandbox, Snapshot, fields  # noqa: E402
+from samples import at  # noqa: E402
 
 ROUNDS, STARTS = 40, 5
-
-
-def at(values, p):
-    values = sorted(values)
-    return values[round(p * (len(values) - 1))]
 
 
 def show(what, seconds):
