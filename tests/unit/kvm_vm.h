@@ -202,6 +202,14 @@ static inline int captured_load(struct vmm *vmm, const struct captured *captured
 	return vmm_load(vmm, &ram, captured->state_fd, disk, err);
 }
 
+static inline void captured_wait(struct captured *captured, struct test_vm *vm)
+{
+	while (!captured->done)
+		CHECK(loop_once(vm->loop, WAIT_MS) == 0);
+	CHECK(captured->err.code == 0);
+	captured_over(captured, vm);
+}
+
 /* Capture a stopped machine, which runs again before its RAM is copied. */
 static inline struct captured vm_capture(struct test_vm *vm)
 {
@@ -213,10 +221,7 @@ static inline struct captured vm_capture(struct test_vm *vm)
 	CHECK(freeze_start(vm->vmm, NULL, -1, on_captured, &captured, &capture, &err) == 0);
 	CHECK(vmm_run(vm->vmm, &err) == 0);
 	pthread_mutex_unlock(&vm->vmm->lock);
-	while (!captured.done)
-		CHECK(loop_once(vm->loop, WAIT_MS) == 0);
-	CHECK(captured.err.code == 0);
-	captured_over(&captured, vm);
+	captured_wait(&captured, vm);
 	return captured;
 }
 

@@ -507,10 +507,7 @@ static struct captured capture_with_disk(struct test_vm *vm, const char *next_di
 	pthread_mutex_lock(&vm->vmm->lock);
 	CHECK(freeze_start(vm->vmm, next_disk, fd, on_captured, &captured, &capture, &err) == 0);
 	pthread_mutex_unlock(&vm->vmm->lock);
-	while (!captured.done)
-		CHECK(loop_once(vm->loop, WAIT_MS) == 0);
-	CHECK(captured.err.code == 0);
-	captured_over(&captured, vm);
+	captured_wait(&captured, vm);
 	return captured;
 }
 
