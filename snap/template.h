@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "util/err.h"
 
@@ -81,6 +82,20 @@ static inline bool template_map_has(const uint8_t *map, uint64_t offset)
 static inline void template_map_add(uint8_t *map, uint64_t offset)
 {
 	map[offset / RAM_PAGE / 8] |= (uint8_t)(1u << offset / RAM_PAGE % 8);
+}
+/* The first page at or after an offset that a map has, or has not; ram_size where there is none. */
+static inline uint64_t template_map_next(const uint8_t *map, uint64_t ram_size, uint64_t offset, bool has)
+{
+	const uint64_t at_once = 64 * RAM_PAGE, pass = has ? 0 : ~UINT64_C(0);
+	uint64_t word;
+
+	while (offset < ram_size && template_map_has(map, offset) != has) {
+		word = ~pass;
+		if (offset % at_once == 0 && ram_size - offset >= at_once)
+			memcpy(&word, map + offset / RAM_PAGE / 8, sizeof(word));
+		offset += word == pass ? at_once : RAM_PAGE;
+	}
+	return offset < ram_size ? offset : ram_size;
 }
 struct template *template_ref(struct template *template);
 /* Drops a reference; the last one closes the descriptors and lets go of the disk. NULL is allowed. */

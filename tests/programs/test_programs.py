@@ -56,6 +56,7 @@ LAB_TESTS = [
     f"tests/e2e/test_{name}.py"
     for name in ("fork", "snapshot", "lifecycle", "rollback", "resize", "memory", "identity", "pool", "jail", "cgroups")
 ]
+LAB_TESTS += ["tests/e2e/test_counts.py::test_of_a_live_fork_whatever_its_memory"]
 # An init of the image's own, once.
 LAB_TESTS += ["tests/e2e/test_init.py::test_an_init_that_ends_all_it_does_not_spare"]
 # Of the network what goes through the device and its captured state; all of it takes the lab 25 minutes beside other work.

@@ -108,10 +108,34 @@ static void other_files_are_refused(void)
 	CHECK(adopt(open("/", O_PATH | O_CLOEXEC), memory(10, all)) == -EPROTO);
 }
 
+/* Beside a look at each page, for all that a map of three words and a piece of one can be around a run. */
+static void the_next_page_is_found(void)
+{
+	enum { PAGES = 3 * 64 + 24, SIZE = PAGES * RAM_PAGE };
+	uint8_t map[PAGES / 8];
+
+	for (unsigned first = 0; first < PAGES; first += 7)
+		for (unsigned n = 1; first + n <= PAGES; n += 13)
+			for (unsigned has = 0; has < 2; has++) {
+				unsigned want = PAGES, page;
+
+				memset(map, has ? 0 : 0xff, sizeof(map));
+				for (page = first; page < first + n; page++)
+					map[page / 8] ^= (uint8_t)(1u << page % 8);
+				for (page = PAGES; page-- > 0;) {
+					want = page >= first && page < first + n ? page : want;
+					CHECK(template_map_next(map, SIZE, (uint64_t)page * RAM_PAGE, has) ==
+					      (uint64_t)want * RAM_PAGE);
+				}
+			}
+	CHECK(template_map_next(map, SIZE, SIZE, true) == SIZE);
+}
+
 int main(void)
 {
 	TEST(sealed_memory_is_taken);
 	TEST(a_map_is_needed_over_a_base);
+	TEST(the_next_page_is_found);
 	TEST(memory_that_can_change_is_refused);
 	TEST(sizes_that_do_not_fit_are_refused);
 	TEST(other_files_are_refused);

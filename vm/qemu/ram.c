@@ -288,7 +288,7 @@ static int copy_memfd(struct ram_copy *copy)
 }
 
 /* Copy what was written of one mapping since the last time, and have the next writes known. */
-static int copy_written(struct ram_copy *copy, const struct mapping *m, struct track_run *runs,
+static int copy_written(struct ram_copy *copy, const struct mapping *m, struct pagemap_run *runs,
 			uint64_t *pages)
 {
 	uint64_t at = m->start, offset, page, len;
@@ -312,7 +312,7 @@ static int copy_written(struct ram_copy *copy, const struct mapping *m, struct t
 	return rc;
 }
 
-static int copy_rounds(struct ram_copy *copy, struct track_run *runs)
+static int copy_rounds(struct ram_copy *copy, struct pagemap_run *runs)
 {
 	const uint64_t began = now_mono_ns();
 	uint64_t pages = UINT64_MAX, before;
@@ -342,7 +342,7 @@ static void end_tracking(struct ram_copy *copy)
 
 int ram_copy_ahead(struct ram_copy *copy, int uffd, struct err *err)
 {
-	struct track_run *runs = malloc(RUNS * sizeof(*runs));
+	struct pagemap_run *runs = malloc(RUNS * sizeof(*runs));
 	unsigned i;
 	int rc;
 

@@ -20,9 +20,8 @@
 /* linux/userfaultfd.h of Linux 6.7 */
 #define WP_ASYNC (UINT64_C(1) << 15)
 
-/* Of a struct pagemap_scan: its flags, and the categories of pages. */
+/* Flags of a struct pagemap_scan. */
 enum { SCAN_PROTECT = 1 << 0, SCAN_CHECK_ASYNC = 1 << 1 };
-enum { IS_WRITTEN = 1 << 1, IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4 };
 
 /* QEMU may send anything. */
 static bool is_userfaultfd(int fd)
@@ -78,7 +77,7 @@ int track_end(int uffd, uint64_t start, uint64_t size)
 	return 0;
 }
 
-int track_written(int pagemap_fd, uint64_t *at, uint64_t end, struct track_run *runs, unsigned max)
+int track_written(int pagemap_fd, uint64_t *at, uint64_t end, struct pagemap_run *runs, unsigned max)
 {
 	struct pagemap_scan scan = { .size = sizeof(scan),
 				     .flags = SCAN_PROTECT | SCAN_CHECK_ASYNC,
@@ -86,10 +85,10 @@ int track_written(int pagemap_fd, uint64_t *at, uint64_t end, struct track_run *
 				     .end = end - *at < PIECE ? end : *at + PIECE,
 				     .vec = (uintptr_t)runs,
 				     .vec_len = max,
-				     .category_inverted = IS_FILE,
-				     .category_mask = IS_WRITTEN | IS_FILE,
-				     .category_anyof_mask = IS_PRESENT | IS_SWAPPED,
-				     .return_mask = IS_WRITTEN };
+				     .category_inverted = PM_IS_FILE,
+				     .category_mask = PM_IS_WRITTEN | PM_IS_FILE,
+				     .category_anyof_mask = PM_IS_PRESENT | PM_IS_SWAPPED,
+				     .return_mask = PM_IS_WRITTEN };
 	const int n = ioctl(pagemap_fd, PM_SCAN, &scan);
 
 	if (n < 0)

@@ -29,15 +29,12 @@ int track_take(int socket, struct err *err);
 int track_begin(int uffd, uint64_t start, uint64_t size);
 int track_end(int uffd, uint64_t start, uint64_t size);
 
-struct track_run {
-	uint64_t start, end;
-	uint64_t categories; /* the kernel's */
-};
+struct pagemap_run; /* util/pagemap.h */
 /*
  * [worker] The runs of pages from *at on, below end, that are the process' own (no file's) and were written since this
  * was last asked, or since track_begin; from now on those count as not written. Returns how many, at most max, in order, with *at
  * behind what was looked at, or a negative errno: -EPERM where writes are not followed. pagemap_fd: /proc/PID/pagemap.
  */
-int track_written(int pagemap_fd, uint64_t *at, uint64_t end, struct track_run *runs, unsigned max);
+int track_written(int pagemap_fd, uint64_t *at, uint64_t end, struct pagemap_run *runs, unsigned max);
 
 #endif

@@ -9,7 +9,8 @@
  * The child has one thread, and locks of the others may be held for ever in it: it makes system calls and
  * nothing else. What it copies it finds in three steps, each to save the next one work: pages that were never
  * touched are neither in our page table nor data in the template; pages that were are compared with zero; and
- * what is left is written in runs as long as possible.
+ * what is left is written in runs as long as possible. The first step ends with a bit for each page, and the
+ * others go by these, so that memory which was never touched costs the kernel and us next to nothing.
  *
  * A fork copies only what it wrote, and what its template has over its own base: its page table tells a page of ours
  * from one of the file. A map says which pages are copied, and the capture goes over the same base. So what a capture
@@ -34,13 +35,12 @@
 
 #include "snap/qcow2/disk.h"
 #include "util/io.h"
-#include "util/pagemap.h"
 #include "vm/vmm/state.h"
+#include "vm/vmm/touched.h"
 #include "vm/vmm/vmm.h"
 
 enum {
 	PAGE = RAM_PAGE,
-	WINDOW = 512, /* pages whose entries are read at once */
 	/* pages of a gap that is copied; it doubles with every so many runs */
 	GAP = 16,
 	GAP_DOUBLES = 64,
@@ -61,31 +61,46 @@ struct freeze {
 
 struct copy {
 	const struct guest_memory *memory;
-	int out_fd, pagemap_fd;
-	int template_fd;               /* -1: what is not in the page table is zero */
-	int map_fd;                    /* -1: no map */
-	uint64_t data_start, data_end; /* the template's data at or after the current page */
-	uint8_t *map;                  /* pages that are copied, a bit each. NULL: all that are not zero */
-	uint64_t map_size;             /* bytes */
-	uint64_t copied;               /* where the last run ended */
-	unsigned runs;
+	int out_fd;
+	int template_fd;     /* -1: what is not in the page table is zero */
+	int map_fd;          /* -1: no map is wanted, and pages that are zero are left out */
+	uint8_t *map;        /* pages that are copied */
+	uint64_t map_size;   /* bytes */
+	uint64_t start, end; /* over a base: the run that is not written yet */
+	unsigned runs;       /* with it */
 };
 
-/* Does the template have data in this page? Pages are asked for in order. */
-static bool in_template(struct copy *copy, uint64_t offset)
+/* Add the pages in which the template has data. */
+static int add_template(struct copy *copy)
 {
-	off_t start, end;
+	off_t at, end = 0;
 
-	if (copy->template_fd < 0)
-		return false;
-	if (offset >= copy->data_end) {
-		start = lseek(copy->template_fd, (off_t)offset, SEEK_DATA);
-		end = start < 0 ? -1 : lseek(copy->template_fd, start, SEEK_HOLE);
-		/* ENXIO: no more data. */
-		copy->data_start = start < 0 ? copy->memory->size : (uint64_t)start;
-		copy->data_end = end < 0 ? copy->memory->size : (uint64_t)end;
+	while ((at = lseek(copy->template_fd, end, SEEK_DATA)) >= 0) {
+		end = lseek(copy->template_fd, at, SEEK_HOLE);
+		if (end < 0)
+			return errno;
+		for (; at < end; at += PAGE)
+			template_map_add(copy->map, (uint64_t)at);
 	}
-	return offset + PAGE > copy->data_start;
+	return errno == ENXIO ? 0 : errno; /* no more data */
+}
+
+/* Which pages have to be looked at. One that was copied or overlaid may be zero now, where the base has something else. */
+static int find_pages(struct copy *copy)
+{
+	const struct guest_memory *memory = copy->memory;
+	const bool own = copy->map_fd >= 0;
+	int rc = touched_add(TOUCHED_SCAN, memory->host, memory->size, own, copy->map);
+
+	if (rc == -ENOTTY)
+		rc = touched_add(TOUCHED_READ, memory->host, memory->size, own, copy->map);
+	if (rc)
+		return -rc;
+	for (uint64_t i = 0; memory->overlaid && i < copy->map_size; i++)
+		copy->map[i] |= memory->overlaid[i];
+	if (!own && copy->template_fd >= 0)
+		return add_template(copy);
+	return 0;
 }
 
 static bool is_zero(const uint8_t *page)
@@ -99,60 +114,65 @@ static bool is_zero(const uint8_t *page)
 	return true;
 }
 
-/* Where a run that was found to start here does so: at the end of the last one, if there is little between them. */
-static uint64_t run_start(struct copy *copy, uint64_t at)
+static int write_run(const struct copy *copy, uint64_t start, uint64_t end)
 {
-	const unsigned doubled = copy->runs / GAP_DOUBLES;
-	const uint64_t gap = (uint64_t)GAP * PAGE << (doubled < GAP_SHIFT_MAX ? doubled : GAP_SHIFT_MAX);
-
-	if (!copy->map)
-		return at;
-	if (copy->runs && at - copy->copied <= gap)
-		return copy->copied;
-	copy->runs++;
-	return at;
-}
-
-static int write_run(struct copy *copy, uint64_t start, uint64_t end)
-{
-	uint64_t at;
-
-	for (at = start; copy->map && at < end; at += PAGE)
-		template_map_add(copy->map, at);
-	copy->copied = end;
+	if (start == end)
+		return 0;
 	return -pwrite_all(copy->out_fd, copy->memory->host + start, end - start, start);
 }
 
-/* Has this page to be copied? `entry` is its place in our page table. */
-static bool is_wanted(struct copy *copy, uint64_t at, uint64_t entry)
+/* Over a base: as one with the run before it, and the gap between them, if that is short. */
+static int copy_run(struct copy *copy, uint64_t start, uint64_t end)
 {
-	const bool mapped = entry & (PM_PRESENT | PM_SWAPPED);
-	const bool overlaid = guest_memory_overlaid(copy->memory, at);
+	const unsigned doubled = copy->runs / GAP_DOUBLES;
+	const uint64_t gap = (uint64_t)GAP * PAGE << (doubled < GAP_SHIFT_MAX ? doubled : GAP_SHIFT_MAX);
+	int rc = 0;
 
-	/* A page that was copied or overlaid may be zero now, where the base has something else. */
-	if (copy->map)
-		return (mapped && !(entry & PM_FILE)) || overlaid;
-	return (mapped || overlaid || in_template(copy, at)) && !is_zero(copy->memory->host + at);
+	if (copy->runs && start - copy->end <= gap) {
+		for (; copy->end < start; copy->end += PAGE)
+			template_map_add(copy->map, copy->end);
+	} else {
+		rc = write_run(copy, copy->start, copy->end);
+		copy->start = start;
+		copy->runs++;
+	}
+	copy->end = end;
+	return rc;
 }
 
-static int copy_window(struct copy *copy, uint64_t start, uint64_t end)
+/* Without one: but for what is zero. */
+static int copy_filled(const struct copy *copy, uint64_t start, uint64_t end)
 {
-	uint64_t entries[WINDOW], at, run = end;
-	const size_t bytes = (end - start) / PAGE * sizeof(entries[0]);
-	const uint64_t where = (uintptr_t)(copy->memory->host + start) / PAGE * sizeof(entries[0]);
-	int rc = -pread_all(copy->pagemap_fd, entries, bytes, where);
+	uint64_t at;
+	int rc = 0;
 
-	for (at = start; !rc && at < end; at += PAGE) {
-		const bool wanted = is_wanted(copy, at, entries[(at - start) / PAGE]);
-
-		if (wanted && run == end) {
-			run = run_start(copy, at);
-		} else if (!wanted && run != end) {
-			rc = write_run(copy, run, at);
-			run = end;
-		}
+	for (; !rc && start < end; start = at) {
+		for (; start < end && is_zero(copy->memory->host + start); start += PAGE)
+			;
+		for (at = start; at < end && !is_zero(copy->memory->host + at); at += PAGE)
+			;
+		if (start < at)
+			rc = write_run(copy, start, at);
 	}
-	return rc || run == end ? rc : write_run(copy, run, end);
+	return rc;
+}
+
+static int copy_pages(struct copy *copy)
+{
+	const uint64_t size = copy->memory->size;
+	uint64_t at = 0, end;
+	int rc = find_pages(copy);
+
+	while (!rc && (at = template_map_next(copy->map, size, at, true)) < size) {
+		end = template_map_next(copy->map, size, at, false);
+		rc = copy->map_fd >= 0 ? copy_run(copy, at, end) : copy_filled(copy, at, end);
+		at = end;
+	}
+	if (!rc)
+		rc = write_run(copy, copy->start, copy->end);
+	if (!rc && copy->map_fd >= 0)
+		rc = -pwrite_all(copy->map_fd, copy->map, copy->map_size, 0);
+	return rc;
 }
 
 /* The child's whole life; its exit status is 0 or an errno. */
@@ -160,9 +180,6 @@ __attribute__((noreturn)) static void child(struct copy *copy, pid_t parent)
 {
 	enum { FIRST = 3, FILES = 3, FIRST_OTHER = FIRST + FILES };
 	int *const files[FILES] = { &copy->out_fd, &copy->template_fd, &copy->map_fd };
-	const uint64_t window = (uint64_t)WINDOW * PAGE;
-	uint64_t at;
-	int rc = 0;
 
 	/* Who would take the copy if the parent is gone? */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
@@ -181,15 +198,7 @@ __attribute__((noreturn)) static void child(struct copy *copy, pid_t parent)
 			_exit(EBADF);
 	}
 	syscall(SYS_close_range, FIRST_OTHER, ~0u, 0);
-	copy->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	if (copy->pagemap_fd < 0)
-		_exit(errno);
-	for (at = 0; !rc && at < copy->memory->size; at += window)
-		rc = copy_window(copy, at,
-				 at + window < copy->memory->size ? at + window : copy->memory->size);
-	if (!rc && copy->map)
-		rc = -pwrite_all(copy->map_fd, copy->map, copy->map_size, 0);
-	_exit(rc);
+	_exit(copy_pages(copy));
 }
 
 /* ---- in the machine's process */
@@ -282,19 +291,20 @@ static int make_map(struct freeze *capture, struct copy *copy, struct err *err)
 
 	if (memory->template_fd < 0 || fd_stored(memory->overlay_fd) > fd_stored(memory->template_fd) / 2)
 		return 0;
-	copy->map_size = template_map_size(memory->size);
 	capture->files.map = memfd_new("sbx-map", copy->map_size);
 	if (capture->files.map < 0)
 		return err_sys(err, capture->files.map, "cannot make a map of the RAM");
 	copy->map_fd = capture->files.map;
-	copy->map = calloc(1, copy->map_size);
-	return copy->map ? 0 : err_set(err, -ENOMEM, "out of memory");
+	return 0;
 }
 
 static int freeze(struct freeze *capture, struct err *err)
 {
 	const struct guest_memory *memory = &capture->vmm->memory;
-	struct copy copy = { .memory = memory, .template_fd = memory->template_fd, .map_fd = -1 };
+	struct copy copy = { .memory = memory,
+			     .template_fd = memory->template_fd,
+			     .map_fd = -1,
+			     .map_size = template_map_size(memory->size) };
 	const pid_t parent = getpid();
 	int rc;
 
@@ -304,6 +314,9 @@ static int freeze(struct freeze *capture, struct err *err)
 	rc = make_map(capture, &copy, err);
 	if (rc)
 		return rc;
+	copy.map = calloc(1, copy.map_size);
+	if (!copy.map)
+		return err_set(err, -ENOMEM, "out of memory");
 	copy.out_fd = capture->files.ram;
 	/* Without the handlers and locks of fork(3), which the child has no use for. */
 	capture->pid = _Fork();

@@ -77,18 +77,12 @@ static int check_file(int fd, const char *what, uint64_t size, struct err *err)
 /* Map the runs of pages that the overlay covers: a capture sees to it that they are few (freeze.c). */
 static int map_overlay(struct guest_memory *memory, struct err *err)
 {
-	uint64_t at = 0, start;
+	const uint64_t size = memory->size;
+	uint64_t start = 0, end;
 
-	while (at < memory->size) {
-		if (!guest_memory_overlaid(memory, at)) {
-			/* Eight at a time where there is none. */
-			at += at / RAM_PAGE % 8 || memory->overlaid[at / RAM_PAGE / 8] ? RAM_PAGE
-										       : 8 * RAM_PAGE;
-			continue;
-		}
-		for (start = at; at < memory->size && guest_memory_overlaid(memory, at); at += RAM_PAGE)
-			;
-		if (mmap(memory->host + start, at - start, PROT_READ | PROT_WRITE,
+	for (; (start = template_map_next(memory->overlaid, size, start, true)) < size; start = end) {
+		end = template_map_next(memory->overlaid, size, start, false);
+		if (mmap(memory->host + start, end - start, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, memory->overlay_fd,
 			 (off_t)start) == MAP_FAILED)
 			return err_sys(err, -errno, "cannot map the guest's memory");

@@ -48,11 +48,6 @@ int guest_memory_map_zero(struct guest_memory *memory, struct err *err);
  */
 int guest_memory_map_template(struct guest_memory *memory, const struct guest_template *template,
 			      struct err *err);
-/* Does the overlay cover the page at this offset? */
-static inline bool guest_memory_overlaid(const struct guest_memory *memory, uint64_t offset)
-{
-	return memory->overlaid && template_map_has(memory->overlaid, offset);
-}
 void guest_memory_release(struct guest_memory *memory);
 
 /* How much of the RAM is below the hole; the rest is from GUEST_HIGH_BASE. */

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "util/denied.h"
+#include "util/pagemap.h"
 
 #ifdef __SANITIZE_ADDRESS__
 /* AddressSanitizer's run-time calls what it likes, up to tracing its own process: no list would hold. */
@@ -175,6 +176,9 @@ static int allow_by_arguments(scmp_filter_ctx filter)
 		rc = allow_second(filter, SCMP_SYS(ioctl), kvm_requests[i]);
 	for (i = 0; !rc && i < COUNT(fcntl_commands); i++)
 		rc = allow_second(filter, SCMP_SYS(fcntl), (uint64_t)fcntl_commands[i]);
+	/* Which pages a process has, of which only the loop's thread can open the list. */
+	if (!rc)
+		rc = allow_second(filter, SCMP_SYS(ioctl), PM_SCAN);
 	/* Its flags are behind a pointer; libc then uses clone. */
 	if (!rc)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
