@@ -6,6 +6,7 @@
  * is, and a record that decodes must survive being encoded and decoded again.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "vm/agent/proto.h"
 
@@ -54,11 +55,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct frame_parser parser = { 0 };
 	struct frame frame;
 	size_t at, n;
+	void *p;
 
 	for (at = 1; at < size; at += n) {
 		n = size - at < portion ? size - at : portion;
-		if (frame_parser_feed(&parser, data + at, n))
+		p = portion % 2 ? frame_parser_room(&parser, portion) : NULL;
+		if (p) {
+			memcpy(p, data + at, n);
+			frame_parser_fed(&parser, n);
+		} else if (frame_parser_feed(&parser, data + at, n)) {
 			abort();
+		}
 		while (frame_parser_next(&parser, &frame))
 			check_frame(&frame);
 	}

@@ -276,6 +276,36 @@ static void frames_byte_by_byte(void)
 	buf_release(&stream);
 }
 
+/* In any portions, and more room than is needed: what a frame was in is used again, and not before the next is asked for. */
+static void frames_received_in_place(void)
+{
+	static uint8_t payload[PROTO_DATA_MAX];
+	struct frame_parser parser = { 0 };
+	struct buf stream = { 0 };
+	struct frame f;
+	uint32_t got = 0;
+	size_t at, n;
+	void *p;
+
+	memset(payload, 'w', sizeof(payload));
+	for (uint32_t id = 1; id <= 40; id++)
+		frame_put(&stream, F_JOB_STDIN, 5, id, payload, sizeof(payload) - id);
+	for (at = 0; at < stream.len; at += n) {
+		p = frame_parser_room(&parser, 4096);
+		n = stream.len - at < 4000 ? stream.len - at : 4000 - at % 7;
+		CHECK(p);
+		memcpy(p, buf_bytes(&stream) + at, n);
+		frame_parser_fed(&parser, n);
+		while (frame_parser_next(&parser, &f)) {
+			CHECK(f.id == ++got && f.len == sizeof(payload) - got);
+			CHECK(!memcmp(f.payload, payload, f.len));
+		}
+	}
+	CHECK(got == 40 && !parser.skipped && parser.buf.size < 4 * PROTO_PAYLOAD_MAX);
+	frame_parser_release(&parser);
+	buf_release(&stream);
+}
+
 static void largest_frame(void)
 {
 	static uint8_t payload[PROTO_PAYLOAD_MAX];
@@ -382,6 +412,7 @@ int main(void)
 	TEST(records_are_bounded);
 	TEST(attr_round_trip);
 	TEST(frames_byte_by_byte);
+	TEST(frames_received_in_place);
 	TEST(largest_frame);
 	TEST(garbage_is_skipped);
 	TEST(too_long_a_frame_is_no_frame);

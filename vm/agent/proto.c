@@ -444,6 +444,16 @@ int frame_parser_feed(struct frame_parser *parser, const void *data, size_t n)
 	return parser->buf.failed ? -ENOMEM : 0;
 }
 
+void *frame_parser_room(struct frame_parser *parser, size_t n)
+{
+	return buf_reserve(&parser->buf, n);
+}
+
+void frame_parser_fed(struct frame_parser *parser, size_t n)
+{
+	buf_grow(&parser->buf, n);
+}
+
 /* Drop what cannot be the beginning of a frame: at least `n` bytes, then up to the next possible magic. */
 static void skip(struct frame_parser *parser, size_t n)
 {

@@ -350,6 +350,10 @@ struct frame_parser {
 void frame_parser_release(struct frame_parser *parser);
 /* Add received bytes; -ENOMEM or 0. */
 int frame_parser_feed(struct frame_parser *parser, const void *data, size_t n);
+/* The same without a copy: where up to n bytes can be received, of which frame_parser_fed adds as many as came. NULL: no
+ * memory. A frame's payload is not there any more. */
+void *frame_parser_room(struct frame_parser *parser, size_t n);
+void frame_parser_fed(struct frame_parser *parser, size_t n);
 /* 1: *frame is set; 0: more bytes are needed. */
 int frame_parser_next(struct frame_parser *parser, struct frame *frame);
 

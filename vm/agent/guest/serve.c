@@ -25,9 +25,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How often the port is read, and how much may be to be sent, before that is sent: what the port takes at once. And
- * what it gives at once, a page. */
-enum { PORT_READS = 16, SENT_AT_ONCE = 32 * 1024, PORT_PAGE = 4096 };
+/* How often the port is read (for eight writes of a file), and how much may be to be sent, before that is sent: what the
+ * port takes at once. And what it gives at once, a page. */
+enum { PORT_READS = 64, SENT_AT_ONCE = 32 * 1024, PORT_PAGE = 4096 };
 enum { SLOT_SIGNALS, SLOT_PORT, SLOT_RESIZE, SLOT_RELAY, SLOT_HOOKS, SLOT_ASK, SLOT_JOBS };
 
 static const uint64_t resize_limit_ns = 25000000000u;
@@ -471,22 +471,25 @@ static void handle(struct guest *guest, const struct frame *frame)
  */
 static bool receive(struct guest *guest)
 {
-	uint8_t bytes[32 * 1024];
 	struct frame frame;
 	ssize_t n;
+	void *p;
 	int i;
 
 	for (i = 0; i < PORT_READS && guest->out.len < SENT_AT_ONCE; i++) {
-		n = read(guest->port, bytes, sizeof(bytes));
+		p = frame_parser_room(&guest->in, PORT_PAGE);
+		if (!p) { /* as if what there was had been lost: the host will time out */
+			frame_parser_release(&guest->in);
+			return true;
+		}
+		n = read(guest->port, p, PORT_PAGE);
 		if (!n || (n < 0 && errno != EAGAIN && errno != EINTR)) {
 			set_hung_up(guest, true);
 			return guest->machine->host_returns;
 		}
 		if (n < 0)
 			return true;
-		if (frame_parser_feed(&guest->in, bytes, (size_t)n))
-			frame_parser_release(
-				&guest->in); /* as if they had been lost: the host will time out */
+		frame_parser_fed(&guest->in, (size_t)n);
 		while (frame_parser_next(&guest->in, &frame))
 			handle(guest, &frame);
 		if (n < PORT_PAGE && guest->out.len)
