@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import shutil
 import struct
 import subprocess
 
@@ -170,6 +171,52 @@ def test_default_acls(vm, root):
     done = subprocess.run("umask 027; echo x > f2; mkdir e2; stat -c %a f2 e2", shell=True, cwd=root,
                           capture_output=True, text=True, timeout=limit(30), check=True)  # fmt: skip
     assert done.stdout.split() == ["640", "750"]
+
+
+@pytest.mark.skipif(not shutil.which("setfacl"), reason="setfacl is not installed (Debian: acl)")
+def test_acls_as_they_are_typed(vm, root, tmp_path):
+    """setfacl and getfacl, and what shows, copies and removes what they set; the guest goes by it, too."""
+
+    def typed(script):
+        done = subprocess.run(["sh", "-ec", script], cwd=root, capture_output=True, text=True, timeout=limit(60), check=False)
+        assert (done.returncode, done.stderr) == (0, ""), f"{script}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def inside(uid, script):
+        job = vm.job()
+        (job / "user").write_text(f"{uid}\n")
+        job.start(script)
+        status = job.wait()
+        job.forget()
+        return status == "exited 0"
+
+    typed(f"umask 027; echo text > f; mkdir d; setfacl -m u:{ALICE}:rw,g:100:r f; setfacl -m u:{ALICE}:rx d; setfacl -d -m u:{ALICE}:rwx d; "
+          "echo x > d/g; mkdir d/e")  # fmt: skip
+    entries = ["user::rw-", f"user:{ALICE}:rw-", "group::r--", "group:100:r--", "mask::rw-", "other::---"]
+    assert typed("getfacl -cn f").split() == entries
+    assert typed("ls -l f")[:11] == "-rw-rw----+" and typed("ls -ld d/e")[:11] == "drwxrwx---+"
+    below = ["user::rw-", f"user:{ALICE}:rwx", "#effective:rw-", "group::r-x", "#effective:r--", "mask::rw-", "other::---"]
+    assert typed("getfacl -cn d/g").split() == below
+    assert may(ALICE, "echo more >> f && cat d/g && touch d/e/new", root) and not may(BOB, "cat f || cat d/g", root)
+    assert inside(ALICE, "cat /tmp/x/f /tmp/x/d/g && echo more >> /tmp/x/f") and not inside(BOB, "cat /tmp/x/f")
+    # What copies takes them along, in the guest, out of it, and in again.
+    typed(f"cp -a d copy; cp -p f f2; tar --acls -cf {tmp_path}/t.tar f d; mkdir out; tar --acls -xf {tmp_path}/t.tar -C out; "
+          f"cp -a d {tmp_path}/back; cp -a {tmp_path}/back again; getfacl -R d > {tmp_path}/kept")  # fmt: skip
+    tree = typed("cd d; getfacl -Rn .")
+    for copy in "copy", "out/d", f"{tmp_path}/back", "again":
+        assert typed(f"cd {copy}; getfacl -Rn .") == tree, copy
+    assert typed("getfacl -cn f2 out/f").split() == entries * 2
+    typed(f"setfacl -R -b d; setfacl -b f; chmod 640 f; setfacl -m m::r f2; getfacl -c f2 | setfacl --set-file=- out/f; setfacl -k copy")
+    assert typed("find d f -exec getfacl -scn {} +") == "" and typed("ls -l f")[:11] == "-rw-r----- "
+    assert "default" not in typed("getfacl -c copy") and typed("getfacl -cn out/f").split()[-2:] == ["mask::r--", "other::---"]
+    assert not may(ALICE, "cat f", root) and not inside(ALICE, "cat /tmp/x/f") and not may(ALICE, "echo more >> f2", root)
+    typed(f"setfacl --restore={tmp_path}/kept")
+    assert typed("cd d; getfacl -Rn .") == tree
+    # Where the guest's filesystem has none, that is said; in our tree too.
+    for path in vm / "fs/proc/version", vm / "state":
+        done = subprocess.run(["setfacl", "-m", f"u:{ALICE}:r", path], capture_output=True, text=True, timeout=limit(30), check=False)
+        assert done.returncode == 1 and "Operation not supported" in done.stderr
+        assert typed(f"getfacl -cp {path}").startswith("user::r")
 
 
 def test_file_capabilities(vm, root, tmp_path):
