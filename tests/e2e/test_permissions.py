@@ -620,6 +620,40 @@ def test_an_ordinary_users_mount_that_others_may_use(users, engine):
     assert daemon.wait(limit(20)) == 0
 
 
+def test_copies_on_an_ordinary_users_mount(users, engine):
+    """cp -p, cp -a and install -m end without a word, and with the modes and times of what they copied, of which the
+    guest's root is the owner."""
+    daemon = users.start(engine)
+    users.ok(ALICE, "echo create v > m/ctl; mkdir m/v/fs/srv/in")
+    users.ok(ALICE, """
+        mkdir -p t/d/e; echo text > t/f; cp t/f t/d/script; ln t/f t/hard; ln -s d/script t/link; mkfifo t/p; : > t/empty
+        chmod 0640 t/f; chmod 0755 t/d/script; chmod 0444 t/empty; chmod 4711 t/d/script; chmod 2750 t/d; chmod 0700 t/d/e
+        touch -d @1000000000.123456789 t/f t/d/script t/empty t/p; touch -h -d @1100000000.5 t/link; touch -d @1200000000.25 t/d/e t/d t
+    """)  # fmt: skip
+    for script in (
+        "cp -p t/f t/d/script t/empty m/v/fs/srv/in",
+        "cp -a t m/v/fs/srv/in/tree",
+        "cp -a t/d/script m/v/fs/srv/in/tree/d/script",
+        "install -m 4750 t/f m/v/fs/srv/in/installed; install -p -m 600 t/f m/v/fs/srv/in/p; install -d -m 2711 m/v/fs/srv/in/dir",
+        "cp -a m/v/fs/srv/in/tree back",
+    ):
+        done = users.run(ALICE, script)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), script
+    look = "find . | LC_ALL=C sort | xargs stat -c '%n %a %F %h"
+    for there in "m/v/fs/srv/in/tree", "back":
+        assert users.ok(ALICE, f"cd {there}; {look} %u %y'") == users.ok(ALICE, f"cd t; {look} %u %y'"), there
+    shown = users.ok(ALICE, "cd m/v/fs/srv/in; stat -c '%n %a %.9Y' f script empty p; stat -c '%n %a' installed dir")
+    assert shown.splitlines() == [
+        "f 640 1000000000.123456789", "script 4711 1000000000.123456789", "empty 444 1000000000.123456789",
+        "p 600 1000000000.123456789", "installed 4750", "dir 2711",
+    ]  # fmt: skip
+    users.ok(ALICE, "mkdir m/v/exec/j; echo \"find /srv/in -exec stat -c '%u:%g %a' {} + | sort -u\" > m/v/exec/j/cmd")
+    inside = users.ok(ALICE, "cat m/v/exec/j/stdout").splitlines()
+    assert {line.split()[0] for line in inside} == {"0:0"} and {"0:0 4711", "0:0 2750", "0:0 444"} <= {*inside}
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(limit(20)) == 0
+
+
 def test_an_ordinary_users_mount_is_theirs(users, engine):
     daemon = users.start(engine)
     users.ok(ALICE, "mkdir m/v; echo create w > m/ctl; chmod 0500 m/w")
