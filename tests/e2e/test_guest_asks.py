@@ -117,7 +117,7 @@ def test_a_checkpoint_is_kept_under_its_name(sbx, vm):
 def test_a_guest_puts_itself_to_sleep(vm):
     """Its machine goes; whoever wants something of it wakes it, and only then the command returns."""
     write(vm / "guest", "suspend\n")
-    vm.sh("(sbx-guest suspend; echo $? $SBX_NAME > /root/returned) < /dev/null > /dev/null 2>&1 &")
+    vm.job("sbx-guest suspend; echo $? $SBX_NAME > /root/returned")  # and nothing more of it, which would wake it
     vm.wait_state("suspended")
     assert vm.pid == 0 and value(vm / "guest") == "suspend"
     eventually(lambda: vm.run("cat /root/returned 2> /dev/null") == "0 vm\n", 20, "it does not return")
