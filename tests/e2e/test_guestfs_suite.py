@@ -9,7 +9,7 @@ import pytest
 
 from harness import TOP, limit
 
-pytestmark = [pytest.mark.any_engine, pytest.mark.timing]
+pytestmark = pytest.mark.any_engine
 
 
 def answers(top):

@@ -8,7 +8,7 @@ import pytest
 
 from harness import limit
 
-pytestmark = [pytest.mark.any_engine, pytest.mark.timing]
+pytestmark = pytest.mark.any_engine
 
 # Of stress-ng's those whose rounds are short: one that has begun is ended, however long that takes
 STRESSORS = "chmod chown dentry dir fallocate flock hdd lockf rename seek utime"
