@@ -5,7 +5,7 @@ Everything goes through the filesystem, with one system call where a user has on
 since Python sends a failed line a second time when it closes one.
 
 Waiting is for events: poll(2) on state and status files, on a pidfd for processes, on /proc/self/mountinfo for the
-mount. SCALE stretches time limits where the machine is slow (the lab).
+mount. SCALE stretches time limits where the machine is slow (the lab), or shared (SCALE in the environment).
 """
 import contextlib
 import ctypes
@@ -22,7 +22,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 LAB = bool(os.environ.get("LAB"))
-SCALE = 10 if LAB else 1
+SCALE = 10 if LAB else int(os.environ.get("SCALE", "1"))
 SLOW = ["--boot-timeout", "600", "--fork-timeout", "300"]  # the defaults, ten times
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(TOP / "clients/python"))
 import sbxfs  # noqa: E402
 from sbxfs import aio  # noqa: E402
 
-pytestmark = pytest.mark.timing  # they are no part of the sanitizer build
+pytestmark = pytest.mark.plain
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import pytest
 from harness import TOP, limit
 
 pytestmark = [
-    pytest.mark.timing,  # it is no part of the sanitizer build
+    pytest.mark.plain,
     pytest.mark.timeout(limit(400)),
     pytest.mark.skipif(not os.environ.get("SBX_OUTSIDE"), reason="set SBX_OUTSIDE=1 to fetch ComputeSDK from npm"),
 ]

@@ -16,7 +16,7 @@ import pytest
 import transcripts
 from harness import LAB, TOP, Sandbox, fails, limit, read, write
 
-pytestmark = pytest.mark.timing
+pytestmark = pytest.mark.plain
 
 needs_debian = pytest.mark.skipif(LAB, reason="makes an image of Debian's packages, which the lab does not reach")
 

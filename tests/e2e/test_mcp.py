@@ -10,7 +10,7 @@ import pytest
 from harness import TOP, eventually, limit
 
 pytestmark = [
-    pytest.mark.timing,  # it is no part of the sanitizer build
+    pytest.mark.plain,
     pytest.mark.skipif(not shutil.which("node"), reason="this host has no node"),
 ]
 

@@ -13,7 +13,7 @@ import transcripts
 from conftest import clear, host_engine
 from harness import TOP, children, eventually, limit, reap
 
-pytestmark = pytest.mark.timing
+pytestmark = pytest.mark.plain
 
 DOCUMENTS = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
 ENTER = TOP / "tests/e2e/a-root-of-its-own"
