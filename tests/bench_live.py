@@ -24,13 +24,9 @@ sys.dont_write_bytecode = True
 
 import harness  # noqa: E402
 from harness import Mount, Sandbox, fields  # noqa: E402
+from samples import at  # noqa: E402
 
 SIZES = "256M,1G,2G,4G"
-
-
-def at(values, p):
-    values = sorted(values)
-    return values[round(p * (len(values) - 1))]
 
 
 def page_faults():
