@@ -68,12 +68,9 @@ static bool is_over(const struct ramimage_content *content, uint64_t offset)
 /* One past the last page from offset on, at most `end`, that is in the same file as that one. */
 static uint64_t run_end(const struct ramimage_content *content, uint64_t offset, uint64_t end)
 {
-	const bool over = is_over(content, offset);
-
-	for (offset -= offset % RAM_PAGE; offset < end && is_over(content, offset) == over;
-	     offset += RAM_PAGE)
-		;
-	return offset < end ? offset : end;
+	if (!content->map)
+		return end;
+	return template_map_next(content->map, end, offset - offset % RAM_PAGE, !is_over(content, offset));
 }
 
 static bool has_over(const struct ramimage_content *content, uint64_t offset, size_t n)

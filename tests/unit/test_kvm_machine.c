@@ -215,7 +215,7 @@ static unsigned pages_in(int map_fd, unsigned *runs)
 	CHECK(!pread_all(map_fd, map, sizeof(map), 0));
 	*runs = 0;
 	for (unsigned page = 0; page < MEMORY / 4096; page++) {
-		const bool now = map[page / 8] >> page % 8 & 1;
+		const bool now = template_map_has(map, (uint64_t)page * RAM_PAGE);
 
 		n += now;
 		*runs += now && !in;

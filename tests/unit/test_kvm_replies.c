@@ -14,6 +14,7 @@
 
 #include "snap/template.h"
 #include "tests/unit/unit.h"
+#include "util/io.h"
 #include "vm/engine.h"
 #include "vm/kvm/blank.h"
 #include "vm/vmm/control.h"
@@ -107,9 +108,11 @@ void blank_pool_clear(void)
 static void say(enum control_type type, int code, int ram_fd, int state_fd)
 {
 	const struct control_reply reply = { .type = type, .code = code, .text = "as it likes" };
-	int fds[CONTROL_REPLY_FDS] = { ram_fd, state_fd };
+	int fds[CONTROL_REPLY_FDS] = { ram_fd, state_fd, -1 };
 
 	process.events->reply(process.owner, &reply, fds);
+	for (int i = 0; i < CONTROL_REPLY_FDS; i++)
+		close_fd(&fds[i]); /* as blank.c does */
 }
 
 /* ---- its owner */

@@ -123,10 +123,8 @@ static void on_message(void *arg, uint32_t events)
 	reply.text[sizeof(reply.text) - 1] = '\0';
 	if (reply.type == CONTROL_ENDED || !blank->events)
 		note_end(blank, &reply);
-	else if (reply.type != CONTROL_READY) {
-		blank->events->reply(blank->owner, &reply, fds);
-		return; /* the blank may be gone */
-	}
+	else if (reply.type != CONTROL_READY)
+		blank->events->reply(blank->owner, &reply, fds); /* the blank may be gone */
 	close_fds(fds);
 }
 

@@ -19,7 +19,7 @@
 struct blank;
 
 struct blank_events {
-	/* A reply; fds are the callee's, -1 where there is none. */
+	/* A reply. fds: -1 where there is none; what the callee takes it makes -1, and the others are closed. */
 	void (*reply)(void *owner, const struct control_reply *reply, int fds[CONTROL_REPLY_FDS]);
 	/* The process is gone, and the sentence says why. clean: the guest wanted it. Called once; only
 	 * blank_free may follow. */

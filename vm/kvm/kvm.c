@@ -16,7 +16,6 @@
 #include <unistd.h>
 
 #include "snap/qcow2/chain.h"
-#include "util/closer.h"
 #include "util/list.h"
 #include "vm/cpu_flags.h"
 #include "vm/disk_files.h"
@@ -120,7 +119,6 @@ static void on_reply(void *owner, const struct control_reply *reply, int fds[CON
 {
 	struct kvm_machine *vm = owner;
 	struct err err = { 0 };
-	int i;
 
 	if (reply->code)
 		err_set(&err, reply->code, "%s", reply->text);
@@ -133,8 +131,6 @@ static void on_reply(void *owner, const struct control_reply *reply, int fds[CON
 		on_captured(vm, &err, fds);
 	else if (reply->type == CONTROL_STALLED)
 		vm_stalled(&vm->common);
-	for (i = 0; i < CONTROL_REPLY_FDS; i++)
-		close_elsewhere(&fds[i]);
 	vm_release(&vm->common);
 }
 
