@@ -7,7 +7,6 @@ usage: bench_jail [--engine qemu|kvm] [-n N] [--build DIR]
 Forks of a snapshot, N (60) of a daemon as it is and N of one with --jail=none, one after the other in turns: with a
 machine ready, and of daemons that have none ready. Needs root, as --jail=none runs machines as the daemon's user.
 """
-import argparse
 import os
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests/e2e"))
 sys.dont_write_bytecode = True
 
+import bench_arguments  # noqa: E402
 import harness  # noqa: E402
 from bench_forks import fork, until_ready  # noqa: E402
 from harness import Mount, fields  # noqa: E402
@@ -49,12 +49,10 @@ def measure(mounts, what, n):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1].removeprefix("usage: "))
+    parser = bench_arguments.parser(__doc__, 60)
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("-n", type=int, default=60)
-    parser.add_argument("--build", default=str(TOP / "build"))
     options = parser.parse_args()
-    build = Path(options.build).resolve()
+    build = options.build
     harness.become_subreaper()
     work = Path(tempfile.mkdtemp())
     mounts = {}

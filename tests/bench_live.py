@@ -8,7 +8,6 @@ A machine of each size, started from a boot snapshot, whose guest writes MIB (16
 turns, N times (20): a checkpoint of each, and a fork, with what the host's kernel counts of page faults meanwhile; and
 of the fork, for the engine kvm, how many mappings its memory is, and what lies in the file over its base.
 """
-import argparse
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests/e2e"))
 sys.dont_write_bytecode = True
 
+import bench_arguments  # noqa: E402
 import harness  # noqa: E402
 from harness import Mount, Sandbox, fields  # noqa: E402
 from samples import at  # noqa: E402
@@ -71,14 +71,12 @@ def checkpoint(vm, found):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1].removeprefix("usage: "))
+    parser = bench_arguments.parser(__doc__, 20)
     parser.add_argument("--engine", default="kvm")
-    parser.add_argument("-n", type=int, default=20)
     parser.add_argument("--sizes", default=SIZES)
     parser.add_argument("--mib", type=int, default=16)
-    parser.add_argument("--build", default=str(TOP / "build"))
     options = parser.parse_args()
-    build = Path(options.build).resolve()
+    build = options.build
     harness.become_subreaper()
     work = Path(tempfile.mkdtemp())
     work.chmod(0o755)

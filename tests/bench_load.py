@@ -8,7 +8,6 @@ For each size (512 and 4096 MiB) a machine writes to three quarters of its memor
 the sizes by turns, a new daemon: the first fork, which waits until the memory is loaded, and a second one, which does
 not; no machine is ready for either.
 """
-import argparse
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests/e2e"))
 sys.dont_write_bytecode = True
 
+import bench_arguments  # noqa: E402
 import harness  # noqa: E402
 from bench_forks import fork  # noqa: E402
 from harness import Mount, Snapshot, fields  # noqa: E402
@@ -50,13 +50,11 @@ def measure(mount, options, samples):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1].removeprefix("usage: "))
+    parser = bench_arguments.parser(__doc__, 5)
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("-n", type=int, default=5)
     parser.add_argument("--mib", type=int, nargs="+", default=[512, 4096])
-    parser.add_argument("--build", default=str(TOP / "build"))
     options = parser.parse_args()
-    build = Path(options.build).resolve()
+    build = options.build
     harness.become_subreaper()
     work = Path(tempfile.mkdtemp())
     mount = Mount(build, TOP / "build/guest", options.engine, work / "mount", work / "state", ["--pool", "0"])

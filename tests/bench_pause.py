@@ -8,7 +8,6 @@ Two daemons, one of which finds no sbx-track.so and so copies all of a machine's
 writes MIB to memory (512), and from then on, again and again, --busy of them (0). Then N checkpoints (10)
 of each, by turns: the pause, and how long the verb takes.
 """
-import argparse
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests/e2e"))
 sys.dont_write_bytecode = True
 
+import bench_arguments  # noqa: E402
 import harness  # noqa: E402
 from harness import Mount, fields  # noqa: E402
 from samples import at  # noqa: E402
@@ -55,13 +55,11 @@ def pages(mount):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1].removeprefix("usage: "))
-    parser.add_argument("-n", type=int, default=10)
+    parser = bench_arguments.parser(__doc__, 10)
     parser.add_argument("--mib", type=int, default=512)
     parser.add_argument("--busy", type=int, default=0)
-    parser.add_argument("--build", default=str(TOP / "build"))
     options = parser.parse_args()
-    build = Path(options.build).resolve()
+    build = options.build
     harness.become_subreaper()
     work = Path(tempfile.mkdtemp())
     without = work / "libexec"

@@ -9,7 +9,6 @@ Before and after: memory of the daemon and of all that it has started, and what 
 long a daemon's start takes with all of them and with none, and, with no machine ready for either, how long a wake and a
 fork of a loaded snapshot take: until the verb returns, and until a first command has answered.
 """
-import argparse
 import contextlib
 import os
 import shutil
@@ -24,6 +23,7 @@ sys.path.insert(0, str(TOP / "tests/e2e"))
 sys.path.insert(0, str(TOP / "tests"))
 sys.dont_write_bytecode = True
 
+import bench_arguments  # noqa: E402
 import harness  # noqa: E402
 from bench_forks import memory  # noqa: E402
 from harness import Mount, Sandbox, Snapshot, fields  # noqa: E402
@@ -148,14 +148,12 @@ def measure(mount, other, n):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1].removeprefix("usage: "))
+    parser = bench_arguments.parser(__doc__, 200)
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("-n", type=int, default=200)
-    parser.add_argument("--build", default=str(TOP / "build"))
     options = parser.parse_args()
     if options.n < 2 * ROUNDS:
         parser.error(f"-n is at least {2 * ROUNDS}")
-    build = Path(options.build).resolve()
+    build = options.build
     harness.become_subreaper()
     work = Path(tempfile.mkdtemp())
     mount = other = None

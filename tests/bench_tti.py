@@ -12,7 +12,6 @@ made before belongs to no row: it boots the machine that the others are forks of
 way to a provider in them. Where theirs runs `node -v` this runs `echo benchmark`, which --command changes. None of the
 times is left out; theirs leave out the longest and shortest twentieth.
 """
-import argparse
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests/e2e"))
 sys.dont_write_bytecode = True
 
+import bench_arguments  # noqa: E402
 import harness  # noqa: E402
 from harness import Mount, Sandbox, fields, write  # noqa: E402
 
@@ -85,7 +85,7 @@ MODES = {
 
 
 def measure(options, engine, work, state):
-    build = Path(options.build).resolve()
+    build = options.build
     kept = ["--boot-snapshots", str(options.boot_snapshots)]
     mount = Mount(build, build / "guest", engine, work / engine, state, kept).start()
     try:
@@ -113,10 +113,8 @@ def show(run):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1].removeprefix("usage: "))
+    parser = bench_arguments.parser(__doc__, 100)
     parser.add_argument("--engine", action="append", choices=["qemu", "kvm"])
-    parser.add_argument("-n", type=int, default=100)
-    parser.add_argument("--build", default=str(TOP / "build"))
     parser.add_argument("--boot-snapshots", type=int, default=8)
     parser.add_argument("--image", default="base")
     parser.add_argument("--state", type=Path, help="a store that has the image; it is used, not copied")
@@ -128,7 +126,7 @@ def main():
     try:
         state = options.state or work / "state"
         if not options.state:
-            sbx = Path(options.build).resolve() / "sbx"
+            sbx = options.build / "sbx"
             subprocess.run([sbx, "image", "build", options.image, "--state", state], check=True)
         runs = [measure(options, engine, work, state) for engine in options.engine or ["auto"]]
     finally:
