@@ -123,9 +123,12 @@ static void wait_console(int fd)
 
 static void source_open(struct source *source, const struct bench *bench)
 {
-	struct vmm_config config = {
-		.memory = bench->memory, .cpus = 1, .agent_fd = -1, .stats = &source->stats, .ended = on_ended
-	};
+	struct vmm_config config = { .memory = bench->memory,
+				     .cpus = 1,
+				     .agent_fd = -1,
+				     .net_fd = -1,
+				     .stats = &source->stats,
+				     .ended = on_ended };
 	struct err err;
 	int fds[2];
 

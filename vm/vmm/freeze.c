@@ -6,6 +6,9 @@
  * then the machine moves to its next disk. All that happens in one call, so that no event of the loop comes
  * between state and RAM.
  *
+ * The child says when it has copied all, before it ends: a kernel takes long to undo an address space of so many
+ * pages, and somebody may wait for a fork.
+ *
  * The child has one thread, and locks of the others may be held for ever in it: it makes system calls and
  * nothing else. What it copies it finds in three steps, each to save the next one work: pages that were never
  * touched are neither in our page table nor data in the template; pages that were are compared with zero; and
@@ -27,6 +30,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -35,6 +39,7 @@
 
 #include "snap/qcow2/disk.h"
 #include "util/io.h"
+#include "util/list.h"
 #include "vm/vmm/state.h"
 #include "vm/vmm/touched.h"
 #include "vm/vmm/vmm.h"
@@ -48,13 +53,15 @@ enum {
 };
 
 struct freeze {
+	struct list link; /* vmm->leaving, once it is told */
 	struct vmm *vmm;
 	freeze_fn done;
 	void *arg;
 	struct template_files files;
 	pid_t pid;
-	int pidfd;
-	struct watch *watch;
+	int copied_fd, pidfd;               /* an eventfd: 1 when all is copied; the child */
+	struct watch *copied_watch, *watch; /* of these */
+	bool told;                          /* what came of it */
 };
 
 /* ---- in the child: system calls only */
@@ -62,6 +69,7 @@ struct freeze {
 struct copy {
 	const struct guest_memory *memory;
 	int out_fd;
+	int copied_fd;       /* an eventfd */
 	int template_fd;     /* -1: what is not in the page table is zero */
 	int map_fd;          /* -1: no map is wanted, and pages that are zero are left out */
 	uint8_t *map;        /* pages that are copied */
@@ -178,8 +186,10 @@ static int copy_pages(struct copy *copy)
 /* The child's whole life; its exit status is 0 or an errno. */
 __attribute__((noreturn)) static void child(struct copy *copy, pid_t parent)
 {
-	enum { FIRST = 3, FILES = 3, FIRST_OTHER = FIRST + FILES };
-	int *const files[FILES] = { &copy->out_fd, &copy->template_fd, &copy->map_fd };
+	enum { FIRST = 3, FILES = 4, FIRST_OTHER = FIRST + FILES };
+	int *const files[FILES] = { &copy->out_fd, &copy->copied_fd, &copy->template_fd, &copy->map_fd };
+	const uint64_t one = 1;
+	int rc;
 
 	/* Who would take the copy if the parent is gone? */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
@@ -198,20 +208,26 @@ __attribute__((noreturn)) static void child(struct copy *copy, pid_t parent)
 			_exit(EBADF);
 	}
 	syscall(SYS_close_range, FIRST_OTHER, ~0u, 0);
-	_exit(copy_pages(copy));
+	rc = copy_pages(copy);
+	/* Failures are in the exit status. */
+	if (!rc && write(copy->copied_fd, &one, sizeof(one)) != sizeof(one))
+		rc = errno;
+	_exit(rc);
 }
 
 /* ---- in the machine's process */
 
 static void freeze_free(struct freeze *capture)
 {
+	list_del(&capture->link);
+	watch_free(capture->copied_watch);
 	watch_free(capture->watch);
 	if (capture->pid > 0) {
 		kill(capture->pid, SIGKILL);
 		waitpid(capture->pid, NULL, 0);
 	}
-	if (capture->pidfd >= 0)
-		close(capture->pidfd);
+	close_fd(&capture->copied_fd);
+	close_fd(&capture->pidfd);
 	close_fd(&capture->files.ram);
 	close_fd(&capture->files.state);
 	close_fd(&capture->files.map);
@@ -221,6 +237,14 @@ static void freeze_free(struct freeze *capture)
 void freeze_cancel(struct freeze *capture)
 {
 	if (capture)
+		freeze_free(capture);
+}
+
+void freeze_forget(struct vmm *vmm)
+{
+	struct freeze *capture;
+
+	while ((capture = list_first(&vmm->leaving, struct freeze, link)))
 		freeze_free(capture);
 }
 
@@ -246,9 +270,33 @@ static int wait_child(struct freeze *capture, struct err *err)
 		return err_set(err, -EIO, "the copy of the RAM was killed by signal %d", WTERMSIG(status));
 	if (WEXITSTATUS(status))
 		return err_sys(err, -WEXITSTATUS(status), "cannot copy the RAM");
-	if (capture->files.map >= 0 && seal(capture->files.map, err))
-		return err->code;
-	return seal(capture->files.ram, err);
+	return 0;
+}
+
+/* What came of it. From then on it is only waited for its child to end. */
+static void tell(struct freeze *capture, struct err *err)
+{
+	if (!err->code && capture->files.map >= 0)
+		(void)seal(capture->files.map, err);
+	if (!err->code)
+		(void)seal(capture->files.ram, err);
+	capture->told = true;
+	list_add(&capture->vmm->leaving, &capture->link);
+	capture->done(capture->arg, err, &capture->files);
+}
+
+static void on_copied(void *arg, uint32_t events)
+{
+	struct freeze *capture = arg;
+	struct err err = { 0 };
+
+	(void)events;
+	watch_free(capture->copied_watch);
+	capture->copied_watch = NULL;
+	tell(capture, &err);
+	close_fd(&capture->files.ram);
+	close_fd(&capture->files.state);
+	close_fd(&capture->files.map);
 }
 
 static void on_child(void *arg, uint32_t events)
@@ -258,7 +306,8 @@ static void on_child(void *arg, uint32_t events)
 
 	(void)events;
 	(void)wait_child(capture, &err);
-	capture->done(capture->arg, &err, &capture->files);
+	if (!capture->told)
+		tell(capture, &err);
 	freeze_free(capture);
 }
 
@@ -314,10 +363,16 @@ static int freeze(struct freeze *capture, struct err *err)
 	rc = make_map(capture, &copy, err);
 	if (rc)
 		return rc;
+	copy.out_fd = capture->files.ram;
+	capture->copied_fd = copy.copied_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (capture->copied_fd >= 0)
+		capture->copied_watch =
+			watch_new(capture->vmm->loop, capture->copied_fd, EPOLLIN, on_copied, capture);
+	if (!capture->copied_watch)
+		return err_sys(err, -errno, "cannot wait for the copy of the RAM");
 	copy.map = calloc(1, copy.map_size);
 	if (!copy.map)
 		return err_set(err, -ENOMEM, "out of memory");
-	copy.out_fd = capture->files.ram;
 	/* Without the handlers and locks of fork(3), which the child has no use for. */
 	capture->pid = _Fork();
 	if (!capture->pid)
@@ -345,8 +400,10 @@ int freeze_start(struct vmm *vmm, const char *next_disk, int next_fd, freeze_fn 
 	capture = malloc(sizeof(*capture));
 	if (!capture)
 		return err_set(err, -ENOMEM, "out of memory");
-	*capture =
-		(struct freeze){ .vmm = vmm, .done = done, .arg = arg, .files = { -1, -1, -1 }, .pidfd = -1 };
+	*capture = (struct freeze){
+		.vmm = vmm, .done = done, .arg = arg, .files = { -1, -1, -1 }, .copied_fd = -1, .pidfd = -1
+	};
+	list_init(&capture->link);
 	rc = save_state(vmm, &capture->files.state, err);
 	if (!rc)
 		rc = freeze(capture, err);

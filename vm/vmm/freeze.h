@@ -25,11 +25,14 @@ typedef void (*freeze_fn)(void *arg, const struct err *err, const struct templat
 /*
  * The machine is stopped. When this returns 0 it is frozen: it may run again, on the empty overlay next_fd, which is
  * called next_disk and the machine's from now on (NULL and -1: it has no disk). done is called from the loop,
- * once the RAM is complete. On failure the machine is as before.
+ * once the RAM is complete, and the capture is nobody's after that: it goes by itself when the child has ended.
+ * On failure the machine is as before.
  */
 int freeze_start(struct vmm *vmm, const char *next_disk, int next_fd, freeze_fn done, void *arg,
 		 struct freeze **ret, struct err *err);
 /* Give up; done is not called. NULL is allowed. */
 void freeze_cancel(struct freeze *capture);
+/* For vmm_free: those that are done, and whose children are still ending. */
+void freeze_forget(struct vmm *vmm);
 
 #endif

@@ -12,6 +12,7 @@
 #include "snap/qcow2/disk.h"
 #include "vm/vmm/acpi.h"
 #include "vm/vmm/boot.h"
+#include "vm/vmm/freeze.h"
 #include "vm/vmm/state.h"
 #include "vm/vmm/virtio/blk.h"
 #include "vm/vmm/virtio/console.h"
@@ -71,6 +72,7 @@ int vmm_create(struct loop *loop, const struct vmm_config *config, struct vmm **
 	vmm->config = *config;
 	vmm->vm = (struct kvm_vm){ .kvm_fd = -1, .vm_fd = -1 };
 	vmm->serial.fd = -1;
+	list_init(&vmm->leaving);
 	pthread_mutex_init(&vmm->lock, NULL);
 	pthread_cond_init(&vmm->go, NULL);
 	pthread_cond_init(&vmm->stands, NULL);
@@ -113,6 +115,7 @@ void vmm_free(struct vmm *vmm)
 	for (i = 0; i < vmm->ncpus; i++)
 		vcpu_release(&vmm->vcpus[i]);
 	loop_set_lock(vmm->loop, NULL);
+	freeze_forget(vmm);
 	devices_release(vmm);
 	serial_release(&vmm->serial);
 	if (vmm->config.console_fd >= 0)

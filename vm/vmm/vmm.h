@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "util/err.h"
+#include "util/list.h"
 #include "util/loop.h"
 #include "vm/vmm/irq.h"
 #include "vm/vmm/layout.h"
@@ -92,6 +93,7 @@ struct vmm {
 	pthread_cond_t go, stands;   /* running or quit changed; standing changed */
 	struct kvm_clock_data clock; /* kvmclock of a machine that does not run, if clock.flags says so */
 	bool clock_held;
+	struct list leaving; /* captures that are done (freeze.c) */
 };
 
 int vmm_create(struct loop *loop, const struct vmm_config *config, struct vmm **ret, struct err *err);
