@@ -80,11 +80,14 @@ def nice(pid):
 
 
 def group_nice(pid):
-    """Of its session among others (sched(7), autogroups); None: this host's kernel has none."""
-    try:
-        return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
-    except FileNotFoundError:
-        return None
+    """Of its group among others: of its cgroup, where that divides CPUs, or of its session (sched(7), autogroups). None:
+    this host groups by neither."""
+    own = next(line for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if line.startswith("0::"))
+    weight = Path("/sys/fs/cgroup" + own[3:]) / "cpu.weight.nice"
+    if weight.exists():
+        return int(weight.read_text())
+    session = Path(f"/proc/{pid}/autogroup")
+    return int(session.read_text().split()[-1]) if session.exists() else None
 
 
 def machines(pid):

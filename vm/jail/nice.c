@@ -2,10 +2,12 @@
 /*
  * nice.c - which processes go first where there are too few CPUs
  *
- * A jailed process leads a session, and with autogroups (sched(7)), which most distributions' kernels have, what each
- * of its threads is counts among these only: between sessions the group's own value decides. So both are set. Only who
- * may administer the host sets a group's as often as there is need; anybody else has to wait a tenth of a second
- * between two, and a process could be left behind that somebody waits for: then groups are let be.
+ * What a thread is counts among those of its group only: that of its control group, where the launcher has any that
+ * divide the CPUs (cgroup.h), or else that of its session (sched(7), autogroups), which most distributions' kernels
+ * have. A jailed process is in one of its own, so it is the group's value that decides, and both are set.
+ *
+ * Only who may administer the host sets a session's as often as there is need; anybody else has to wait a tenth of a
+ * second between two, and a process could be left behind that somebody waits for: then sessions are let be.
  */
 #include <fcntl.h>
 #include <stdbool.h>
@@ -14,16 +16,17 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "vm/jail/cgroup.h"
 #include "vm/jail/priv.h"
 
 enum { NICE_MAX = 19 };
 
-static bool groups; /* they are there, and may be set */
+static bool sessions; /* are groups, and may be set */
 
-static bool set_group(const char *pid, int value)
+static bool set_session(const char *pid, int value)
 {
 	char path[64], text[16];
-	const int len = snprintf(text, sizeof(text), "%d", value < NICE_MAX ? value : NICE_MAX);
+	const int len = snprintf(text, sizeof(text), "%d", value);
 	bool set;
 	int fd;
 
@@ -37,7 +40,7 @@ static bool set_group(const char *pid, int value)
 }
 
 /* proc(5), /proc/PID/autogroup: "/autogroup-25 nice 0" */
-static bool own_group(int *ret)
+static bool own_session(int *ret)
 {
 	char text[64];
 	const int fd = open("/proc/self/autogroup", O_RDONLY | O_CLOEXEC);
@@ -53,37 +56,39 @@ static bool own_group(int *ret)
 	return value && sscanf(value, " nice %d", ret) == 1;
 }
 
-void jail_nice_groups(void)
+void jail_nice_sessions(void)
 {
 	int own;
 
 	/* The second is refused where one has to wait. */
-	groups = own_group(&own) && set_group("self", own) && set_group("self", own);
+	sessions = own_session(&own) && set_session("self", own) && set_session("self", own);
 }
 
-void jail_nice(pid_t pid, int value)
+void jail_nice(const struct cgroups *groups, const struct cgroup *group, pid_t pid, int value)
 {
+	const int clamped = value < NICE_MAX ? value : NICE_MAX;
+	const bool grouped = cgroup_nice(groups, group, clamped);
 	char name[16];
 
 	/* First, so that one whose session is still to come finds it (below). */
-	(void)setpriority(PRIO_PROCESS, (id_t)pid, value);
+	(void)setpriority(PRIO_PROCESS, (id_t)pid, clamped);
 	if (getsid(pid) != pid)
 		return;
-	(void)setpriority(PRIO_PGRP, (id_t)pid, value); /* all of its threads */
+	(void)setpriority(PRIO_PGRP, (id_t)pid, clamped); /* all of its threads */
 	snprintf(name, sizeof(name), "%d", (int)pid);
-	if (groups)
-		(void)set_group(name, value);
+	if (sessions && !grouped)
+		(void)set_session(name, clamped);
 }
 
 void jail_nice_self(void)
 {
 	int own;
 
-	if (!groups)
+	if (!sessions)
 		return;
 	/* Until nobody has set it meanwhile, whose group may have been overwritten. */
 	do {
 		own = getpriority(PRIO_PROCESS, 0);
-		(void)set_group("self", own);
+		(void)set_session("self", own);
 	} while (own != getpriority(PRIO_PROCESS, 0));
 }

@@ -327,7 +327,7 @@ static void serve(struct server *server, const struct launch_request *request, c
 		break;
 	case LAUNCH_NICE:
 		if (child)
-			jail_nice(request->head.pid, request->head.value);
+			jail_nice(&server->groups, child->group, child->pid, request->head.value);
 		break;
 	}
 }
@@ -564,7 +564,7 @@ void launcher_serve(const struct jail_config *config, int fd)
 	detach(&server);
 	/* What it makes are roots for other users; a service's mask would keep these out of them. */
 	umask(022);
-	jail_nice_groups();
+	jail_nice_sessions();
 	rc = prepare(&server, &err);
 	say_ready(&server, &err);
 	if (!rc)
