@@ -121,7 +121,7 @@ def test_machines_made_ready_let_others_go_first(pooled):
 
     def give_way():
         return all(
-            nice(pid) == {mine + 10} and group_nice(pid) == (mine + 10 if grouped else None)
+            nice(pid) == {mine + 5} and group_nice(pid) == (mine + 5 if grouped else None)
             for pid in machines(vm.pid) - sandboxes
         )
 
