@@ -186,7 +186,7 @@ build/fuzz/%: build/fuzz/obj/tests/fuzz/%.o build/fuzz/libsbx.a
 
 fuzz: $(FUZZ)
 
-check: all unit
+check: all unit $(B)/bench_kvm
 	$(Q)tests/check
 
 demo: all

@@ -38,16 +38,18 @@ class Qmp:
 
 
 class PlainQemu:
-    """Our machine as one would run it by hand: own RAM, sockets with names, the same devices."""
+    """Our machine as one would run it by hand: own RAM, sockets with names, the same devices. What it finds in its jail, or
+    was given as a descriptor, it has from the host; its network leads nowhere."""
 
-    def __init__(self, cmdline, work):
+    def __init__(self, cmdline, guest, image, work):
         self.work = work
+        self.guest = guest
+        self.image = image
         self.argv = []
-        self.disk = None
         words = iter(cmdline)
         for word in words:
             argument = next(words) if word.startswith("-") and word not in ("-nodefaults", "-no-user-config", "-no-reboot") else None
-            if word == "-sandbox" or (word == "-global" and argument.startswith("migration.")):
+            if word in ("-sandbox", "-add-fd") or (word == "-global" and argument.startswith("migration.")):
                 continue
             self.argv.append(word)
             if argument is not None:
@@ -64,18 +66,19 @@ class PlainQemu:
             return f"socket,id={name},path={self.work}/{name},server=on,wait=off"
         if option == "-blockdev":
             node = json.loads(argument)
-            self.disk = node["file"]["filename"]
+            del node["backing"]  # the disk says what it is
             node["file"]["filename"] = f"{self.work}/disk"
             return json.dumps(node)
+        if option == "-netdev":
+            return "hubport,id=net,hubid=0"
+        if option in ("-kernel", "-initrd"):
+            return f"{self.guest}{argument}"
         return argument
 
     def overlay(self):
         """A fresh disk on the same image as our machine's."""
-        info = subprocess.run(["qemu-img", "info", "-U", "--output=json", self.disk], capture_output=True, check=True)
-        info = json.loads(info.stdout)
-        base, form = info["full-backing-filename"], info["backing-filename-format"]
         subprocess.run(
-            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", base, f"{self.work}/disk"], check=True
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self.image, f"{self.work}/disk"], check=True
         )
 
     def start(self, *extra):
@@ -112,8 +115,9 @@ class PlainQemu:
 def run(mount, samples, n):
     vm = mount.create("peer")
     cmdline = Path(f"/proc/{vm.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    image = next((mount.state / "layers").glob("*.raw"))  # the only one
     with tempfile.TemporaryDirectory(dir=mount.path.parent) as work:
-        plain = PlainQemu(cmdline, work)
+        plain = PlainQemu(cmdline, mount.build / "guest", image, work)
         plain.capture()
         for _ in range(n):
             process = samples.time("plain qemu -incoming", plain.restore)

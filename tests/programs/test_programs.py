@@ -3,6 +3,7 @@
 
 Each is one pytest item, so that one summary line covers everything.
 """
+import json
 import os
 import shlex
 import signal
@@ -169,6 +170,15 @@ def test_suite_sanitized(sanitized):
 
 
 @pytest.mark.timeout(2400)
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="this host has no /dev/kvm that may be opened")
+def test_benchmark_of_hand_made_guests():
+    """Nothing else runs it but `make bench`; how long things take here does not matter."""
+    argv = [TOP / "build/bench_kvm", "-n", "2", "-m", "64", "-t", "16", TOP / "build"]
+    rows = [json.loads(line) for line in subprocess.run(argv, check=True, stdout=subprocess.PIPE, timeout=60).stdout.splitlines()]
+    assert {"capture", "fork_capture", "floor", "cold", "generic", "restored"} <= {row["name"] for row in rows}
+    assert all(0 < row["p50_us"] <= row["p99_us"] for row in rows)
+
+
 @pytest.mark.skipif(not KVM_WORKS, reason="this host does not run the kvm engine: the lab does")
 def test_suite_on_kvm():
     run(suite("build", "kvm"), 2390)
