@@ -26,8 +26,8 @@
 #include "util/log.h"
 
 enum {
-	DYING_MAX = 2,       /* abandoned ones that are killed at a time */
-	BACKGROUND_STEP = 5, /* nice values: a quarter of a CPU that another process wants too */
+	DYING_MAX = 2,        /* abandoned ones that are killed at a time */
+	BACKGROUND_STEP = 10, /* of setpriority(2): a tenth of a CPU that another process wants too */
 	LEAST_PRIORITY = 19,
 	LINE_MAX_LOGGED = 160,
 };

@@ -488,16 +488,6 @@ int cgroup_limit(const struct cgroups *groups, const struct cgroup *group, enum 
 	return rc ? err_sys(err, rc, "the kernel refuses \"%s\" for %s", text, name) : 0;
 }
 
-bool cgroup_nice(const struct cgroups *groups, const struct cgroup *group, int value)
-{
-	char text[16];
-
-	if (!group || !(groups->have & 1u << LIMIT_CPU))
-		return false;
-	snprintf(text, sizeof(text), "%d", value);
-	return !write_at(group->fd, "cpu.weight.nice", text);
-}
-
 void cgroup_kill(const struct cgroup *group)
 {
 	if (group)

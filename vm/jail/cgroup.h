@@ -46,8 +46,6 @@ void cgroup_drop(struct cgroups *groups, struct cgroup *group);
 /* value: as enum limit says, or LIMIT_NONE. store: a path on the device that LIMIT_IO is about. */
 int cgroup_limit(const struct cgroups *groups, const struct cgroup *group, enum limit limit, uint64_t value,
 		 const char *store, struct err *err);
-/* What part of the CPUs it gets beside other groups, as a nice value. False: groups have none here. */
-bool cgroup_nice(const struct cgroups *groups, const struct cgroup *group, int value);
 /* End all that is in it. */
 void cgroup_kill(const struct cgroup *group);
 /* Did something in it end for want of memory? */

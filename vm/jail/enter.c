@@ -189,6 +189,7 @@ static void reset_process(void)
 		(void)sigaction(i, &dfl, NULL); /* some have no handler to be set */
 	sigemptyset(&none);
 	must(!sigprocmask(SIG_SETMASK, &none, NULL), "reset its signals");
+	must(setsid() >= 0, "leave the terminal");
 	must(!chdir("/"), "go to its root");
 	umask(077);
 }
@@ -235,8 +236,6 @@ void jail_enter(const struct jail_entry *from)
 	die_with_launcher(&entry);
 	make_environment(&entry, environment, 8);
 	be_spared_last();
-	must(setsid() >= 0, "leave the terminal");
-	jail_nice_self();
 	if (!entry.none) {
 		enter_namespaces(&entry, root_fd, dir_fd);
 		set_limits(&entry);

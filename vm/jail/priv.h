@@ -21,9 +21,6 @@ enum {
 	JAIL_HOST_NET = 1 << 2, /* the launcher's network, and sockets */
 };
 
-struct cgroup;
-struct cgroups;
-
 struct jail_file {
 	char *from, *to; /* on the host, and in the jail */
 };
@@ -73,14 +70,6 @@ int jail_make_root(struct jail *jail, bool userns, struct err *err);
 int jail_open_proc(pid_t pid, enum launch_proc file);
 int jail_open_resolvers(void);
 long jail_call_of(pid_t thread);
-
-/*
- * nice.c, each for the launcher: learn what may be set; set how nice a process is that has just begun or leads a
- * session; and in such a process, when it does, take what it was given before.
- */
-void jail_nice_sessions(void);
-void jail_nice(const struct cgroups *groups, const struct cgroup *group, pid_t pid, int value);
-void jail_nice_self(void);
 
 /* new_root.c's steps, for confine.c: a mount of what is at a path; the empty stage; a mount in it, under a path; a
  * /proc with nothing but processes; and the stage becomes the root. */

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -326,8 +327,12 @@ static void serve(struct server *server, const struct launch_request *request, c
 			kill(request->head.pid, request->head.value);
 		break;
 	case LAUNCH_NICE:
-		if (child)
-			jail_nice(&server->groups, child->group, child->pid, request->head.value);
+		/* Its group is it, with all of its threads; but one that has not come to its setsid yet is alone,
+		 * and its threads will be as nice as it is. */
+		if (child) {
+			(void)setpriority(PRIO_PROCESS, (id_t)request->head.pid, request->head.value);
+			(void)setpriority(PRIO_PGRP, (id_t)request->head.pid, request->head.value);
+		}
 		break;
 	}
 }
@@ -564,7 +569,6 @@ void launcher_serve(const struct jail_config *config, int fd)
 	detach(&server);
 	/* What it makes are roots for other users; a service's mask would keep these out of them. */
 	umask(022);
-	jail_nice_sessions();
 	rc = prepare(&server, &err);
 	say_ready(&server, &err);
 	if (!rc)
