@@ -53,15 +53,14 @@ enum {
 };
 
 struct freeze {
-	struct list link; /* vmm->leaving, once it is told */
+	struct list link; /* vmm->leaving, once all is copied */
 	struct vmm *vmm;
 	freeze_fn done;
 	void *arg;
 	struct template_files files;
 	pid_t pid;
 	int copied_fd, pidfd;               /* an eventfd: 1 when all is copied; the child */
-	struct watch *copied_watch, *watch; /* of these */
-	bool told;                          /* what came of it */
+	struct watch *copied_watch, *watch; /* of these; copied_watch: NULL once done has been called */
 };
 
 /* ---- in the child: system calls only */
@@ -217,6 +216,13 @@ __attribute__((noreturn)) static void child(struct copy *copy, pid_t parent)
 
 /* ---- in the machine's process */
 
+static void close_files(struct template_files *files)
+{
+	close_fd(&files->ram);
+	close_fd(&files->state);
+	close_fd(&files->map);
+}
+
 static void freeze_free(struct freeze *capture)
 {
 	list_del(&capture->link);
@@ -228,9 +234,7 @@ static void freeze_free(struct freeze *capture)
 	}
 	close_fd(&capture->copied_fd);
 	close_fd(&capture->pidfd);
-	close_fd(&capture->files.ram);
-	close_fd(&capture->files.state);
-	close_fd(&capture->files.map);
+	close_files(&capture->files);
 	free(capture);
 }
 
@@ -273,15 +277,13 @@ static int wait_child(struct freeze *capture, struct err *err)
 	return 0;
 }
 
-/* What came of it. From then on it is only waited for its child to end. */
+/* What came of it. */
 static void tell(struct freeze *capture, struct err *err)
 {
 	if (!err->code && capture->files.map >= 0)
 		(void)seal(capture->files.map, err);
 	if (!err->code)
 		(void)seal(capture->files.ram, err);
-	capture->told = true;
-	list_add(&capture->vmm->leaving, &capture->link);
 	capture->done(capture->arg, err, &capture->files);
 }
 
@@ -293,10 +295,10 @@ static void on_copied(void *arg, uint32_t events)
 	(void)events;
 	watch_free(capture->copied_watch);
 	capture->copied_watch = NULL;
+	/* From here on it only waits for its child to end. */
+	list_add(&capture->vmm->leaving, &capture->link);
 	tell(capture, &err);
-	close_fd(&capture->files.ram);
-	close_fd(&capture->files.state);
-	close_fd(&capture->files.map);
+	close_files(&capture->files);
 }
 
 static void on_child(void *arg, uint32_t events)
@@ -306,7 +308,7 @@ static void on_child(void *arg, uint32_t events)
 
 	(void)events;
 	(void)wait_child(capture, &err);
-	if (!capture->told)
+	if (capture->copied_watch)
 		tell(capture, &err);
 	freeze_free(capture);
 }
